@@ -1,0 +1,150 @@
+"""The configuration of an experiment: every key, with the paper's value as its default.
+
+`configs/*.py` start from `paper_config()` and change what their experiment changes. Keys are locked
+and typed: an unknown key or a value of another type is an error. NOTES on the numbers: Sec. 4.2 of
+the paper where it states them, the published implementation where it does not.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def stage_config(**changes) -> dict:
+    """What every training stage has: duration, optimiser, rhythm of logging and validation."""
+    return {
+        "steps": 1000,
+        "batch_size": 1,  # over all devices
+        "learning_rate": 1e-4,
+        "schedule": "constant",  # or "cosine": to zero over the stage
+        "warmup_steps": 0,
+        "gradient_clip": 0.0,  # global norm; 0 = off
+        "log_every": 50,
+        "evaluate_every": 400,  # validation and checkpoint
+        "sample_every": 0,  # pictures; 0 = at the end only
+    } | changes
+
+
+def augmentation_config(**changes) -> dict:
+    """Augmentation of the training images; the same geometry for both images of a pair."""
+    return {
+        "orientations": (0,),  # elements of the dihedral group to draw from, 0 = as it is
+        "rotation_degrees": 0.0,
+        "gamma": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+    } | changes
+
+
+def paper_config() -> ConfigDict:
+    """LDM-Morph at the paper's size, with the paper's training; the dataset is left to choose."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": placeholder(str),
+                "source": placeholder(str),  # where the downloaded files are
+                "directory": "data",  # where prepared datasets are kept
+                "image_size": 128,
+                "intensity": "minmax",  # or "percentile": clip to the 1st to 99th first
+                "reverse": False,  # True: moving = ES, fixed = ED
+                "options": ConfigDict(),  # further options of this dataset
+            },
+            # a finished run whose autoencoder and diffusion model to use instead of training them
+            "ldm_from": placeholder(str),
+            "autoencoder": {
+                "model": {
+                    "base_channels": 128,
+                    "channel_multipliers": (1, 2, 4),
+                    "residual_blocks": 2,
+                    "attention_levels": (2,),
+                    "codebook_size": 16384,
+                    "norm_groups": 32,
+                },
+                "discriminator": {"base_channels": 64, "layers": 3},
+                "perceptual_weight": 1.0,
+                "lpips_weights": placeholder(str),  # a file; without it there is no LPIPS term
+                "adversarial_weight": 0.75,
+                "adversarial_start": 40_001,
+                "commitment": 0.25,
+                "commitment_order": "published",  # or "paper": weights the commitment term
+                "train": stage_config(
+                    steps=100_000,
+                    batch_size=160,
+                    learning_rate=4.5e-6 * 160,
+                    log_every=100,
+                    evaluate_every=2000,
+                ),
+                "augmentation": augmentation_config(),
+            },
+            "diffusion": {
+                "model": {
+                    "base_channels": 64,
+                    "channel_multipliers": (1, 2, 3, 4),
+                    "residual_blocks": 2,
+                    "attention_levels": (1, 2, 3),
+                    "head_channels": 32,
+                    "norm_groups": 32,
+                },
+                "timesteps": 1000,
+                "beta_start": 0.0015,
+                "beta_end": 0.0195,
+                "latent_scale": 1.0,  # 0 = one over the standard deviation of the training latents
+                "weight_decay": 0.01,
+                "ema_decay": 0.9999,
+                "train": stage_config(
+                    steps=100_000,
+                    batch_size=160,
+                    learning_rate=1e-6 * 160,
+                    log_every=100,
+                    evaluate_every=2000,
+                ),
+                "augmentation": augmentation_config(),
+            },
+            "features": {
+                "noising": "ddim",  # or "q_sample": one random draw, as the published code
+                "tap_time": 1,
+                "inversion_steps": 1,
+                "weights": "ema",  # or "raw"
+                "cache": True,  # compute the frozen features of training images once
+            },
+            "registration": {
+                "method": "ldm_morph",
+                "model": {
+                    "embed_dim": 64,
+                    "depths": (2, 2, 4, 2),
+                    "num_heads": (4, 4, 8, 8),
+                    "window_size": 7,
+                    "mlp_ratio": 4,
+                    "drop_path_rate": 0.3,
+                    "lgca_heads": 4,
+                    "lgca_depth": 2,
+                    "fusion": "lgca",  # "concat": without LGCA; "none": without LDM features
+                },
+                "pixel_weight": 0.6,  # beta of Eq. 13; the latent term has 1 - beta
+                "smoothness_weight": 0.01,  # lambda of Eq. 12
+                "smoothness_scale": "pixels",  # "half_size": as the published code
+                "latent_gradient": True,  # False: as the published code
+                "stochastic_depth_steps": -1,  # drop paths until this step; -1 = always
+                "train": stage_config(steps=24_000, batch_size=1, learning_rate=1e-4),
+                "augmentation": augmentation_config(),
+            },
+        },
+        convert_dict=True,
+    )
+
+
+def official_code(config: ConfigDict) -> ConfigDict:
+    """Preset: switch every known departure of the published code from the paper on at once.
+
+    One row of docs/fidelity.md each. Its use of the same files for validation and test is not
+    reproduced. Changes and returns `config`.
+    """
+    config.data.reverse = True  # ES -> ED
+    config.features.noising = "q_sample"  # a random draw; config.features.cache is then ignored
+    config.features.weights = "raw"
+    c = config.registration
+    c.latent_gradient = False
+    # follows evaluate_every where that is overridden later
+    c.stochastic_depth_steps = c.train.get_ref("evaluate_every")
+    c.smoothness_scale = "half_size"
+    return config

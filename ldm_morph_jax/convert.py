@@ -1,0 +1,111 @@
+"""Take over checkpoints of the published PyTorch code, and give ours back to it.
+
+    python -m ldm_morph_jax.convert --diffusion ldm.ckpt --registration registration.pth \\
+        --config configs/X.py --out runs/converted
+    python -m ldm_morph_jax.convert --to-torch runs/X --out published/
+    python -m ldm_morph_jax.convert --lpips-vgg vgg16.pth --lpips-linear lpips.pth \\
+        --out lpips.safetensors
+
+The first writes a run directory as training leaves it, for `evaluate` and `register`; the networks'
+widths come from the files, everything else (dataset, image size, preset) from the configuration.
+What the files must hold, and what comes back: docs/fidelity.md. PyTorch: the extra `torch`.
+"""
+
+import argparse
+from pathlib import Path
+
+from ldm_morph_jax import commands
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ldm_morph_jax.convert",
+        description="Convert checkpoints of the published PyTorch code, in either direction.",
+        epilog="Give --diffusion and --config, or --to-torch, or --lpips-vgg and --lpips-linear. "
+        "Keys of the configuration are flags, too: --config.data.source=DIR",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--diffusion", type=Path, metavar="FILE", help="Lightning checkpoint of the diffusion model"
+    )
+    parser.add_argument(
+        "--autoencoder",
+        type=Path,
+        metavar="FILE",
+        help="Lightning checkpoint of the autoencoder (default: the one in --diffusion)",
+    )
+    parser.add_argument(
+        "--registration",
+        type=Path,
+        metavar="FILE",
+        help="state dict of the registration network; without it the result serves as "
+        "config.ldm_from",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="experiment that was trained, configs/X.py"
+    )
+    parser.add_argument("--to-torch", type=Path, metavar="WORKDIR", help="run to convert back")
+    parser.add_argument("--lpips-vgg", type=Path, metavar="FILE", help="torchvision's VGG16")
+    parser.add_argument("--lpips-linear", type=Path, metavar="FILE", help="LPIPS' linear layers")
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="what to write")
+    return parser
+
+
+def read_config(file: str, overrides: list[str]):
+    """The configuration that `--config FILE[:VARIANT] --config.key=value ...` means for `train`."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    arguments = ["convert", f"--config={file}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"--config {file}: {error}") from None
+    return values.config
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = build_parser()
+    args, overrides = parser.parse_known_args(arguments)
+    unknown = [argument for argument in overrides if not argument.startswith("--config.")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    ways = (  # what each direction needs, and what it takes besides
+        ({"diffusion", "config"}, {"autoencoder", "registration"}),
+        ({"to_torch"}, set()),
+        ({"lpips_vgg", "lpips_linear"}, set()),
+    )
+    given = {name for name, value in vars(args).items() if value is not None} - {"out"}
+    if not any(needed <= given <= needed | besides for needed, besides in ways):
+        parser.error(
+            "expected --diffusion and --config (with --autoencoder, --registration), or "
+            "--to-torch alone, or --lpips-vgg and --lpips-linear"
+        )
+
+    def run() -> None:
+        # JAX is imported once the arguments are parsed
+        from ldm_morph_jax.training.published import convert, convert_lpips, to_torch
+
+        if args.to_torch:
+            names = to_torch(args.to_torch, args.out)
+            print(f"converted: {', '.join(str(args.out / name) for name in names)}")
+            return
+        if args.lpips_vgg:
+            convert_lpips(args.lpips_vgg, args.lpips_linear, args.out)
+        else:
+            convert(
+                read_config(args.config, overrides),
+                args.out,
+                diffusion=args.diffusion,
+                autoencoder=args.autoencoder,
+                registration=args.registration,
+            )
+        print(f"converted: {args.out}")
+
+    commands.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""TFDS builder `echonet`: apical four-chamber videos of EchoNet-Dynamic.
+
+Reads `FileList.csv` (video, split), `VolumeTracings.csv` (outlines of the left ventricle in two
+frames of each video) and `Videos/*.avi` (Motion-JPEG, 112 x 112; needs PyAV, the extra `echonet`).
+
+The rows of a traced frame are chords X1, Y1, X2, Y2 in pixels (x to the right, y down, a pixel's
+centre at integers): the first is the long axis, the others cross the ventricle from its one end to
+the other; their first ends and, backwards, their second ends form the outline. A pixel belongs to
+the mask when its centre lies inside. ED is the frame with the larger area, ES that with the
+smaller. Videos with fewer than two traced frames are left out and counted. Frames are numbered
+from 0. Splits are those of FileList.csv.
+"""
+
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ldm_morph_jax.data import preprocessing
+from ldm_morph_jax.data.archive import (
+    NOT_THERE,
+    Archive,
+    ArchiveBuilder,
+    ArchiveConfig,
+    Entry,
+    RawPair,
+    check_complete,
+    to_square,
+)
+from ldm_morph_jax.data.tables import read_rows
+
+PAIRS = {"train": 7460, "validation": 1288, "test": 1276}
+SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
+FILE_COLUMNS = ("FileName", "Split")
+TRACE_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
+UNTRACED = "fewer than two traced frames"
+HELP = (
+    "download EchoNet-Dynamic (free, after registration) from https://echonet.github.io/dynamic/ "
+    "and give the folder that contains FileList.csv, VolumeTracings.csv and Videos/*.avi as the "
+    "source"
+)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class EchonetConfig(ArchiveConfig):
+    """Options: those of every archive."""
+
+    @property
+    def labels(self) -> dict[int, str]:
+        return {1: "left ventricle"}
+
+    @property
+    def spacing_note(self) -> str:
+        return "unknown, 1 is a placeholder: the videos carry no geometry"
+
+    def find(self) -> Archive:
+        root = self.source / "EchoNet-Dynamic"
+        root = root if root.is_dir() else self.source
+        file_list, tracings = root / "FileList.csv", root / "VolumeTracings.csv"
+        for path in (file_list, tracings):
+            if not path.is_file():
+                raise ValueError(f"echonet: no file {path}; {HELP}")
+        traces = read_tracings(tracings)
+        entries = {split: [] for split in PAIRS}
+        left_out, seen = {UNTRACED: [], NOT_THERE: []}, set()
+        for line, row in read_rows(file_list, FILE_COLUMNS):
+            video, split = _without_suffix(row["FileName"]), row["Split"].upper()
+            if split not in SPLIT_NAMES:
+                raise ValueError(
+                    f"{file_list}, line {line}: Split is {row['Split']!r}, expected one of "
+                    f"{', '.join(SPLIT_NAMES)}"
+                )
+            if video in seen:
+                raise ValueError(f"{file_list}, line {line}: {video} is listed twice")
+            seen.add(video)
+            path = root / "Videos" / f"{video}.avi"
+            if len(traces.get(video, ())) < 2:
+                left_out[UNTRACED].append(video)
+            elif not path.is_file():
+                left_out[NOT_THERE].append(video)
+            else:
+                files = (path, tracings)
+                entries[SPLIT_NAMES[split]].append(Entry(video, video, "4ch", files, traces[video]))
+        return check_complete(
+            "echonet",
+            Archive(entries, left_out, (file_list, tracings)),
+            PAIRS,
+            allow_partial=self.allow_partial,
+            source=self.source,
+            help=HELP,
+        )
+
+
+def read_tracings(path: Path) -> dict[str, dict[int, np.ndarray]]:
+    """Video (without .avi) -> frame -> chords [N, 4] (x1, y1, x2, y2), the long axis first."""
+    chords = defaultdict(lambda: defaultdict(list))
+    for line, row in read_rows(path, TRACE_COLUMNS):
+        try:
+            values = [float(row[key]) for key in TRACE_COLUMNS[1:5]]
+            frame = int(row["Frame"])
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {line}: found {list(row.values())}, not numbers"
+            ) from None
+        if frame < 0 or not np.isfinite(values).all():
+            raise ValueError(
+                f"{path}, line {line}: found {list(row.values())}, not finite or negative"
+            )
+        chords[_without_suffix(row["FileName"])][frame].append(values)
+    return {
+        video: {frame: np.array(values) for frame, values in frames.items()}
+        for video, frames in chords.items()
+    }
+
+
+def fill_polygon(vertices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Mask [H, W] bool of the pixels whose centre lies inside a closed polygon (even-odd rule).
+
+    Args:
+      vertices: [N, 2] (x, y) in pixels, column and row.
+      shape: (H, W).
+    """
+    x1, y1 = vertices.T[..., None]
+    x2, y2 = np.roll(vertices, -1, axis=0).T[..., None]
+    rows = np.arange(shape[0])
+    crossed = (y1 <= rows) != (y2 <= rows)  # [N, H]: the edge crosses the row of pixel centres
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = np.where(crossed, x1 + (rows - y1) * (x2 - x1) / (y2 - y1), np.inf)
+    to_the_left = (at[..., None] <= np.arange(shape[1])).sum(axis=0)  # [H, W]
+    return to_the_left % 2 == 1
+
+
+def outline(chords: np.ndarray) -> np.ndarray:
+    """The polygon [2 (N - 1), 2] (x, y) of chords [N, 4] whose first is the long axis."""
+    return np.concatenate([chords[1:, :2], chords[:0:-1, 2:]])
+
+
+def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
+    """Frames of a video by number from 0, [H, W] uint8 grey.
+
+    Raises:
+      ValueError: PyAV is not installed, the video cannot be read or has too few frames.
+    """
+    try:
+        import av
+    except ImportError:
+        raise ValueError(
+            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[echonet]'"
+        ) from None
+    frames = {}
+    try:
+        with av.open(str(path)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in numbers:
+                    frames[number] = frame.to_ndarray(format="gray")
+                if number >= max(numbers):
+                    break
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path}: not a readable video ({' '.join(str(error).split())})"
+        ) from error
+    for number in numbers:
+        if number not in frames:
+            raise ValueError(
+                f"{path}: has no frame {number} that VolumeTracings.csv traces; the video ends "
+                f"before it"
+            )
+    return [frames[number] for number in numbers]
+
+
+class Echonet(ArchiveBuilder):
+    """EchoNet-Dynamic, the two traced frames of each video."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    CONFIG = EchonetConfig
+    SOURCE_HELP = HELP
+    PAPER_PAIRS = PAIRS
+    DESCRIPTION = "Apical four-chamber echocardiograms at ED and ES with left-ventricle masks."
+    HOMEPAGE = "https://echonet.github.io/dynamic/"
+    CITATION = (
+        "Ouyang D, He B, Ghorbani A, et al. Video-based AI for beat-to-beat assessment of cardiac "
+        "function. Nature 580, 2020."
+    )
+
+    def read(self, entry: Entry) -> RawPair:
+        path, traces = entry.files[0], entry.detail
+        phases = []
+        for number, image in zip(traces, read_frames(path, list(traces)), strict=True):
+            name = f"{path}, frame {number}"
+            preprocessing.check_image(image, name)
+            if len(traces[number]) < 3:
+                raise ValueError(
+                    f"{name}: VolumeTracings.csv has {len(traces[number])} rows for it, expected "
+                    "the long axis and at least two chords"
+                )
+            mask = fill_polygon(outline(traces[number]), image.shape).astype(np.uint8)
+            if not mask.any():
+                raise ValueError(
+                    f"{name}: its outline in VolumeTracings.csv holds no pixel of the "
+                    f"{image.shape[0]} x {image.shape[1]} image"
+                )
+            phases.append((int(mask.sum()), image, mask))
+        phases.sort(key=lambda phase: phase[0], reverse=True)
+        (ed, ed_mask), (es, es_mask) = (
+            to_square(image, mask, self.builder_config)
+            for _, image, mask in (phases[0], phases[-1])
+        )
+        return RawPair(ed, es, ed_mask, es_mask, (1.0, 1.0))
+
+
+def _without_suffix(name: str) -> str:
+    return name[:-4] if name.lower().endswith(".avi") else name

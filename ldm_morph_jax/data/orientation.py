@@ -1,0 +1,44 @@
+"""The eight orientations of a square image (the dihedral group), numbered 0 to 7.
+
+k = 0..3: k quarter turns counter-clockwise (numpy.rot90). k = 4..7: mirror left-right first, then
+k - 4 quarter turns. 0 is the image as it is.
+"""
+
+import numpy as np
+
+ORIENTATIONS = tuple(range(8))
+
+
+def _check(k: int) -> None:
+    if k not in ORIENTATIONS:
+        raise ValueError(f"orientation must be an integer from 0 to 7, found {k!r}")
+
+
+def orient(array: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """Brings an array into orientation k.
+
+    Args:
+      array: [H, W] or [H, W, C]; with axes=(1, 2) a batch [B, H, W, C].
+      k: 0 to 7. For odd k height and width change places.
+      axes: the row and the column axis.
+
+    Returns:
+      A contiguous array of the same type.
+    """
+    _check(k)
+    if k >= 4:
+        array = np.flip(array, axes[1])
+    return np.ascontiguousarray(np.rot90(array, k % 4, axes))
+
+
+def orient_displacement(u: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """Brings a displacement field [..., 2] into orientation k: positions and components.
+
+    orient(warp(moving, u)) equals warp(orient(moving), orient_displacement(u)).
+    """
+    oriented = orient(u, k, axes)
+    if k >= 4:
+        oriented = oriented * np.array([1, -1], u.dtype)
+    for _ in range(k % 4):  # a quarter turn takes the row direction to +column, column to -row
+        oriented = np.stack([-oriented[..., 1], oriented[..., 0]], axis=-1)
+    return oriented

@@ -1,0 +1,203 @@
+"""From a split to batches of NumPy arrays, with grain.
+
+A batch of pairs is a dict: `index` [B] int32 (position in the split), `orientation` [B] int32
+(0..7, see data/orientation.py), `moving`, `fixed` [B, H, W, 1] float32, `moving_mask`,
+`fixed_mask` [B, H, W, 1] uint8, `spacing` [B, 2] float32 (mm per pixel, row and column) and, where
+known, `displacement` [B, H, W, 2] float32 (pixels). A batch of images has `index`, `orientation`
+and `image` [B, H, W, 1].
+
+Training batches are an endless, reshuffled and augmented stream in which everything is a function
+of the seed and the position: threads and processes change nothing, and the state of an iterator
+(`get_state`, `set_state`) is a number.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from scipy import ndimage
+
+from ldm_morph_jax.data.orientation import ORIENTATIONS, orient, orient_displacement
+
+IMAGES = ("moving", "fixed", "image")
+MASKS = ("moving_mask", "fixed_mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes of an element; each value is the largest change, 0 = none.
+
+    Attributes:
+      orientations: the orientations (0..7) to draw from.
+      rotation_degrees: rotation about the image centre, uniform in +- this.
+      gamma: image ** exp(g), g uniform in +- gamma.
+      brightness: added, uniform in +- brightness.
+      contrast: image scaled about its mean by 1 + c, c uniform in +- contrast.
+
+    Both images of a pair get the same geometry and the same intensity change, so what is true of
+    the pair (its displacement, the relation of its intensities) stays true.
+    """
+
+    orientations: tuple[int, ...] = (0,)
+    rotation_degrees: float = 0.0
+    gamma: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+    def __post_init__(self):
+        if not self.orientations or not set(self.orientations) <= set(ORIENTATIONS):
+            raise ValueError(f"orientations must be some of 0 to 7, found {self.orientations}")
+        for name in ("rotation_degrees", "gamma", "brightness", "contrast"):
+            if not 0 <= getattr(self, name) < (180 if name == "rotation_degrees" else 1):
+                raise ValueError(f"augmentation: {name} out of range: {getattr(self, name)}")
+
+    @property
+    def orientation_only(self) -> bool:
+        """Whether (index, orientation) determines the element, as a feature cache needs."""
+        return not (self.rotation_degrees or self.gamma or self.brightness or self.contrast)
+
+    def __call__(self, element: dict, rng: np.random.Generator) -> dict:
+        """Returns a changed copy of one element (not a batch)."""
+        k = int(self.orientations[rng.integers(len(self.orientations))])
+        angle = np.deg2rad(rng.uniform(-1, 1) * self.rotation_degrees)
+        gamma = np.exp(rng.uniform(-1, 1) * self.gamma)
+        brightness = rng.uniform(-1, 1) * self.brightness
+        contrast = 1 + rng.uniform(-1, 1) * self.contrast
+        changed = dict(element)
+        for key in element:
+            if key in IMAGES:
+                image = rotate(orient(element[key], k), angle)
+                if not self.orientation_only:
+                    image = image**gamma
+                    image = (image - image.mean()) * contrast + image.mean() + brightness
+                    image = np.clip(image, 0, 1).astype(np.float32)
+                changed[key] = image
+            elif key in MASKS:
+                changed[key] = rotate(orient(element[key], k), angle, nearest=True)
+            elif key == "displacement":
+                changed[key] = rotate_displacement(orient_displacement(element[key], k), angle)
+            elif key == "spacing" and k % 2:
+                changed[key] = element[key][::-1].copy()
+        changed["orientation"] = np.int32(k)
+        return changed
+
+
+def rotate(array: np.ndarray, angle: float, *, nearest: bool = False) -> np.ndarray:
+    """Rotates [H, W, C] by `angle` radians (row axis towards column axis) about its centre.
+
+    Bilinear, or nearest for labels; beyond the border the border value. The type is kept.
+    """
+    if angle == 0:
+        return array
+    c, s = np.cos(angle), np.sin(angle)
+    back = np.array([[c, s], [-s, c]])  # from a place in the result to its place in `array`
+    centre = (np.array(array.shape[:2]) - 1) / 2
+    offset = centre - back @ centre
+    order = 0 if nearest else 1
+    channels = [
+        ndimage.affine_transform(array[..., i], back, offset, order=order, mode="nearest")
+        for i in range(array.shape[-1])
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def rotate_displacement(u: np.ndarray, angle: float) -> np.ndarray:
+    """Rotates a displacement [H, W, 2] (pixels): its positions as `rotate`, and its components."""
+    if angle == 0:
+        return u
+    c, s = np.cos(angle), np.sin(angle)
+    return (rotate(u, angle) @ np.array([[c, s], [-s, c]])).astype(u.dtype)
+
+
+class _Augment(grain.transforms.RandomMap):
+    def __init__(self, augment: Augmentation):
+        self.augment = augment
+
+    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
+        return self.augment(element, rng)
+
+
+def pair_batches(
+    source,
+    *,
+    seed: int,
+    batch_size: int,
+    augment: Augmentation | None = None,
+    epochs: int | None = None,
+    shard: grain.sharding.ShardOptions | None = None,
+    num_threads: int = 2,
+) -> grain.IterDataset:
+    """Shuffled training batches of pairs, see the top of this file.
+
+    Args:
+      source: `Dataset.split(...)`.
+      seed: of the order and the augmentation.
+      batch_size: examples over all processes together.
+      augment: None = off.
+      epochs: passes over the split; None = endless. Every pass has another order. Batches run
+        across the end of a pass; only the very last incomplete batch is dropped.
+      shard: this process's share, e.g. grain.sharding.ShardByJaxProcess(); each gets
+        batch_size / shard_count rows. Rows of all processes, in order, are exactly the batch that
+        a single process would have got.
+      num_threads: threads that read and augment ahead; 0 = in the caller's.
+
+    Raises:
+      ValueError: empty source, batch size that the processes cannot share equally, or not one
+        full batch.
+    """
+    shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
+    rows = local_rows(batch_size, shard)
+    if len(source) == 0:
+        raise ValueError("no training batches: the split is empty")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    if augment is not None:
+        dataset = dataset.random_map(_Augment(augment))
+    dataset = dataset.batch(rows, drop_remainder=True)
+    batches = len(dataset) // shard.shard_count
+    if batches == 0:
+        raise ValueError(
+            f"no training batches: {len(source)} elements x {epochs} epochs do not fill one batch "
+            f"of {batch_size}"
+        )
+    if shard.shard_count > 1:
+        whole = batches * shard.shard_count
+        dataset = dataset[:whole][shard.shard_index :: shard.shard_count]
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    return dataset.to_iter_dataset(options)
+
+
+def image_batches(source, **arguments) -> grain.IterDataset:
+    """Shuffled training batches of single images; `source` is `Dataset.images(...)`.
+
+    Arguments and guarantees are those of `pair_batches`.
+    """
+    return pair_batches(source, **arguments)
+
+
+def evaluation_batches(
+    source, batch_size: int, shard: grain.sharding.ShardOptions | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """All elements in order, once; works for pairs and for images.
+
+    The last batch is filled up with copies of the last element; `valid` [B] bool is False there.
+    With `shard`, as in `pair_batches`, each process gets its consecutive rows of every batch.
+    """
+    shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
+    rows = local_rows(batch_size, shard)
+    for start in range(0, len(source), batch_size):
+        positions = start + shard.shard_index * rows + np.arange(rows)
+        valid = positions < len(source)
+        elements = [source[i] for i in np.minimum(positions, len(source) - 1)]
+        batch = {key: np.stack([one[key] for one in elements]) for key in elements[0]}
+        yield batch | {"valid": valid}
+
+
+def local_rows(batch_size: int, shard: grain.sharding.ShardOptions) -> int:
+    """Rows of a batch that one process gets."""
+    if batch_size < 1 or batch_size % shard.shard_count:
+        raise ValueError(
+            f"batch_size {batch_size} must be a positive multiple of the number of processes, "
+            f"{shard.shard_count}"
+        )
+    return batch_size // shard.shard_count

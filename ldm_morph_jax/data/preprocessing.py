@@ -1,0 +1,145 @@
+"""What every dataset does to an image or a mask before it is stored, and the checks on the way."""
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+INTENSITIES = ("minmax", "percentile")
+
+
+def check_image(image: np.ndarray, name: str) -> None:
+    """Refuses what no network can use.
+
+    Args:
+      image: [H, W] or [H, W, 1], any real type.
+      name: file or key for the message.
+
+    Raises:
+      ValueError: wrong rank, a NaN or infinite value, or one single value everywhere.
+    """
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 1):
+        raise ValueError(f"{name}: expected one grey image [H, W], found shape {image.shape}")
+    bad = image.size - np.count_nonzero(np.isfinite(image))
+    if bad:
+        raise ValueError(f"{name}: expected finite values, found {bad} NaN or infinite pixels")
+    if image.size == 0 or image.min() == image.max():
+        raise ValueError(f"{name}: constant image (no contrast), nothing can be registered")
+
+
+def check_mask(
+    mask: np.ndarray, image: np.ndarray, name: str, values: Iterable[int] | None = None
+) -> None:
+    """Refuses a mask of another height and width than its image, or with unexpected values."""
+    if mask.shape[:2] != image.shape[:2]:
+        raise ValueError(
+            f"{name}: mask is {mask.shape[:2]}, its image {image.shape[:2]}; they must agree"
+        )
+    if values is not None:
+        found = np.setdiff1d(mask, list(values))
+        if found.size:
+            raise ValueError(
+                f"{name}: mask values must be among {sorted(values)}, "
+                f"found {found[:8].tolist()}{' ...' if found.size > 8 else ''}"
+            )
+
+
+def min_max(image: np.ndarray) -> np.ndarray:
+    """Scales an image linearly to [0, 1] (paper, section on data), float32."""
+    low, high = float(image.min()), float(image.max())
+    return ((image.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
+
+def percentile(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:
+    """Clips an image to its `low`-th to `high`-th percentile, then scales to [0, 1], float32.
+
+    A few very bright pixels (fat, vessels) set the scale of `min_max`; clipping them brings the
+    intensities of two phases of one heart closer together.
+    """
+    below, above = np.percentile(image, [low, high])
+    if below == above:  # at least 98 % of the pixels are equal: clipping would erase the rest
+        return min_max(image)
+    return min_max(np.clip(image, below, above))
+
+
+def normalise(image: np.ndarray, intensity: str, name: str) -> np.ndarray:
+    """Checks an image and brings it to [0, 1] by `intensity`, one of INTENSITIES; float32."""
+    check_image(image, name)
+    if intensity not in INTENSITIES:
+        raise ValueError(f"intensity must be one of {INTENSITIES}, found {intensity!r}")
+    return min_max(image) if intensity == "minmax" else percentile(image)
+
+
+def crop(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Rows and columns start:stop of [H, W, ...]."""
+    return array[start:stop, start:stop]
+
+
+def resize(array: np.ndarray, shape: tuple[int, int], *, nearest: bool = False) -> np.ndarray:
+    """Resizes [H, W] to `shape`: cubic spline, or nearest for labels; float64 or the labels' type.
+
+    Corner pixel centres stay corner pixel centres, as `scipy.ndimage.zoom` has it by default and
+    the published preprocessing used it. Only the treatment beyond the border is another, since
+    rounding makes zoom's default now and then blacken the last row or column.
+    """
+    if array.shape == tuple(shape):
+        return array
+    factors = np.divide(shape, array.shape)
+    if nearest:
+        return ndimage.zoom(array, factors, order=0, mode="nearest")
+    return ndimage.zoom(array.astype(np.float64), factors, order=3, mode="mirror")
+
+
+def resized_spacing(spacing, old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
+    """Spacing (row, column) after `resize` from shape `old` to `new`."""
+    return tuple(
+        s * (max(n, 2) - 1) / (max(m, 2) - 1) for s, n, m in zip(spacing, old, new, strict=True)
+    )
+
+
+def centre(array: np.ndarray, shape: tuple[int, ...], value=0) -> np.ndarray:
+    """Crops or pads (with `value`) every axis to `shape`, equally on both sides.
+
+    Of an odd number of lines to cut or to add, the extra one is at the end.
+    """
+    for axis, size in enumerate(shape):
+        spare = array.shape[axis] - size
+        if spare > 0:
+            array = np.take(array, np.arange(size) + spare // 2, axis)
+        elif spare < 0:
+            widths = [(0, 0)] * array.ndim
+            widths[axis] = (-spare // 2, -spare - -spare // 2)
+            array = np.pad(array, widths, constant_values=value)
+    return array
+
+
+@functools.lru_cache(maxsize=2**17)
+def _file_sha256(file: Path, size: int, changed_ns: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's content (hex), read once in a process as long as it does not change."""
+    status = file.stat()
+    return _file_sha256(file, status.st_size, status.st_mtime_ns)
+
+
+def name_below(root: Path, file: Path) -> str:
+    """Path of a file relative to `root`, with "/"; its full path where it lies elsewhere."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def content_digest(root: Path, files: Iterable[Path]) -> str:
+    """sha256 over names (relative to root) and contents of files, in the order given."""
+    files = list(files)
+    with ThreadPoolExecutor(8) as pool:  # hashing releases the interpreter lock
+        contents = pool.map(file_sha256, files)
+        digest = hashlib.sha256()
+        for file, content in zip(files, contents, strict=True):
+            digest.update(f"{name_below(root, file)}\0".encode())
+            digest.update(bytes.fromhex(content))
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Reading and writing files: images, transforms, published checkpoints, weights."""

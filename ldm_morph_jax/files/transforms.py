@@ -1,0 +1,270 @@
+"""Spatial transforms between a fixed and a moving image: apply, invert, save, load.
+
+A transform sends positions of the fixed image to positions of the moving image, T(p) = p + d(p) in
+millimetres (LPS): warped(p) = moving(T(p)). That is pull-back, and what ITK, ANTs and 3D Slicer
+mean by a displacement field. Between the pixels of the fixed image d is linear, outside it d keeps
+its border value.
+
+Everything here is NumPy in float64: sizes differ from image to image, and a compiled function per
+size would cost more than it saves.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+from ldm_morph_jax.files.images import (
+    Geometry,
+    ImageError,
+    atomic,
+    nifti_affine,
+    plain_geometry,
+    write_image,
+)
+
+CONVENTION = (
+    "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
+    "in array-axis order (row, column; slice first for a stack); origin and direction LPS, in mm"
+)
+
+
+class TransformError(ValueError):
+    """A transform file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """T(p) = p + d(p), given on the pixels of the fixed image.
+
+    displacement_mm: `[*fixed.shape, n]`, (x, y[, z]) in mm, LPS.
+    fixed: geometry of the fixed image.
+    moving: geometry of the moving image; None where a file does not tell (NIfTI vectors).
+    """
+
+    displacement_mm: np.ndarray
+    fixed: Geometry
+    moving: Geometry | None = None
+
+    def moving_indices(self, moving: Geometry | None = None) -> np.ndarray:
+        """Where every fixed pixel falls in the moving image's array, `[*fixed.shape, n]`."""
+        moving = self._geometry(moving)
+        return moving.to_index(self.fixed.to_physical(self.fixed.indices()) + self.displacement_mm)
+
+    @property
+    def displacement(self) -> np.ndarray:
+        """`[*fixed.shape, n]` pixels: fixed pixel x samples the moving *array* at x + u(x).
+
+        Components in array-axis order. Where fixed and moving image differ in geometry, u includes
+        the way from one grid to the other.
+        """
+        return self.moving_indices() - self.fixed.indices()
+
+    def warp(
+        self,
+        array: np.ndarray,
+        interpolation: str = "linear",
+        moving: Geometry | None = None,
+    ) -> np.ndarray:
+        """`array` on the moving image's grid -> fixed image's grid.
+
+        "linear" gives float32, "nearest" keeps dtype and labels. Beyond the border of the moving
+        image its border value is used.
+        """
+        moving = self._geometry(moving)
+        if array.shape != moving.shape:
+            raise ImageError(f"image: found shape {array.shape}, expected {moving.shape}")
+        return sample(array, self.moving_indices(moving), interpolation)
+
+    def jacobian_determinant(self) -> np.ndarray:
+        """det dT/dp on the fixed image, `[*fixed.shape]`; below zero the map folds (eq. 18).
+
+        A ratio of areas in mm^2, so free of spacing and orientation. Central differences, one-sided
+        at the border. For a stack the determinant is that of each slice, which is the 3-D one where
+        slices are moved within their planes.
+        """
+        u = self.fixed.vectors_to_index(self.displacement_mm)[..., -2:]
+        by_row, by_column = np.gradient(u, axis=(-3, -2))
+        return (1 + by_row[..., 0]) * (1 + by_column[..., 1]) - by_column[..., 0] * by_row[..., 1]
+
+    def map_points(self, points: np.ndarray) -> np.ndarray:
+        """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""
+        return points + self._displacement_at(points)
+
+    def map_points_back(
+        self, points: np.ndarray, iterations: int = 100, tolerance: float = 1e-5
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Solve T(p) = q: positions `[P, n]` mm in the moving image -> in the fixed image.
+
+        Fixed point p <- q - d(p) (M. Chen et al., Medical Physics 35, 2008); it converges where d
+        changes by less than 1 mm per mm.
+
+        Returns:
+            (p `[P, n]`, residual `[P]`): the residual is |T(p) - q| in mm, large where T folds.
+        """
+        found = points - self._displacement_at(points)
+        for _ in range(iterations):
+            step = points - self._displacement_at(found) - found
+            found = found + step
+            if np.abs(step).max(initial=0) < tolerance:
+                break
+        return found, np.linalg.norm(self.map_points(found) - points, axis=-1)
+
+    def inverse(self) -> tuple["Transform", np.ndarray]:
+        """The transform from moving to fixed image, on the moving image's grid, and its residual.
+
+        The residual `[*moving.shape]` is |T(inverse(q)) - q| in mm.
+        """
+        moving = self._geometry(None)
+        positions = moving.to_physical(moving.indices())
+        found, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
+        displacement = found.reshape(positions.shape) - positions
+        return Transform(displacement, moving, self.fixed), residual.reshape(moving.shape)
+
+    def _displacement_at(self, points):
+        return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
+
+    def _geometry(self, moving):
+        moving = moving or self.moving
+        if moving is None:
+            raise TransformError("the transform does not tell the moving image's geometry")
+        if moving.dimension != self.fixed.dimension:
+            raise TransformError(
+                f"the transform is {self.fixed.dimension}-D, the image {moving.dimension}-D"
+            )
+        return moving
+
+
+def sample(array: np.ndarray, indices: np.ndarray, interpolation: str = "linear") -> np.ndarray:
+    """Values of `array` at array indices `[..., n]`; its border value outside."""
+    if interpolation not in ("linear", "nearest"):
+        raise ValueError(f"interpolation: found {interpolation!r}, expected 'linear' or 'nearest'")
+    coordinates = np.moveaxis(indices, -1, 0)
+    if interpolation == "nearest":
+        return map_coordinates(array, coordinates, order=0, mode="nearest")
+    array = array.astype(np.float64)
+    return map_coordinates(array, coordinates, order=1, mode="nearest").astype(np.float32)
+
+
+def sample_vectors(vectors: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """`[*shape, C]` at array indices `[..., n]`, linear, border value outside: `[..., C]`."""
+    coordinates = np.moveaxis(indices, -1, 0)
+    parts = [
+        map_coordinates(vectors[..., c], coordinates, order=1, mode="nearest")
+        for c in range(vectors.shape[-1])
+    ]
+    return np.stack(parts, axis=-1)
+
+
+def write_transform(path: str | os.PathLike, transform: Transform) -> None:
+    """Write `.nii.gz` / `.nii` (vectors in mm, for ITK, ANTs, 3D Slicer) or `.npz` (pixels).
+
+    The `.npz` holds "displacement" `[H, W, 2]` (or `[S, H, W, 3]`), float32, and the geometry of
+    both images; `scipy.ndimage.map_coordinates(moving, indices + displacement)` applies it.
+    """
+    name = Path(path).name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        vectors = transform.displacement_mm.astype(np.float32)
+        write_image(path, vectors, transform.fixed, vectors=True)
+    elif name.endswith(".npz"):
+        entries = {"displacement": transform.displacement.astype(np.float32)}
+        for side in ("fixed", "moving"):
+            geometry = getattr(transform, side)
+            entries[f"{side}_shape"] = np.array(geometry.shape)
+            entries[f"{side}_spacing"] = np.array(geometry.spacing)
+            entries[f"{side}_origin"] = geometry.origin
+            entries[f"{side}_direction"] = geometry.direction
+        with atomic(Path(path)) as part:
+            np.savez_compressed(part, **entries, convention=np.array(CONVENTION))
+    else:
+        raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+
+
+def read_transform(path: str | os.PathLike) -> Transform:
+    """Read what `write_transform` wrote, or any ITK displacement field in NIfTI (ANTs' warps).
+
+    Raises TransformError on anything else.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    if not path.is_file():
+        raise TransformError(f"{path}: no such file")
+    if name.endswith(".npz"):
+        transform = _read_npz(path)
+    elif name.endswith((".nii", ".nii.gz")):
+        transform = _read_nifti(path)
+    else:
+        raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+    if not np.isfinite(transform.displacement_mm).all():
+        raise TransformError(f"{path}: holds NaN or infinite displacements")
+    return transform
+
+
+def _read_npz(path) -> Transform:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            entries = {name: archive[name] for name in archive.files}
+        geometries = [
+            Geometry(
+                tuple(int(n) for n in entries[f"{side}_shape"]),
+                tuple(float(s) for s in entries[f"{side}_spacing"]),
+                entries[f"{side}_origin"].astype(np.float64),
+                entries[f"{side}_direction"].astype(np.float64),
+            )
+            for side in ("fixed", "moving")
+        ]
+        displacement = entries["displacement"].astype(np.float64)
+    except KeyError as error:
+        raise TransformError(f"{path}: has no entry {error}; not a saved transform") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise TransformError(f"{path}: not a readable transform ({error})") from None
+    fixed, moving = geometries
+    if displacement.shape != (*fixed.shape, fixed.dimension):
+        raise TransformError(
+            f"{path}: displacement has shape {displacement.shape}, expected "
+            f"{(*fixed.shape, fixed.dimension)}"
+        )
+    indices = fixed.indices()
+    positions = moving.to_physical(indices + displacement)
+    return Transform(positions - fixed.to_physical(indices), fixed, moving)
+
+
+def _read_nifti(path) -> Transform:
+    import nibabel
+
+    try:
+        file = nibabel.load(path)
+        data = np.asarray(file.dataobj, np.float64)
+        header = file.header
+        intent = int(header["intent_code"])
+    except Exception as error:  # nibabel raises many kinds on damaged files
+        raise TransformError(
+            f"{path}: not a readable NIfTI image ({' '.join(str(error).split())})"
+        ) from None
+    components = data.shape[4] if data.ndim == 5 else 0
+    # an image of n dimensions carries n components; its other dimensions are 1
+    legal = components in (2, 3) and data.shape[3] == 1 and (components == 3 or data.shape[2] == 1)
+    if intent != 1007 or not legal:
+        raise TransformError(
+            f"{path}: not a displacement field (found shape {data.shape}, intent {intent}; "
+            "expected (x, y, 1, 1, 2) or (x, y, z, 1, 3), intent 1007)"
+        )
+    n = components
+    displacement = np.moveaxis(data.reshape(*data.shape[:n], n), range(n), range(n)[::-1])
+    affine = nifti_affine(header)
+    if affine is None:
+        spacing = tuple(float(z) for z in header.get_zooms()[:n])[::-1]
+        return Transform(displacement, plain_geometry(displacement.shape[:n], spacing))
+    affine = affine.astype(np.float64)
+    affine[:2] *= -1  # RAS -> LPS
+    columns = affine[:n, :n]
+    spacing = np.linalg.norm(columns, axis=0)
+    if not (spacing > 0).all():
+        raise TransformError(f"{path}: spacing {tuple(spacing)} mm, expected positive numbers")
+    return Transform(
+        displacement,
+        Geometry(displacement.shape[:n], tuple(spacing[::-1]), affine[:n, 3], columns / spacing),
+    )

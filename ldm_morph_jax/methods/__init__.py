@@ -1,0 +1,1 @@
+"""What can register: every method, learned or iterative, is (moving, fixed) -> displacement."""

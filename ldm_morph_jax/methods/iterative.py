@@ -1,0 +1,54 @@
+"""Methods without weights: (moving, fixed) -> displacement, pair by pair, on the host."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Register = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def initial() -> Register:
+    """No registration: the zero displacement, the row that every table starts with."""
+
+    def register(moving, fixed):
+        return np.zeros((*np.shape(moving)[:3], 2), np.float32)
+
+    return register
+
+
+def syn() -> Register:
+    """SyN of ANTs (Avants et al. 2008) with the paper's settings (Sec. 4.4), by ANTsPy.
+
+    Cross-correlation of radius 2, step 0.25, Gaussian variances 3 and 0.25, 160x80x40 iterations,
+    no affine stage. Raises ValueError when the extra `ants` is not installed.
+    """
+    try:
+        import ants
+    except ImportError:
+        raise ValueError(
+            "SyN needs ANTsPy: pip install 'ldm_morph_jax[ants]' (package antspyx)"
+        ) from None
+
+    def register(moving, fixed):
+        fields = []
+        for one_moving, one_fixed in zip(np.asarray(moving), np.asarray(fixed), strict=True):
+            result = ants.registration(
+                fixed=ants.from_numpy(one_fixed[..., 0].astype(np.float32)),
+                moving=ants.from_numpy(one_moving[..., 0].astype(np.float32)),
+                type_of_transform="SyNOnly",
+                initial_transform="Identity",
+                syn_metric="CC",
+                syn_sampling=2,
+                grad_step=0.25,
+                flow_sigma=3,
+                total_sigma=0.25,
+                reg_iterations=(160, 80, 40),
+            )
+            # for unit spacing and identity direction components follow the array's axes, in pixels
+            fields.append(ants.image_read(result["fwdtransforms"][0]).numpy())
+        return np.stack(fields).astype(np.float32)
+
+    return register
+
+
+ITERATIVE_METHODS = {"initial": initial, "syn": syn}

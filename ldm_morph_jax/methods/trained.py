@@ -1,0 +1,61 @@
+"""A learned method with its weights: what evaluation, benchmark and `register` work with."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from ldm_morph_jax.methods.build import build_method, needs_ldm
+from ldm_morph_jax.training.workdir import load_config, load_ldm, trained_part
+
+
+class TrainedMethod:
+    """(moving, fixed) -> displacement, with everything that the weights were trained for.
+
+    Attributes:
+      name: the method's name.
+      config: the run's configuration.
+      image_size: side of the square grid that the network works on, in pixels.
+      spacing_mm: pixel spacing of the training data, None where unknown.
+      intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
+      params, frozen: the weights.
+    """
+
+    def __init__(self, config, params, frozen, *, spacing_mm: float | None = None):
+        self.config = config
+        self.method = build_method(config)
+        self.name = self.method.name
+        self.image_size = config.data.image_size
+        self.intensity = config.data.intensity
+        self.spacing_mm = spacing_mm
+        self.params, self.frozen = params, frozen
+        self._displacement = jax.jit(self.method.displacement)
+
+    def displacement(self, moving, fixed) -> jax.Array:
+        """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
+        return self._displacement(self.params, self.frozen, moving, fixed)
+
+    def dissimilarity(self, moving, fixed, displacement) -> jax.Array:
+        """The training objective of every pair, `[B]`; differentiable in the displacement."""
+
+        def one(moving, fixed, displacement):
+            batch = (a[None] for a in (moving, fixed, displacement))
+            return self.method.objective(self.frozen, *batch)["loss"]
+
+        return jax.vmap(one)(moving, fixed, displacement)
+
+
+def load_run(workdir: str | Path) -> TrainedMethod:
+    """The best registration weights of a finished run directory."""
+    workdir = Path(workdir)
+    config = load_config(workdir)
+    method = build_method(config)
+    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
+    params = trained_part(workdir, "registration", {"params": abstract}, what=method.name)["params"]
+    frozen = {}
+    if needs_ldm(method):
+        frozen = load_ldm(Path(config.ldm_from or workdir), config)
+    dataset = json.loads((workdir / "dataset.json").read_text())
+    to_device = jax.tree.map(jnp.asarray, (params, frozen))
+    return TrainedMethod(config, *to_device, spacing_mm=dataset["spacing_mm"])

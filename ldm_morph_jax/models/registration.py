@@ -1,0 +1,268 @@
+"""The registration network of LDM-Morph: an image pair and its LDM features -> displacement.
+
+Upper stream: the features of the frozen diffusion model, one convolution per level. Lower stream:
+a Swin encoder on the image pair. LGCA joins the two on every level; a convolutional decoder turns
+the result into a displacement field (paper Fig. 1).
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_morph_jax.models.layers import Dtype, conv
+from ldm_morph_jax.models.lgca import LGCA
+from ldm_morph_jax.models.swin import SwinEncoder, check_image_size
+
+PATCH_SIZE = 4  # the decoder's two upsamplings after the last skip connection undo it
+FUSIONS = ("lgca", "concat", "none")
+
+
+def cubic_weights(fraction: float, a: float = -0.75) -> np.ndarray:
+    """Weights of the neighbours at -1, 0, 1, 2 for a point `fraction` after neighbour 0.
+
+    Keys, "Cubic convolution interpolation for digital image processing" (1981).
+    """
+    near = np.array([fraction, 1 - fraction])
+    far = near + 1
+    near = (a + 2) * near**3 - (a + 3) * near**2 + 1
+    far = a * (far**3 - 5 * far**2 + 8 * far - 4)
+    return np.array([far[0], near[0], near[1], far[1]])
+
+
+def upsample_bicubic(x: jax.Array) -> jax.Array:
+    """Bicubic interpolation to twice the size, `[B, H, W, C] -> [B, 2H, 2W, C]`.
+
+    Pixel centres at half integers (align_corners false), a = -0.75, border values repeated outside.
+    Separable; computed in float32 and returned in x's type.
+    """
+    return _upsample_axis(_upsample_axis(x.astype(jnp.float32), 1), 2).astype(x.dtype)
+
+
+# Outputs 2i and 2i + 1 lie a quarter before and a quarter after input i: weights of the inputs
+# i-2 .. i+1 and i-1 .. i+2.
+ODD_WEIGHTS = [float(weight) for weight in cubic_weights(0.25)]
+EVEN_WEIGHTS = ODD_WEIGHTS[::-1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _upsample_axis(x, axis):
+    size = x.shape[axis]
+    padded = jnp.pad(x, [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)], mode="edge")
+    even = _weighted_sum(EVEN_WEIGHTS, padded, range(4), size, axis)
+    odd = _weighted_sum(ODD_WEIGHTS, padded, range(1, 5), size, axis)
+    shape = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
+
+
+def _upsample_axis_transposed(axis, _, gradient):
+    """The adjoint of `_upsample_axis`, which XLA derives on its own 20 times slower on CPU."""
+    size = gradient.shape[axis] // 2
+    shape = (*gradient.shape[:axis], size, 2, *gradient.shape[axis + 1 :])
+    phases = jnp.pad(
+        gradient.reshape(shape),
+        [(4, 4) if a == axis else (0, 0) for a in range(len(shape))],
+    )
+    even, odd = (jax.lax.index_in_dim(phases, k, axis + 1, keepdims=False) for k in range(2))
+    # gradient of the padded input: its element j was read with weight k by the even output j - k
+    # and the odd output j - k - 1
+    padded = _weighted_sum(EVEN_WEIGHTS, even, (4, 3, 2, 1), size + 4, axis)
+    padded += _weighted_sum(ODD_WEIGHTS, odd, (3, 2, 1, 0), size + 4, axis)
+    # the two copies beyond each border belong to the border's element
+    inner = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+    for start, place in ((0, (0, size - 1)), (size + 2, (size - 1, 0))):
+        copies = jax.lax.slice_in_dim(padded, start, start + 2, axis=axis)
+        copies = jnp.sum(copies, axis, keepdims=True)
+        inner += jnp.pad(copies, [place if a == axis else (0, 0) for a in range(copies.ndim)])
+    return (inner,)
+
+
+_upsample_axis.defvjp(lambda x, axis: (_upsample_axis(x, axis), None), _upsample_axis_transposed)
+
+
+def _weighted_sum(weights, x, starts, size, axis):
+    """Sum of slices of x along `axis`, each `size` long and multiplied by its weight."""
+    slices = (jax.lax.slice_in_dim(x, start, start + size, axis=axis) for start in starts)
+    return sum(weight * part for weight, part in zip(weights, slices, strict=True))
+
+
+def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """Every channel of every image to mean 0 and variance 1; `[B, H, W, C]`, float32 inside."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=(1, 2), keepdims=True)
+    variance = jnp.mean(y * y, axis=(1, 2), keepdims=True)
+    return (y * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+def conv_block(x: jax.Array, features: int, *, dtype: Dtype, name: str) -> jax.Array:
+    """3x3 convolution without bias, InstanceNorm, LeakyReLU 0.01; called inside `nn.compact`."""
+    x = conv(x, features, bias=False, dtype=dtype, name=name)
+    return nn.leaky_relu(instance_norm(x), 0.01)
+
+
+class UpperStreamLevel(nn.Module):
+    """LDM features of one level to `features` channels: 3x3 convolution, PReLU with one slope."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = conv(x, self.features, dtype=self.dtype, name="conv")
+        slope = self.param("slope", nn.initializers.constant(0.25), (1,))
+        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+class DecoderBlock(nn.Module):
+    """Upsample x2, append the skip connection, two convolution blocks.
+
+    x `[B, h, w, C]`, skip `[B, 2h, 2w, C']` -> `[B, 2h, 2w, features]`.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+        x = jnp.concatenate([upsample_bicubic(x), skip], axis=-1)
+        x = conv_block(x, self.features, dtype=self.dtype, name="conv1")
+        return conv_block(x, self.features, dtype=self.dtype, name="conv2")
+
+
+class RegistrationNetwork(nn.Module):
+    """Displacement in pixels that registers moving to fixed (paper section 3, Fig. 1).
+
+    `fusion`: what the decoder sees on each level. "lgca": both LGCA branches (the deepest level:
+    only the branch (global | latent)); "concat": Swin map and upper-stream map side by side (the
+    paper's ablation without LGCA); "none": the Swin map alone (without LDM features).
+    The softsign's output has (size - 1) / 2 pixels per unit, so that 2 units span the pixel
+    centres.
+    """
+
+    embed_dim: int = 64
+    depths: tuple[int, ...] = (2, 2, 4, 2)
+    num_heads: tuple[int, ...] = (4, 4, 8, 8)
+    window_size: int = 7
+    mlp_ratio: int = 4
+    drop_path_rate: float = 0.3
+    lgca_heads: int = 4
+    lgca_depth: int = 2
+    low_level_channels: int | None = None  # default: half of embed_dim
+    fusion: str = "lgca"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        pair: jax.Array,
+        latent_groups: Sequence[jax.Array] | None,
+        *,
+        train: bool,
+        return_intermediates: bool = False,
+    ):
+        """`pair [B, H, W, 2]` (moving, fixed) -> displacement `[B, H, W, 2]` float32, pixels.
+
+        `latent_groups[l]` is `[B, H/(4 2^l), W/(4 2^l), c_l]`: the level's first and last feature
+        map of the moving image, then those of the fixed one; None for fusion "none". H and W must
+        be multiples of 32 for four levels. In training, stochastic depth needs rngs["dropout"].
+        With `return_intermediates` returns (displacement, dict): "swin", "upper_stream",
+        "lgca_global", "lgca_latent" (lists by level, empty where the fusion has none) and
+        "normalised_displacement" (softsign output in [-1, 1]). ValueError for wrong input.
+        """
+        levels = len(self.depths)
+        self._check(pair, latent_groups)
+
+        swin = SwinEncoder(
+            patch_size=PATCH_SIZE,
+            embed_dim=self.embed_dim,
+            depths=self.depths,
+            num_heads=self.num_heads,
+            window_size=self.window_size,
+            mlp_ratio=self.mlp_ratio,
+            drop_path_rate=self.drop_path_rate,
+            dtype=self.dtype,
+            name="swin",
+        )(pair, train=train)
+        upper = [
+            UpperStreamLevel(swin[level].shape[-1], dtype=self.dtype, name=f"upper{level}")(group)
+            for level, group in enumerate(latent_groups or ())
+        ]
+
+        lgca_global, lgca_latent = [], []
+        if self.fusion == "lgca":
+            # its blocks have the stochastic depth of the Swin encoder's first blocks
+            rate = self.drop_path_rate * (self.lgca_depth - 1) / max(sum(self.depths) - 1, 1)
+            for level in range(levels):
+                lgca = LGCA(
+                    self.lgca_heads,
+                    self.window_size,
+                    depth=self.lgca_depth,
+                    mlp_ratio=self.mlp_ratio,
+                    drop_path_rate=rate,
+                    dtype=self.dtype,
+                    name=f"lgca{level}",
+                )
+                lgca_global.append(lgca(swin[level], upper[level], train=train))
+                if level < levels - 1:
+                    lgca_latent.append(lgca(upper[level], swin[level], train=train))
+            deepest = lgca_global[-1]
+            skips = [jnp.concatenate(p, -1) for p in zip(lgca_global, lgca_latent, strict=False)]
+        elif self.fusion == "concat":
+            *skips, deepest = [jnp.concatenate(p, -1) for p in zip(swin, upper, strict=True)]
+        else:
+            *skips, deepest = swin
+
+        # 3x3 average of every second pixel (zeros outside count), then one convolution block
+        low_level = nn.avg_pool(pair, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        low_level_channels = self.low_level_channels or self.embed_dim // 2
+        low_level = conv_block(low_level, low_level_channels, dtype=self.dtype, name="low_level")
+
+        x = deepest
+        for block, skip in enumerate([*reversed(skips), low_level]):
+            features = self.embed_dim * 2 ** (levels - 2) // 2**block
+            x = DecoderBlock(features, dtype=self.dtype, name=f"decoder{block}")(x, skip)
+        x = conv(
+            upsample_bicubic(x),
+            2,
+            kernel_init=nn.initializers.normal(1e-5),
+            bias_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="head",
+        )
+        normalised = nn.soft_sign(x.astype(jnp.float32))
+
+        height, width = pair.shape[1:3]
+        displacement = normalised * np.array([height - 1, width - 1], np.float32) / 2
+        if not return_intermediates:
+            return displacement
+        return displacement, {
+            "swin": list(swin),
+            "upper_stream": upper,
+            "lgca_global": lgca_global,
+            "lgca_latent": lgca_latent,
+            "normalised_displacement": normalised,
+        }
+
+    def _check(self, pair, latent_groups):
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion {self.fusion!r}: expected one of {FUSIONS}")
+        check_image_size(pair, PATCH_SIZE * 2 ** (len(self.depths) - 1))
+        if pair.shape[-1] != 2:
+            raise ValueError(f"pair of shape {pair.shape}: expected 2 channels (moving, fixed)")
+
+        batch, height, width, _ = pair.shape
+        expected = [
+            (batch, height // (PATCH_SIZE * 2**level), width // (PATCH_SIZE * 2**level))
+            for level in range(len(self.depths))
+        ]
+        found = [group.shape[:3] for group in latent_groups or ()]
+        if self.fusion == "none":
+            expected = []
+        if found != expected:
+            raise ValueError(
+                f"latent groups of shapes [B, h, w] {found}: fusion {self.fusion!r} expects"
+                f" {expected} for images of {height} x {width}"
+            )

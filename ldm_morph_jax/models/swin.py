@@ -1,0 +1,261 @@
+"""Swin encoder: windowed self-attention on four resolutions (lower stream of the paper's Fig. 1).
+
+Liu et al., "Swin Transformer" (2021), as LDM-Morph uses it (paper equations 7 and 8). The window
+attention also takes a second map for its queries, which makes it the cross attention of LGCA.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_morph_jax.models.layers import Dtype, conv, dense, uniform_fan_in
+
+MASKED = -100.0  # added to the attention scores of positions that must not see each other
+
+
+def window_partition(x: jax.Array, window: int) -> jax.Array:
+    """Cut `[B, H, W, C]` into windows `[B, windows, window * window, C]`, both row by row.
+
+    H and W must be multiples of `window`.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = height // window, width // window
+    x = x.reshape(batch, rows, window, columns, window, channels)
+    return x.swapaxes(2, 3).reshape(batch, rows * columns, window * window, channels)
+
+
+def window_reverse(windows: jax.Array, window: int, height: int, width: int) -> jax.Array:
+    """Put windows `[B, windows, window * window, C]` back together to `[B, height, width, C]`."""
+    batch, _, _, channels = windows.shape
+    rows, columns = height // window, width // window
+    x = windows.reshape(batch, rows, columns, window, window, channels)
+    return x.swapaxes(2, 3).reshape(batch, height, width, channels)
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """Row of the bias table for every (query, key) of a window: `[window**2, window**2]` int.
+
+    The row is (dy + window - 1) * (2 * window - 1) + (dx + window - 1), with (dy, dx) the query's
+    position minus the key's.
+    """
+    y, x = np.divmod(np.arange(window * window), window)
+    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
+    return (dy + window - 1) * (2 * window - 1) + (dx + window - 1)
+
+
+def shifted_window_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+    """What to add to the scores of shifted windows: `[windows, window**2, window**2]` float32.
+
+    Rolling a map by (-shift, -shift) brings opposite borders together in the last windows of each
+    row and column. Pairs of positions from different sides get -100, all others 0.
+    """
+
+    def region(size):  # 0 up to the last window, 1 its part from this side, 2 what was rolled in
+        position = np.arange(size)
+        return (position >= size - window).astype(int) + (position >= size - shift)
+
+    regions = 3 * region(height)[:, None] + region(width)[None, :]
+    regions = window_partition(regions[None, :, :, None], window)[0, :, :, 0]
+    same = regions[:, :, None] == regions[:, None, :]
+    return np.where(same, 0, MASKED).astype(np.float32)
+
+
+class QueryKeyValue(nn.Module):
+    """One linear map without bias to queries, keys and values `[..., 3C]`, in this order.
+
+    Queries come from `query_from`, keys and values from `x`, with the same weights.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, query_from: jax.Array | None = None) -> jax.Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", uniform_fan_in, (channels, 3 * channels))
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+        if query_from is None:
+            return x @ kernel
+        query = query_from.astype(self.dtype) @ kernel[:, :channels]
+        return jnp.concatenate([query, x @ kernel[:, channels:]], axis=-1)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within windows, shifted or not (paper equations 8 to 11).
+
+    `x [B, H, W, C]` gives keys and values; the queries come from `query_from [B, H, W, C]`, or from
+    `x` itself (self-attention). Maps are zero-padded at the right and bottom to multiples of the
+    window; padded positions take part unless the shift's mask separates them. Returns
+    `[B, H, W, C]`. C must be a multiple of `num_heads`.
+    """
+
+    num_heads: int
+    window_size: int = 7
+    shift: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, query_from: jax.Array | None = None) -> jax.Array:
+        batch, height, width, channels = x.shape
+        window, shift, heads = self.window_size, self.shift, self.num_heads
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not split into {heads} attention heads")
+
+        # The linear maps act on single positions, and zeros map to zeros: padding after the first
+        # and cropping before the last gives the same numbers for less work.
+        qkv = QueryKeyValue(dtype=self.dtype, name="qkv")(x, query_from)
+        qkv = jnp.pad(qkv, ((0, 0), (0, -height % window), (0, -width % window), (0, 0)))
+        padded_height, padded_width = qkv.shape[1:3]
+        if shift:
+            qkv = jnp.roll(qkv, (-shift, -shift), axis=(1, 2))
+
+        tokens = window_partition(qkv, window)
+        tokens = tokens.reshape(*tokens.shape[:3], 3, heads, channels // heads)
+        query, key, value = tokens[..., 0, :, :], tokens[..., 1, :, :], tokens[..., 2, :, :]
+
+        # PyTorch truncates at +-2, a hundred standard deviations: an ordinary normal distribution
+        table = self.param(
+            "relative_position_bias_table",
+            nn.initializers.normal(0.02),
+            ((2 * window - 1) ** 2, heads),
+        )
+        bias = table[relative_position_index(window)].transpose(2, 0, 1)  # [heads, query, key]
+        if shift:
+            mask = shifted_window_mask(padded_height, padded_width, window, shift)
+            bias = bias + mask[:, None]  # [windows, heads, query, key]
+
+        scores = jnp.einsum(
+            "bnqhc,bnkhc->bnhqk",
+            query * (channels // heads) ** -0.5,
+            key,
+            preferred_element_type=jnp.float32,
+        )
+        attention = nn.softmax(scores + bias).astype(self.dtype)
+        out = jnp.einsum("bnhqk,bnkhc->bnqhc", attention, value)
+
+        out = out.reshape(*out.shape[:3], channels)
+        out = window_reverse(out, window, padded_height, padded_width)
+        if shift:
+            out = jnp.roll(out, (shift, shift), axis=(1, 2))
+        return dense(out[:, :height, :width], channels, dtype=self.dtype, name="proj")
+
+
+def layer_norm(x: jax.Array, *, dtype: Dtype, name: str | None = None) -> jax.Array:
+    """LayerNorm over the channels, eps 1e-5, statistics in float32; called inside `nn.compact`."""
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name)(x)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, pre-norm, with residuals (paper equation 7; 9 to 11 with `y`).
+
+    `x [B, H, W, C] -> [B, H, W, C]`. With `y [B, H, W, C]`, which passes the same LayerNorm, the
+    queries come from `y`; keys, values and the residual stay x's. In training each sample skips
+    each of the two branches with probability `drop_path_rate` (key: rngs["dropout"]).
+    """
+
+    num_heads: int
+    window_size: int = 7
+    shift: int = 0
+    mlp_ratio: int = 4
+    drop_path_rate: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array | None = None, *, train: bool) -> jax.Array:
+        channels = x.shape[-1]
+        norm1 = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name="norm1")
+        attention = WindowAttention(
+            self.num_heads, self.window_size, self.shift, dtype=self.dtype, name="attention"
+        )
+        # stochastic depth: one draw per sample, kept branches divided by the keep probability
+        drop_path = nn.Dropout(
+            self.drop_path_rate, broadcast_dims=(1, 2, 3), deterministic=not train
+        )
+        x = x + drop_path(attention(norm1(x), None if y is None else norm1(y)))
+        h = layer_norm(x, dtype=self.dtype, name="norm2")
+        h = dense(h, self.mlp_ratio * channels, dtype=self.dtype, name="mlp1")
+        h = dense(nn.gelu(h, approximate=False), channels, dtype=self.dtype, name="mlp2")
+        return x + drop_path(h)
+
+
+class PatchMerging(nn.Module):
+    """Halve the resolution: 2x2 positions side by side, LayerNorm, linear to 2C without bias.
+
+    `[B, H, W, C] -> [B, H/2, W/2, 2C]`; H and W even. Positions in the order (0,0), (1,0), (0,1),
+    (1,1) as (row, column).
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        x = layer_norm(x, dtype=self.dtype, name="norm")
+        return dense(x, 2 * channels, bias=False, dtype=self.dtype, name="reduction")
+
+
+class SwinEncoder(nn.Module):
+    """Feature maps of the stages: `[B, H, W, C]` -> map l is `[B, H/(p 2^l), W/(p 2^l), e 2^l]`.
+
+    p is `patch_size`, e `embed_dim`; H and W must be multiples of p 2^(stages - 1) (ValueError).
+    Every stage alternates regular and shifted windows. Its map passes a LayerNorm; the next stage
+    continues from the map before that norm. Stochastic depth rises linearly from 0 at the first
+    block to `drop_path_rate` at the last.
+    """
+
+    patch_size: int = 4
+    embed_dim: int = 64
+    depths: tuple[int, ...] = (2, 2, 4, 2)
+    num_heads: tuple[int, ...] = (4, 4, 8, 8)
+    window_size: int = 7
+    mlp_ratio: int = 4
+    drop_path_rate: float = 0.3
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
+        if len(self.depths) != len(self.num_heads):
+            raise ValueError(
+                f"depths {self.depths} and num_heads {self.num_heads} differ in length"
+            )
+        check_image_size(x, self.patch_size * 2 ** (len(self.depths) - 1))
+
+        x = conv(
+            x,
+            self.embed_dim,
+            self.patch_size,
+            stride=self.patch_size,
+            padding=0,
+            dtype=self.dtype,
+            name="patch_embedding",
+        )
+        x = layer_norm(x, dtype=self.dtype, name="patch_norm")
+
+        rates = iter(np.linspace(0, self.drop_path_rate, sum(self.depths)))
+        maps = []
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
+            if stage:
+                x = PatchMerging(dtype=self.dtype, name=f"merging{stage - 1}")(x)
+            for block in range(depth):
+                x = SwinBlock(
+                    heads,
+                    self.window_size,
+                    shift=self.window_size // 2 if block % 2 else 0,
+                    mlp_ratio=self.mlp_ratio,
+                    drop_path_rate=float(next(rates)),
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{block}",
+                )(x, train=train)
+            maps.append(layer_norm(x, dtype=self.dtype, name=f"norm{stage}"))
+        return tuple(maps)
+
+
+def check_image_size(x: jax.Array, multiple: int) -> None:
+    """ValueError unless x is `[B, H, W, C]` with H and W multiples of `multiple`."""
+    if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
+        raise ValueError(
+            f"images of shape {x.shape}: expected [B, H, W, C] with H and W multiples of {multiple}"
+            f" ({multiple}, {2 * multiple}, {3 * multiple}, ...); resize or pad them"
+        )

@@ -1,0 +1,272 @@
+"""The denoising U-Net of the latent diffusion model (paper Sec. 3.1 and 3.2).
+
+Its encoder is also the feature extractor of the registration method: `taps` returns, per level, the
+level's first and last feature map (the paper's "first and third layers") and never runs the rest.
+"""
+
+import math
+from collections import OrderedDict
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldm_morph_jax.models.layers import (
+    Dtype,
+    conv,
+    dense,
+    group_norm,
+    uniform_bias,
+    uniform_fan_in,
+    upsample_nearest,
+)
+
+EPSILON = 1e-5  # of every GroupNorm here
+
+zeros = nn.initializers.zeros_init()
+
+
+class TimeEmbedding(nn.Module):
+    """Time index `[B]` -> embedding `[B, 4 * base_channels]`: [cos | sin], then two linear maps."""
+
+    base_channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, t):
+        half = self.base_channels // 2
+        frequency = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
+        angle = t.astype(jnp.float32)[:, None] * frequency
+        h = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+        h = dense(h, 4 * self.base_channels, dtype=self.dtype, name="dense0")
+        return dense(nn.silu(h), 4 * self.base_channels, dtype=self.dtype, name="dense1")
+
+
+class ResidualBlock(nn.Module):
+    """Two convs with the time added between, plus the input: `[B, H, W, C] -> [.., features]`."""
+
+    features: int
+    norm_groups: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, embedding):
+        h = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm1")
+        h = conv(nn.silu(h), self.features, dtype=self.dtype, name="conv1")
+        time = dense(nn.silu(embedding), self.features, dtype=self.dtype, name="time")
+        h = h + time[:, None, None, :]
+        h = group_norm(h, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm2")
+        h = conv(
+            nn.silu(h),
+            self.features,
+            kernel_init=zeros,
+            bias_init=zeros,
+            dtype=self.dtype,
+            name="conv2",
+        )
+        if x.shape[-1] != self.features:
+            x = conv(x, self.features, 1, dtype=self.dtype, name="shortcut")
+        return x + h
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all positions, plus the input: keeps `[B, H, W, C]`."""
+
+    head_channels: int
+    norm_groups: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+        if channels % self.head_channels:
+            raise ValueError(
+                f"U-Net attention: {channels} channels do not divide into heads of "
+                f"{self.head_channels}"
+            )
+        heads = channels // self.head_channels
+        h = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm")
+        h = h.reshape(batch, height * width, channels)
+        # convolutions of width one over the positions, as published, so that layouts agree
+        h = nn.Conv(
+            3 * channels,
+            (1,),
+            kernel_init=uniform_fan_in,
+            bias_init=uniform_bias(channels),
+            dtype=self.dtype,
+            name="qkv",
+        )(h)
+        h = h.reshape(batch, height * width, heads, 3, self.head_channels)
+        query, key, value = h[..., 0, :], h[..., 1, :], h[..., 2, :]
+        # scaled by 1/sqrt(head_channels); the softmax runs in float32
+        h = jax.nn.dot_product_attention(query, key, value)
+        h = h.reshape(batch, height * width, channels)
+        h = nn.Conv(
+            channels, (1,), kernel_init=zeros, bias_init=zeros, dtype=self.dtype, name="out"
+        )(h)
+        return x + h.reshape(x.shape)
+
+
+class Encoder(nn.Module):
+    """Contracting half: `z [B, h, w, C]`, embedding `[B, E]` -> all its features by name, in order.
+
+    Level l starts with a stem (level 0) or a downsampling convolution, then has its blocks:
+    `level0/stem, level0/block0, level0/block1, level1/downsample, level1/block0, ...`.
+    """
+
+    base_channels: int
+    channel_multipliers: tuple[int, ...]
+    residual_blocks: int
+    attention_levels: tuple[int, ...]
+    head_channels: int
+    norm_groups: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, z, embedding) -> OrderedDict[str, jax.Array]:
+        features = OrderedDict()  # a plain dict leaves jax.jit sorted by name
+        x = z
+        for level, multiplier in enumerate(self.channel_multipliers):
+            if level == 0:
+                x = conv(x, self.base_channels, dtype=self.dtype, name="level0_stem")
+                features["level0/stem"] = x
+            else:
+                name = f"level{level}_downsample"
+                x = conv(x, x.shape[-1], stride=2, padding=1, dtype=self.dtype, name=name)
+                features[f"level{level}/downsample"] = x
+            for block in range(self.residual_blocks):
+                width = self.base_channels * multiplier
+                name = f"level{level}_block{block}"
+                x = ResidualBlock(width, norm_groups=self.norm_groups, dtype=self.dtype, name=name)(
+                    x, embedding
+                )
+                if level in self.attention_levels:
+                    name = f"level{level}_attention{block}"
+                    x = SelfAttention(
+                        self.head_channels,
+                        norm_groups=self.norm_groups,
+                        dtype=self.dtype,
+                        name=name,
+                    )(x)
+                features[f"level{level}/block{block}"] = x
+        return features
+
+
+class Decoder(nn.Module):
+    """Middle and expanding half: the encoder's features, the embedding -> eps `[B, h, w, C]`."""
+
+    base_channels: int
+    channel_multipliers: tuple[int, ...]
+    residual_blocks: int
+    attention_levels: tuple[int, ...]
+    head_channels: int
+    norm_groups: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: OrderedDict[str, jax.Array], embedding, channels: int):
+        skips = list(features.values())
+        x = skips[-1]
+        x = ResidualBlock(
+            x.shape[-1], norm_groups=self.norm_groups, dtype=self.dtype, name="middle_block0"
+        )(x, embedding)
+        x = SelfAttention(
+            self.head_channels,
+            norm_groups=self.norm_groups,
+            dtype=self.dtype,
+            name="middle_attention",
+        )(x)
+        x = ResidualBlock(
+            x.shape[-1], norm_groups=self.norm_groups, dtype=self.dtype, name="middle_block1"
+        )(x, embedding)
+        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
+            width = self.base_channels * multiplier
+            for block in range(self.residual_blocks + 1):
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                name = f"level{level}_block{block}"
+                x = ResidualBlock(width, norm_groups=self.norm_groups, dtype=self.dtype, name=name)(
+                    x, embedding
+                )
+                if level in self.attention_levels:
+                    name = f"level{level}_attention{block}"
+                    x = SelfAttention(
+                        self.head_channels,
+                        norm_groups=self.norm_groups,
+                        dtype=self.dtype,
+                        name=name,
+                    )(x)
+            if level > 0:
+                x = upsample_nearest(x)
+                x = conv(x, width, dtype=self.dtype, name=f"level{level}_upsample")
+        x = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm_out")
+        x = conv(
+            nn.silu(x),
+            channels,
+            kernel_init=zeros,
+            bias_init=zeros,
+            dtype=self.dtype,
+            name="conv_out",
+        )
+        return x.astype(jnp.float32)
+
+
+class UNet(nn.Module):
+    """eps_theta(z, t) of a latent `[B, h, w, C]`; the defaults are the paper's (which has C = 1).
+
+    Level l has base_channels * channel_multipliers[l] channels at 1/2**l of the latent's size.
+    `attention_levels` lists the levels with self-attention after every block, in heads of
+    `head_channels`. Time is the 0-based index of the schedule. `dtype` is the compute type of the
+    features; eps is float32 in any case. ValueError where the latent cannot be halved evenly.
+    """
+
+    base_channels: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    residual_blocks: int = 2
+    attention_levels: tuple[int, ...] = (1, 2, 3)
+    head_channels: int = 32
+    norm_groups: int = 32
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        shape = (
+            self.base_channels,
+            self.channel_multipliers,
+            self.residual_blocks,
+            self.attention_levels,
+            self.head_channels,
+            self.norm_groups,
+            self.dtype,
+        )
+        self.time_embedding = TimeEmbedding(self.base_channels, self.dtype)
+        self.encoder = Encoder(*shape)
+        self.decoder = Decoder(*shape)
+
+    def encode(self, z: jax.Array, t: jax.Array) -> OrderedDict[str, jax.Array]:
+        """All encoder features of `z [B, h, w, C]` at time `t [B]`, by name and in order."""
+        return self._encode(z, t)[0]
+
+    def taps(self, z: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+        """Per level l, its first and last feature map, `[B, h_l, w_l, C_first + C_last]`."""
+        features = self.encode(z, t)
+        taps = []
+        for level in range(len(self.channel_multipliers)):
+            of_level = [x for name, x in features.items() if name.startswith(f"level{level}/")]
+            taps.append(jnp.concatenate([of_level[0], of_level[-1]], axis=-1))
+        return tuple(taps)
+
+    def __call__(self, z: jax.Array, t: jax.Array) -> jax.Array:
+        """The noise eps `[B, h, w, C]` in `z [B, h, w, C]` at time `t [B]` (int)."""
+        features, embedding = self._encode(z, t)
+        return self.decoder(features, embedding, z.shape[-1])
+
+    def _encode(self, z, t):
+        factor = 2 ** (len(self.channel_multipliers) - 1)
+        if z.ndim != 4 or z.shape[1] % factor or z.shape[2] % factor:
+            raise ValueError(
+                f"U-Net: latents have shape {z.shape}, expected [B, h, w, C] with h and w "
+                f"multiples of {factor}"
+            )
+        if t.shape != z.shape[:1]:
+            raise ValueError(f"U-Net: t has shape {t.shape}, expected {z.shape[:1]}")
+        embedding = self.time_embedding(t)
+        return self.encoder(z, embedding), embedding

@@ -1,0 +1,126 @@
+"""Training losses. All are to be minimised, computed in float32, means over everything given.
+
+Equation numbers are the paper's. Conventions: `ldm_morph_jax.ops`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ldm_morph_jax.ops.checks import check_shape
+
+# --- registration ---------------------------------------------------------------------------------
+
+
+def pixel_similarity(fixed: jax.Array, warped: jax.Array) -> jax.Array:
+    """L_pix = mean (I_f - warped)^2 of images `[B, H, W, C]` (eq. 14)."""
+    return _mean_squared_error("fixed", fixed, "warped", warped)
+
+
+def latent_similarity(z_fixed: jax.Array, z_warped: jax.Array) -> jax.Array:
+    """L_lat = mean (E(I_f) - E(warped))^2 (eq. 15) of latents `[B, h, w, c]`, not quantised."""
+    return _mean_squared_error("z_fixed", z_fixed, "z_warped", z_warped)
+
+
+def hierarchical_similarity(pixel: jax.Array, latent: jax.Array, beta: float = 0.6) -> jax.Array:
+    """L_sim = beta L_pix + (1 - beta) L_lat (eq. 13)."""
+    return beta * pixel + (1 - beta) * latent
+
+
+def smoothness(u: jax.Array) -> jax.Array:
+    """L_smooth (eq. 16): squared forward differences of u `[B, H, W, 2]` in pixels.
+
+    Mean over pixels and components for each axis, then averaged over the two axes.
+    """
+    check_shape("u", u, "B H W 2")
+    u = u.astype(jnp.float32)
+    by_row = jnp.mean(jnp.square(u[:, 1:] - u[:, :-1]))
+    by_column = jnp.mean(jnp.square(u[:, :, 1:] - u[:, :, :-1]))
+    return (by_row + by_column) / 2
+
+
+def ncc(a: jax.Array, b: jax.Array, *, window: int = 9, eps: float = 1e-5) -> jax.Array:
+    """Minus the mean squared local correlation coefficient of images `[B, H, W, C]`, in [-1, 0].
+
+    cross^2 / (var_a var_b + eps) in a `window` x `window` box around every pixel, zeros outside
+    the image, as VoxelMorph and CycleMorph define it. `eps` is meant for intensities in [0, 1].
+
+    Raises:
+        ValueError: on different shapes or an even window.
+    """
+    check_shape("b", b, "B H W C", check_shape("a", a, "B H W C"))
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window: found {window}, expected an odd number")
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+
+    def box_sum(x):
+        # not a convolution: with one channel that is over three times slower on CPU
+        return lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, 1, 1, 1), "SAME")
+
+    pixels = window**2
+    sum_a, sum_b = box_sum(a), box_sum(b)
+    cross = box_sum(a * b) - sum_a * sum_b / pixels
+    # Rounding can make the variance of a flat patch negative, and the denominator zero.
+    variance_a = jnp.maximum(box_sum(a * a) - sum_a * sum_a / pixels, 0)
+    variance_b = jnp.maximum(box_sum(b * b) - sum_b * sum_b / pixels, 0)
+    return -jnp.mean(cross * cross / (variance_a * variance_b + eps))
+
+
+# --- autoencoder ----------------------------------------------------------------------------------
+
+
+def hinge_discriminator_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """(mean relu(1 - real) + mean relu(1 + fake)) / 2 of patch scores of any shape."""
+    real, fake = real.astype(jnp.float32), fake.astype(jnp.float32)
+    return (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))) / 2
+
+
+def generator_loss(fake: jax.Array) -> jax.Array:
+    """-mean of the discriminator's scores of the reconstructions."""
+    return -jnp.mean(fake.astype(jnp.float32))
+
+
+def adaptive_weight(grad_reconstruction: jax.Array, grad_generator: jax.Array) -> jax.Array:
+    """Weight of the adversarial loss that balances the two gradients (Esser et al. 2021, eq. 7).
+
+    |grad_reconstruction| / (|grad_generator| + 1e-4), clipped to [0, 1e4], a constant for
+    differentiation. Both are gradients at the kernel of the decoder's last layer, of any shape.
+    """
+    ratio = _norm(grad_reconstruction) / (_norm(grad_generator) + 1e-4)
+    return lax.stop_gradient(jnp.clip(ratio, 0, 1e4))
+
+
+def vq_loss(
+    codebook_loss: jax.Array,
+    commitment_loss: jax.Array,
+    weight: float = 0.25,
+    *,
+    order: str = "paper",
+) -> jax.Array:
+    """The quantiser's loss from its codebook term mean (z_q - sg[z])^2 and commitment term.
+
+    order "paper": codebook + weight * commitment (van den Oord et al. 2017, eq. 3).
+    order "published": commitment + weight * codebook, the slip the published runs kept.
+    """
+    if order == "paper":
+        return codebook_loss + weight * commitment_loss
+    if order == "published":
+        return commitment_loss + weight * codebook_loss
+    raise ValueError(f"order: found {order!r}, expected 'paper' or 'published'")
+
+
+# --- diffusion ------------------------------------------------------------------------------------
+
+
+def diffusion_loss(noise: jax.Array, predicted: jax.Array) -> jax.Array:
+    """mean (eps - eps_theta(z_t, t))^2 of `[B, h, w, c]` (eq. 6)."""
+    return _mean_squared_error("noise", noise, "predicted", predicted)
+
+
+def _mean_squared_error(name_a, a, name_b, b):
+    check_shape(name_b, b, "B H W C", check_shape(name_a, a, "B H W C"))
+    return jnp.mean(jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32)))
+
+
+def _norm(gradient):
+    return jnp.sqrt(jnp.sum(jnp.square(gradient.astype(jnp.float32))))

@@ -1,0 +1,46 @@
+"""Train a method: `python -m ldm_morph_jax.train --config configs/X.py --workdir runs/X`.
+
+Any key of the configuration is a flag: `--config.registration.train.steps=2000`. The same command
+continues an interrupted run from its newest checkpoint and skips complete stages.
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from ldm_morph_jax import commands
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made when missing.")
+PROFILE = flags.DEFINE_string("profile_steps", None, "Profile steps FIRST:LAST of every stage.")
+
+
+def profile_range(text: str | None) -> tuple[int, int] | None:
+    """ "10:15" -> (10, 15)."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise ValueError(f"--profile_steps is {text!r}, expected FIRST:LAST, for example 10:15")
+    return int(first), int(last)
+
+
+def train() -> None:
+    from ldm_morph_jax.training.run import train  # JAX is imported once flags are parsed
+
+    commands.use_compilation_cache()
+    metrics = train(CONFIG.value, WORKDIR.value, profile_steps=profile_range(PROFILE.value))
+    for stage, values in metrics.items():
+        shown = "  ".join(f"{name} {v:.4g}" for name, v in values.items() if name != "score")
+        print(f"{stage}: {shown}")
+    print(f"trained: {WORKDIR.value}")
+
+
+def main(arguments):
+    if len(arguments) > 1:
+        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
+    commands.run(train)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

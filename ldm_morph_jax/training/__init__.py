@@ -1,0 +1,1 @@
+"""Training: one loop (`loop`), three stages, their checkpoints, and the run that ties them."""

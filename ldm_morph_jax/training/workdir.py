@@ -1,0 +1,202 @@
+"""A run's directory: its resolved configuration, environment, lock, and trained parts.
+
+config.json, environment.json, dataset.json
+autoencoder/ diffusion/ registration/    checkpoints/ metrics.jsonl pictures/ complete.json
+evaluation/<split>/                      pairs.csv summary.json report.html figures/
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ldm_morph_jax.config import paper_config
+from ldm_morph_jax.methods.build import build_autoencoder, build_unet
+from ldm_morph_jax.training.checkpoints import restore_part
+from ldm_morph_jax.training.loop import COMPLETE
+
+# keys that may differ between two sittings of one run: where things are, and how much is told
+FREE_KEYS = ("data.source", "data.directory", "log_every", "sample_every")
+PACKAGES = (
+    "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets numpy scipy ml_collections"
+).split()
+
+
+@contextlib.contextmanager
+def locked(workdir: Path):
+    """Hold the run directory, or say who does. Only process 0 of a multi-host run takes it."""
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handle = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    with handle:
+        if jax.process_index() == 0:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise ValueError(
+                    f"workdir {workdir} is in use by another run (process {handle.read().strip()})"
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+        yield
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON under a temporary name and rename it: a final name is never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def flatten(config: dict, prefix: str = "") -> dict:
+    """Nested dictionary -> {"a.b.c": value}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def save_config(config, workdir: Path) -> None:
+    """Write config.json and environment.json; refuse a workdir of a differently configured run."""
+    resolved = json.loads(json.dumps(config.to_dict()))
+    path = Path(workdir) / "config.json"
+    if path.exists():
+        before, now = flatten(json.loads(path.read_text())), flatten(resolved)
+        different = [
+            f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.endswith(FREE_KEYS)
+        ]
+        if different:
+            raise ValueError(
+                f"{path} belongs to a run with another configuration; choose a new workdir or the "
+                f"same settings. Different: {'; '.join(different)}"
+            )
+    write_json(path, resolved)
+    write_json(Path(workdir) / "environment.json", environment())
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run, typed and locked as it was trained."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} is not a run directory: it has no config.json")
+    try:
+        stored = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    config = paper_config()
+    with config.unlocked():
+        config.update(_tuples(stored))
+    return config.lock()
+
+
+def _tuples(value):
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def environment() -> dict:
+    """Where and with what a run was made: revision, versions, devices, command."""
+    root = Path(__file__).parents[2]
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None  # an installed package has no repository around it
+    return {
+        "git_revision": revision,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "cpu_count": os.cpu_count(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def best_step(workdir: Path, stage: str) -> int:
+    """The step of a finished stage's best checkpoint."""
+    done = Path(workdir) / stage / COMPLETE
+    if not done.exists():
+        raise ValueError(f"{workdir}: the stage {stage!r} is not complete ({done} is missing)")
+    return json.loads(done.read_text())["best_step"]
+
+
+def trained_part(workdir: Path, stage: str, abstract, *, what: str):
+    """Parts of a finished stage's best checkpoint, shaped as `abstract` ({"params": ...} or so)."""
+    step = best_step(workdir, stage)
+    return restore_part(Path(workdir) / stage / "checkpoints", step, abstract, what=what)
+
+
+def abstract_autoencoder(config):
+    """Shapes of the autoencoder's parameters."""
+    model, size = build_autoencoder(config), config.data.image_size
+    return jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))["params"]
+    )
+
+
+def abstract_unet(config):
+    """Shapes of the diffusion U-Net's parameters."""
+    unet, model = build_unet(config), build_autoencoder(config)
+    size = config.data.image_size // model.downsampling
+    return jax.eval_shape(
+        lambda: unet.init(
+            jax.random.key(0),
+            jnp.zeros((1, size, size, model.latent_channels)),
+            jnp.zeros(1, jnp.int32),
+        )["params"]
+    )
+
+
+def load_autoencoder(workdir: Path, config) -> dict:
+    """All parameters of a run's autoencoder."""
+    abstract = {"params": abstract_autoencoder(config)}
+    return trained_part(workdir, "autoencoder", abstract, what="autoencoder")["params"]
+
+
+def latent_scale(workdir: Path) -> np.float32:
+    """What the run's diffusion model multiplies latents by."""
+    path = Path(workdir) / "diffusion" / "latent_scale.json"
+    return np.float32(json.loads(path.read_text())["latent_scale"])
+
+
+def load_ldm(workdir: Path, config) -> dict:
+    """The frozen latent diffusion model: {"autoencoder" (encoder half), "unet", "latent_scale"}."""
+    autoencoder = load_autoencoder(workdir, config)
+    which = {"ema": "ema", "raw": "params"}.get(config.features.weights)
+    if which is None:
+        raise ValueError(f"features.weights is {config.features.weights!r}, expected ema or raw")
+    part = trained_part(
+        workdir, "diffusion", {which: abstract_unet(config)}, what="diffusion model"
+    )
+    return {
+        "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
+        "unet": part[which],
+        "latent_scale": latent_scale(workdir),
+    }

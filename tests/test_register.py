@@ -1,0 +1,694 @@
+"""register, warp, jacobian and the Python API, with an analytic method and with a real network."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import browser
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+import SimpleITK
+from analytic_method import AnalyticMethod, heart
+
+import ldm_morph_jax.inference as inference
+from ldm_morph_jax import jacobian, register, warp
+from ldm_morph_jax.files.images import ImageError, image_from_array, plain_geometry, write_image
+from ldm_morph_jax.files.transforms import read_transform
+from ldm_morph_jax.files.weights import WeightsError
+from ldm_morph_jax.inference import Registrar, load, place_model_grid, save_weights
+
+OUTPUTS = {
+    "warped.nii.gz",
+    "displacement.nii.gz",
+    "displacement.npz",
+    "jacobian.nii.gz",
+    "metrics.json",
+    "overview.png",
+    "report.html",
+}
+SHAPE, SPACING = (70, 90), (1.5, 1.25)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """ed.nii.gz, es.nii.gz and their masks: a ring that gets smaller."""
+    geometry = replace(plain_geometry(SHAPE, SPACING), origin=np.array([10.0, -20.0]))
+    for name, radius in (("ed", 0.55), ("es", 0.45)):
+        write_image(tmp_path / f"{name}.nii.gz", heart(SHAPE, radius=radius), geometry)
+        mask = (heart(SHAPE, radius=radius) > 420).astype(np.uint8)
+        write_image(tmp_path / f"{name}_mask.nii.gz", mask, geometry)
+    return tmp_path
+
+
+@pytest.fixture
+def analytic(monkeypatch):
+    """The commands load an analytic method instead of weights."""
+    method = AnalyticMethod()
+    monkeypatch.setattr(inference, "load", lambda name: Registrar(method, {"name": name}))
+    monkeypatch.setattr("ldm_morph_jax.commands.use_compilation_cache", lambda: None)
+    return method
+
+
+def run(command, *arguments):
+    """Run a command in this process; its exit status."""
+    try:
+        command.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def on(folder, *more):
+    return ("--moving", folder / "ed.nii.gz", "--fixed", folder / "es.nii.gz", *more)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def array(path):
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
+
+
+def test_register_writes_everything(pair, analytic, capsys):
+    out = pair / "out"
+    masks = ("--moving-mask", pair / "ed_mask.nii.gz", "--fixed-mask", pair / "es_mask.nii.gz")
+    assert run(register, *on(pair, "--out", out, *masks, "--inverse")) == 0
+    inverse = {"inverse_displacement.nii.gz", "inverse_displacement.npz"}
+    assert names(out) == OUTPUTS | inverse | {"warped_mask.nii.gz"}
+    told = capsys.readouterr().out
+    assert "correlation" in told and "DSC label 1" in told and "report.html" in told
+    assert re.search(r"\d s: .* registration \(compilation included\)", told)
+
+    fixed = SimpleITK.ReadImage(pair / "es.nii.gz")
+    for name in ("warped.nii.gz", "warped_mask.nii.gz", "jacobian.nii.gz", "displacement.nii.gz"):
+        image = SimpleITK.ReadImage(out / name)
+        assert image.GetSize() == fixed.GetSize() and image.GetSpacing() == fixed.GetSpacing()
+        np.testing.assert_allclose(image.GetOrigin(), fixed.GetOrigin())
+    assert set(np.unique(array(out / "warped_mask.nii.gz"))) == {0, 1}
+    assert array(out / "warped_mask.nii.gz").dtype == np.uint8
+    warped, moving = array(out / "warped.nii.gz"), array(pair / "ed.nii.gz")
+    assert moving.min() - 1e-3 <= warped.min() < -50 and warped.max() > 600  # original intensities
+
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["fixed"]["spacing_mm"] == pytest.approx(SPACING)
+    assert 0 < metrics["dice"]["1"]["before"] < 1
+    assert metrics["inverse"]["residual_mm_largest"] < 1e-3
+    assert metrics["jacobian"]["nonpositive_percent"] == 0
+    assert metrics["displacement_mm"]["largest"] == pytest.approx(2 * 3.0, abs=4)
+    assert metrics["seconds"]["total"] > 0
+    with PIL.Image.open(out / "overview.png") as overview:
+        assert overview.size[0] > 800
+
+
+def test_overwrite(pair, analytic, capsys):
+    out = pair / "out"
+    assert run(register, *on(pair, "--out", out, "--inverse")) == 0
+    before = (out / "warped.nii.gz").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(register, *on(pair, "--out", out)) == 2
+    assert "exists; add --overwrite" in capsys.readouterr().err
+    assert (out / "warped.nii.gz").stat().st_mtime_ns == before
+    assert run(register, *on(pair, "--out", out, "--overwrite")) == 0
+    assert names(out) == OUTPUTS  # the earlier run's inverse went with it
+
+
+def test_nothing_half_written_stays(pair, analytic, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("ldm_morph_jax.report.registration.write_report", fail)
+    out = pair / "out"
+    assert run(register, *on(pair, "--out", out)) == 2
+    assert capsys.readouterr().err == "error: no space left on device\n"
+    assert not out.exists()
+
+
+def bad_command_lines(folder):
+    """(arguments, what the one line says)."""
+    (folder / "text.png").write_text("hello")
+    colour = np.zeros((9, 7, 3), np.uint8)
+    colour[2:5, 2:5, 1] = 200
+    PIL.Image.fromarray(colour).save(folder / "colour.png")
+    PIL.Image.fromarray(heart((40, 40)).clip(0, 255).astype(np.uint8)).save(folder / "grey.png")
+    stack = np.stack([heart((40, 50), seed=k) for k in range(3)])
+    write_image(folder / "stack.nii.gz", stack, plain_geometry(stack.shape))
+    far = replace(plain_geometry(SHAPE, SPACING), origin=np.array([900.0, 0.0]))
+    write_image(folder / "far.nii.gz", heart(SHAPE), far)
+    empty = heart(SHAPE)
+    empty[:] = 5
+    write_image(folder / "constant.nii.gz", empty, far)
+    (folder / "file").write_text("in the way")
+    fixed = ("--fixed", folder / "es.nii.gz")
+    out = ("--out", folder / "out")
+    stack = folder / "stack.nii.gz"
+    return [
+        ((*fixed, *out), "--moving missing"),
+        (("--moving", folder / "none.nii.gz", *fixed, *out), "no such file"),
+        (("--moving", folder / "text.png", *fixed, *out), "not a readable image"),
+        (("--moving", folder / "colour.png", *fixed, *out), "colour image"),
+        (("--moving", folder / "constant.nii.gz", *fixed, *out), "is constant"),
+        (("--moving", stack, *fixed, *out), "choose one with --slice 0 to 2"),
+        (("--moving", stack, *fixed, *out, "--slice", 7), "has no slice 7"),
+        (("--moving", stack, *fixed, *out, "--slice", "all"), "one is a stack of slices"),
+        (("--moving", folder / "far.nii.gz", *fixed, *out), "use --align centre"),
+        (
+            ("--moving", folder / "grey.png", *fixed, *out, "--spacing", -1),
+            r"spacing \(-1, -1\) mm",
+        ),
+        (on(folder, *out, "--moving-mask", folder / "grey.png"), "they must agree"),
+        (on(folder, *out, "--moving-mask", folder / "ed.nii.gz"), "not whole numbers"),
+        (on(folder, *out, "--centre", 500, 20), "lies outside"),
+        (on(folder, *out, "--refine", -3), "--refine is -3"),
+        (on(folder, "--out", folder / "file"), "cannot write there"),
+        (on(folder, "--out", folder / "file" / "deeper"), "cannot write there"),
+        (on(folder, *out, "--batch", folder / "pairs.csv"), "takes moving, fixed from its CSV"),
+        (("--batch", folder / "none.csv", *out), "no such file"),
+        (("--batch", folder / "text.png", *out), "columns are"),
+    ]
+
+
+def test_bad_input_gets_one_clear_line(pair, analytic, capsys):
+    for arguments, message in bad_command_lines(pair):
+        assert run(register, *arguments) == 2, message
+        error = capsys.readouterr().err
+        assert re.search(message, error) and error.startswith("error: "), error
+        assert error.count("\n") == 1, error
+        assert not (pair / "out").exists()
+        assert not list(pair.glob("**/.writing-*"))
+
+
+def test_unknown_models(pair, capsys, monkeypatch):
+    monkeypatch.setattr("ldm_morph_jax.commands.use_compilation_cache", lambda: None)
+    assert run(register, *on(pair, "--out", pair / "out", "--model", "nonsense")) == 2
+    error = capsys.readouterr().err
+    assert "unknown model 'nonsense'" in error and error.count("\n") == 1
+    (pair / "empty").mkdir()
+    assert run(register, *on(pair, "--out", pair / "out", "--model", pair / "empty")) == 2
+    assert "is not a run directory" in capsys.readouterr().err
+    assert not (pair / "out").exists()
+
+
+def test_read_only_out_directory(pair, analytic, capsys):
+    if os.geteuid() == 0:
+        pytest.skip("root writes anywhere")
+    out = pair / "out"
+    out.mkdir(mode=0o500)
+    assert run(register, *on(pair, "--out", out)) == 2
+    assert "cannot write there" in capsys.readouterr().err
+
+
+def test_pictures_in_pictures_out(tmp_path, analytic, capsys):
+    for name, radius in (("ed", 0.55), ("es", 0.45)):
+        picture = heart((60, 80), radius=radius)
+        PIL.Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    files = ("--moving", tmp_path / "ed.png", "--fixed", tmp_path / "es.png")
+    assert run(register, *files, "--out", tmp_path / "a") == 0
+    assert "--spacing helps" in capsys.readouterr().out
+    warped = np.asarray(PIL.Image.open(tmp_path / "a" / "warped.png"))
+    np.testing.assert_allclose(warped, array(tmp_path / "a" / "warped.nii.gz"), atol=0.51)
+    # without a spacing the longer side fills the model's 64 pixels
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert metrics["model_grid"]["fixed_pixels_per_model_pixel"] == [80 / 64, 80 / 64]
+    assert run(register, *files, "--out", tmp_path / "b", "--spacing", 1.0, 2.0) == 0
+    metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    assert metrics["model_grid"]["fixed_pixels_per_model_pixel"] == [2.0, 1.0]
+    assert SimpleITK.ReadImage(tmp_path / "b" / "warped.nii.gz").GetSpacing() == (2.0, 1.0)
+
+
+def test_one_slice_and_all_slices(tmp_path, analytic):
+    geometry = plain_geometry((3, *SHAPE), (8.0, *SPACING))
+    for name, radius in (("ed", 0.55), ("es", 0.45)):
+        stack = np.stack([heart(SHAPE, radius=radius, seed=k) for k in range(3)])
+        write_image(tmp_path / f"{name}.nii.gz", stack, geometry)
+        write_image(tmp_path / f"{name}_mask.nii.gz", (stack > 420).astype(np.uint8), geometry)
+    masks = ("--moving-mask", tmp_path / "ed_mask.nii.gz")
+    masks += ("--fixed-mask", tmp_path / "es_mask.nii.gz")
+    for which in ("1", "all"):
+        out = ("--out", tmp_path / which, "--slice", which, "--inverse")
+        assert run(register, *on(tmp_path, *out, *masks)) == 0
+    whole, one = (array(tmp_path / w / "warped.nii.gz") for w in ("all", "1"))
+    assert whole.shape == (3, *SHAPE)
+    np.testing.assert_allclose(whole[1], one, atol=0.05)
+    field = SimpleITK.ReadImage(tmp_path / "all" / "displacement.nii.gz")
+    assert field.GetDimension() == 3 and field.GetNumberOfComponentsPerPixel() == 3
+    assert np.load(tmp_path / "all" / "displacement.npz")["displacement"].shape == (3, *SHAPE, 3)
+    out = tmp_path / "again.nii.gz"
+    arguments = ("--transform", tmp_path / "all" / "displacement.nii.gz", "--slice", "all")
+    assert run(warp, *arguments, "--input", tmp_path / "ed.nii.gz", "--out", out) == 0
+    np.testing.assert_allclose(array(out), whole, atol=0.05)
+
+
+def test_batch(pair, analytic, capsys):
+    write_image(pair / "nan.nii.gz", heart(SHAPE) * np.nan, plain_geometry(SHAPE))
+    (pair / "pairs.csv").write_text(
+        "id,moving,fixed,moving_mask,fixed_mask\n"
+        "first,ed.nii.gz,es.nii.gz,ed_mask.nii.gz,es_mask.nii.gz\n"
+        "broken,nan.nii.gz,es.nii.gz,,\n"
+        "last,es.nii.gz,ed.nii.gz,,\n"
+    )
+    assert run(register, "--batch", pair / "pairs.csv", "--out", pair / "out") == 1
+    progress = capsys.readouterr().err.splitlines()
+    assert [line[:5] for line in progress] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert "NaN" in progress[1]
+    with open(pair / "out" / "summary.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert [row["status"] for row in rows.values()] == ["ok", "failed", "ok"]
+    assert 0 < float(rows["first"]["dice_after"]) <= 1 and not rows["last"]["dice_after"]
+    assert names(pair / "out") == {"first", "last", "summary.csv"}
+    assert names(pair / "out" / "last") == OUTPUTS
+    # a pair of a batch is what it is alone
+    assert run(register, *on(pair, "--out", pair / "alone")) == 0
+    for name in ("warped.nii.gz", "displacement.nii.gz"):
+        np.testing.assert_array_equal(
+            array(pair / "alone" / name), array(pair / "out" / "first" / name)
+        )
+    assert run(register, "--batch", pair / "pairs.csv", "--out", pair / "out") == 2
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("id,moving,fixed\na,x,y\na,x,y\n", "repeats the id 'a'"),
+        ("id,moving,fixed\n../up,x,y\n", "not usable as a folder name"),
+        ("moving,fixed,colour\nx,y,red\n", "columns are"),
+        ("moving,fixed\n", "lists no pairs"),
+        ("moving,fixed\nx,\n", "lacks moving or fixed"),
+        ("moving,fixed,slice\nx,y,two\n", "neither a number"),
+    ],
+)
+def test_bad_batches(tmp_path, analytic, capsys, text, message):
+    (tmp_path / "pairs.csv").write_text(text)
+    assert run(register, "--batch", tmp_path / "pairs.csv", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# -- warp and jacobian
+
+
+def test_warp_and_jacobian_commands(pair, analytic, capsys):
+    out = pair / "out"
+    masks = ("--moving-mask", pair / "ed_mask.nii.gz")
+    assert run(register, *on(pair, "--out", out, "--inverse", *masks)) == 0
+    expected = array(out / "warped.nii.gz")
+    for transform in ("displacement.nii.gz", "displacement.npz"):
+        arguments = ("--transform", out / transform, "--overwrite")
+        target = pair / "target.nii.gz"
+        image = ("--input", pair / "ed.nii.gz", "--out", target)
+        assert run(warp, *arguments, *image) == 0
+        np.testing.assert_allclose(array(target), expected, atol=0.05)
+        labels = ("--input", pair / "ed_mask.nii.gz", "--out", target, "--interpolation", "nearest")
+        assert run(warp, *arguments, *labels) == 0
+        np.testing.assert_array_equal(array(target), array(out / "warped_mask.nii.gz"))
+        capsys.readouterr()
+        assert run(jacobian, *arguments, "--out", target) == 0
+        assert "J <= 0: 0.0000 % (0 of 6300 pixels)" in capsys.readouterr().out
+        np.testing.assert_allclose(array(target), array(out / "jacobian.nii.gz"), atol=1e-4)
+        mask = ("--mask", pair / "es_mask.nii.gz")
+        assert run(jacobian, "--transform", out / transform, *mask) == 0
+        assert "6300" not in capsys.readouterr().out
+    # the inverse carries the fixed image to the moving one
+    target = pair / "back.nii.gz"
+    image = ("--input", pair / "es.nii.gz", "--out", target, "--inverse")
+    assert run(warp, "--transform", out / "displacement.npz", *image) == 0
+    by_file = pair / "by_file.nii.gz"
+    field = ("--transform", out / "inverse_displacement.nii.gz", "--input", pair / "es.nii.gz")
+    assert run(warp, *field, "--out", by_file) == 0
+    np.testing.assert_allclose(array(target), array(by_file), atol=0.05)
+    with_grid = ("--transform", out / "displacement.nii.gz", "--moving", pair / "ed.nii.gz")
+    assert run(warp, *with_grid, *image, "--overwrite") == 0
+    np.testing.assert_allclose(array(target), array(by_file), atol=0.05)
+
+
+def test_warp_points(pair, analytic):
+    """A point follows the tissue, in millimetres and in pixels, there and back."""
+    out = pair / "out"
+    assert run(register, *on(pair, "--out", out)) == 0
+    transform = read_transform(out / "displacement.npz")
+    pixels = np.array([[30.0, 41.0], [44.0, 60.0]])
+    positions = transform.moving.to_physical(pixels)
+    (pair / "mm.csv").write_text(
+        "name,x,y\n" + "".join(f"p{k},{x},{y}\n" for k, (x, y) in enumerate(positions))
+    )
+    (pair / "px.csv").write_text("row,column\n" + "".join(f"{r},{c}\n" for r, c in pixels))
+
+    def table(path):
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    found = {}
+    for name, columns in (("mm", "xy"), ("px", ("row", "column"))):
+        arguments = ("--transform", out / "displacement.npz", "--input", pair / f"{name}.csv")
+        there = pair / f"{name}_there.csv"
+        assert run(warp, *arguments, "--out", there) == 0
+        found[name] = np.array([[float(row[c]) for c in columns] for row in table(there)])
+        back = pair / f"{name}_back.csv"
+        arguments = ("--transform", out / "displacement.npz", "--input", there, "--inverse")
+        assert run(warp, *arguments, "--out", back) == 0
+        again = np.array([[float(row[c]) for c in columns] for row in table(back)])
+        np.testing.assert_allclose(again, positions if name == "mm" else pixels, atol=1e-3)
+    assert [row["name"] for row in table(pair / "mm_there.csv")] == ["p0", "p1"]
+    np.testing.assert_allclose(transform.fixed.to_index(found["mm"]), found["px"], atol=1e-3)
+    # T leads from the fixed to the moving image, so from where the points went to where they were
+    np.testing.assert_allclose(transform.map_points(found["mm"]), positions, atol=1e-3)
+    assert np.abs(found["px"] - pixels).max() > 1
+
+
+def test_warp_refusals(pair, analytic, capsys):
+    out = pair / "out"
+    assert run(register, *on(pair, "--out", out)) == 0
+    (pair / "points.csv").write_text("a,b\n1,2\n")
+    (pair / "words.csv").write_text("x,y\n1,two\n")
+    (pair / "pixels.csv").write_text("row,column\n1,2\n")
+    capsys.readouterr()
+    field, target = out / "displacement.nii.gz", pair / "target.nii.gz"
+    for arguments, message in [
+        ((pair / "es.nii.gz", "--out", target, "--inverse"), "does not tell the moving"),
+        ((pair / "points.csv", "--out", pair / "t.csv"), "expected x, y (mm) or row, column"),
+        ((pair / "words.csv", "--out", pair / "t.csv"), "not numbers"),
+        ((pair / "pixels.csv", "--out", pair / "t.csv"), "does not tell the moving"),
+        ((pair / "ed.nii.gz", "--out", pair / "es.nii.gz"), "add --overwrite"),
+        ((pair / "ed.nii.gz", "--out", pair / "a.jpg"), "unknown suffix"),
+    ]:
+        assert run(warp, "--transform", field, "--input", *arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert run(jacobian, "--transform", pair / "ed.nii.gz") == 2
+    assert "not a displacement field" in capsys.readouterr().err
+
+
+# -- the Python API
+
+
+def test_api_shapes_and_contents():
+    registrar = Registrar(AnalyticMethod())
+    moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
+    one = registrar(moving, fixed, spacing=SPACING)
+    many = registrar(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]), spacing=SPACING)
+    for result, lead in ((one, ()), (many, (2,))):
+        assert result.warped.shape == result.jacobian_determinant.shape == (*lead, *SHAPE)
+        assert result.displacement.shape == result.inverse.shape == (*lead, *SHAPE, 2)
+        assert result.inverse_residual.max() < 1e-3
+    np.testing.assert_allclose(many.warped[0], one.warped, atol=0.01)
+    np.testing.assert_array_equal(one.warp(moving), one.warped)
+    labels = (moving > 420).astype(np.int16)
+    assert set(np.unique(one.warp(labels, interpolation="nearest"))) == {0, 1}
+    there_and_back = one.warp(one.warp(moving), inverse=True)[15:-15, 15:-15]
+    assert (
+        np.abs(there_and_back - moving[15:-15, 15:-15]).mean() < 15
+    )  # of 1000, interpolated twice
+    with pytest.raises(ImageError, match="2 images|expected 2"):
+        many.warp(labels[None])
+
+
+def test_api_different_sizes():
+    registrar = Registrar(AnalyticMethod(amplitude=0.0))
+    moving, fixed = heart((120, 100)), heart((60, 50))
+    result = registrar(moving, fixed, spacing=2.0, moving_spacing=1.0)
+    assert result.displacement.shape == (60, 50, 2) and result.inverse.shape == (120, 100, 2)
+    # nothing moves, so the same heart appears at half the resolution, centre on centre
+    np.testing.assert_allclose(result.warped[1:-1, 1:-1], fixed[1:-1, 1:-1], atol=60)
+    np.testing.assert_allclose(result.jacobian_determinant, 1.0, atol=1e-6)
+
+
+def test_api_refusals():
+    registrar = Registrar(AnalyticMethod())
+    good = heart((40, 40))
+    nan = good.copy()
+    nan[3, 3] = np.nan
+    for arguments, options, message in [
+        ((nan, good), {}, "moving: holds NaN"),
+        ((good, np.ones((40, 40))), {}, "fixed: is constant|constant"),
+        ((good, good[None]), {}, "have shapes"),
+        ((good[None], np.stack([good, good])), {}, "the same B"),
+        ((good, good), {"spacing": 0}, "spacing"),
+        ((good, good), {"spacing": (1, -2)}, "spacing"),
+        ((good, good), {"refine": -1}, "refine"),
+        ((good, good), {"centre": (-3, 2)}, "outside"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            registrar(*arguments, **options)
+
+
+def test_network_that_returns_nan_is_named():
+    class Broken(AnalyticMethod):
+        def displacement(self, moving, fixed):
+            return super().displacement(moving, fixed) * jnp.nan
+
+    with pytest.raises(ValueError, match="analytic: predicted NaN"):
+        Registrar(Broken())(heart((40, 40)), heart((40, 40)))
+
+
+def test_model_grid_is_the_training_crop():
+    """A 256x256 image at the training spacing: the grid is its pixels 64 to 191, exactly."""
+    image = image_from_array(heart((256, 256)), 1.25)
+    grid = place_model_grid(image, 128, 1.25)
+    np.testing.assert_array_equal(grid.fixed_pixels()[0, 0], [64, 64])
+    np.testing.assert_array_equal(grid.fixed_pixels()[-1, -1], [191, 191])
+    method = AnalyticMethod(128, 1.25)
+    prepared = inference.prepare(method, image, image)
+    crop = image.array[64:192, 64:192]
+    np.testing.assert_allclose(prepared.fixed[0], (crop - crop.min()) / np.ptp(crop), atol=1e-6)
+    u = np.asarray(method.displacement(prepared.moving[..., None], prepared.fixed[..., None]))
+    transform = inference.to_transform(prepared, u, image.geometry, image.geometry)
+    np.testing.assert_allclose(transform.displacement[64:192, 64:192], u[0], atol=1e-6)
+    # beyond the grid the displacement keeps its border value: it stays continuous
+    np.testing.assert_allclose(transform.displacement[0, 100], u[0, 0, 36], atol=1e-6)
+    shifted = place_model_grid(image, 128, 1.25, centre=(100.5, 90.5))
+    np.testing.assert_array_equal(shifted.fixed_pixels()[0, 0], [37, 27])
+
+
+def test_refinement_improves_and_pairs_are_independent():
+    registrar = Registrar(AnalyticMethod(amplitude=0.0))
+    a = heart((64, 64), radius=0.55), heart((64, 64), radius=0.47)
+    b = heart((64, 64), radius=0.5, seed=3), heart((64, 64), radius=0.6, seed=3)
+    both = registrar(*(np.stack(x) for x in zip(a, b, strict=True)), spacing=2.0, refine=40)
+    for k, registration in enumerate(both.registrations):
+        before, after = registration.prediction.dissimilarity[0]
+        assert after < 0.5 * before
+        correlations = [
+            registration.correlation(t)
+            for t in (registration.network_transform, registration.transform)
+        ]
+        assert correlations[1] > correlations[0] + 0.02
+        assert both.jacobian_determinant[k].min() > 0
+    # the result of B is the same whether A, or something else, is refined beside it or before it
+    other = registrar(*(np.stack(x) for x in zip(a[::-1], b, strict=True)), spacing=2.0, refine=40)
+    np.testing.assert_array_equal(both.displacement[1], other.displacement[1])
+    alone = registrar(*b, spacing=2.0, refine=40)
+    np.testing.assert_allclose(alone.displacement, both.displacement[1], atol=1e-3)
+    np.testing.assert_array_equal(
+        registrar(*b, spacing=2.0, refine=40).displacement, alone.displacement
+    )
+
+
+def test_refine_on_the_command_line(pair, analytic, capsys):
+    analytic.amplitude = 0.0
+    assert run(register, *on(pair, "--out", pair / "out", "--refine", 30)) == 0
+    metrics = json.loads((pair / "out" / "metrics.json").read_text())
+    assert metrics["correlation"]["after"] > metrics["correlation"]["network"]
+    refinement = metrics["refinement"]
+    assert refinement["objective_after"][0] < refinement["objective_before"][0]
+    assert "nonpositive_percent_after" in refinement
+    assert "(network " in capsys.readouterr().out
+
+
+def test_diffeomorphic_unfolds(pair, analytic, capsys):
+    class Folding(AnalyticMethod):
+        def displacement(self, moving, fixed):
+            x = np.arange(self.image_size)
+            wave = np.zeros((*moving.shape[:3], 2), np.float32)
+            wave[..., 1] = 6 * np.sin(2 * np.pi * x / 32)
+            return jnp.asarray(wave)
+
+    registrar = Registrar(Folding())
+    arrays = heart((128, 128), radius=0.5), heart((128, 128), radius=0.45)
+    assert registrar(*arrays, spacing=1.0).jacobian_determinant.min() < 0
+    assert registrar(*arrays, spacing=1.0, diffeomorphic=True).jacobian_determinant.min() > 0
+    assert run(register, *on(pair, "--out", pair / "out", "--diffeomorphic")) == 0
+    assert "not a velocity" in capsys.readouterr().out
+    assert "not a velocity" in (pair / "out" / "report.html").read_text()
+
+
+# -- the report
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
+@pytest.mark.parametrize("which", ["flat", "stack"])
+def test_report_in_a_browser(pair, analytic, which):
+    if which == "stack":
+        geometry = plain_geometry((3, *SHAPE), (8.0, *SPACING))
+        for name, radius in (("ed", 0.55), ("es", 0.45)):
+            slices = np.stack([heart(SHAPE, radius=radius, seed=k) for k in range(3)])
+            write_image(pair / f"{name}.nii.gz", slices, geometry)
+    else:
+        geometry = None
+    masks = ("--moving-mask", pair / "ed_mask.nii.gz", "--fixed-mask", pair / "es_mask.nii.gz")
+    more = ("--slice", "all") if which == "stack" else masks
+    assert run(register, *on(pair, "--out", pair / "out", *more)) == 0
+    url = (pair / "out" / "report.html").as_uri()
+    with browser.page() as page:
+        page.open(url)
+        assert page.evaluate("document.title") == "ed.nii.gz registered to es.nii.gz"
+        # every picture of the page has been decoded
+        pictures = "[...document.images]"
+        assert page.evaluate(f"{pictures}.length") >= 6
+        assert page.evaluate(f"{pictures}.every(i => i.complete && i.naturalWidth > 0)")
+        view = ".slice:not([hidden]) .compare"
+        left, top, width, height = page.box(view)
+        assert width > 300 and height / width == pytest.approx(70 * 1.5 / (90 * 1.25), abs=0.02)
+
+        def picture():
+            shot = PIL.Image.open(io.BytesIO(page.screenshot())).convert("L")
+            box = [round(v) for v in (left, top, left + width, top + height)]
+            return np.asarray(shot.crop(box), np.float64)
+
+        start = picture()
+        assert start.std() > 10  # an image, not an empty box
+        # the slider: its thumb dragged to the right end shows the left image everywhere
+        x, y, w, h = page.box("#position")
+        page.drag((x + w / 2, y + h / 2), (x + w - 1, y + h / 2))
+        assert page.evaluate("Number(document.getElementById('position').value)") > 98
+        assert page.evaluate(f"getComputedStyle(document.querySelector('{view} .layer')).clipPath")
+        right_end = picture()
+        half = round(width / 2)
+        changed = np.abs(right_end - start)
+        assert changed[:, half + 20 : -60].mean() > 1  # what was fixed has become warped
+        assert changed[40:, 20 : half - 20].mean() < 0.5  # the left half already was
+        # dragging across the image moves the line, too
+        page.drag((left + 0.7 * width, top + 50), (left + 0.2 * width, top + 50))
+        assert page.evaluate("Number(position.value)") == pytest.approx(20, abs=1)
+        for mode, pair_of in (("checkerboard", "warped fixed"), ("slider", "moving warped")):
+            before = picture()
+            page.evaluate(
+                f"mode.value = '{mode}'; pair.value = '{pair_of}';"
+                "mode.dispatchEvent(new Event('input'))"
+            )
+            assert np.abs(picture() - before).mean() > 0.3
+        assert page.evaluate("document.querySelector('.tag.left').textContent") == "before"
+        if which == "stack":
+            visible = "[...document.querySelectorAll('.slice')].findIndex(s => !s.hidden)"
+            assert page.evaluate(visible) == 1
+            page.evaluate("slice.value = 2; slice.dispatchEvent(new Event('input'))")
+            assert page.evaluate(visible) == 2
+        assert page.errors == []
+        assert [u for u in page.requests if not u.startswith("data:")] == [url]
+        # and it could not reach out if it wanted to
+        page.evaluate(
+            "fetch('https://example.org/').catch(() => {}); new Image().src='https://example.org/a.png'"
+        )
+        time.sleep(0.3)
+        page.evaluate("1")
+        assert any("Content Security Policy" in error for error in page.errors)
+
+
+def test_report_names_are_escaped(tmp_path, analytic):
+    name = "<script>alert(1)<!-- .nii.gz"
+    for radius, file in ((0.55, name), (0.45, "es.nii.gz")):
+        write_image(tmp_path / file, heart(SHAPE, radius=radius), plain_geometry(SHAPE, SPACING))
+    files = ("--moving", tmp_path / name, "--fixed", tmp_path / "es.nii.gz")
+    assert run(register, *files, "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+    assert "default-src 'none'" in text
+
+
+# -- a real network, its weights file, and a fresh process
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """A tiny untrained LDM-Morph as a weights file."""
+    from ldm_morph_jax.config import paper_config
+    from ldm_morph_jax.methods.trained import TrainedMethod
+
+    config = paper_config()
+    config.data.name = "phantom"
+    config.data.image_size = 32
+    config.registration.pixel_weight = 1.0  # no latent loss and no taps: quick to compile
+    config.registration.model.update(
+        {
+            "embed_dim": 16,
+            "depths": (1, 1, 1, 1),
+            "num_heads": (2, 2, 2, 2),
+            "fusion": "none",
+        }
+    )
+    method = TrainedMethod(config.lock(), None, {}, spacing_mm=3.0)
+    method.params = jax.jit(lambda key: method.method.init(key, 32))(jax.random.key(0))
+    # untrained, the last layer moves nothing: enlarge it, so that there is something to see
+    last = max(jax.tree_util.tree_leaves_with_path(method.params), key=_is_last_kernel)
+    method.params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 3e3 if path == last[0] else leaf, method.params
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(method, path, {"name": "tiny"})
+    return path, method
+
+
+def _is_last_kernel(entry):
+    path, leaf = entry
+    return path[-1].key == "kernel" and leaf.shape[-1] == 2
+
+
+def test_weights_file_gives_the_same_network(weights_file):
+    path, method = weights_file
+    registrar = load(path)
+    assert registrar.card == {"name": "tiny"} and registrar.method.spacing_mm == 3.0
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(2, 1, 32, 32, 1)).astype(np.float32)
+    expected = np.asarray(method.displacement(*images))
+    assert np.abs(expected).max() > 0.05  # pixels
+    found = np.asarray(registrar.method.displacement(*images))
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    tampered = path.with_name("tampered.safetensors")
+    tampered.write_bytes(data)
+    tampered.with_name("tampered.safetensors.sha256").write_bytes(
+        path.with_name("tiny.safetensors.sha256").read_bytes()
+    )
+    with pytest.raises(WeightsError, match="tampered with"):
+        load(tampered)
+
+
+def test_real_network_in_a_fresh_process(pair, weights_file, tmp_path):
+    """The command as it is typed; the second call finds its compiled programs."""
+    environment = os.environ | {"LDM_MORPH_CACHE": str(tmp_path / "cache")}
+    seconds = []
+    for out in ("a", "b"):
+        more = ("--out", pair / out, "--model", weights_file[0], "--refine", "2", "--inverse")
+        command = [sys.executable, "-m", "ldm_morph_jax.register", *map(str, on(pair, *more))]
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "wrote" in done.stdout
+        seconds.append(json.loads((pair / out / "metrics.json").read_text())["seconds"])
+    assert any((tmp_path / "cache").iterdir())
+    np.testing.assert_array_equal(
+        array(pair / "a" / "displacement.nii.gz"), array(pair / "b" / "displacement.nii.gz")
+    )
+    assert seconds[1]["registration"] < seconds[0]["registration"]
+
+
+def test_help_says_what_it_does():
+    for command in (register, warp, jacobian):
+        text = command.build_parser().format_help()
+        assert "docs/registering.md" in text and "--overwrite" in text

@@ -1,0 +1,176 @@
+"""A whole run, small: all stages, what they leave on disk, exact resume, and what is refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from ldm_morph_jax.methods.trained import load_run
+from ldm_morph_jax.training import loop, run
+from ldm_morph_jax.training.checkpoints import restore_part
+from ldm_morph_jax.training.workdir import load_config
+
+STAGES = ("autoencoder", "diffusion", "registration")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def finished(data, tmp_path_factory):
+    """A run of every stage, and the metrics that it returned."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, run.train(tiny_config(data), workdir)
+
+
+def state_of(workdir, stage, step=4):
+    """All arrays of a checkpoint, by name."""
+    import orbax.checkpoint as ocp
+
+    folder = workdir / stage / "checkpoints" / f"{step:08d}" / "state"
+    tree = ocp.StandardCheckpointer().restore(folder.absolute())
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_every_stage_is_trained_and_documented(finished):
+    workdir, metrics = finished
+    assert list(metrics) == list(STAGES)
+    for stage in STAGES:
+        rows = [json.loads(row) for row in (workdir / stage / "metrics.jsonl").open()]
+        assert [row["step"] for row in rows if "images_per_second" in row] == [2, 4]
+        assert json.loads((workdir / stage / "complete.json").read_text())["steps"] == 4
+        assert list((workdir / stage / "pictures").glob("*.png"))
+        assert list((workdir / stage / "tensorboard").iterdir())
+    assert metrics["registration"]["dsc"] > 0
+    assert {"reconstructions_000004.png"} == {
+        p.name for p in (workdir / "autoencoder" / "pictures").iterdir()
+    }
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert load_config(workdir).to_dict() == load_config(workdir).to_dict()
+
+
+def test_complete_stages_are_skipped(finished, data):
+    workdir, metrics = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.glob("*/checkpoints/*")}
+    assert run.train(tiny_config(data), workdir) == metrics
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.glob("*/checkpoints/*")}
+
+
+def test_trained_method_registers(finished):
+    method = load_run(finished[0])
+    images = jax.random.uniform(jax.random.key(0), (2, 2, 32, 32, 1))
+    u = method.displacement(images[0], images[1])
+    assert u.shape == (2, 32, 32, 2)
+    both = method.dissimilarity(images[0], images[1], u)
+    one = method.dissimilarity(images[0, 1:], images[1, 1:], u[1:])
+    np.testing.assert_allclose(both[1:], one, rtol=1e-5)
+    np.testing.assert_allclose(method.spacing_mm, load_run(finished[0]).spacing_mm)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted_run_ends_bit_equal(finished, data, tmp_path, monkeypatch, stage):
+    """Killed after step 3, that is after the checkpoint at 2, and started again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(workdir / later)
+
+    class Killed(BaseException):
+        pass
+
+    def die(name, step, values):
+        if name == stage and step == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_check_finite", die)
+        with pytest.raises(Killed):
+            run.train(tiny_config(data), workdir)
+    assert [p.name for p in (workdir / stage / "checkpoints").glob("0*")] == ["00000002"]
+    metrics = run.train(tiny_config(data), workdir)
+    assert metrics == finished[1]
+    expected, found = state_of(finished[0], stage), state_of(workdir, stage)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_cached_features_are_what_is_computed_anew(finished, data, tmp_path):
+    """One step from the cache and one without it give the same loss and gradient."""
+    losses = {}
+    for cache in (True, False):
+        config = tiny_config(data)
+        config.ldm_from = str(finished[0])
+        config.features.cache = cache
+        config.registration.train.steps = 2
+        run.train(config, tmp_path / str(cache))
+        rows = (tmp_path / str(cache) / "registration" / "metrics.jsonl").open()
+        losses[cache] = json.loads(next(rows))
+    for term in ("loss", "latent", "gradient_norm"):
+        assert losses[True][term] == pytest.approx(losses[False][term], rel=1e-4)
+
+
+def test_another_configuration_is_refused(finished, data):
+    config = tiny_config(data)
+    config.registration.train.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"registration\.train\.learning_rate: found 0.001, now"):
+        run.train(config, finished[0])
+
+
+def test_checkpoint_of_another_architecture_is_refused(finished, data, tmp_path):
+    config = tiny_config(data)
+    config.ldm_from = str(finished[0])
+    config.diffusion.model.base_channels = 16
+    with pytest.raises(ValueError, match=r"diffusion model has another architecture .*found \("):
+        run.train(config, tmp_path / "other")
+
+
+def test_missing_stage_is_named(data, tmp_path):
+    config = tiny_config(data)
+    config.ldm_from = str(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="'autoencoder' is not complete"):
+        run.train(config, tmp_path / "run")
+
+
+def test_two_runs_cannot_share_a_workdir(data, tmp_path):
+    from ldm_morph_jax.training.workdir import locked
+
+    with locked(tmp_path), pytest.raises(ValueError, match="in use by another run"):
+        run.train(tiny_config(data), tmp_path)
+
+
+def test_non_finite_numbers_stop_the_run(finished, data, tmp_path):
+    config = tiny_config(data)
+    config.ldm_from = str(finished[0])
+    config.registration.train.learning_rate = 1e30
+    with pytest.raises(loop.NonFiniteError, match=r"registration: not finite at step \d: .*loss"):
+        run.train(config, tmp_path / "run")
+    row = json.loads((tmp_path / "run/registration/metrics.jsonl").read_text().splitlines()[-1])
+    assert row["loss"] is None
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(finished, data, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "registration/complete.json").unlink()
+    for file in (workdir / "registration/checkpoints/00000004/state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    with caplog.at_level("WARNING"):
+        run.train(tiny_config(data), workdir)
+    assert "00000004 cannot be read" in caplog.text
+
+
+def test_restore_part_lists_what_differs(finished):
+    abstract = {"params": {"nothing": jax.ShapeDtypeStruct((3,), np.float32)}}
+    with pytest.raises(ValueError, match="expected nothing"):
+        restore_part(finished[0] / "registration/checkpoints", 4, abstract, what="network")
