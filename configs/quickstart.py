@@ -26,7 +26,7 @@ def get_config():
     c.autoencoder.commitment_order = "paper"
     c.autoencoder.model.norm_groups = 8
     c.autoencoder.train = stage_config(
-        steps=300, batch_size=8, learning_rate=1e-3, schedule="cosine", evaluate_every=100
+        steps=200, batch_size=8, learning_rate=1e-3, schedule="cosine", evaluate_every=200
     )
     c.autoencoder.augmentation.orientations = ORIENTATIONS
 
@@ -37,12 +37,12 @@ def get_config():
     c.diffusion.latent_scale = 0.0
     c.diffusion.ema_decay = 0.99
     c.diffusion.train = stage_config(
-        steps=600,
+        steps=250,
         batch_size=16,
         learning_rate=5e-4,
         schedule="cosine",
-        log_every=100,
-        evaluate_every=200,
+        log_every=50,
+        evaluate_every=250,
     )
     c.diffusion.augmentation.orientations = ORIENTATIONS
 
@@ -52,7 +52,7 @@ def get_config():
     c.registration.model.window_size = 4
     c.registration.model.drop_path_rate = 0.1
     c.registration.train = stage_config(
-        steps=1200, batch_size=8, learning_rate=1e-3, schedule="cosine", evaluate_every=300
+        steps=400, batch_size=8, learning_rate=1e-3, schedule="cosine", evaluate_every=200
     )
     c.registration.augmentation.orientations = ORIENTATIONS
     return c

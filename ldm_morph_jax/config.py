@@ -46,7 +46,7 @@ def paper_config() -> ConfigDict:
                 "directory": "data",  # where prepared datasets are kept
                 "image_size": 128,
                 "intensity": "minmax",  # or "percentile": clip to the 1st to 99th first
-                "reverse": False,  # True: moving = ES, fixed = ED
+                "reverse": False,  # True: moving = ES, fixed = ED, as in the published code
                 "options": ConfigDict(),  # further options of this dataset
             },
             # a finished run whose autoencoder and diffusion model to use instead of training them
@@ -104,7 +104,7 @@ def paper_config() -> ConfigDict:
                 "noising": "ddim",  # or "q_sample": one random draw, as the published code
                 "tap_time": 1,
                 "inversion_steps": 1,
-                "weights": "ema",  # or "raw"
+                "weights": "ema",  # or "raw", as in the published code
                 "cache": True,  # compute the frozen features of training images once
             },
             "registration": {
@@ -148,3 +148,76 @@ def official_code(config: ConfigDict) -> ConfigDict:
     c.stochastic_depth_steps = c.train.get_ref("evaluate_every")
     c.smoothness_scale = "half_size"
     return config
+
+
+def official_code_if_asked(config: ConfigDict, variant: str) -> ConfigDict:
+    """The argument of a config file: "" for the paper, "official_code" for the preset above."""
+    if variant == "official_code":
+        return official_code(config)
+    if variant:
+        raise ValueError(f"config argument {variant!r}, expected nothing or 'official_code'")
+    return config
+
+
+def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
+    """The argument of a config file of one of the paper's datasets. Changes and returns `config`.
+
+    "small": networks, batches and training for a laptop (as in configs/sunnybrook_small.py), images
+    as they are. "paper" or "": nothing. "official_code": the preset above.
+    """
+    if variant == "official_code":
+        return official_code(config)
+    if variant in ("", "paper"):
+        return config
+    if variant != "small":
+        raise ValueError(
+            f"config argument {variant!r}, expected nothing, 'paper', 'small' or 'official_code'"
+        )
+    c = config.autoencoder
+    c.model.base_channels = 16
+    c.model.channel_multipliers = (1, 2, 2)
+    c.model.residual_blocks = 1
+    c.model.attention_levels = ()
+    c.model.codebook_size = 64
+    c.model.norm_groups = 8
+    c.commitment_order = "paper"
+    c.train = stage_config(
+        steps=600, batch_size=4, learning_rate=1e-3, schedule="cosine", evaluate_every=200
+    )
+    c = config.diffusion
+    c.model.base_channels = 32
+    c.model.residual_blocks = 1
+    c.model.norm_groups = 8
+    c.latent_scale = 0.0
+    c.ema_decay = 0.995
+    c.train = stage_config(
+        steps=800, batch_size=8, learning_rate=5e-4, schedule="cosine", evaluate_every=400
+    )
+    c = config.registration
+    c.model.embed_dim = 16
+    c.model.depths = (2, 2, 2, 2)
+    c.model.num_heads = (2, 2, 4, 4)
+    c.model.drop_path_rate = 0.1
+    c.train = stage_config(
+        steps=1500,
+        batch_size=4,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=100,
+        evaluate_every=300,
+    )
+    return config
+
+
+def config_from_json(values: dict) -> ConfigDict:
+    """A stored configuration (JSON, so lists for tuples) on top of the defaults, locked."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(v) for key, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    config = paper_config()
+    with config.unlocked():
+        config.update(tuples(values))
+    return config.lock()

@@ -48,6 +48,7 @@ def evaluate() -> None:
         dataset=dataset.name,
         split=split,
         out_dir=out,
+        config=config.to_dict(),
         workdir=workdir,
     )
     print(format_summary_table(summary))

@@ -11,8 +11,9 @@ the longer side of the image fills the grid. What of the image exceeds the grid 
 the grid exceeds the image is zero. Both images are sampled on this grid, the moving one at the same
 positions; intensities are normalised there, as in training.
 
-The network's displacement, linear between model pixels and continued with its border value, is read
-at every pixel of the *original* fixed image and turned into millimetres: T(p) = p + shift + d(p).
+The network's displacement, linear between model pixels and fading to zero within half a grid beyond
+its border, is read at every pixel of the *original* fixed image and turned into millimetres:
+T(p) = p + shift + d(p).
 `shift` is zero where both files say where they lie ("world"); otherwise it puts the centres of the
 images on each other ("centre"). Nothing is resampled twice: warped(p) = moving(T(p)).
 """
@@ -301,9 +302,9 @@ def predict(
             integrate it by scaling and squaring.
     """
     start = time.perf_counter()
-    moving, fixed = (jnp.asarray(a, jnp.float32)[..., None] for a in (moving, fixed))
+    moving, fixed = (jnp.asarray(a[..., None], jnp.float32) for a in (moving, fixed))
     field = method.displacement(moving, fixed)
-    if not bool(jnp.isfinite(field).all()):
+    if not np.isfinite(field).all():
         raise ValueError(f"{method.name}: predicted NaN or infinity; the weights are not usable")
     to_displacement = _integrate if diffeomorphic else lambda field: field
     network = to_displacement(field)
@@ -382,15 +383,31 @@ def to_transform(
     prepared: Prepared, displacement: np.ndarray, moving: Geometry, fixed: Geometry
 ) -> Transform:
     """Displacement `[S, N, N, 2]` on the model grid -> transform on the original fixed image."""
-    at = prepared.grid.model_pixels(fixed.shape[-2:])
+    margin = prepared.grid.size // 2
+    at = prepared.grid.model_pixels(fixed.shape[-2:]) + margin
     planes = []
     for u, shift in zip(displacement, prepared.shift, strict=True):
-        pixels = sample_vectors(u, at) * prepared.grid.scale
+        pixels = sample_vectors(_fade_out(u, margin), at) * prepared.grid.scale
         if fixed.dimension == 3:
             pixels = np.concatenate([np.zeros((*pixels.shape[:-1], 1)), pixels], axis=-1)
         planes.append(fixed.vectors_to_physical(pixels) + shift)
     stacked = np.stack(planes) if fixed.dimension == 3 else planes[0]
     return Transform(stacked, fixed, moving)
+
+
+def _fade_out(u: np.ndarray, margin: int) -> np.ndarray:
+    """`[N, N, 2]` -> `[N + 2 margin, N + 2 margin, 2]`: unchanged inside, zero at the outer end.
+
+    Merely repeating the border values would draw every wrinkle at the border out into a streak;
+    beyond the border they are blurred.
+    """
+    wide = np.pad(u, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    beyond = np.pad(np.zeros(len(u)), margin, mode="linear_ramp", end_values=margin)
+    distance = np.maximum(beyond[:, None], beyond[None, :])[..., None] / margin
+    faded = wide * (1 + np.cos(np.pi * distance)) / 2
+    blurred = gaussian_filter(faded, (margin / 8, margin / 8, 0), mode="nearest")
+    share = np.clip(4 * distance, 0, 1)
+    return np.where(distance < 1, (1 - share) * faded + share * blurred, 0.0)
 
 
 @dataclass(frozen=True)
@@ -651,15 +668,12 @@ def load(name_or_path: str | Path = DEFAULT_MODEL) -> Registrar:
 
 
 def _load_weights_file(path, expected_sha256) -> Registrar:
-    from ldm_morph_jax.config import paper_config
+    from ldm_morph_jax.config import config_from_json
     from ldm_morph_jax.methods.trained import TrainedMethod
 
     params, config, card = load_compact(path, expected_sha256)
-    full = paper_config()
-    with full.unlocked():
-        full.update(_tuples(config["config"]))
     method = TrainedMethod(
-        full.lock(),
+        config_from_json(config["config"]),
         jax.tree.map(jnp.asarray, params["params"]),
         jax.tree.map(jnp.asarray, params.get("frozen", {})),
         spacing_mm=config["spacing_mm"],
@@ -672,10 +686,3 @@ def save_weights(method, path: str | Path, card: Mapping[str, Any]) -> str:
     params = {"params": method.params, "frozen": method.frozen}
     config = {"config": method.config.to_dict(), "spacing_mm": method.spacing_mm}
     return save_compact(params, path, config, card)
-
-
-def _tuples(value):
-    """JSON has no tuples, configurations have no lists."""
-    if isinstance(value, dict):
-        return {key: _tuples(v) for key, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

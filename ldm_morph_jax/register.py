@@ -168,7 +168,12 @@ def run(args: argparse.Namespace) -> bool:
 def load_model(name: str):
     """(registrar, seconds since the command began)."""
     commands.use_compilation_cache()
+    import jax
+
     from ldm_morph_jax.inference import load
+
+    # a single pair spends more on many small programs than on the network: keep those, too
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     registrar = load(name)
     return registrar, time.perf_counter() - _STARTED

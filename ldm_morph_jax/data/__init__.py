@@ -3,8 +3,10 @@
 The stored schema is stated in data/builder.py, the batches of arrays in data/pipeline.py.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -269,15 +271,30 @@ def _prepared_path(
         )
     config = dataclasses.replace(config, name=f"{key}_{config.source_digest()[:12]}")
     tfds.disable_progress_bar()
-    builder = builder_class(data_dir=directory, config=config, file_format="array_record")
+    with _quiet():
+        builder = builder_class(data_dir=directory, config=config, file_format="array_record")
     path = Path(builder.data_path)
     if not path.exists():
         log.info("preparing dataset %s into %s", name, path)
         try:
-            builder.download_and_prepare()
+            with _quiet():
+                builder.download_and_prepare()
         except OSError:
             # TFDS writes to a temporary folder and renames it at the end; when another process
             # has been faster the rename fails and the other's result, the same, is used.
             if not (path / "dataset_info.json").exists():
                 raise
     return path
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what TFDS prints and warns: it speaks of downloads and of custom configurations."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

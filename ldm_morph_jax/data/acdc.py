@@ -150,7 +150,7 @@ def resample(volume: np.ndarray, spacing, new_spacing, *, nearest: bool = False)
             moved = (
                 np.take(volume, below, axis) * (1 - share) + np.take(volume, above, axis) * share
             )
-        volume = moved * (at <= last + 0.5).reshape(widths).astype(moved.dtype)
+        volume = moved * (at < last + 0.5).reshape(widths).astype(moved.dtype)
     return volume
 
 

@@ -98,16 +98,12 @@ def read_tracings(path: Path) -> dict[str, dict[int, np.ndarray]]:
     chords = defaultdict(lambda: defaultdict(list))
     for line, row in read_rows(path, TRACE_COLUMNS):
         try:
-            values = [float(row[key]) for key in TRACE_COLUMNS[1:5]]
-            frame = int(row["Frame"])
+            values, frame = [float(row[key]) for key in TRACE_COLUMNS[1:5]], int(row["Frame"])
         except ValueError:
-            raise ValueError(
-                f"{path}, line {line}: found {list(row.values())}, not numbers"
-            ) from None
+            values, frame = [np.nan], -1
         if frame < 0 or not np.isfinite(values).all():
-            raise ValueError(
-                f"{path}, line {line}: found {list(row.values())}, not finite or negative"
-            )
+            found = ",".join(row.values())
+            raise ValueError(f"{path}, line {line}: found {found}, expected numbers and a frame")
         chords[_without_suffix(row["FileName"])][frame].append(values)
     return {
         video: {frame: np.array(values) for frame, values in frames.items()}
@@ -158,14 +154,13 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
                 if number >= max(numbers):
                     break
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{path}: not a readable video ({' '.join(str(error).split())})"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable video ({reason})") from error
     for number in numbers:
         if number not in frames:
             raise ValueError(
-                f"{path}: has no frame {number} that VolumeTracings.csv traces; the video ends "
-                f"before it"
+                f"{path}: has no frame {number}, which VolumeTracings.csv traces; the video ends "
+                "before it"
             )
     return [frames[number] for number in numbers]
 

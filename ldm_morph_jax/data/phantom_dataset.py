@@ -55,7 +55,7 @@ class PhantomConfig(PairConfig):
 class Phantom(PairBuilder):
     """See ldm_morph_jax/data/phantom.py. Raise VERSION when its pictures change."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.0.1")
     CONFIG = PhantomConfig
     NEEDS_SOURCE = False
     HAS_DISPLACEMENT = True

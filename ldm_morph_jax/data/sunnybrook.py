@@ -161,7 +161,7 @@ def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
 class Sunnybrook(PairBuilder):
     """Sunnybrook Cardiac Data, PNG conversion; end-diastole to end-systole of each slice."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.0.1")
     CONFIG = SunnybrookConfig
     SOURCE_HELP = EXPECTED
     DESCRIPTION = "Short-axis cine MRI with left-ventricle masks, ED and ES, 2D slices (CC0 1.0)."

@@ -71,9 +71,10 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     state_dict = content
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         state_dict = content["state_dict"]
-    if not isinstance(state_dict, Mapping) or not state_dict:
-        found = f"an empty {type(state_dict).__name__}" if not state_dict else f"a {_kind(content)}"
-        raise CheckpointError(f"{path} holds {found}, expected a state dict (tensors by name)")
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f"{path} holds a {_kind(content)}, expected tensors by name")
+    if not state_dict:
+        raise CheckpointError(f"{path} holds an empty state dict, expected tensors by name")
 
     entries, problems = {}, []
     for name, value in state_dict.items():

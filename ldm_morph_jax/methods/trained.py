@@ -58,4 +58,6 @@ def load_run(workdir: str | Path) -> TrainedMethod:
         frozen = load_ldm(Path(config.ldm_from or workdir), config)
     dataset = json.loads((workdir / "dataset.json").read_text())
     to_device = jax.tree.map(jnp.asarray, (params, frozen))
-    return TrainedMethod(config, *to_device, spacing_mm=dataset["spacing_mm"])
+    row, column = dataset["spacing_mm"]
+    spacing_mm = row if row == column else None  # the model grid has square pixels
+    return TrainedMethod(config, *to_device, spacing_mm=spacing_mm)

@@ -33,9 +33,10 @@ def write_overview(
         fixed_mask: labels on the fixed image's grid, or None.
     """
     slices = _slices(registration, moving_mask, fixed_mask)
-    aspect = {"title": Path(registration.fixed.source).name}
+    sources = (registration.moving.source, registration.fixed.source)
+    title = " → ".join(Path(source).name for source in sources)
     if len(slices) == 1:
-        figure = figures.pair_figure(**slices[0], **aspect)
+        figure = figures.pair_figure(**slices[0], title=title)
     else:
         count = min(_MOST_ROWS, len(slices))
         chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
@@ -47,7 +48,7 @@ def write_overview(
                 for name in slices[0]
             },
             captions=[f"slice {k}" for k in chosen],
-            **aspect,
+            title=title,
         )
     path.write_bytes(figures.png_bytes(figure))
 

@@ -252,6 +252,8 @@ def _take_schedule(betas, c, source) -> None:
         found = linear_schedule(steps, start, end).betas
         return found.shape == betas.shape and np.allclose(found, betas, rtol=1e-5, atol=0)
 
+    if betas.ndim != 1 or not betas.size:
+        raise CheckpointError(f"{source}: betas has shape {betas.shape}, expected one axis")
     if says_the_same(c.timesteps, c.beta_start, c.beta_end):
         return
     steps, start, end = len(betas), float(betas[0]), float(betas[-1])
@@ -264,11 +266,12 @@ def _registration_state(entries, config, source) -> dict:
     _check_published_architecture(config)
     c = config.registration.model
     c.update(registration_widths(Sizes(entries, source=str(source))))
-    abstract = jax.eval_shape(
-        lambda: build_method(config).init(jax.random.key(0), config.data.image_size)
-    )
     params = from_published(
-        entries, abstract, registration_name, unread=registration_unread, source=str(source)
+        entries,
+        _abstract_registration(config),
+        registration_name,
+        unread=registration_unread,
+        source=str(source),
     )
     wrong = [
         name
@@ -383,9 +386,8 @@ def _published_diffusion(workdir: Path, config) -> dict[str, np.ndarray]:
 
 
 def _published_registration(workdir: Path, config) -> dict[str, np.ndarray]:
-    method = build_method(config)
-    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
-    part = trained_part(workdir, "registration", {"params": abstract}, what=method.name)
+    abstract = {"params": _abstract_registration(config)}
+    part = trained_part(workdir, "registration", abstract, what="registration network")
     entries = to_published(part["params"], registration_name)
     return entries | unread_entries(entries) | index_tables(entries)
 
@@ -433,6 +435,11 @@ def _init_discriminator(config) -> dict:
 
 def _abstract_discriminator(config) -> dict:
     return jax.eval_shape(lambda: _init_discriminator(config))
+
+
+def _abstract_registration(config) -> dict:
+    method = build_method(config)
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
 
 
 def _named(tree, name_of) -> dict:

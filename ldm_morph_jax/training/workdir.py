@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import paper_config
+from ldm_morph_jax.config import config_from_json
 from ldm_morph_jax.methods.build import build_autoencoder, build_unet
 from ldm_morph_jax.training.checkpoints import restore_part
 from ldm_morph_jax.training.loop import COMPLETE
@@ -104,16 +104,7 @@ def load_config(workdir: Path) -> ConfigDict:
         stored = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    config = paper_config()
-    with config.unlocked():
-        config.update(_tuples(stored))
-    return config.lock()
-
-
-def _tuples(value):
-    if isinstance(value, dict):
-        return {key: _tuples(v) for key, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+    return config_from_json(stored)
 
 
 def environment() -> dict:

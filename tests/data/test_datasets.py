@@ -14,7 +14,7 @@ SMALL = dict(image_size=32, n_train=3, n_validation=1, n_test=2)
 
 
 def test_phantom_dataset(tmp_path, caplog):
-    with caplog.at_level("INFO", logger="absl"):
+    with caplog.at_level("INFO", logger="ldm_morph_jax.data"):
         dataset = load_dataset("phantom", directory=tmp_path, look="both", seed=4, **SMALL)
     assert "train 3 pairs, 6 images, validation 1 pairs, 2 images, test 2 pairs" in caplog.text
     assert dataset.splits == {"train": 3, "validation": 1, "test": 2}

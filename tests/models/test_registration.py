@@ -16,6 +16,7 @@ TINY = {
     "window_size": 3,
     "mlp_ratio": 2,
     "lgca_heads": 2,
+    "lgca_depth": 1,
 }
 CHANNELS = (8, 12)
 

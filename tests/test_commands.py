@@ -1,0 +1,137 @@
+"""The commands as a user types them: what they print, where they write, how they refuse."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny import tiny_config
+def get_config():
+    return tiny_config({data!r})
+"""
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("config")
+    path = folder / "tiny.py"
+    path.write_text(TINY.format(tests=str(ROOT / "tests"), data=str(folder / "data")))
+    return path
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(config_file, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    done = call("ldm_morph_jax.train", "--config", config_file, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_train_tells_progress_and_results(trained):
+    workdir, done = trained
+    assert "registration 4/4 (100%)" in done.stderr and "ETA 0:00:00" in done.stderr
+    assert done.stdout.splitlines()[-1] == f"trained: {workdir}"
+    assert "Traceback" not in done.stderr and "WARNING" not in done.stderr
+
+
+def test_evaluate_writes_what_it_promises(trained):
+    workdir, _ = trained
+    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--split", "test")
+    assert done.returncode == 0, done.stderr
+    out = workdir / "evaluation" / "test"
+    assert done.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["method"], summary["dataset"], summary["split"], summary["n_pairs"]) == (
+        "ldm_morph",
+        "phantom",
+        "test",
+        2,
+    )
+    for score in (
+        "dsc_initial",
+        "dsc",
+        "nonpositive_jacobian_percent",
+        "sd_log_jacobian",
+        "hd95_px",
+        "seconds_per_pair",
+        "epe_px",
+        "epe_initial_px",
+    ):
+        assert {"mean", "std", "median", "n"} <= summary[score].keys(), score
+    rows = list(csv.DictReader((out / "pairs.csv").open()))
+    assert len(rows) == 2
+    mean = sum(float(row["dsc"]) for row in rows) / 2
+    assert summary["dsc"]["mean"] == pytest.approx(mean, abs=1e-4)
+    assert "<html" in (out / "report.html").read_text()[:200].lower()
+
+
+def test_evaluate_without_registration(trained):
+    workdir, _ = trained
+    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--method", "initial")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((workdir / "evaluation/test-initial/summary.json").read_text())
+    assert summary["dsc"]["mean"] == summary["dsc_initial"]["mean"]
+    assert summary["epe_px"]["mean"] == summary["epe_initial_px"]["mean"]
+    assert summary["nonpositive_jacobian_percent"]["mean"] == 0
+
+
+def refused(*arguments, status=2):
+    """The one line that a command says before it stops."""
+    done = call(*arguments)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_directory_that_is_no_run(tmp_path):
+    message = refused("ldm_morph_jax.evaluate", "--workdir", tmp_path)
+    assert message == f"error: {tmp_path} is not a run directory: it has no config.json"
+
+
+def test_run_that_is_not_finished(trained, tmp_path):
+    for name in ("config.json", "dataset.json"):
+        (tmp_path / name).write_text((trained[0] / name).read_text())
+    message = refused("ldm_morph_jax.evaluate", "--workdir", tmp_path)
+    assert "the stage 'registration' is not complete" in message
+
+
+def test_unknown_config_key(config_file, tmp_path):
+    flag = "--config.registration.learning=1"
+    arguments = ("--config", config_file, flag, "--workdir", tmp_path)
+    done = call("ldm_morph_jax.train", *arguments)
+    assert done.returncode != 0 and "learning" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_value_of_another_type(config_file, tmp_path):
+    flag = "--config.registration.train.steps=many"
+    message = call("ldm_morph_jax.train", "--config", config_file, flag, "--workdir", tmp_path)
+    assert message.returncode != 0 and "steps" in message.stderr
+
+
+def test_wrong_data_directory(tmp_path):
+    message = refused(
+        "ldm_morph_jax.train",
+        *("--config", "configs/sunnybrook_small.py", "--workdir", tmp_path / "run"),
+        f"--config.data.source={tmp_path / 'nowhere'}",
+        f"--config.data.directory={tmp_path / 'data'}",
+    )
+    assert message == f"error: dataset sunnybrook: source {tmp_path / 'nowhere'} is not a directory"
+
+
+def test_profile_steps_are_checked(config_file, tmp_path):
+    arguments = ("--config", config_file, "--workdir", tmp_path / "run", "--profile_steps=5")
+    assert "expected FIRST:LAST" in refused("ldm_morph_jax.train", *arguments)
