@@ -10,7 +10,7 @@ quickstart: .venv/.core
 	$(BIN)/python -m ldm_morph_jax.evaluate --workdir runs/quickstart --split test
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ldm_morph_jax.training.errors import NonFiniteError, Preempted
+
 PREEMPTED = 75  # exit status "try again": stopped by a signal, a checkpoint is saved
 FAILED = 2  # bad input
 
@@ -21,8 +23,6 @@ def run(main: Callable[[], None]) -> None:
     )
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS talk through it
     logging.getLogger("jax").setLevel(logging.WARNING)
-    from ldm_morph_jax.training.loop import NonFiniteError, Preempted
-
     try:
         main()
     except Preempted as stop:

@@ -61,6 +61,7 @@ def read_config(file: str, overrides: list[str]):
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
         values(arguments)
+        values.config.to_dict()  # a file that is missing shows on first use
     except (flags.Error, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"--config {file}: {error}") from None
     return values.config

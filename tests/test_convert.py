@@ -298,7 +298,9 @@ def test_without_ema_discriminator_and_registration(data, tmp_path, caplog):
     ldm = {n: x for n, x in checkpoints["diffusion"].items() if ".loss." not in n}
     out = tmp_path / "ldm"
     with caplog.at_level("INFO", "ldm_morph_jax"):
-        convert(blank(config), out, diffusion=save(ldm, tmp_path / "ldm.ckpt"))
+        brought = blank(config)
+        brought.autoencoder.discriminator = config.autoencoder.discriminator
+        convert(brought, out, diffusion=save(ldm, tmp_path / "ldm.ckpt"))
     assert "no EMA weights: features.weights becomes raw" in caplog.text
     assert load_config(out).features.weights == "raw" and not (out / "registration").exists()
     back = tmp_path / "torch"

@@ -9,6 +9,7 @@ from pathlib import Path
 import archives
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from ldm_morph_jax import prepare
 from ldm_morph_jax.data import load_dataset
@@ -37,13 +38,13 @@ def prepared(request, root):
     return name, source, command(name, source, root / "data")
 
 
-def command(name, source, out):
+def command(name, source, out, *more):
     """Runs the command in this process; returns what it printed."""
     import contextlib
     import io
 
     printed = io.StringIO()
-    arguments = ["--dataset", name, "--source", str(source), "--out", str(out)]
+    arguments = ["--dataset", name, "--source", str(source), "--out", str(out), *more]
     with contextlib.redirect_stdout(printed):
         prepare.main(arguments + ([] if name == "folder" else ["--allow-partial"]))
     return printed.getvalue()
@@ -109,22 +110,16 @@ def test_second_run_changes_nothing_and_two_labs_agree(prepared, root, tmp_path)
 
 
 def test_three_training_steps(prepared, root, tmp_path):
-    """`train --config configs/X.py:small`, networks smaller still, on what was prepared."""
-    name, _, _ = prepared
-    config = load_config(name, "small")
-    config.data.directory = str(root / "data")
+    """`train --config configs/X.py:small`, made as small as tests/tiny.py, on prepared files."""
+    name, source, _ = prepared
+    command(name, source, root / "data", "--image-size", "32")
+    config, tiny = load_config(name, "small"), tiny_config(root)
+    for stage in ("autoencoder", "diffusion", "registration"):
+        config[stage] = tiny[stage]
+        config[stage].train.update(steps=3, evaluate_every=3, log_every=1)
+    config.data.update(directory=str(root / "data"), image_size=32)
     if name != "folder":
         config.data.options.allow_partial = True
-    for stage in (config.autoencoder, config.diffusion, config.registration):
-        stage.train.update(steps=3, evaluate_every=3, log_every=1, batch_size=1, warmup_steps=0)
-    config.autoencoder.model.base_channels = 8
-    config.autoencoder.discriminator.update(base_channels=4, layers=1)
-    config.diffusion.model.update(
-        base_channels=8, channel_multipliers=(1, 1, 1, 1), attention_levels=(3,), head_channels=8
-    )
-    config.registration.model.update(
-        embed_dim=8, num_heads=(2, 2, 2, 2), window_size=4, lgca_heads=2
-    )
     metrics = run.train(config.lock(), tmp_path / "run")
     assert list(metrics) == ["autoencoder", "diffusion", "registration"]
     assert 0 < metrics["registration"]["dsc"] <= 1

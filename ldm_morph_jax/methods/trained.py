@@ -31,6 +31,7 @@ class TrainedMethod:
         self.spacing_mm = spacing_mm
         self.params, self.frozen = params, frozen
         self._displacement = jax.jit(self.method.displacement)
+        self._dissimilarity = jax.jit(self._objective_per_pair)
 
     def displacement(self, moving, fixed) -> jax.Array:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
@@ -38,10 +39,11 @@ class TrainedMethod:
 
     def dissimilarity(self, moving, fixed, displacement) -> jax.Array:
         """The training objective of every pair, `[B]`; differentiable in the displacement."""
+        return self._dissimilarity(self.frozen, moving, fixed, displacement)
 
-        def one(moving, fixed, displacement):
-            batch = (a[None] for a in (moving, fixed, displacement))
-            return self.method.objective(self.frozen, *batch)["loss"]
+    def _objective_per_pair(self, frozen, moving, fixed, displacement):
+        def one(*pair):
+            return self.method.objective(frozen, *(image[None] for image in pair))["loss"]
 
         return jax.vmap(one)(moving, fixed, displacement)
 

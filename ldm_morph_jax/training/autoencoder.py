@@ -116,7 +116,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
             "vq": vq,
             "perplexity": perplexity,
             "codebook_used": used,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
         }
         if adversarial:
             new["discriminator"], d_terms = _discriminator_step(

@@ -63,7 +63,7 @@ def diffusion_stage(
         # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
         decay = jnp.minimum(c.ema_decay, (2.0 + step) / (11.0 + step))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
-        terms = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 
     @jax.jit

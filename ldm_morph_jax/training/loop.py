@@ -6,9 +6,7 @@ numbers. It returns the final metrics, so that a test can assert on them.
 """
 
 import dataclasses
-import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_morph_jax.training.checkpoints import SCORE, Checkpoints
+from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 from ldm_morph_jax.training.mesh import check_batch_size, data_mesh, global_batch, replicated
 from ldm_morph_jax.training.metrics import MetricWriter, Progress
+from ldm_morph_jax.training.workdir import COMPLETE, write_json
 
 log = logging.getLogger(__name__)
-
-COMPLETE = "complete.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +50,6 @@ class Stage:
     evaluate: Callable[..., tuple[dict[str, float], dict]]
     train: Any
     images_per_step: int
-
-
-class NonFiniteError(FloatingPointError):
-    """Training produced NaN or Inf; the message names the stage, the steps and the terms."""
-
-
-class Preempted(Exception):
-    """SIGTERM arrived; a checkpoint has been saved and the same command continues from it."""
-
-
-def completed(directory: Path) -> dict[str, float] | None:
-    """The metrics of a stage's best checkpoint if the stage was trained to its end, else None."""
-    done = Path(directory) / COMPLETE
-    return json.loads(done.read_text())["metrics"] if done.exists() else None
 
 
 def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -> dict[str, float]:
@@ -168,12 +152,8 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
         best = checkpoints.best()
         final = checkpoints.metrics(best)
         if jax.process_index() == 0:
-            done = directory / COMPLETE
-            temporary = done.with_suffix(".tmp")
-            temporary.write_text(
-                json.dumps({"steps": train.steps, "best_step": best, "metrics": final}, indent=2)
-            )
-            os.replace(temporary, done)
+            record = {"steps": train.steps, "best_step": best, "metrics": final}
+            write_json(directory / COMPLETE, record)
         return final
     finally:
         stop.restore()

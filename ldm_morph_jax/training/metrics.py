@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +23,8 @@ class MetricWriter:
         self._enabled = jax.process_index() == 0
         if not self._enabled:
             return
+        from tensorboardX import SummaryWriter  # slow to import, and only process 0 needs it
+
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "metrics.jsonl"
         _drop_after(path, resume_step)

@@ -47,12 +47,13 @@ from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.models.lpips import lpips_file_from_torch
 from ldm_morph_jax.ops.diffusion import linear_schedule
 from ldm_morph_jax.training.checkpoints import SCORE, Checkpoints, stored_parts
-from ldm_morph_jax.training.loop import COMPLETE, completed
 from ldm_morph_jax.training.run import dataset_of, dataset_record
 from ldm_morph_jax.training.workdir import (
+    COMPLETE,
     abstract_autoencoder,
     abstract_unet,
     best_step,
+    completed,
     environment,
     latent_scale,
     load_autoencoder,

@@ -39,7 +39,7 @@ def registration_stage(config, method, frozen, batches, validation, labels) -> S
         (_, terms), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        terms = {**terms, "gradient_norm": optax.global_norm(gradient)}
+        terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "optimiser": optimiser_state}, terms
 
     @jax.jit

@@ -24,10 +24,11 @@ from ldm_morph_jax.methods.build import (
 from ldm_morph_jax.training.autoencoder import autoencoder_stage
 from ldm_morph_jax.training.diffusion import diffusion_stage
 from ldm_morph_jax.training.features import FeatureCache, PairImages, tree_digest
-from ldm_morph_jax.training.loop import completed, run_stage
+from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.training.registration import registration_stage
 from ldm_morph_jax.training.workdir import (
+    completed,
     latent_scale,
     load_autoencoder,
     load_ldm,

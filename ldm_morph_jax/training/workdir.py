@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import config_from_json
 from ldm_morph_jax.methods.build import build_autoencoder, build_unet
-from ldm_morph_jax.training.checkpoints import restore_part
-from ldm_morph_jax.training.loop import COMPLETE
+
+COMPLETE = "complete.json"  # written last by a stage that was trained to its end
 
 # keys that may differ between two sittings of one run: where things are, and how much is told
 FREE_KEYS = ("data.source", "data.directory", "log_every", "sample_every")
@@ -62,6 +62,12 @@ def write_json(path: Path, value) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def completed(stage: Path) -> dict[str, float] | None:
+    """The metrics of a stage's best checkpoint if the stage was trained to its end, else None."""
+    done = Path(stage) / COMPLETE
+    return json.loads(done.read_text())["metrics"] if done.exists() else None
 
 
 def flatten(config: dict, prefix: str = "") -> dict:
@@ -140,6 +146,9 @@ def best_step(workdir: Path, stage: str) -> int:
 
 def trained_part(workdir: Path, stage: str, abstract, *, what: str):
     """Parts of a finished stage's best checkpoint, shaped as `abstract` ({"params": ...} or so)."""
+    # Orbax takes seconds to import, which registering two files with shipped weights need not wait
+    from ldm_morph_jax.training.checkpoints import restore_part
+
     step = best_step(workdir, stage)
     return restore_part(Path(workdir) / stage / "checkpoints", step, abstract, what=what)
 

@@ -11,6 +11,7 @@ from tiny import tiny_config
 from ldm_morph_jax.methods.trained import load_run
 from ldm_morph_jax.training import loop, run
 from ldm_morph_jax.training.checkpoints import restore_part
+from ldm_morph_jax.training.errors import NonFiniteError
 from ldm_morph_jax.training.workdir import load_config
 
 STAGES = ("autoencoder", "diffusion", "registration")
@@ -152,7 +153,7 @@ def test_non_finite_numbers_stop_the_run(finished, data, tmp_path):
     config = tiny_config(data)
     config.ldm_from = str(finished[0])
     config.registration.train.learning_rate = 1e30
-    with pytest.raises(loop.NonFiniteError, match=r"registration: not finite at step \d: .*loss"):
+    with pytest.raises(NonFiniteError, match=r"registration: not finite at step \d: .*loss"):
         run.train(config, tmp_path / "run")
     row = json.loads((tmp_path / "run/registration/metrics.jsonl").read_text().splitlines()[-1])
     assert row["loss"] is None
