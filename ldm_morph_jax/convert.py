@@ -62,8 +62,9 @@ def read_config(file: str, overrides: list[str]):
     try:
         values(arguments)
         values.config.to_dict()  # a file that is missing shows on first use
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"--config {file}: {error}") from None
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()  # the rest is a traceback
+        raise ValueError(f"--config {file}: {reason}") from None
     return values.config
 
 
