@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and compute little; commands that tests start inherit this.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import golden_report
 import jax
@@ -16,11 +14,16 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def full_optimisation_for_golden_numbers(request):
-    """Full-size networks are the exception: there running takes longer than compiling."""
-    golden = "golden" in request.module.__name__
-    jax.config.update("jax_disable_most_optimizations", not golden)
+# these train: they compile much and compute little
+QUICKLY_COMPILED = {"test_run", "test_commands", "test_prepare", "test_convert"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compile without optimisation where that is quicker, also in commands that tests start."""
+    quickly = item.path.stem in QUICKLY_COMPILED
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quickly))
+    jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 def pytest_runtest_makereport(item):
