@@ -124,6 +124,7 @@ def _explain(path: Path, error: Exception) -> str:
         )
     reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
     reason = re.sub(r"^Weights only load failed.*?(WeightsUnpickler error: |$)", "", reason)
+    reason = re.sub(r"\s*Check the documentation of torch.load.*", "", reason)
     return (
         f"{path} is not a PyTorch checkpoint (torch.save of a state dict): "
         f"{(reason or 'not readable')[:200]} ({type(error).__name__})"
