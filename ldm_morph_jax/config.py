@@ -125,6 +125,11 @@ def paper_config() -> ConfigDict:
                 "smoothness_scale": "pixels",  # "half_size": as the published code
                 "latent_gradient": True,  # False: as the published code
                 "stochastic_depth_steps": -1,  # drop paths until this step; -1 = always
+                # 0: the network predicts the displacement, as in the paper; otherwise a stationary
+                # velocity, smoothed by a Gaussian of so many pixels and integrated by this many
+                # squarings
+                "integration_steps": 0,
+                "velocity_sigma": 0.0,
                 "train": stage_config(steps=24_000, batch_size=1, learning_rate=1e-4),
                 "augmentation": augmentation_config(),
             },

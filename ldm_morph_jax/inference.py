@@ -44,7 +44,7 @@ from ldm_morph_jax.files.weights import (
     named_weights,
     save_compact,
 )
-from ldm_morph_jax.ops.geometry import integrate_velocity
+from ldm_morph_jax.ops.geometry import integrate_velocity, smooth_gaussian
 
 # Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
 _MIN_OVERLAP = 0.25
@@ -59,12 +59,15 @@ class Method(Protocol):
     image_size: side of the model grid in pixels.
     spacing_mm: pixel spacing of the training data; None where unknown.
     intensity: how training images were brought to [0, 1]: "minmax" or "percentile".
+    predicts_velocity: whether the network predicts a stationary velocity; the method then has
+        field(moving, fixed), the velocity, and to_displacement(field), its integral.
     """
 
     name: str
     image_size: int
     spacing_mm: float | None
     intensity: str
+    predicts_velocity: bool
 
     def displacement(self, moving: jax.Array, fixed: jax.Array) -> jax.Array:
         """`[B, H, W, 1]` twice -> `[B, H, W, 2]` in model pixels."""
@@ -295,18 +298,21 @@ def predict(
     Args:
         method: the method.
         moving, fixed: float32 in [0, 1].
-        refine: steps of instance optimisation: Adam on a smooth correction of the network's
-            displacement, down the method's training objective. Pairs do not see each other; of
-            every pair the best displacement on the way is kept.
-        diffeomorphic: take the prediction (and what is refined) for a stationary velocity and
-            integrate it by scaling and squaring.
+        refine: steps of instance optimisation: Adam on a smooth correction of what the network
+            predicts, down the method's training objective. Pairs do not see each other; of every
+            pair the best field on the way is kept.
+        diffeomorphic: take a predicted displacement (and what is refined) for a stationary velocity
+            and integrate it by scaling and squaring. A predicted velocity always is.
     """
     start = time.perf_counter()
     moving, fixed = (jnp.asarray(a[..., None], jnp.float32) for a in (moving, fixed))
-    field = method.displacement(moving, fixed)
+    if method.predicts_velocity:
+        field, to_displacement = method.field(moving, fixed), method.to_displacement
+    else:
+        field = method.displacement(moving, fixed)
+        to_displacement = _integrate if diffeomorphic else lambda field: field
     if not np.isfinite(field).all():
         raise ValueError(f"{method.name}: predicted NaN or infinity; the weights are not usable")
-    to_displacement = _integrate if diffeomorphic else lambda field: field
     network = to_displacement(field)
     displacement, dissimilarity = network, None
     if refine:
@@ -369,14 +375,7 @@ def _corrected(start, correction):
     field where images are flat. Optimising what a Gaussian smooths prevents it; on the validation
     patients of Sunnybrook, from no displacement at all, that gave both higher DSC and fewer folds.
     """
-    radius = int(3 * _REFINE_SIGMA)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / _REFINE_SIGMA) ** 2)
-    weights = (weights / weights.sum()).astype(np.float32)
-    n = correction.shape[1]
-    pad = ((0, 0), (radius, radius), (radius, radius), (0, 0))
-    wide = jnp.pad(correction, pad, mode="edge")
-    wide = sum(w * wide[:, k : k + n] for k, w in enumerate(weights))
-    return start + sum(w * wide[:, :, k : k + n] for k, w in enumerate(weights))
+    return start + smooth_gaussian(correction, _REFINE_SIGMA)
 
 
 def to_transform(
@@ -417,6 +416,7 @@ class Registration:
     transform: from fixed to moving, see `files.transforms.Transform`.
     moving, fixed: the images.
     prepared, prediction: the same on the model grid.
+    diffeomorphic: whether the displacement is the integral of a velocity.
     """
 
     transform: Transform
@@ -633,6 +633,7 @@ class Registrar:
             np.concatenate([p.dissimilarity for p in parts]) if refine else None,
             sum(p.seconds for p in parts),
         )
+        integrated = diffeomorphic or self.method.predicts_velocity
         registrations, first = [], 0
         for (moving, fixed), one in zip(pairs, prepared, strict=True):
             mine = slice(first, first + len(one.shift))
@@ -645,7 +646,7 @@ class Registrar:
             )
             transform = to_transform(one, prediction.displacement, moving.geometry, fixed.geometry)
             registrations.append(
-                Registration(transform, moving, fixed, one, prediction, diffeomorphic)
+                Registration(transform, moving, fixed, one, prediction, integrated)
             )
         return registrations
 

@@ -113,7 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--diffeomorphic",
         action="store_true",
-        help="integrate the prediction as a velocity (scaling and squaring), against folds",
+        help="integrate a predicted displacement as a velocity (scaling and squaring), against "
+        "folds; networks trained to predict velocities always do",
     )
     parser.add_argument(
         "--batch",
@@ -364,7 +365,7 @@ def measure(args, registrar, registration, moving_mask, fixed_mask, warped_mask)
             "residual_mm_mean": float(seen.mean()) if seen.size else float("nan"),
             "residual_mm_largest": float(seen.max()) if seen.size else float("nan"),
         }
-    metrics["diffeomorphic"] = args.diffeomorphic
+    metrics["diffeomorphic"] = registration.diffeomorphic
     metrics["notes"] = notes(args, registrar, registration)
     return metrics
 
@@ -376,7 +377,7 @@ def nonpositive_percent(transform) -> float:
 def notes(args, registrar, registration) -> list[str]:
     """What the user should know about this result."""
     found = []
-    if args.diffeomorphic:
+    if args.diffeomorphic and not registrar.method.predicts_velocity:
         found.append(NOT_TRAINED_FOR_VELOCITY)
     if registrar.method.spacing_mm is not None and not registration.fixed.spacing_known:
         found.append(

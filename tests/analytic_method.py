@@ -16,6 +16,7 @@ class AnalyticMethod:
 
     name = "analytic"
     intensity = "minmax"
+    predicts_velocity = False
 
     def __init__(self, image_size=64, spacing_mm=2.0, amplitude=3.0):
         self.image_size, self.spacing_mm, self.amplitude = image_size, spacing_mm, amplitude

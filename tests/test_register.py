@@ -26,6 +26,7 @@ from ldm_morph_jax.files.images import ImageError, image_from_array, plain_geome
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.files.weights import SHA256, WeightsError
 from ldm_morph_jax.inference import Registrar, load, place_model_grid, save_weights
+from ldm_morph_jax.ops.geometry import integrate_velocity
 
 OUTPUTS = {
     "warped.nii.gz",
@@ -522,6 +523,30 @@ def test_diffeomorphic_unfolds(pair, analytic, capsys):
     assert run(register, *on(pair, "--out", pair / "out", "--diffeomorphic")) == 0
     assert "not a velocity" in capsys.readouterr().out
     assert "not a velocity" in (pair / "out" / "report.html").read_text()
+
+
+def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, analytic, monkeypatch):
+    class Velocity(AnalyticMethod):
+        predicts_velocity = True
+
+        def field(self, moving, fixed):
+            return 4 * AnalyticMethod.displacement(self, moving, fixed)
+
+        def to_displacement(self, field):
+            return integrate_velocity(field, 6)
+
+    registrar = Registrar(Velocity())
+    arrays = heart((64, 64), radius=0.5), heart((64, 64), radius=0.45)
+    plain = registrar(*arrays, spacing=2.0)
+    asked = registrar(*arrays, spacing=2.0, diffeomorphic=True)
+    np.testing.assert_array_equal(plain.displacement, asked.displacement)
+    assert plain.jacobian_determinant.min() > 0
+    assert registrar(*arrays, spacing=2.0, refine=5).jacobian_determinant.min() > 0
+    monkeypatch.setattr(inference, "load", lambda name: registrar)
+    assert run(register, *on(pair, "--out", pair / "out", "--diffeomorphic")) == 0
+    metrics = json.loads((pair / "out" / "metrics.json").read_text())
+    assert metrics["diffeomorphic"] is True
+    assert not any("velocity" in note for note in metrics["notes"])
 
 
 # -- the report

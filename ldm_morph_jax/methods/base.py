@@ -9,6 +9,8 @@ class LearnedMethod(Protocol):
     """A network with a training loss. Images are `[B, H, W, 1]`, displacements `[B, H, W, 2]` px.
 
     `frozen` holds arrays that the method reads and never trains ({} for most).
+    A method that predicts a stationary velocity may say so with `predicts_velocity = True`; it then
+    has `field(params, frozen, moving, fixed)`, the velocity, and `to_displacement(field)`.
     """
 
     name: str

@@ -42,6 +42,8 @@ def _ldm_morph(config) -> LDMMorph:
         smoothness_scale=c.smoothness_scale,
         latent_gradient=c.latent_gradient,
         stochastic_depth_steps=c.stochastic_depth_steps,
+        integration_steps=c.integration_steps,
+        velocity_sigma=c.velocity_sigma,
     )
 
 

@@ -2,7 +2,7 @@
 Sec. 3).
 
 images -> E -> DDIM inversion -> U-Net encoder taps  (frozen: a constant of each image)
-pair, taps -> registration network -> displacement -> warp -> loss
+pair, taps -> registration network -> [velocity -> exp] -> displacement -> warp -> loss
 """
 
 import dataclasses
@@ -16,7 +16,12 @@ from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.models.registration import RegistrationNetwork
 from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.ops.diffusion import Schedule, ddim_invert, q_sample
-from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.geometry import (
+    integrate_velocity,
+    resize_displacement,
+    smooth_gaussian,
+    warp,
+)
 from ldm_morph_jax.ops.losses import (
     hierarchical_similarity,
     latent_similarity,
@@ -107,6 +112,12 @@ class LDMMorph:
         the published code computes the term without gradient.
       stochastic_depth_steps: paths are dropped in training until this step; -1 = always. The
         published code drops none after its first validation (it never leaves evaluation mode).
+      integration_steps: 0 as in the paper: the network predicts the displacement. Otherwise it
+        predicts a stationary velocity, which that many squarings integrate at half the size
+        (Dalca et al., Medical Image Analysis 57, 2019): the displacement is invertible, so that a
+        weak smoothness can follow large contractions without folds. An option of this project.
+      velocity_sigma: pixels of the Gaussian that smooths the velocity first (the regularisation of
+        LDDMM and SyN, a kernel instead of a penalty): the network cannot fit noise.
     """
 
     network: RegistrationNetwork
@@ -116,6 +127,8 @@ class LDMMorph:
     smoothness_scale: str = "pixels"
     latent_gradient: bool = True
     stochastic_depth_steps: int = -1
+    integration_steps: int = 0
+    velocity_sigma: float = 0.0
 
     name = "ldm_morph"
 
@@ -125,6 +138,15 @@ class LDMMorph:
                 f"registration.smoothness_scale is {self.smoothness_scale!r}, "
                 "expected 'pixels' or 'half_size'"
             )
+        if self.velocity_sigma and not self.integration_steps:
+            raise ValueError(
+                f"registration.velocity_sigma is {self.velocity_sigma}, but no velocity is "
+                "predicted: expected registration.integration_steps above 0"
+            )
+
+    @property
+    def predicts_velocity(self) -> bool:
+        return self.integration_steps > 0
 
     @property
     def uses_taps(self) -> bool:
@@ -168,7 +190,7 @@ class LDMMorph:
         return jax.tree.map(lambda a: a[:n], both), jax.tree.map(lambda a: a[n:], both)
 
     def predict(self, params, moving, fixed, features, *, train=False, key=None) -> jax.Array:
-        """Displacement `[B, H, W, 2]` in pixels from images and their features."""
+        """The network's field `[B, H, W, 2]` in pixels, from images and their features."""
         groups = None
         if self.uses_taps:
             groups = tuple(
@@ -191,8 +213,22 @@ class LDMMorph:
             lambda: self.predict(params, moving, fixed, features),
         )
 
+    def to_displacement(self, field: jax.Array) -> jax.Array:
+        """What the network predicts -> displacement; both `[B, H, W, 2]` in pixels."""
+        if not self.predicts_velocity:
+            return field
+        height, width = field.shape[1:3]
+        velocity = smooth_gaussian(field, self.velocity_sigma)
+        velocity = resize_displacement(velocity, (height // 2, width // 2))
+        u = integrate_velocity(velocity, self.integration_steps)
+        return resize_displacement(u, (height, width))
+
     def displacement(self, params, frozen, moving, fixed) -> jax.Array:
-        """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]` in pixels.
+        """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]` in pixels."""
+        return self.to_displacement(self.field(params, frozen, moving, fixed))
+
+    def field(self, params, frozen, moving, fixed) -> jax.Array:
+        """The network's field of a pair, before `to_displacement`.
 
         With random noising the draw is fixed, so that the same pair always gives the same result.
         """
@@ -234,7 +270,8 @@ class LDMMorph:
             features = batch["moving_features"], batch["fixed_features"]
         else:
             features = self.pair_features(frozen, moving, fixed, noise_key)
-        u = self._predict_in_training(params, moving, fixed, features, drop_key, step)
+        field = self._predict_in_training(params, moving, fixed, features, drop_key, step)
+        u = self.to_displacement(field)
         fixed_latent = features[1].latent if self.uses_latent_loss else None
         terms = self.objective(frozen, moving, fixed, u, fixed_latent)
         return terms["loss"], terms

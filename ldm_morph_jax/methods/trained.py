@@ -19,6 +19,8 @@ class TrainedMethod:
       image_size: side of the square grid that the network works on, in pixels.
       spacing_mm: pixel spacing of the training data, None where unknown.
       intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
+      predicts_velocity: whether the network predicts a stationary velocity: `field`, which
+        `to_displacement` integrates.
       params, frozen: the weights.
     """
 
@@ -30,12 +32,20 @@ class TrainedMethod:
         self.intensity = config.data.intensity
         self.spacing_mm = spacing_mm
         self.params, self.frozen = params, frozen
+        self.predicts_velocity = getattr(self.method, "predicts_velocity", False)
+        if self.predicts_velocity:
+            self._field = jax.jit(self.method.field)
+            self.to_displacement = jax.jit(self.method.to_displacement)
         self._displacement = jax.jit(self.method.displacement)
         self._dissimilarity = jax.jit(self._objective_per_pair)
 
     def displacement(self, moving, fixed) -> jax.Array:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
         return self._displacement(self.params, self.frozen, moving, fixed)
+
+    def field(self, moving, fixed) -> jax.Array:
+        """As `displacement`, but the velocity, where the network predicts one."""
+        return self._field(self.params, self.frozen, moving, fixed)
 
     def dissimilarity(self, moving, fixed, displacement) -> jax.Array:
         """The training objective of every pair, `[B]`; differentiable in the displacement."""

@@ -108,6 +108,28 @@ def integrate_velocity(v: jax.Array, steps: int = 7) -> jax.Array:
     return lax.fori_loop(0, steps, lambda _, u: compose(u, u), v / 2**steps)
 
 
+def smooth_gaussian(u: jax.Array, sigma: float) -> jax.Array:
+    """u `[B, H, W, C]` convolved with a Gaussian of `sigma` pixels, borders repeated.
+
+    `scipy.ndimage.gaussian_filter(sigma=(0, sigma, sigma, 0), mode="nearest", truncate=3)`.
+    """
+    check_shape("u", u, "B H W C")
+    if sigma < 0:
+        raise ValueError(f"sigma: found {sigma}, expected 0 or more pixels")
+    radius = int(3 * sigma + 0.5)
+    if not radius:
+        return u
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    for axis in (1, 2):
+        size = u.shape[axis]
+        pad = [(radius, radius) if a == axis else (0, 0) for a in range(4)]
+        wide = jnp.pad(u, pad, mode="edge")
+        # slices, not a convolution: with two channels that is several times slower on a CPU
+        u = sum(w * lax.slice_in_dim(wide, k, k + size, axis=axis) for k, w in enumerate(weights))
+    return u
+
+
 def _sample(image, coordinates, interpolation):
     """Values of `image` `[B, H, W, C]` at `coordinates` `[B, H2, W2, 2]`, border replicated."""
     _, height, width, _ = image.shape

@@ -319,6 +319,13 @@ def test_integrated_velocity_is_diffeomorphic_and_inverts_by_sign():
     assert np.abs(geometry.compose(forward, backward)).max() < 0.05
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.6, 2.0])
+def test_smooth_gaussian_equals_scipy(sigma):
+    u = smooth_field(5, amplitude=3.0)[None]
+    expected = ndimage.gaussian_filter(u, (0, sigma, sigma, 0), mode="nearest", truncate=3)
+    np.testing.assert_allclose(geometry.smooth_gaussian(u, sigma), expected, atol=1e-5)
+
+
 def test_wrong_input_is_refused():
     image, u = np.zeros((1, 8, 8, 1), np.float32), np.zeros((1, 8, 8, 2), np.float32)
     with pytest.raises(
@@ -345,3 +352,5 @@ def test_wrong_input_is_refused():
         geometry.jacobian_determinant(u[:, :1])
     with pytest.raises(ValueError, match="steps: found -1"):
         geometry.integrate_velocity(u, steps=-1)
+    with pytest.raises(ValueError, match="sigma: found -1"):
+        geometry.smooth_gaussian(u, -1)
