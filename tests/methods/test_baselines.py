@@ -28,12 +28,12 @@ PARAMETERS = {
     "transmatch": 51_582_146,
     "diffusemorph": 15_936_129 + 74_736_258,
 }
-SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (2, 2, 2, 2), "window_size": 4}
+SWIN = {"embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
 TINY = {  # what makes the small networks tiny
     "voxelmorph": {"encoder_channels": (8,) * 4, "decoder_channels": (8,) * 4},
     "cyclemorph": {"encoder_channels": (8,) * 5, "decoder_channels": (8,) * 5},
     "transmorph": SWIN,
-    "transmatch": SWIN,
+    "transmatch": SWIN | {"cross_depth": 1},
     "diffusemorph": {
         "denoiser": {"base_channels": 8, "channel_multipliers": (1, 2)},
         "deformation": {"encoder_channels": (8,) * 3, "decoder_channels": (8,) * 3},
