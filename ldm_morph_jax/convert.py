@@ -5,10 +5,13 @@
     python -m ldm_morph_jax.convert --to-torch runs/X --out published/
     python -m ldm_morph_jax.convert --lpips-vgg vgg16.pth --lpips-linear lpips.pth \\
         --out lpips.safetensors
+    python -m ldm_morph_jax.convert --to-weights runs/X --out model.safetensors [--card card.json]
 
 The first writes a run directory as training leaves it, for `evaluate` and `register`; the networks'
 widths come from the files, everything else (dataset, image size, preset) from the configuration.
-What the files must hold, and what comes back: docs/fidelity.md. PyTorch: the extra `torch`.
+What the files must hold, and what comes back: docs/fidelity.md. PyTorch: the extra `torch`. The
+last one writes one compact file (float16) for `register --model model.safetensors`, with a model
+card of the run's data, commands and scores.
 """
 
 import argparse
@@ -21,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ldm_morph_jax.convert",
         description="Convert checkpoints of the published PyTorch code, in either direction.",
-        epilog="Give --diffusion and --config, or --to-torch, or --lpips-vgg and --lpips-linear. "
+        epilog="Give --diffusion and --config, or --to-torch, or --to-weights, or --lpips-vgg and "
+        "--lpips-linear. "
         "Keys of the configuration are flags, too: --config.data.source=DIR",
         allow_abbrev=False,
     )
@@ -47,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to-torch", type=Path, metavar="WORKDIR", help="run to convert back")
     parser.add_argument("--lpips-vgg", type=Path, metavar="FILE", help="torchvision's VGG16")
     parser.add_argument("--lpips-linear", type=Path, metavar="FILE", help="LPIPS' linear layers")
+    parser.add_argument("--to-weights", type=Path, metavar="WORKDIR", help="run to make compact")
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="JSON to add to the model card of --to-weights"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="what to write")
     return parser
 
@@ -78,18 +86,26 @@ def main(arguments: list[str] | None = None) -> None:
         ({"diffusion", "config"}, {"autoencoder", "registration"}),
         ({"to_torch"}, set()),
         ({"lpips_vgg", "lpips_linear"}, set()),
+        ({"to_weights"}, {"card"}),
     )
     given = {name for name, value in vars(args).items() if value is not None} - {"out"}
     if not any(needed <= given <= needed | besides for needed, besides in ways):
         parser.error(
             "expected --diffusion and --config (with --autoencoder, --registration), or "
-            "--to-torch alone, or --lpips-vgg and --lpips-linear"
+            "--to-torch alone, or --lpips-vgg and --lpips-linear, or --to-weights (with --card)"
         )
 
     def run() -> None:
         # JAX is imported once the arguments are parsed
         from ldm_morph_jax.training.published import convert, convert_lpips, to_torch
 
+        if args.to_weights:
+            from ldm_morph_jax.inference import export_weights
+
+            digest = export_weights(args.to_weights, args.out, args.card)
+            print(f"converted: {args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)")
+            print(f"sha256: {digest}")
+            return
         if args.to_torch:
             names = to_torch(args.to_torch, args.out)
             print(f"converted: {', '.join(str(args.out / name) for name in names)}")

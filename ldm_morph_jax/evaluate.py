@@ -2,9 +2,12 @@
 
 Writes runs/X/evaluation/<split>/{pairs.csv, summary.json, report.html, figures/}. With `--method`
 another method registers the same pairs ("initial": not at all; "lddmm"; "syn": ANTs SyN, needs the
-extra `ants`), and the results go to evaluation/<split>-<method>/.
+extra `ants`), and the results go to evaluation/<split>-<method>/. With `--refine N` each pair's
+displacement is refined by N steps of instance optimisation, as in `register`, and the results go to
+evaluation/<split>-refine<N>/.
 """
 
+import functools
 from pathlib import Path
 
 from absl import app, flags
@@ -15,6 +18,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained run.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which pairs.")
 METHOD = flags.DEFINE_enum(
     "method", None, ["initial", "lddmm", "syn"], "Register with this one instead."
+)
+REFINE = flags.DEFINE_integer(
+    "refine", 0, "Steps of instance optimisation for every pair.", lower_bound=0
 )
 SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now, if moved.")
 
@@ -34,6 +40,8 @@ def evaluate() -> None:
         with config.unlocked():
             config.data.source = SOURCE.value
     dataset = dataset_of(config)
+    if METHOD.value and REFINE.value:
+        raise ValueError(f"--refine starts from a trained network, --method is {METHOD.value}")
     if METHOD.value:
         name, register = METHOD.value, ITERATIVE_METHODS[METHOD.value]()
         out = workdir / "evaluation" / f"{split}-{name}"
@@ -41,6 +49,11 @@ def evaluate() -> None:
         trained = load_run(workdir)
         name, register = trained.name, trained.displacement
         out = workdir / "evaluation" / split
+        if REFINE.value:
+            from ldm_morph_jax.inference import refined_displacement
+
+            register = functools.partial(refined_displacement, trained, steps=REFINE.value)
+            name, out = f"{name} + {REFINE.value} steps", Path(f"{out}-refine{REFINE.value}")
     summary = evaluate_split(
         register,
         dataset.split(split),

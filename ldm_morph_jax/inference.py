@@ -19,6 +19,7 @@ images on each other ("centre"). Nothing is resampled twice: warped(p) = moving(
 """
 
 import functools
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -324,6 +325,12 @@ def predict(
         None if dissimilarity is None else np.asarray(dissimilarity),
         time.perf_counter() - start,
     )
+
+
+def refined_displacement(method: Method, moving, fixed, *, steps: int) -> np.ndarray:
+    """`[B, N, N, 1]` twice -> displacement `[B, N, N, 2]` after `steps` of refinement."""
+    prediction = predict(method, moving[..., 0], fixed[..., 0], refine=steps)
+    return prediction.displacement.astype(np.float32)
 
 
 _integrate = jax.jit(integrate_velocity)
@@ -680,6 +687,47 @@ def _load_weights_file(path, expected_sha256) -> Registrar:
         spacing_mm=config["spacing_mm"],
     )
     return Registrar(method, card)
+
+
+def export_weights(
+    workdir: str | Path, path: str | Path, additions: str | Path | None = None
+) -> str:
+    """Write a finished run as one compact file that `load` reads; its sha256.
+
+    The model card holds the run's dataset, environment (command, versions), best validation scores
+    and the summaries of its evaluations, and what the JSON file `additions` says.
+
+    Raises:
+        ValueError: no finished run, or `additions` is no JSON object.
+    """
+    from ldm_morph_jax.methods.trained import load_run
+    from ldm_morph_jax.training.workdir import completed
+
+    workdir = Path(workdir)
+    method = load_run(workdir)
+    card = {
+        "method": method.name,
+        "dataset": json.loads((workdir / "dataset.json").read_text()),
+        "environment": json.loads((workdir / "environment.json").read_text()),
+        "validation": completed(workdir / "registration"),
+        "evaluations": {
+            file.parent.name: {
+                key: value
+                for key, value in json.loads(file.read_text()).items()
+                if isinstance(value, dict) and "mean" in value
+            }
+            for file in sorted(workdir.glob("evaluation/*/summary.json"))
+        },
+    }
+    if additions is not None:
+        try:
+            more = json.loads(Path(additions).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{additions} is not JSON: {error}") from None
+        if not isinstance(more, dict):
+            raise ValueError(f"{additions} holds a {type(more).__name__}, expected an object")
+        card |= more
+    return save_weights(method, path, card)
 
 
 def save_weights(method, path: str | Path, card: Mapping[str, Any]) -> str:

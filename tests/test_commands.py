@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ldm_morph_jax.files.weights import sha256
+from ldm_morph_jax.inference import load
+
 ROOT = Path(__file__).parent.parent
 TINY = """
 import sys
@@ -86,6 +89,41 @@ def test_evaluate_without_registration(trained):
     assert summary["dsc"]["mean"] == summary["dsc_initial"]["mean"]
     assert summary["epe_px"]["mean"] == summary["epe_initial_px"]["mean"]
     assert summary["nonpositive_jacobian_percent"]["mean"] == 0
+
+
+def test_evaluate_with_refinement(trained):
+    workdir, _ = trained
+    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 3)
+    assert done.returncode == 0, done.stderr
+    rows = {
+        name: list(csv.DictReader((workdir / f"evaluation/{name}/pairs.csv").open()))
+        for name in ("test", "test-refine3")
+    }
+    for plain, refined in zip(*rows.values(), strict=True):
+        assert float(refined["mse"]) < float(plain["mse"])
+    message = refused(
+        "ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 3, "--method", "initial"
+    )
+    assert "--refine starts from a trained network" in message
+
+
+def test_a_run_as_one_compact_file(trained, tmp_path):
+    workdir, _ = trained
+    (tmp_path / "card.json").write_text('{"intended_use": "a test"}')
+    file = tmp_path / "model.safetensors"
+    arguments = ("--to-weights", workdir, "--card", tmp_path / "card.json", "--out", file)
+    done = call("ldm_morph_jax.convert", *arguments)
+    assert done.returncode == 0, done.stderr
+    registrar = load(file)
+    assert done.stdout.splitlines()[-1] == f"sha256: {sha256(file)}"
+    assert registrar.card["intended_use"] == "a test"
+    assert registrar.card["dataset"]["name"] == "phantom"
+    assert registrar.card["validation"]["dsc"] > 0
+    assert registrar.card["evaluations"]["test"]["dsc"]["n"] == 2
+    assert registrar.method.image_size == 32
+    (tmp_path / "card.json").write_text("[1]")
+    message = refused("ldm_morph_jax.convert", *arguments)
+    assert "card.json holds a list, expected an object" in message
 
 
 def refused(*arguments, status=2):
