@@ -58,12 +58,12 @@ def get_config(variant: str = ""):
     c.registration.velocity_sigma = 2.0
     c.registration.smoothness_weight = 0.04
     c.registration.train = stage_config(
-        steps=600,
+        steps=3000,
         batch_size=4,
         learning_rate=1e-3,
         schedule="cosine",
-        warmup_steps=50,
-        evaluate_every=50,
+        warmup_steps=100,
+        evaluate_every=200,
     )
     c.registration.augmentation.orientations = ORIENTATIONS
     return official_code_if_asked(c, variant)
