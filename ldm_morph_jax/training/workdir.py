@@ -83,6 +83,12 @@ def flatten(config: dict, prefix: str = "") -> dict:
 
 def save_config(config, workdir: Path) -> None:
     """Write config.json and environment.json; refuse a workdir of a differently configured run."""
+    write_json(Path(workdir) / "config.json", checked_config(config, workdir))
+    write_json(Path(workdir) / "environment.json", environment())
+
+
+def checked_config(config, workdir: Path) -> dict:
+    """A configuration as config.json has it; ValueError if the workdir is of a different one."""
     resolved = json.loads(json.dumps(config.to_dict()))
     path = Path(workdir) / "config.json"
     if path.exists():
@@ -97,8 +103,7 @@ def save_config(config, workdir: Path) -> None:
                 f"{path} belongs to a run with another configuration; choose a new workdir or the "
                 f"same settings. Different: {'; '.join(different)}"
             )
-    write_json(path, resolved)
-    write_json(Path(workdir) / "environment.json", environment())
+    return resolved
 
 
 def load_config(workdir: Path) -> ConfigDict:
