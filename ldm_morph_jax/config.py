@@ -5,6 +5,10 @@ and typed: an unknown key or a value of another type is an error. NOTES on the n
 the paper where it states them, the published implementation where it does not.
 """
 
+import copy
+import importlib.util
+from pathlib import Path
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -15,13 +19,18 @@ def stage_config(**changes) -> dict:
         "steps": 1000,
         "batch_size": 1,  # over all devices
         "learning_rate": 1e-4,
-        "schedule": "constant",  # or "cosine": to zero over the stage
+        "schedule": "constant",  # to zero over the stage: "cosine", "polynomial" (power 0.9)
         "warmup_steps": 0,
         "gradient_clip": 0.0,  # global norm; 0 = off
         "log_every": 50,
         "evaluate_every": 400,  # validation and checkpoint
         "sample_every": 0,  # pictures; 0 = at the end only
     } | changes
+
+
+def optimiser_config(**changes) -> dict:
+    """The registration stage's Adam."""
+    return {"b1": 0.9, "b2": 0.999, "amsgrad": False} | changes
 
 
 def augmentation_config(**changes) -> dict:
@@ -125,6 +134,7 @@ def paper_config() -> ConfigDict:
                 "smoothness_scale": "pixels",  # "half_size": as the published code
                 "latent_gradient": True,  # False: as the published code
                 "stochastic_depth_steps": -1,  # drop paths until this step; -1 = always
+                "optimiser": optimiser_config(),
                 "train": stage_config(steps=24_000, batch_size=1, learning_rate=1e-4),
                 "augmentation": augmentation_config(),
             },
@@ -209,15 +219,196 @@ def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
     return config
 
 
+# The other learned methods: networks, loss weights and optimisers of their official code, in 2D.
+# docs/baselines.md has the sources and what was chosen where they say nothing. "small" replaces
+# parts of the model, for a laptop; VoxelMorph and CycleMorph are small as they are.
+BASELINES = {
+    "voxelmorph": {
+        "model": {
+            "encoder_channels": (16, 32, 32, 32),
+            "decoder_channels": (32, 32, 32, 32),
+            "head_channels": (32, 16, 16),
+        },
+        "small": {},
+        "smoothness_weight": 0.01,
+        "integration_steps": 0,  # 7: diffeomorphic
+        "optimiser": optimiser_config(),
+        "train": {"learning_rate": 1e-4},
+    },
+    "cyclemorph": {
+        "model": {
+            "encoder_channels": (16, 32, 32, 32, 32),
+            "decoder_channels": (32, 32, 32, 8, 8),
+            "convolutions": 1,
+        },
+        "small": {},
+        "smoothness_weight": 1.0,  # beside an NCC, whose scale is another than that of an MSE
+        "cycle_weight": 0.1,
+        "identity_weight": 0.5,
+        "optimiser": optimiser_config(b1=0.5),
+        "train": {"learning_rate": 2e-4},
+    },
+    "transmorph": {
+        "model": {
+            "embed_dim": 96,
+            "depths": (2, 2, 4, 2),
+            "num_heads": (4, 4, 8, 8),
+            "window_size": 8,
+            "mlp_ratio": 4,
+            "drop_path_rate": 0.3,
+            "head_channels": 16,
+        },
+        "small": {
+            "embed_dim": 32,
+            "depths": (2, 2, 2, 2),
+            "num_heads": (2, 2, 4, 4),
+            "drop_path_rate": 0.1,
+        },
+        "smoothness_weight": 0.02,
+        "optimiser": optimiser_config(amsgrad=True),
+        "train": {"learning_rate": 1e-4, "schedule": "polynomial"},
+    },
+    "transmatch": {
+        "model": {
+            "embed_dim": 96,
+            "depths": (2, 2, 4, 2),
+            "num_heads": (4, 4, 8, 8),
+            "window_size": 8,
+            "mlp_ratio": 4,
+            "drop_path_rate": 0.3,
+            "cross_heads": 4,
+            "cross_depth": 2,
+        },
+        "small": {
+            "embed_dim": 24,
+            "depths": (2, 2, 2, 2),
+            "num_heads": (2, 2, 4, 4),
+            "drop_path_rate": 0.1,
+        },
+        "smoothness_weight": 0.01,
+        "optimiser": optimiser_config(amsgrad=True),
+        "train": {"learning_rate": 4e-4},
+    },
+    "diffusemorph": {
+        "model": {
+            "denoiser": {
+                "base_channels": 64,
+                "channel_multipliers": (1, 2, 4, 4),
+                "residual_blocks": 1,
+                "norm_groups": 32,
+            },
+            "deformation": {
+                "encoder_channels": (64, 128, 256, 512, 1024),
+                "decoder_channels": (1024, 512, 256, 128, 64),
+                "convolutions": 2,
+                "weights_std": 0.02,
+            },
+        },
+        "small": {  # the plan of the official 3D configuration, its denoiser twice as wide
+            "denoiser": {
+                "base_channels": 16,
+                "channel_multipliers": (1, 2, 4, 4),
+                "residual_blocks": 1,
+                "norm_groups": 4,
+            },
+            "deformation": {
+                "encoder_channels": (16, 32, 32, 32, 32),
+                "decoder_channels": (32, 32, 32, 8, 8),
+                "convolutions": 1,
+                "weights_std": 0.02,
+            },
+        },
+        "timesteps": 2000,
+        "beta_start": 1e-6,
+        "beta_end": 1e-2,
+        "registration_weight": 2.0,
+        "smoothness_weight": 0.01,  # within the registration part
+        "optimiser": optimiser_config(b1=0.5),
+        "train": {"learning_rate": 2e-4},
+    },
+}
+
+
+def method_config(method: str, size: str = "paper") -> ConfigDict:
+    """`config.registration` with the defaults of a method.
+
+    method: "ldm_morph" or a name in BASELINES. size: "paper", or "small": a network for a laptop
+    and, since its training is short, the learning rate, cosine decay and warm-up that LDM-Morph
+    has there.
+    """
+    if size not in ("paper", "small"):
+        raise ValueError(f"size is {size!r}, expected 'paper' or 'small'")
+    config = paper_config()
+    if size == "small":
+        small(config)
+    if method == "ldm_morph":
+        return config.registration
+    if method not in BASELINES:
+        expected = ", ".join(["ldm_morph", *BASELINES])
+        raise ValueError(f"registration.method is {method!r}, expected one of {expected}")
+    settings = dict(BASELINES[method])
+    training, small_model = settings.pop("train"), settings.pop("small")
+    if size == "small":
+        training = {}
+        settings["model"] = settings["model"] | small_model
+    common = config.registration.to_dict()
+    train, augmentation = common["train"] | training, common["augmentation"]
+    return ConfigDict(
+        {"method": method, **settings, "train": train, "augmentation": augmentation},
+        convert_dict=True,
+    )
+
+
+def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigDict:
+    """A copy of an experiment with another registration method, everything else being equal.
+
+    Data, seed, augmentation, steps, batch size and rhythm of validation stay; networks, loss
+    weights and optimiser become the method's (`method_config`).
+    """
+    config = copy.deepcopy(config)
+    registration, before = method_config(method, size), config.registration
+    for key in ("steps", "batch_size", "log_every", "evaluate_every", "sample_every"):
+        registration.train[key] = before.train[key]
+    registration.augmentation = before.augmentation
+    locked = config.is_locked
+    with config.unlocked():
+        config.registration = registration
+    return config.lock() if locked else config
+
+
+def experiment(path: str | Path, argument: str = "") -> ConfigDict:
+    """The configuration of an experiment file, as `--config path:argument` gives it."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no experiment file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def baseline(method: str, like: str, configs: Path) -> ConfigDict:
+    """The argument of a file in configs/baselines: an experiment to repeat with another method.
+
+    like: "NAME" or "NAME:ARGUMENT" of an experiment file in the folder `configs`. The method's
+    network is small where that experiment's is not the paper's.
+    """
+    name, _, argument = like.partition(":")
+    config = experiment(configs / f"{name}.py", argument)
+    papers = config.registration.model == paper_config().registration.model
+    return with_method(config, method, "paper" if papers else "small")
+
+
 def config_from_json(values: dict) -> ConfigDict:
-    """A stored configuration (JSON, so lists for tuples) on top of the defaults, locked."""
+    """A stored configuration (JSON: lists for tuples) on top of its method's defaults, locked."""
 
     def tuples(value):
         if isinstance(value, dict):
             return {key: tuples(v) for key, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    config = paper_config()
+    method = values.get("registration", {}).get("method", "ldm_morph")
+    config = with_method(paper_config(), method)
     with config.unlocked():
         config.update(tuples(values))
     return config.lock()

@@ -1,18 +1,16 @@
 """Every experiment file: it loads, its networks fit each other, and the paper's sizes are right."""
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import config_from_json, paper_config
+from ldm_morph_jax.config import BASELINES, config_from_json, experiment, paper_config, with_method
 from ldm_morph_jax.data.pipeline import Augmentation
-from ldm_morph_jax.methods.build import build_autoencoder, build_method, build_unet
+from ldm_morph_jax.methods.build import build_autoencoder, build_method, build_unet, needs_ldm
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.training.optimiser import adam
 
@@ -30,14 +28,11 @@ CASES = [
     (path, variant)
     for path in sorted(ROOT.glob("configs/*.py"))
     for variant in VARIANTS.get(path.stem, ("",))
+] + [
+    (path, variant)
+    for path in sorted(ROOT.glob("configs/baselines/*.py"))
+    for variant in ("", "camus_2ch")
 ]
-
-
-def load(path: Path, variant: str = "") -> ConfigDict:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
 
 
 def parameters(tree) -> int:
@@ -56,14 +51,16 @@ def shapes_of(networks: str):
     images, key, method = jnp.zeros((2, size, size, 1)), jax.random.key(0), build_method(config)
 
     def everything():
-        autoencoder, unet = build_autoencoder(config), build_unet(config)
-        variables = autoencoder.init(key, images)
-        latent = autoencoder.apply(variables, images, method="encode")
-        frozen = {
-            "autoencoder": variables["params"],
-            "unet": unet.init(key, latent, jnp.zeros(2, jnp.int32))["params"],
-            "latent_scale": 1.0,
-        }
+        frozen = {}
+        if needs_ldm(method):
+            autoencoder, unet = build_autoencoder(config), build_unet(config)
+            variables = autoencoder.init(key, images)
+            latent = autoencoder.apply(variables, images, method="encode")
+            frozen = {
+                "autoencoder": variables["params"],
+                "unet": unet.init(key, latent, jnp.zeros(2, jnp.int32))["params"],
+                "latent_scale": 1.0,
+            }
         params = method.init(key, size)
         loss, terms = method.loss(params, frozen, {"moving": images, "fixed": images}, key, 0)
         return method.displacement(params, frozen, images, images), loss, terms
@@ -73,8 +70,9 @@ def shapes_of(networks: str):
 
 @pytest.mark.parametrize(("path", "variant"), CASES, ids=lambda v: getattr(v, "stem", v))
 def test_config_builds(path, variant):
-    config = load(path, variant).lock()
-    assert f"--config configs/{path.name}" in path.read_text()  # the card names its command
+    config = experiment(path, variant).lock()
+    # the card names its command
+    assert f"--config {path.relative_to(ROOT).as_posix()}" in path.read_text()
     parts = config.to_dict()
     networks = {name: parts[name] for name in ("features", "registration")}
     networks["data"] = {"image_size": config.data.image_size}
@@ -84,7 +82,8 @@ def test_config_builds(path, variant):
         del networks["registration"][name]
     displacement, loss, terms = shapes_of(json.dumps(networks, sort_keys=True))
     assert displacement.shape == (2, config.data.image_size, config.data.image_size, 2)
-    assert loss.shape == () and {"pixel", "latent", "smoothness"} <= terms.keys()
+    assert loss.shape == () and {"loss", "smoothness"} <= terms.keys()
+    adam(config.registration.train, **config.registration.optimiser)
     for stage in (config.autoencoder, config.diffusion, config.registration):
         adam(stage.train)
         Augmentation(**stage.augmentation)
@@ -109,12 +108,12 @@ def test_paper_parameter_counts():
 
 def test_unknown_argument_is_refused():
     with pytest.raises(ValueError, match="'paper_code', expected nothing or 'official_code'"):
-        load(ROOT / "configs/sunnybrook.py", "paper_code")
+        experiment(ROOT / "configs/sunnybrook.py", "paper_code")
 
 
 def test_unknown_key_is_refused():
     with pytest.raises((AttributeError, KeyError), match="learning"):
-        load(ROOT / "configs/quickstart.py").lock().registration.learning = 1
+        experiment(ROOT / "configs/quickstart.py").lock().registration.learning = 1
 
 
 def test_unknown_method_is_refused():
@@ -122,3 +121,63 @@ def test_unknown_method_is_refused():
     config.registration.method = "voxelmoprh"
     with pytest.raises(ValueError, match=r"'voxelmoprh', expected one of .*ldm_morph"):
         build_method(config)
+
+
+def test_method_of_other_settings_is_refused():
+    config = paper_config()
+    config.registration.method = "voxelmorph"
+    with pytest.raises(ValueError, match="lacks integration_steps.*configs/baselines"):
+        build_method(config)
+    config = with_method(config, "transmorph")
+    config.registration.method = "transmatch"
+    with pytest.raises(ValueError, match=r"registration\.model lacks cross_depth, cross_heads"):
+        build_method(config)
+
+
+@pytest.mark.parametrize("size", ["paper", "small"])
+@pytest.mark.parametrize("method", ["ldm_morph", *BASELINES])
+def test_with_method(method, size):
+    before = experiment(ROOT / "configs/sunnybrook_small.py").lock()
+    text = before.to_json_best_effort()
+    config = with_method(before, method, size)
+    assert before.to_json_best_effort() == text  # a copy
+    assert config.registration.method == method
+    kept = ("steps", "batch_size", "log_every", "evaluate_every", "sample_every")
+    for key in kept:
+        assert config.registration.train[key] == before.registration.train[key]
+    assert config.registration.augmentation == before.registration.augmentation
+    assert {**config.to_dict(), "registration": 0} == {**before.to_dict(), "registration": 0}
+
+    # stored and read back it is the same, typed and locked
+    restored = config_from_json(json.loads(json.dumps(config.to_dict())))
+    assert restored.to_dict() == config.to_dict()
+    for one in (config, restored):
+        with pytest.raises((AttributeError, KeyError), match="fusionn"):
+            one.registration.model.fusionn = "none"
+        with pytest.raises(TypeError):
+            one.registration.smoothness_weight = "0.1"
+        with pytest.raises(TypeError):
+            one.data.source = 1
+
+
+def test_with_unknown_method_or_size_is_refused():
+    with pytest.raises(ValueError, match="'voxelmoprh', expected one of ldm_morph, voxelmorph"):
+        with_method(paper_config(), "voxelmoprh")
+    with pytest.raises(ValueError, match="size is 'large', expected 'paper' or 'small'"):
+        with_method(paper_config(), "voxelmorph", "large")
+
+
+def test_baseline_has_the_size_of_the_experiment_it_repeats():
+    path = ROOT / "configs/baselines/transmorph.py"
+    widths = {
+        like: experiment(path, like).registration.model.embed_dim
+        for like in ("quickstart", "camus_2ch", "camus_2ch:small", "sunnybrook_small")
+    }
+    assert widths == {
+        "quickstart": 32,
+        "camus_2ch": 96,
+        "camus_2ch:small": 32,
+        "sunnybrook_small": 32,
+    }
+    with pytest.raises(ValueError, match="nothing.py is no experiment file"):
+        experiment(path, "nothing")

@@ -63,6 +63,30 @@ def conv(
     )(x)
 
 
+def conv_transpose(
+    x: jax.Array,
+    features: int,
+    *,
+    kernel_init=uniform_fan_in,
+    bias_init=None,
+    name: str | None = None,
+) -> jax.Array:
+    """3x3 transposed convolution `[B, H, W, C] -> [B, 2H, 2W, features]` inside `nn.compact`.
+
+    Places outputs as PyTorch's kernel 3, stride 2, padding 1, output padding 1; Flax's "SAME" would
+    be one pixel away.
+    """
+    return nn.ConvTranspose(
+        features,
+        (3, 3),
+        strides=(2, 2),
+        padding=((1, 2), (1, 2)),
+        kernel_init=kernel_init,
+        bias_init=bias_init or uniform_bias(9 * x.shape[-1]),
+        name=name,
+    )(x)
+
+
 def dense(
     x: jax.Array,
     features: int,
@@ -104,3 +128,12 @@ def group_norm(
 def upsample_nearest(x: jax.Array) -> jax.Array:
     """Repeat every pixel twice along rows and columns: `[B, H, W, C] -> [B, 2H, 2W, C]`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def upsample_bilinear(x: jax.Array) -> jax.Array:
+    """Linear interpolation to twice the size, `[B, H, W, C] -> [B, 2H, 2W, C]`.
+
+    Pixel centres at half integers (PyTorch's align_corners false), border values repeated outside.
+    """
+    batch, height, width, channels = x.shape
+    return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")

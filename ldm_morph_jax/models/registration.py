@@ -6,7 +6,7 @@ the result into a displacement field (paper Fig. 1).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -123,11 +123,12 @@ class DecoderBlock(nn.Module):
     """
 
     features: int
+    upsample: Callable[[jax.Array], jax.Array] = upsample_bicubic
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-        x = jnp.concatenate([upsample_bicubic(x), skip], axis=-1)
+        x = jnp.concatenate([self.upsample(x), skip], axis=-1)
         x = conv_block(x, self.features, dtype=self.dtype, name="conv1")
         return conv_block(x, self.features, dtype=self.dtype, name="conv2")
 

@@ -26,12 +26,22 @@ class Schedule(NamedTuple):
 
 def linear_schedule(steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> Schedule:
     """Betas from `start` to `end`, linear in their square root (the published LDM's schedule)."""
+    return _schedule(steps, start, end, power=2)
+
+
+def linear_beta_schedule(steps: int, start: float, end: float) -> Schedule:
+    """Betas from `start` to `end`, linear themselves (Ho et al. 2020; DiffuseMorph)."""
+    return _schedule(steps, start, end, power=1)
+
+
+def _schedule(steps, start, end, power):
     if steps < 1 or not 0 < start <= end < 1:
         raise ValueError(
             f"schedule: found steps={steps}, start={start}, end={end}, "
             "expected steps >= 1 and 0 < start <= end < 1"
         )
-    betas = np.linspace(np.sqrt(start), np.sqrt(end), steps, dtype=np.float64) ** 2
+    roots = np.linspace(start ** (1 / power), end ** (1 / power), steps, dtype=np.float64)
+    betas = roots**power
     abar = np.cumprod(1 - betas)
     return Schedule(
         *(a.astype(np.float32) for a in (betas, abar, np.sqrt(abar), np.sqrt(1 - abar)))

@@ -4,23 +4,34 @@ import optax
 
 
 def learning_rate_schedule(train) -> optax.Schedule:
-    """Linear warm-up, then constant or cosine to zero at the stage's last step."""
+    """Linear warm-up, then constant, or to zero at the stage's last step.
+
+    "cosine", or "polynomial": (1 - step / steps)^0.9, as TransMorph decays it.
+    """
     peak, warmup = train.learning_rate, train.warmup_steps
     if train.schedule == "constant":
         after = optax.constant_schedule(peak)
     elif train.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(train.steps - warmup, 1))
+    elif train.schedule == "polynomial":
+        after = optax.polynomial_schedule(peak, 0.0, 0.9, max(train.steps - warmup, 1))
     else:
-        raise ValueError(f"schedule is {train.schedule!r}, expected 'constant' or 'cosine'")
+        raise ValueError(
+            f"schedule is {train.schedule!r}, expected 'constant', 'cosine' or 'polynomial'"
+        )
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def adam(train, *, b1=0.9, b2=0.999, weight_decay=None) -> optax.GradientTransformation:
-    """Adam (AdamW when `weight_decay` is given) with the stage's schedule and clipping."""
+def adam(
+    train, *, b1=0.9, b2=0.999, amsgrad=False, weight_decay=None
+) -> optax.GradientTransformation:
+    """Adam with the stage's schedule and clipping: AdamW with a `weight_decay`, or AMSGrad."""
     rate = learning_rate_schedule(train)
-    if weight_decay is None:
+    if amsgrad:
+        optimiser = optax.amsgrad(rate, b1=b1, b2=b2)
+    elif weight_decay is None:
         optimiser = optax.adam(rate, b1=b1, b2=b2)
     else:
         optimiser = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)

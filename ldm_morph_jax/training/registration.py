@@ -26,7 +26,7 @@ def registration_stage(config, method, frozen, batches, validation, labels) -> S
       labels: label -> structure name, scored by DSC.
     """
     c = config.registration
-    optimiser = adam(c.train)
+    optimiser = adam(c.train, **c.optimiser)
 
     def init(key):
         params = method.init(key, config.data.image_size)

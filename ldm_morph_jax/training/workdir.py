@@ -92,7 +92,9 @@ def checked_config(config, workdir: Path) -> dict:
     resolved = json.loads(json.dumps(config.to_dict()))
     path = Path(workdir) / "config.json"
     if path.exists():
-        before, now = flatten(json.loads(path.read_text())), flatten(resolved)
+        # through the defaults, so that a key which is younger than the run is no difference
+        stored = json.loads(json.dumps(load_config(workdir).to_dict()))
+        before, now = flatten(stored), flatten(resolved)
         different = [
             f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

@@ -1,0 +1,23 @@
+"""CycleMorph (Kim et al., 2021) in place of LDM-Morph, in any of the other experiments.
+
+    python -m ldm_morph_jax.train --config configs/baselines/cyclemorph.py:sunnybrook_small \\
+        --config.data.source=DIR --workdir runs/cyclemorph
+    python -m ldm_morph_jax.evaluate --workdir runs/cyclemorph --split test
+
+The argument is the experiment to repeat, NAME or NAME:ARGUMENT of a file configs/NAME.py
+(`camus_2ch`, `camus_2ch:small`); without one it is the quickstart. Data, seed, augmentation, steps
+and batch size are that experiment's, network, losses and optimiser the method's.
+
+Two U-Nets of 120,602 parameters each, NCC as in the paper's tables: its row of Table 1 is
+DSC 0.824, 0.945 % of pixels with J <= 0 on CAMUS 2CH.
+Sources and choices: docs/baselines.md.
+"""
+
+from pathlib import Path
+
+from ldm_morph_jax.config import baseline
+
+
+def get_config(like: str = "quickstart"):
+    """`like`: the experiment to repeat, NAME or NAME:ARGUMENT."""
+    return baseline("cyclemorph", like, configs=Path(__file__).parents[1])

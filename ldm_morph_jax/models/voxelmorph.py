@@ -1,0 +1,48 @@
+"""The network of VoxelMorph (Balakrishnan et al., IEEE TMI 2019): a small U-Net, in 2D."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldm_morph_jax.models.layers import conv, upsample_nearest
+from ldm_morph_jax.models.swin import check_image_size
+
+
+class VoxelMorphUNet(nn.Module):
+    """Displacement (or velocity) `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`.
+
+    Every block is a 3x3 convolution and LeakyReLU 0.2. Encoder blocks are followed by max-pooling,
+    decoder blocks by nearest upsampling and the encoder's map of that size; blocks of
+    `head_channels` work at full resolution. The head starts near zero. H and W must be multiples
+    of 2^levels (ValueError).
+    """
+
+    encoder_channels: tuple[int, ...] = (16, 32, 32, 32)
+    decoder_channels: tuple[int, ...] = (32, 32, 32, 32)  # as many as the encoder has
+    head_channels: tuple[int, ...] = (32, 16, 16)
+
+    @nn.compact
+    def __call__(self, moving: jax.Array, fixed: jax.Array, *, train: bool = False) -> jax.Array:
+        x = jnp.concatenate([moving, fixed], axis=-1)
+        check_image_size(x, 2 ** len(self.encoder_channels))
+
+        def block(x, features, name):
+            return nn.leaky_relu(conv(x, features, name=name), 0.2)
+
+        skips = []
+        for level, features in enumerate(self.encoder_channels):
+            x = block(x, features, f"encoder{level}")
+            skips.append(x)
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        for level, features in enumerate(self.decoder_channels):
+            x = block(x, features, f"decoder{level}")
+            x = jnp.concatenate([upsample_nearest(x), skips.pop()], axis=-1)
+        for number, features in enumerate(self.head_channels):
+            x = block(x, features, f"full{number}")
+        return conv(
+            x,
+            2,
+            kernel_init=nn.initializers.normal(1e-5),
+            bias_init=nn.initializers.zeros,
+            name="head",
+        )
