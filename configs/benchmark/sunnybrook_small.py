@@ -10,7 +10,8 @@ methods get its budget, steps x pairs per step, and its augmentation; their netw
 
 from pathlib import Path
 
-from ldm_morph_jax.training.plan import benchmark_config, experiment
+from ldm_morph_jax.config import experiment
+from ldm_morph_jax.training.plan import benchmark_config
 
 CONFIGS = Path(__file__).parent.parent
 

@@ -11,7 +11,6 @@ A cell is evaluated on the test pairs of its own dataset, and perhaps of others 
 
 import copy
 import dataclasses
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,14 +48,6 @@ def benchmark_config(**changes) -> ConfigDict:
         }
         | changes
     )
-
-
-def experiment(path: Path, variant: str = "") -> ConfigDict:
-    """The configuration that an experiment file (configs/X.py) gives."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
