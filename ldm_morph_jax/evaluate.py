@@ -1,8 +1,8 @@
 """Score a trained run: `python -m ldm_morph_jax.evaluate --workdir runs/X --split test`.
 
 Writes runs/X/evaluation/<split>/{pairs.csv, summary.json, report.html, figures/}. With `--method`
-another method registers the same pairs ("initial": not at all; "syn": ANTs SyN, needs the extra
-`ants`), and the results go to evaluation/<split>-<method>/.
+another method registers the same pairs ("initial": not at all; "lddmm"; "syn": ANTs SyN, needs the
+extra `ants`), and the results go to evaluation/<split>-<method>/.
 """
 
 from pathlib import Path
@@ -13,7 +13,9 @@ from ldm_morph_jax import commands
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained run.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which pairs.")
-METHOD = flags.DEFINE_enum("method", None, ["initial", "syn"], "Register with this one instead.")
+METHOD = flags.DEFINE_enum(
+    "method", None, ["initial", "lddmm", "syn"], "Register with this one instead."
+)
 SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now, if moved.")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from ldm_morph_jax.config import with_method
 from ldm_morph_jax.methods.trained import load_run
 from ldm_morph_jax.training import loop, run
 from ldm_morph_jax.training.checkpoints import restore_part
@@ -103,6 +104,33 @@ def test_interrupted_run_ends_bit_equal(finished, data, tmp_path, monkeypatch, s
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_method_without_ldm_is_trained_alone(data, tmp_path):
+    """The same loop, workdir and loading for another method."""
+    config = with_method(tiny_config(data), "voxelmorph", "small")
+    workdir = tmp_path / "run"
+    config.registration.model.update(encoder_channels=(4,) * 2, decoder_channels=(4,) * 2)
+    metrics = run.train(config, workdir)
+    assert list(metrics) == ["registration"] and metrics["registration"]["dsc"] > 0
+    assert not (workdir / "autoencoder").exists() and not (workdir / "diffusion").exists()
+    assert run.train(config, workdir) == metrics
+
+    stored = json.loads((workdir / "config.json").read_text())
+    del stored["registration"]["optimiser"]  # a run that is older than this key
+    (workdir / "config.json").write_text(json.dumps(stored))
+    assert run.train(config, workdir) == metrics
+    assert load_config(workdir).to_dict() == config.to_dict()
+
+    method = load_run(workdir)
+    assert method.name == "voxelmorph" and method.frozen == {}
+    images = jax.random.uniform(jax.random.key(0), (2, 1, 32, 32, 1))
+    u = method.displacement(*images)
+    assert u.shape == (1, 32, 32, 2) and np.all(np.isfinite(u))
+    assert method.dissimilarity(*images, u).shape == (1,)
+    config.registration.smoothness_weight = 0.5
+    with pytest.raises(ValueError, match=r"registration\.smoothness_weight: found 0.01, now 0.5"):
+        run.train(config, workdir)
 
 
 def test_cached_features_are_what_is_computed_anew(finished, data, tmp_path):
