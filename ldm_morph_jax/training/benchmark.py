@@ -30,10 +30,10 @@ from ldm_morph_jax.training.errors import Preempted
 from ldm_morph_jax.training.plan import Cell, Evaluation, all_evaluations, restrict, tasks
 from ldm_morph_jax.training.run import dataset_of, train
 from ldm_morph_jax.training.workdir import (
+    check_same,
     checked_config,
     completed,
     locked,
-    save_config,
     write_json,
 )
 
@@ -76,8 +76,8 @@ def run_benchmark(
         raise ValueError(f"found {jax.process_count()} processes, expected 1 with all its devices")
     everything = all_evaluations(config, out)
     todo = tasks(restrict(everything, methods=methods, datasets=datasets, seeds=seeds))
-    for cell in [cell for one in everything for cell in (one.cell, one.cell.ldm) if cell]:
-        checked_config(cell.config, cell.workdir)
+    for one in everything:
+        _check_same(one)
     dataset = functools.cache(lambda name: dataset_of({**config.datasets, **config.unseen}[name]))
 
     def write():
@@ -103,6 +103,17 @@ def run_benchmark(
             gc.collect()
         write()
     return [f"{_verb(task)} {task}: {failure(task)}" for task in todo if not finished(task)]
+
+
+def _check_same(task: Evaluation) -> None:
+    """Raise ValueError where what is on disk was made with another configuration."""
+    for cell in (task.cell, task.cell.ldm):
+        if cell is not None and cell.stages:
+            checked_config(cell.config, cell.workdir)
+    if finished(task):
+        path = task.directory / "summary.json"
+        stored = json.loads(path.read_text())["config"]
+        check_same(path, stored["tested_on"], task.config["tested_on"])
 
 
 def finished(task: Cell | Evaluation) -> bool:
@@ -161,7 +172,6 @@ def _evaluate(task: Evaluation, dataset) -> None:
         trained = load_run(cell.workdir)
         register = trained.displacement
     else:
-        save_config(cell.config, cell.workdir)
         register = ITERATIVE_METHODS[cell.name]()
     pairs = dataset.split("test")
     evaluate_split(
@@ -173,7 +183,7 @@ def _evaluate(task: Evaluation, dataset) -> None:
         dataset=task.target,
         split="test",
         out_dir=task.directory,
-        config=cell.config.to_dict(),
+        config=task.config,
         workdir=cell.workdir,
         keep=typical_pair(pairs, dataset.labels),
     )

@@ -58,7 +58,7 @@ class Cell:
       dataset: name in the benchmark; trained there, unless the method has no weights.
       name: the method, a variant of LDM-Morph, or "ldm".
       seed: None for a method without weights.
-      config: what `training.run.train` takes; for a method without weights its name and data.
+      config: what `training.run.train` takes; for a method without weights its name.
       workdir: the run directory.
       ldm: the cell whose latent diffusion model this one needs.
     """
@@ -89,6 +89,11 @@ class Evaluation:
     cell: Cell
     target: str
     data_of: ConfigDict
+
+    @property
+    def config(self) -> dict:
+        """The cell's configuration, and the data that it is tested on."""
+        return self.cell.config.to_dict() | {"tested_on": {"data": self.data_of.data.to_dict()}}
 
     @property
     def directory(self) -> Path:
@@ -149,8 +154,8 @@ def all_evaluations(config: ConfigDict, out: Path) -> list[Evaluation]:
     evaluations = []
     for target, data_of in experiments.items():
         for method in iterative:
-            seen = ConfigDict({"method": method, "data": copy.deepcopy(data_of.data)})
-            cell = Cell(target, method, None, seen, out / "runs" / target / method)
+            named = ConfigDict({"method": method})
+            cell = Cell(target, method, None, named, out / "runs" / target / method)
             evaluations.append(Evaluation(cell, target, data_of))
         evaluations += [Evaluation(cell, target, data_of) for cell in cells.get(target, ())]
         for source, tested_on in config.transfer:
