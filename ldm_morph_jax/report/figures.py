@@ -290,7 +290,7 @@ def methods_sheet(
         axes[:, 0], ("moving, warped", "|difference|", "fixed, grid"), strict=True
     ):
         axis.set_ylabel(name, fontsize=8.5, labelpad=4)
-    _bar(axes[2, 1], MOTION_MAP, norm, "displacement, px")
+    _bar(axes[2, -1], MOTION_MAP, norm, "displacement, px")
     _bar(axes[2, 0], DIFFERENCE_MAP, Normalize(0, limit), "|difference|")
     if title:
         x, y = left / size[0], 1 - 0.1 / size[1]
