@@ -6,6 +6,8 @@ import csv
 import html
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -362,6 +364,19 @@ def test_every_cell_of_every_configuration_builds(path):
         for cell in trained
     }
     assert len(budgets) == len(experiment(path).datasets)  # equal for all methods
+
+
+def test_command_refuses_what_it_does_not_know(tmp_path):
+    arguments = ("--config", "configs/benchmark/phantom.py", "--out", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-m", "ldm_morph_jax.benchmark", *map(str, arguments), "--methods=demons"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: --methods: demons unknown, expected some of initial, syn")
+    assert not (tmp_path / "out").exists()
 
 
 # -- statistics and the paper's numbers

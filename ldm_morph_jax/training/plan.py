@@ -42,7 +42,7 @@ def benchmark_config(**changes) -> ConfigDict:
             ),
             "baseline_size": "paper",  # or "small": the baselines' networks (config.with_method)
             "seeds": (0,),
-            "ablation": True,  # Table 3
+            "ablation": True,  # Table 3; it and the betas take LDM-Morph among the methods
             "betas": (0.2, 0.4, 0.6, 0.8, 1.0),  # Fig. 7
             "transfer": (),  # Table 2: pairs (trained on, tested on)
         }
@@ -186,7 +186,8 @@ def _learned_cells(config, dataset: str, learned: Sequence[str], out: Path) -> I
             if name != OURS:
                 changed = with_method(changed, name, config.baseline_size)
             yield cell(name, seed, changed)
-    for name, (fusion, beta) in _variants(config, base.registration).items():
+    variants = _variants(config, base.registration) if OURS in learned else {}
+    for name, (fusion, beta) in variants.items():
         for seed in config.seeds:
             changed = _changed(base, seed=seed)
             changed.registration.model.fusion = fusion
