@@ -16,6 +16,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # these train: they compile much and compute little
 QUICKLY_COMPILED = {
+    "test_benchmark",
     "test_run",
     "test_commands",
     "test_prepare",

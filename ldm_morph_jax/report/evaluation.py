@@ -41,15 +41,16 @@ def evaluate_split(
     progress: bool = True,
     config: Mapping | None = None,
     workdir=None,
+    keep: int | None = None,
 ) -> dict:
     """Register every pair of a split, score it, write `out_dir`, return the summary.
 
     Moving labels are warped with nearest neighbour (eq. 17). `dsc` and `hd95` of a pair are means
     over the structures that have a value; a score without any is an empty cell in the CSV, null in
     the JSON, and counted as excluded, never silently dropped. A pair's seconds are wall time from
-    host arrays to a finished displacement, divided by `batch_size`; compilation is in the
-    unmeasured warm-up call. A last, smaller batch is filled up with its last pair so that nothing
-    recompiles.
+    host arrays to a finished displacement, divided by `batch_size`; compilation is in the warm-up
+    call, which is reported apart. A last, smaller batch is filled up with its last pair so that
+    nothing recompiles.
 
     Written, each file atomically, summary.json last:
         pairs.csv      a row per pair: id, dsc_initial, dsc, both per structure, hd95_initial_px,
@@ -58,9 +59,11 @@ def evaluate_split(
                        and the same within the fixed image's structures (epe_structures_...)
         figures/*.png  box plots; best, median and worst pair by DSC; training curves
         report.html    all of it, self-contained
+        example.npz    only with `keep`: that pair, its id, "displacement" and "spacing"
         summary.json   for each score {"mean", "std", "median", "n", "n_excluded"} over pairs;
-                       "structures": the same per structure; method, dataset, split, n_pairs,
-                       batch_size, hardware, versions
+                       "structures": the same per structure; seconds_first_call (the warm-up
+                       call, with compilation); method, dataset, split, n_pairs, batch_size,
+                       hardware, versions
 
     Args:
         register: (moving `[B, H, W, 1]`, fixed `[B, H, W, 1]`) -> displacement `[B, H, W, 2]`,
@@ -73,10 +76,11 @@ def evaluate_split(
         method, dataset, split: names for the results.
         out_dir: directory to write; made when missing.
         batch_size: pairs per call; 1 is what time per pair is usually quoted for.
-        warmup: call once, unmeasured, before the first pair.
+        warmup: call once before the first pair is measured.
         progress: log a line about every tenth of the split.
         config: shown in the report, kept in summary.json.
         workdir: a training directory with metrics.jsonl (see `figures.curves`), for the curves.
+        keep: number of a pair to write as arrays, for pictures of many methods side by side.
 
     Raises:
         ValueError: for an empty split, ids that do not match it, examples without a needed entry,
@@ -95,7 +99,7 @@ def evaluate_split(
     columns = structure_columns(labels)
 
     # -- register and score
-    rows, displacements = [], []
+    rows, displacements, first_call = [], [], None
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         examples = [_check_example(dataset_split[i], ids[i]) for i in indices]
@@ -103,7 +107,9 @@ def evaluate_split(
         moving = np.stack([np.asarray(e["moving"], np.float32) for e in filled])
         fixed = np.stack([np.asarray(e["fixed"], np.float32) for e in filled])
         if warmup and start == 0:
+            began = time.perf_counter()
             jax.block_until_ready(register(moving, fixed))
+            first_call = time.perf_counter() - began
         began = time.perf_counter()
         displacement = jax.block_until_ready(register(moving, fixed))
         seconds = (time.perf_counter() - began) / batch_size
@@ -153,6 +159,7 @@ def evaluate_split(
             }
             for (label, name), column in zip(labels.items(), columns.values(), strict=True)
         },
+        "seconds_first_call": first_call,
         "batch_size": batch_size,
         "hardware": _hardware(),
         "versions": _versions(),
@@ -168,14 +175,19 @@ def evaluate_split(
         example = {key: np.asarray(dataset_split[index][key]) for key in _NEEDED}
         examples.append({"role": role, "row": rows[index], "displacement": displacements[index]})
         examples[-1] |= example
-    _write(out_dir / "pairs.csv", _csv(rows).encode())
+    write_file(out_dir / "pairs.csv", csv_text(rows).encode())
     for name, figure in _figures(summary, rows, examples, labels, workdir).items():
-        _write(out_dir / "figures" / f"{name}.png", figures.png_bytes(figure))
+        write_file(out_dir / "figures" / f"{name}.png", figures.png_bytes(figure))
     page = html.render_report(summary, rows, examples, labels=labels, workdir=workdir)
-    _write(out_dir / "report.html", page.encode())
-    text = json.dumps(_without_nan(summary), indent=2, allow_nan=False, default=str)
-    _write(out_dir / "summary.json", (text + "\n").encode())
-    return _without_nan(summary)
+    write_file(out_dir / "report.html", page.encode())
+    if keep is not None:
+        arrays = {key: np.asarray(dataset_split[keep][key]) for key in _NEEDED}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, displacement=displacements[keep], id=np.array(ids[keep]))
+        write_file(out_dir / "example.npz", buffer.getvalue())
+    text = json.dumps(without_nan(summary), indent=2, allow_nan=False, default=str)
+    write_file(out_dir / "summary.json", (text + "\n").encode())
+    return without_nan(summary)
 
 
 # -- one pair
@@ -245,7 +257,7 @@ def _summarise_rows(rows: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def _statistics(values) -> dict:
-    return _without_nan(metrics.summarise(values))
+    return without_nan(metrics.summarise(values))
 
 
 def _representative(rows: Sequence[Mapping]) -> dict[str, int]:
@@ -312,7 +324,8 @@ def _versions() -> dict[str, str]:
 # -- files
 
 
-def _csv(rows: Sequence[Mapping]) -> str:
+def csv_text(rows: Sequence[Mapping]) -> str:
+    """Rows as CSV, a column per key of any of them; NaN is an empty cell."""
     buffer = io.StringIO()
     names = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(buffer, names, lineterminator="\n", restval="")
@@ -322,16 +335,17 @@ def _csv(rows: Sequence[Mapping]) -> str:
     return buffer.getvalue()
 
 
-def _without_nan(value):
+def without_nan(value):
     """NaN -> None, for JSON."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Write under a temporary name and rename: a final name is never half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)

@@ -29,9 +29,11 @@ __all__ = [
     "curves",
     "deformed_grid_lines",
     "image_grid",
+    "methods_sheet",
     "pair_figure",
     "pairs_sheet",
     "png_bytes",
+    "sweep_plot",
 ]
 
 MOVING_COLOUR = "#ffb000"
@@ -205,6 +207,117 @@ def pairs_sheet(
     if title:
         x, y = (left + 0.03) / size[0], 1 - 0.1 / size[1]
         figure.text(x, y, title, fontsize=12, fontweight="bold", va="top")
+    return figure
+
+
+def methods_sheet(
+    moving,
+    fixed,
+    displacements: Mapping[str, np.ndarray],
+    *,
+    moving_mask=None,
+    fixed_mask=None,
+    labels: Mapping[int, str] | None = None,
+    spacing=None,
+    captions: Mapping[str, str] | None = None,
+    title: str = "",
+) -> Figure:
+    """One pair under several methods, a column each: warped, |difference| to fixed, deformed grid.
+
+    The first column is the pair itself: moving, |difference| before, fixed. All differences share
+    one scale, and so do all grids.
+
+    Args:
+        moving, fixed: `[H, W]` or `[H, W, 1]` in [0, 1].
+        displacements: name of a method -> `[H, W, 2]`, pixels, pull-back.
+        moving_mask, fixed_mask: integer labels of the same size, or None.
+        labels: label -> name of the structures to outline; None for all but 0.
+        spacing: pixel size (row, column), for the proportions.
+        captions: name of a method -> text below its name, e.g. its scores.
+        title: text above.
+    """
+    if not displacements:
+        raise ValueError("displacements: found none, expected method -> displacement")
+    views = {
+        name: pair_view(
+            moving,
+            fixed,
+            displacement,
+            moving_mask=moving_mask,
+            fixed_mask=fixed_mask,
+            labels=labels,
+            spacing=spacing,
+        )
+        for name, displacement in displacements.items()
+    }
+    pair = next(iter(views.values()))
+    limit = max(view.difference_limit for view in views.values())
+    norm = Normalize(0, max(_motion_norm(view).vmax for view in views.values()))
+    width, columns = 1.6, 1 + len(views)
+    height = width * pair.aspect * pair.moving.shape[0] / pair.moving.shape[1]
+    top, bottom, left = 0.3 + 0.16 * bool(captions) + 0.3 * bool(title), 0.45, 0.24
+    size = (columns * width + left + 0.06, 3 * height + top + bottom)
+    figure = Figure(figsize=size, dpi=120)
+    axes = figure.subplots(3, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=left / size[0],
+        right=1 - 0.03 / size[0],
+        top=1 - top / size[1],
+        bottom=bottom / size[1],
+        wspace=0.03,
+        hspace=0.03,
+    )
+    _draw_moving(axes[0, 0], pair)
+    _draw_difference(axes[1, 0], pair, pair.difference_before, limit)
+    _draw_fixed(axes[2, 0], pair)
+    for (name, view), column in zip(views.items(), axes[:, 1:].T, strict=True):
+        _draw_warped(column[0], view)
+        _draw_difference(column[1], view, view.difference_after, limit)
+        _draw_grid(column[2], view, norm)
+        caption = (captions or {}).get(name, "")
+        # `name` is bold, the line below it is not: two texts
+        column[0].set_title(name + "\n" * bool(captions), fontsize=9, fontweight="bold", pad=4)
+        column[0].text(
+            *(0.5, 1.0),
+            caption,
+            transform=column[0].transAxes,
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+        )
+    axes[0, 0].set_title("Moving", fontsize=9, fontweight="bold", pad=4)
+    for axis, name in zip(
+        axes[:, 0], ("moving, warped", "|difference|", "fixed, grid"), strict=True
+    ):
+        axis.set_ylabel(name, fontsize=8.5, labelpad=4)
+    _bar(axes[2, -1], MOTION_MAP, norm, "displacement, px")
+    _bar(axes[2, 0], DIFFERENCE_MAP, Normalize(0, limit), "|difference|")
+    if title:
+        x, y = left / size[0], 1 - 0.1 / size[1]
+        figure.text(x, y, title, fontsize=12, fontweight="bold", va="top")
+    return figure
+
+
+def sweep_plot(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    *,
+    xlabel: str,
+    dark: bool = False,
+) -> Figure:
+    """Lines with dots over one quantity, a panel each: panel -> line -> (x, y)."""
+    if not any(len(x) for lines in panels.values() for x, _ in lines.values()):
+        raise ValueError("panels: found nothing to draw, expected panel -> line -> (x, y)")
+    figure = Figure(figsize=(3.9 * len(panels), 3.2), layout="constrained", dpi=150)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    palette = _DARK_SERIES if dark else _SERIES
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for i, (line, (x, y)) in enumerate(lines.items()):
+            colour = palette[i % len(palette)]
+            axis.plot(x, y, color=colour, linewidth=1.6, marker="o", ms=4, label=line)
+        _style(figure, axis, dark)
+        axis.set(xlabel=xlabel, ylabel=name)
+        axis.set_xticks(sorted({value for x, _ in lines.values() for value in x}))
+    axes[0].legend(fontsize=8, frameon=False, labelcolor=_text_colour(dark))
     return figure
 
 
@@ -394,12 +507,12 @@ def _draw_warped(axis, view: PairView) -> None:
     _lines(axis, view.warped_lines, MOVING_COLOUR)
 
 
-def _draw_difference(axis, view: PairView, difference) -> None:
-    limit = view.difference_limit
+def _draw_difference(axis, view: PairView, difference, limit: float | None = None) -> None:
+    limit = view.difference_limit if limit is None else limit
     _show(axis, difference, view.aspect, cmap=DIFFERENCE_MAP, vmax=limit, interpolation="nearest")
 
 
-def _draw_grid(axis, view: PairView) -> None:
+def _draw_grid(axis, view: PairView, norm: Normalize | None = None) -> None:
     _show(axis, view.fixed, view.aspect, vmax=1.8 * view.window)
     segments = [s for line in view.grid for s in np.stack([line[:-1], line[1:]], axis=1)]
     if not segments:
@@ -410,7 +523,7 @@ def _draw_grid(axis, view: PairView) -> None:
             segments[..., ::-1],
             array=sample(view.magnitude, segments.mean(axis=1)),
             cmap=MOTION_MAP,
-            norm=_motion_norm(view),
+            norm=norm or _motion_norm(view),
             linewidths=0.8,
             capstyle="round",
         ),

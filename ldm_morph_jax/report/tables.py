@@ -76,7 +76,7 @@ def format_summary_table(summaries: Mapping | Sequence[Mapping], *, markdown: bo
         title, header, rows = _several(summaries)
     else:
         raise ValueError("summaries: found none, expected at least one")
-    table = _markdown(header, rows) if markdown else _plain(header, rows)
+    table = markdown_table(header, rows) if markdown else _plain(header, rows)
     return f"{title}\n\n{table}" if markdown else f"{title}\n{table}"
 
 
@@ -133,9 +133,62 @@ def _plain(header, rows):
     return "\n".join([_line(header, widths, "  "), rule, *(_line(r, widths, "  ") for r in rows)])
 
 
-def _markdown(header, rows):
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table, the first column to the left, the others to the right."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = _widths(header, rows)
     rule = [":" + "-" * (w - 1) if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = [header, rule, *rows]
     return "\n".join("| " + _line(line, widths, " | ") + " |" for line in lines)
+
+
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "✓": r"$\checkmark$", "β": r"$\beta$", "→": r"$\rightarrow$"}
+)
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return text.replace("<=", "≤").translate(_LATEX).replace("≤", r"$\leq$")
+
+
+def latex_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str,
+    notes: Sequence[str] = (),
+    bold: tuple[int, int] | None = None,
+) -> str:
+    """Cells as a LaTeX table with rules of booktabs.
+
+    Args:
+        header, rows: plain text, escaped here.
+        caption: above the table.
+        notes: a line each below it.
+        bold: (row, column) of one cell.
+    """
+    lines = [[latex_text(cell) for cell in row] for row in rows]
+    if bold is not None:
+        row, column = bold
+        lines[row][column] = rf"\textbf{{{lines[row][column]}}}"
+    body = [" & ".join(line) + r" \\" for line in ([latex_text(cell) for cell in header], *lines)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            body[0],
+            r"\midrule",
+            *body[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize {latex_text(note)}" for note in notes),
+            r"\end{table}",
+            "",
+        ]
+    )

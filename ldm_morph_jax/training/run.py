@@ -68,17 +68,19 @@ def dataset_record(dataset) -> dict:
     }
 
 
-def train(config, workdir: str | Path, *, profile_steps=None) -> dict[str, dict[str, float]]:
-    """Train all stages of a configuration; returns each stage's best validation metrics.
+def train(
+    config, workdir: str | Path, *, stages=None, profile_steps=None
+) -> dict[str, dict[str, float]]:
+    """Train all stages of a configuration, or the named ones; returns each's best validation.
 
     Raises ValueError for a configuration, dataset or workdir that does not fit, `NonFiniteError`
     when numbers explode, `Preempted` after SIGTERM.
     """
     workdir = Path(workdir)
     method = build_method(config)
-    stages = ["registration"]
-    if needs_ldm(method) and config.ldm_from is None:
-        stages = ["autoencoder", "diffusion", "registration"]
+    if stages is None:
+        own_ldm = needs_ldm(method) and config.ldm_from is None
+        stages = ("autoencoder", "diffusion", "registration") if own_ldm else ("registration",)
     for stage in stages:
         check_batch_size(config[stage].train.batch_size, data_mesh())
     with locked(workdir):

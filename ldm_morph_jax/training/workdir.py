@@ -83,24 +83,33 @@ def flatten(config: dict, prefix: str = "") -> dict:
 
 def save_config(config, workdir: Path) -> None:
     """Write config.json and environment.json; refuse a workdir of a differently configured run."""
+    write_json(Path(workdir) / "config.json", checked_config(config, workdir))
+    write_json(Path(workdir) / "environment.json", environment())
+
+
+def checked_config(config, workdir: Path) -> dict:
+    """A configuration as config.json has it; ValueError if the workdir is of a different one."""
     resolved = json.loads(json.dumps(config.to_dict()))
     path = Path(workdir) / "config.json"
     if path.exists():
         # through the defaults, so that a key which is younger than the run is no difference
-        stored = json.loads(json.dumps(load_config(workdir).to_dict()))
-        before, now = flatten(stored), flatten(resolved)
-        different = [
-            f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.endswith(FREE_KEYS)
-        ]
-        if different:
-            raise ValueError(
-                f"{path} belongs to a run with another configuration; choose a new workdir or the "
-                f"same settings. Different: {'; '.join(different)}"
-            )
-    write_json(path, resolved)
-    write_json(Path(workdir) / "environment.json", environment())
+        check_same(path, load_config(workdir).to_dict(), resolved)
+    return resolved
+
+
+def check_same(path: Path, before: dict, now: dict) -> None:
+    """Raise ValueError where the configuration that was stored in `path` differs from today's."""
+    before, now = (flatten(json.loads(json.dumps(config))) for config in (before, now))
+    different = [
+        f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.endswith(FREE_KEYS)
+    ]
+    if different:
+        raise ValueError(
+            f"{path} belongs to a run with another configuration; choose a new workdir or the "
+            f"same settings. Different: {'; '.join(different)}"
+        )
 
 
 def load_config(workdir: Path) -> ConfigDict:

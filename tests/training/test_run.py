@@ -65,6 +65,9 @@ def test_complete_stages_are_skipped(finished, data):
     before = {p: p.stat().st_mtime_ns for p in workdir.glob("*/checkpoints/*")}
     assert run.train(tiny_config(data), workdir) == metrics
     assert before == {p: p.stat().st_mtime_ns for p in workdir.glob("*/checkpoints/*")}
+    assert run.train(tiny_config(data), workdir, stages=STAGES[:2]) == {
+        stage: metrics[stage] for stage in STAGES[:2]
+    }
 
 
 def test_trained_method_registers(finished):

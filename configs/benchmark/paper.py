@@ -1,0 +1,30 @@
+"""The paper's tables and figures at the paper's size, for a GPU: four datasets, all methods.
+
+    python -m ldm_morph_jax.benchmark --config configs/benchmark/paper.py --out results/paper \\
+        --config.datasets.camus_2ch.data.source=DIR --config.datasets.camus_4ch.data.source=DIR \\
+        --config.datasets.echonet.data.source=DIR --config.datasets.acdc.data.source=DIR
+
+Data, seed and LDM-Morph are those of configs/{camus_2ch,camus_4ch,echonet,acdc}.py; every learned
+method gets 24,000 steps of one pair, the paper's. SyN needs the extra `ants`. With the datasets at
+different places, or some of them only, run it with `--datasets` first. No result is claimed: the
+data need registrations of one's own.
+
+    table 1, 4, 5   all methods on all four       table 3, figure 7   LDM-Morph's variants
+    table 2, figure 6   trained on EchoNet-Dynamic, tested on both views of CAMUS
+"""
+
+from pathlib import Path
+
+from ldm_morph_jax.config import experiment
+from ldm_morph_jax.training.plan import benchmark_config
+
+CONFIGS = Path(__file__).parent.parent
+DATASETS = ("camus_2ch", "camus_4ch", "echonet", "acdc")
+
+
+def get_config():
+    return benchmark_config(
+        title="The paper's tables and figures",
+        datasets={name: experiment(CONFIGS / f"{name}.py") for name in DATASETS},
+        transfer=(("echonet", "camus_2ch"), ("echonet", "camus_4ch")),
+    )
