@@ -1,5 +1,7 @@
 """Configuration -> networks and methods."""
 
+import jax.numpy as jnp
+
 from ldm_morph_jax.methods.ldm_morph import LDMFeatures, LDMMorph
 from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.models.registration import RegistrationNetwork
@@ -7,12 +9,20 @@ from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.ops.diffusion import Schedule, linear_schedule
 
 
+def compute_options(config) -> dict:
+    """Arguments of every network: `dtype` and `remat`."""
+    c = config.compute
+    if c.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"compute.dtype is {c.dtype!r}, expected 'float32' or 'bfloat16'")
+    return {"dtype": jnp.dtype(c.dtype), "remat": c.remat}
+
+
 def build_autoencoder(config) -> Autoencoder:
-    return Autoencoder(**config.autoencoder.model)
+    return Autoencoder(**config.autoencoder.model, **compute_options(config))
 
 
 def build_unet(config) -> UNet:
-    return UNet(**config.diffusion.model)
+    return UNet(**config.diffusion.model, **compute_options(config))
 
 
 def build_schedule(config) -> Schedule:
@@ -35,7 +45,7 @@ def build_features(config) -> LDMFeatures:
 def _ldm_morph(config) -> LDMMorph:
     c = config.registration
     return LDMMorph(
-        RegistrationNetwork(**c.model),
+        RegistrationNetwork(**c.model, **compute_options(config)),
         build_features(config),
         pixel_weight=c.pixel_weight,
         smoothness_weight=c.smoothness_weight,

@@ -9,8 +9,9 @@ import os
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
+
+from ldm_morph_jax.training.hosts import is_main
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class MetricWriter:
 
     def __init__(self, directory: Path, *, resume_step: int = 0):
         self.directory = Path(directory)
-        self._enabled = jax.process_index() == 0
+        self._enabled = is_main()
         if not self._enabled:
             return
         from tensorboardX import SummaryWriter  # slow to import, and only process 0 needs it
