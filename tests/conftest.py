@@ -15,7 +15,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 # these train: they compile much and compute little
-QUICKLY_COMPILED = {"test_run", "test_commands", "test_prepare", "test_convert"}
+QUICKLY_COMPILED = {
+    "test_run",
+    "test_commands",
+    "test_prepare",
+    "test_convert",
+    "test_devices",
+    "test_accumulation",
+}
 
 
 @pytest.hookimpl(tryfirst=True)

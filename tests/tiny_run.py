@@ -11,7 +11,7 @@ def get_config(variant=""):
     c = tiny_config("data").unlock()
     if variant == "quick":
         c.registration.model.fusion = "none"
-        c.registration.model.depths = (1, 1, 1, 1)
+        c.registration.model.depths = c.registration.model.num_heads = (1, 1)
         c.registration.pixel_weight = 1.0
     c.data.options.n_train = 16
     for stage in (c.autoencoder, c.diffusion, c.registration):
