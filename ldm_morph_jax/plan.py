@@ -8,7 +8,6 @@ many bfloat16 operations in float32 there, and does not order them for least mem
 
 import json
 import sys
-import time
 from pathlib import Path
 
 from absl import app, flags
@@ -23,47 +22,6 @@ STAGES = flags.DEFINE_list(
 )
 CACHED = flags.DEFINE_bool("cached", True, "Whether frozen features come from the cache.")
 JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
-
-
-def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
-    """The numbers of one stage; bytes are per device, FLOPs of all devices together."""
-    from ldm_morph_jax.training import costs
-
-    program = costs.stage_program(config, name, cached=cached)
-    lowered = costs.lower_step(program, mesh)
-    began = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return {
-        "batch_size": program.stage.train.batch_size,
-        "parameters": costs.count(program.state["params"]),
-        "frozen_parameters": costs.count(program.frozen),
-        "flops_per_step": costs.step_flops(config, name, mesh, cached=cached),
-        "peak_bytes": peak,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "all_reduced_bytes_per_step": costs.all_reduced_bytes(compiled.as_text()),
-        "compile_seconds": round(seconds, 1),
-    }
-
-
-def table(planned: dict[str, dict]) -> str:
-    """The numbers for people."""
-    head = (
-        f"{'stage':<14}{'batch':>6}{'parameters':>13}{'frozen':>13}{'GFLOP/step':>12}"
-        f"{'peak GB':>9}{'of it temporary':>17}{'MB all-reduced':>16}{'compiled':>10}"
-    )
-    rows = [
-        f"{name:<14}{p['batch_size']:>6}{p['parameters']:>13,}{p['frozen_parameters']:>13,}"
-        f"{p['flops_per_step'] / 1e9:>12,.1f}{p['peak_bytes'] / 1e9:>9.2f}"
-        f"{p['temporary_bytes'] / 1e9:>17.2f}{p['all_reduced_bytes_per_step'] / 1e6:>16.2f}"
-        f"{p['compile_seconds']:>8.0f} s"
-        for name, p in planned.items()
-    ]
-    return "\n".join([head, *rows])
 
 
 def plan() -> None:
@@ -83,8 +41,8 @@ def plan() -> None:
     planned = {}
     for name in STAGES.value:
         print(f"compiling {name} for {mesh.devices.size} devices", file=sys.stderr, flush=True)
-        planned[name] = plan_stage(CONFIG.value, name, mesh, cached=CACHED.value)
-    print(table(planned))
+        planned[name] = costs.plan_stage(CONFIG.value, name, mesh, cached=CACHED.value)
+    print(costs.table(planned))
     kind = jax.devices()[0].device_kind
     print(
         f"{mesh.devices.size} x {kind}, jax {jax.__version__}, {CONFIG.value.compute.dtype}, "

@@ -5,6 +5,7 @@
 
 import math
 import re
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -147,3 +148,42 @@ def all_reduced_bytes(program_text: str) -> int:
             size = 1 if kind == "pred" else int(bits) // 8
             total += size * math.prod(int(n) for n in shape.split(",") if n)
     return total
+
+
+def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
+    """The numbers of one stage; bytes are per device, FLOPs of all devices together."""
+    program = stage_program(config, name, cached=cached)
+    lowered = lower_step(program, mesh)
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "batch_size": program.stage.train.batch_size,
+        "parameters": count(program.state["params"]),
+        "frozen_parameters": count(program.frozen),
+        "flops_per_step": step_flops(config, name, mesh, cached=cached),
+        "peak_bytes": peak,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "all_reduced_bytes_per_step": all_reduced_bytes(compiled.as_text()),
+        "compile_seconds": round(seconds, 1),
+    }
+
+
+def table(planned: dict[str, dict]) -> str:
+    """The numbers for people."""
+    head = (
+        f"{'stage':<14}{'batch':>6}{'parameters':>13}{'frozen':>13}{'GFLOP/step':>12}"
+        f"{'peak GB':>9}{'of it temporary':>17}{'MB all-reduced':>16}{'compiled':>10}"
+    )
+    rows = [
+        f"{name:<14}{p['batch_size']:>6}{p['parameters']:>13,}{p['frozen_parameters']:>13,}"
+        f"{p['flops_per_step'] / 1e9:>12,.1f}{p['peak_bytes'] / 1e9:>9.2f}"
+        f"{p['temporary_bytes'] / 1e9:>17.2f}{p['all_reduced_bytes_per_step'] / 1e6:>16.2f}"
+        f"{p['compile_seconds']:>8.0f} s"
+        for name, p in planned.items()
+    ]
+    return "\n".join([head, *rows])

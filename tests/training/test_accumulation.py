@@ -145,7 +145,7 @@ def kept_for_backward(config, name):
 
 @pytest.mark.parametrize(
     "stage",
-    ["autoencoder", "diffusion", pytest.param("registration", marks=pytest.mark.slow)],
+    ["autoencoder", *(pytest.param(s, marks=pytest.mark.slow) for s in costs.STAGES[1:])],
 )
 def test_every_stage_recomputes_when_asked(stage):
     assert kept_for_backward(config_with(), stage) == 0
