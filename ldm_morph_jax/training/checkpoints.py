@@ -6,7 +6,10 @@ depend on the number of processes and devices: arrays are whole, and every proce
 place of its share of the data.
 """
 
+import contextlib
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -28,7 +31,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
-        self.directory = Path(directory).absolute()
+        self.directory, self._failed = Path(directory).absolute(), False
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -52,16 +55,21 @@ class Checkpoints:
         )
 
     def save(self, step: int, state, iterator, metrics: dict[str, float]) -> None:
-        """Save asynchronously; `metrics` must hold `score`."""
+        """Save asynchronously; `metrics` must hold `score`.
+
+        Raises OSError when this checkpoint, or the one before it, could not be written.
+        """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state())
-            ),
-            metrics={name: float(value) for name, value in metrics.items()},
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(iterator.get_state()),
+                ),
+                metrics={name: float(value) for name, value in metrics.items()},
+            )
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -108,10 +116,29 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        """Return when everything is on disk; raises OSError when it could not be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        if not self._failed:  # or Orbax would fail again, and hide why
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever Orbax raises while it writes, as an OSError that says what is left."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            # Orbax abandons its unfinished writes; what Python says of each when they are cleaned
+            # up at exit would bury the message
+            sys.unraisablehook = lambda _: None
+            raise OSError(
+                f"{self.directory}: a checkpoint could not be written, those before it are kept "
+                f"and the same command continues from them. Is the disk full? Reason: "
+                f"{str(error).splitlines()[0][:300]}"
+            ) from error
 
 
 def stored_parts(directory: Path, step: int) -> set[str]:

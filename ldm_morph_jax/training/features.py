@@ -95,6 +95,8 @@ class FeatureCache:
             )
             for i, leaf in enumerate(leaves)
         ]
+        if not done:
+            self._allocate(arrays)
         began = time.perf_counter()
         for start in range(done, rows, batch_size):
             stop = min(start + batch_size, rows)
@@ -121,6 +123,21 @@ class FeatureCache:
                 log.info("features: %d/%d in %.0f s, ETA %.0f s", stop, rows, seconds, left)
         size = sum(array.nbytes for array in arrays) / 2**20
         log.info("features: %d rows, %.0f MiB in %s", rows, size, self.directory)
+
+    def _allocate(self, arrays) -> None:
+        """Take the disk space now: writing into a hole of a file on a full disk is a SIGBUS."""
+        size = sum(array.nbytes for array in arrays)
+        try:
+            for i in range(len(arrays)):
+                with self._path(i).open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            for i in range(len(arrays)):
+                self._path(i).unlink()
+            raise OSError(
+                f"{self.directory}: the cache of frozen features needs {size / 2**30:.2f} GiB: "
+                f"{error.strerror}. Free the space, or train with --config.features.cache=False"
+            ) from error
 
     def __call__(self, images: np.ndarray, orientations: np.ndarray):
         """Rows for image numbers `[B]` in orientations `[B]`: a tree of arrays `[B, ...]`."""

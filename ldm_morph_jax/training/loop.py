@@ -124,10 +124,12 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
 
             # -- logging; the only point where numbers come back from the device
             stopping = stop.requested_at(step)
-            if step % train.log_every == 0 or evaluating or stopping:
+            logging_now = step % train.log_every == 0 or evaluating
+            if logging_now or stopping:
                 values = {name: float(value) for name, value in metrics.items()}
-                speed = progress.report(step, values)
-                writer.scalars(step, **values, images_per_second=speed)
+                if logging_now:  # and not where a run happens to be stopped
+                    speed = progress.report(step, values)
+                    writer.scalars(step, **values, images_per_second=speed)
                 _check_finite(stage.name, step, values)
 
             # -- validation, pictures, checkpoint

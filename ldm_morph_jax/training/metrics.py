@@ -54,9 +54,11 @@ class MetricWriter:
         self._board.add_figure(name, figure, step)
 
     def close(self) -> None:
-        if self._enabled:
-            self._file.close()
-            self._board.close()
+        for part in (self._file, self._board) if self._enabled else ():
+            try:
+                part.close()
+            except OSError as error:  # not to hide why training ends
+                log.warning("%s: metrics could not be written: %s", self.directory, error)
 
 
 def _drop_after(path: Path, step: int) -> None:
