@@ -69,6 +69,18 @@ def test_cached_features_halve_the_step(parts):
     assert anew > 1.8 * cached
 
 
+def test_without_taps_only_the_fixed_image_is_encoded_besides(parts):
+    """The latent loss needs the fixed image's latent, which the cache has, never the moving's."""
+    config = parts[0].copy_and_resolve_references()
+    with config.unlocked():
+        config.registration.model.fusion = "none"
+    cached, anew = (
+        costs.step_flops(config, "registration", data_mesh(), cached=cached)
+        for cached in (True, False)
+    )
+    assert anew - cached == pytest.approx(parts[-1]["encode"] / 2, rel=0.002)
+
+
 def test_all_reduced_bytes_of_a_program():
     text = """
       %x = f32[3,4]{1,0} add(f32[3,4]{1,0} %a, f32[3,4]{1,0} %b)
