@@ -21,7 +21,9 @@ def run(main: Callable[[], None]) -> None:
         stream=sys.stderr,
         force=True,  # in place of absl's handler, whose prefix takes half of a line
     )
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS talk through it
+    # Orbax and TFDS talk through absl; what matters they also raise
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)
     try:
         main()

@@ -18,6 +18,9 @@ def stage_config(**changes) -> dict:
     return {
         "steps": 1000,
         "batch_size": 1,  # over all devices
+        # The gradient of the batch is summed over this many parts, one after the other: as of the
+        # whole batch, but for the draws of stochastic depth, in the memory of one part.
+        "micro_batches": 1,
         "learning_rate": 1e-4,
         "schedule": "constant",  # to zero over the stage: "cosine", "polynomial" (power 0.9)
         "warmup_steps": 0,
@@ -49,6 +52,12 @@ def paper_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "compute": {
+                # of the networks' layers, or "bfloat16"; parameters, losses, norms' statistics,
+                # softmax and displacements are float32 in any case
+                "dtype": "float32",
+                "remat": False,  # blocks' activations are not kept for the backward pass
+            },
             "data": {
                 "name": placeholder(str),
                 "source": placeholder(str),  # where the downloaded files are

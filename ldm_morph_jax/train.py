@@ -1,7 +1,9 @@
 """Train a method: `python -m ldm_morph_jax.train --config configs/X.py --workdir runs/X`.
 
 Any key of the configuration is a flag: `--config.registration.train.steps=2000`. The same command
-continues an interrupted run from its newest checkpoint and skips complete stages.
+continues an interrupted run from its newest checkpoint and skips complete stages. It trains on all
+devices of this machine, or, started once per machine (or GPU), on all devices of all of them:
+`launch/` and docs/scaling.md.
 """
 
 from absl import app, flags
@@ -11,6 +13,15 @@ from ldm_morph_jax import commands
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made when missing.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    None,
+    "Find the other processes through the scheduler (TPU pod, SLURM, Open MPI, GKE); default: "
+    "where SLURM or GKE started several.",
+)
 PROFILE = flags.DEFINE_string("profile_steps", None, "Profile steps FIRST:LAST of every stage.")
 
 
@@ -25,10 +36,14 @@ def profile_range(text: str | None) -> tuple[int, int] | None:
 
 
 def train() -> None:
-    from ldm_morph_jax.training.run import train  # JAX is imported once flags are parsed
+    from ldm_morph_jax.training import hosts  # JAX is imported once flags are parsed
+    from ldm_morph_jax.training.run import train
 
+    hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, distributed=DISTRIBUTED.value)
     commands.use_compilation_cache()
     metrics = train(CONFIG.value, WORKDIR.value, profile_steps=profile_range(PROFILE.value))
+    if not hosts.is_main():
+        return
     for stage, values in metrics.items():
         shown = "  ".join(f"{name} {v:.4g}" for name, v in values.items() if name != "score")
         print(f"{stage}: {shown}")

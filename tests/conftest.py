@@ -22,6 +22,8 @@ QUICKLY_COMPILED = {
     "test_prepare",
     "test_convert",
     "test_baselines",
+    "test_devices",
+    "test_accumulation",
 }
 
 

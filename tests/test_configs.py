@@ -181,3 +181,10 @@ def test_baseline_has_the_size_of_the_experiment_it_repeats():
     }
     with pytest.raises(ValueError, match="nothing.py is no experiment file"):
         experiment(path, "nothing")
+
+
+def test_compute_options_are_refused_where_they_do_nothing():
+    config = with_method(paper_config(), "voxelmorph")
+    config.compute.dtype = "bfloat16"
+    with pytest.raises(ValueError, match=r"compute\.dtype .* registration.method is 'voxelmorph'"):
+        build_method(config)

@@ -1,6 +1,8 @@
 """Configuration -> networks and methods."""
 
-from ldm_morph_jax.config import method_config
+import jax.numpy as jnp
+
+from ldm_morph_jax.config import method_config, paper_config
 from ldm_morph_jax.methods.cyclemorph import CycleMorph
 from ldm_morph_jax.methods.diffusemorph import DiffuseMorph
 from ldm_morph_jax.methods.ldm_morph import LDMFeatures, LDMMorph
@@ -18,12 +20,20 @@ from ldm_morph_jax.models.voxelmorph import VoxelMorphUNet
 from ldm_morph_jax.ops.diffusion import Schedule, linear_beta_schedule, linear_schedule
 
 
+def compute_options(config) -> dict:
+    """Arguments of every network: `dtype` and `remat`."""
+    c = config.compute
+    if c.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"compute.dtype is {c.dtype!r}, expected 'float32' or 'bfloat16'")
+    return {"dtype": jnp.dtype(c.dtype), "remat": c.remat}
+
+
 def build_autoencoder(config) -> Autoencoder:
-    return Autoencoder(**config.autoencoder.model)
+    return Autoencoder(**config.autoencoder.model, **compute_options(config))
 
 
 def build_unet(config) -> UNet:
-    return UNet(**config.diffusion.model)
+    return UNet(**config.diffusion.model, **compute_options(config))
 
 
 def build_schedule(config) -> Schedule:
@@ -46,7 +56,7 @@ def build_features(config) -> LDMFeatures:
 def _ldm_morph(config) -> LDMMorph:
     c = config.registration
     return LDMMorph(
-        RegistrationNetwork(**c.model),
+        RegistrationNetwork(**c.model, **compute_options(config)),
         build_features(config),
         pixel_weight=c.pixel_weight,
         smoothness_weight=c.smoothness_weight,
@@ -125,6 +135,10 @@ def build_method(config):
                 f"registration.method is {c.method!r}, but {part} lacks {', '.join(missing)}: "
                 "these settings are another method's; start from configs/baselines or with_method"
             )
+    if c.method != "ldm_morph" and compute_options(config) != compute_options(paper_config()):
+        raise ValueError(
+            f"compute.dtype and compute.remat are LDM-Morph's, registration.method is {c.method!r}"
+        )
     return LEARNED_METHODS[c.method](config)
 
 

@@ -180,12 +180,13 @@ class LDMMorph:
     def pair_features(
         self, frozen, moving, fixed, key=None
     ) -> tuple[ImageFeatures | None, ImageFeatures | None]:
-        """Features of both images of `[B, H, W, 1]` pairs, in one batched call."""
-        if not (self.uses_taps or self.uses_latent_loss):
+        """Features of both images of `[B, H, W, 1]` pairs, in one batched call.
+
+        None where the network does not read them: the loss alone needs only the fixed latent.
+        """
+        if not self.uses_taps:
             return None, None
-        both = self.features(
-            frozen, jnp.concatenate([moving, fixed]), key, with_taps=self.uses_taps
-        )
+        both = self.features(frozen, jnp.concatenate([moving, fixed]), key)
         n = moving.shape[0]
         return jax.tree.map(lambda a: a[:n], both), jax.tree.map(lambda a: a[n:], both)
 
@@ -232,9 +233,7 @@ class LDMMorph:
 
         With random noising the draw is fixed, so that the same pair always gives the same result.
         """
-        features = (None, None)
-        if self.uses_taps:
-            features = self.pair_features(frozen, moving, fixed, jax.random.key(0))
+        features = self.pair_features(frozen, moving, fixed, jax.random.key(0))
         return self.predict(params, moving, fixed, features)
 
     def _smoothness_factor(self, size: tuple[int, int]) -> np.ndarray:
@@ -272,6 +271,6 @@ class LDMMorph:
             features = self.pair_features(frozen, moving, fixed, noise_key)
         field = self._predict_in_training(params, moving, fixed, features, drop_key, step)
         u = self.to_displacement(field)
-        fixed_latent = features[1].latent if self.uses_latent_loss else None
+        fixed_latent = None if features[1] is None else features[1].latent
         terms = self.objective(frozen, moving, fixed, u, fixed_latent)
         return terms["loss"], terms

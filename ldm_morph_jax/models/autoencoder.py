@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import Dtype, conv, group_norm, upsample_nearest
+from ldm_morph_jax.models.layers import Dtype, conv, group_norm, recomputed, upsample_nearest
 
 EPSILON = 1e-6  # of every GroupNorm here
 
@@ -86,16 +86,16 @@ class Middle(nn.Module):
 
     norm_groups: int = 32
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x):
-        x = ResidualBlock(
-            x.shape[-1], norm_groups=self.norm_groups, dtype=self.dtype, name="block0"
-        )(x)
-        x = SelfAttention(norm_groups=self.norm_groups, dtype=self.dtype, name="attention")(x)
-        return ResidualBlock(
-            x.shape[-1], norm_groups=self.norm_groups, dtype=self.dtype, name="block1"
-        )(x)
+        block = recomputed(ResidualBlock, self.remat)
+        attention = recomputed(SelfAttention, self.remat)
+        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
+        x = block(x.shape[-1], **options, name="block0")(x)
+        x = attention(**options, name="attention")(x)
+        return block(x.shape[-1], **options, name="block1")(x)
 
 
 class Encoder(nn.Module):
@@ -108,23 +108,21 @@ class Encoder(nn.Module):
     latent_channels: int
     norm_groups: int
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x):
+        residual_block = recomputed(ResidualBlock, self.remat)
+        attention = recomputed(SelfAttention, self.remat)
+        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         x = conv(x, self.base_channels, dtype=self.dtype, name="conv_in")
         for level, multiplier in enumerate(self.channel_multipliers):
             features = self.base_channels * multiplier
             for block in range(self.residual_blocks):
                 name = f"level{level}_block{block}"
-                x = ResidualBlock(
-                    features, norm_groups=self.norm_groups, dtype=self.dtype, name=name
-                )(x)
+                x = residual_block(features, **options, name=name)(x)
                 if level in self.attention_levels:
-                    x = SelfAttention(
-                        norm_groups=self.norm_groups,
-                        dtype=self.dtype,
-                        name=f"level{level}_attention{block}",
-                    )(x)
+                    x = attention(**options, name=f"level{level}_attention{block}")(x)
             if level < len(self.channel_multipliers) - 1:
                 x = conv(
                     x,
@@ -134,7 +132,7 @@ class Encoder(nn.Module):
                     dtype=self.dtype,
                     name=f"level{level}_downsample",
                 )
-        x = Middle(norm_groups=self.norm_groups, dtype=self.dtype, name="middle")(x)
+        x = Middle(**options, remat=self.remat, name="middle")(x)
         x = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm_out")
         x = conv(nn.swish(x), self.latent_channels, dtype=self.dtype, name="conv_out")
         x = conv(x, self.latent_channels, 1, dtype=self.dtype, name="quant_conv")
@@ -151,26 +149,24 @@ class Decoder(nn.Module):
     latent_channels: int
     norm_groups: int
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z):
+        residual_block = recomputed(ResidualBlock, self.remat)
+        attention = recomputed(SelfAttention, self.remat)
+        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         x = conv(z, self.latent_channels, 1, dtype=self.dtype, name="post_quant_conv")
         deepest = self.base_channels * self.channel_multipliers[-1]
         x = conv(x, deepest, dtype=self.dtype, name="conv_in")
-        x = Middle(norm_groups=self.norm_groups, dtype=self.dtype, name="middle")(x)
+        x = Middle(**options, remat=self.remat, name="middle")(x)
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             features = self.base_channels * multiplier
             for block in range(self.residual_blocks + 1):  # one more than the encoder
                 name = f"level{level}_block{block}"
-                x = ResidualBlock(
-                    features, norm_groups=self.norm_groups, dtype=self.dtype, name=name
-                )(x)
+                x = residual_block(features, **options, name=name)(x)
                 if level in self.attention_levels:
-                    x = SelfAttention(
-                        norm_groups=self.norm_groups,
-                        dtype=self.dtype,
-                        name=f"level{level}_attention{block}",
-                    )(x)
+                    x = attention(**options, name=f"level{level}_attention{block}")(x)
             if level > 0:
                 x = upsample_nearest(x)
                 x = conv(x, features, dtype=self.dtype, name=f"level{level}_upsample")
@@ -207,7 +203,8 @@ class Autoencoder(nn.Module):
     Level l has base_channels * channel_multipliers[l] channels at 1/2**l of the image's size and
     `residual_blocks` blocks in the encoder (one more in the decoder); `attention_levels` lists the
     levels with self-attention after every block. `dtype` is the compute type; images, latents and
-    losses are float32 in any case. Raises ValueError where the image cannot be halved evenly.
+    losses are float32 in any case. `remat`: see `layers.recomputed`.
+    Raises ValueError where the image cannot be halved evenly.
     """
 
     base_channels: int = 128
@@ -218,6 +215,7 @@ class Autoencoder(nn.Module):
     codebook_size: int = 16384
     norm_groups: int = 32
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         shape = (
@@ -228,6 +226,7 @@ class Autoencoder(nn.Module):
             self.latent_channels,
             self.norm_groups,
             self.dtype,
+            self.remat,
         )
         self.encoder = Encoder(*shape)
         self.decoder = Decoder(*shape)

@@ -16,6 +16,17 @@ import numpy as np
 
 Dtype = Any
 
+
+def recomputed(block: type[nn.Module], remat: bool, **options) -> type[nn.Module]:
+    """The module `block`; with `remat`, of its activations only the input is kept.
+
+    The backward pass computes the others again: the same numbers from less memory, for about one
+    more forward pass. `options` are those of `nn.remat`. Give the module a name: the automatic one
+    would differ.
+    """
+    return nn.remat(block, **options) if remat else block
+
+
 # uniform in +-1/sqrt(fan_in): PyTorch's default for the weights of convolutions and linear maps
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

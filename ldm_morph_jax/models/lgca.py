@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_morph_jax.models.layers import Dtype
-from ldm_morph_jax.models.swin import SwinBlock, layer_norm
+from ldm_morph_jax.models.swin import layer_norm, swin_block
 
 
 class LGCA(nn.Module):
@@ -23,13 +23,14 @@ class LGCA(nn.Module):
     mlp_ratio: int = 4
     drop_path_rate: float = 1 / 30
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array, *, train: bool) -> jax.Array:
         if x.shape != y.shape:
             raise ValueError(f"LGCA takes two maps of one shape, got {x.shape} and {y.shape}")
         for block, rate in enumerate(np.linspace(0, self.drop_path_rate, self.depth)):
-            x = SwinBlock(
+            x = swin_block(self.remat)(
                 self.num_heads,
                 self.window_size,
                 shift=self.window_size // 2 if block % 2 else 0,
@@ -37,5 +38,5 @@ class LGCA(nn.Module):
                 drop_path_rate=float(rate),
                 dtype=self.dtype,
                 name=f"block{block}",
-            )(x, y, train=train)
+            )(x, y, train)
         return layer_norm(x, dtype=self.dtype, name="norm")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_morph_jax.models.layers import Dtype, conv
+from ldm_morph_jax.models.layers import Dtype, conv, recomputed
 from ldm_morph_jax.models.lgca import LGCA
 from ldm_morph_jax.models.swin import SwinEncoder, check_image_size
 
@@ -140,7 +140,8 @@ class RegistrationNetwork(nn.Module):
     only the branch (global | latent)); "concat": Swin map and upper-stream map side by side (the
     paper's ablation without LGCA); "none": the Swin map alone (without LDM features).
     The softsign's output has (size - 1) / 2 pixels per unit, so that 2 units span the pixel
-    centres.
+    centres. `dtype` is the compute type, the displacement is float32 in any case; `remat`: see
+    `layers.recomputed`.
     """
 
     embed_dim: int = 64
@@ -154,6 +155,7 @@ class RegistrationNetwork(nn.Module):
     low_level_channels: int | None = None  # default: half of embed_dim
     fusion: str = "lgca"
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -185,6 +187,7 @@ class RegistrationNetwork(nn.Module):
             mlp_ratio=self.mlp_ratio,
             drop_path_rate=self.drop_path_rate,
             dtype=self.dtype,
+            remat=self.remat,
             name="swin",
         )(pair, train=train)
         upper = [
@@ -204,6 +207,7 @@ class RegistrationNetwork(nn.Module):
                     mlp_ratio=self.mlp_ratio,
                     drop_path_rate=rate,
                     dtype=self.dtype,
+                    remat=self.remat,
                     name=f"lgca{level}",
                 )
                 lgca_global.append(lgca(swin[level], upper[level], train=train))
@@ -224,7 +228,9 @@ class RegistrationNetwork(nn.Module):
         x = deepest
         for block, skip in enumerate([*reversed(skips), low_level]):
             features = self.embed_dim * 2 ** (levels - 2) // 2**block
-            x = DecoderBlock(features, dtype=self.dtype, name=f"decoder{block}")(x, skip)
+            x = recomputed(DecoderBlock, self.remat)(
+                features, dtype=self.dtype, name=f"decoder{block}"
+            )(x, skip)
         x = conv(
             upsample_bicubic(x),
             2,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_morph_jax.models.layers import Dtype, conv, dense, uniform_fan_in
+from ldm_morph_jax.models.layers import Dtype, conv, dense, recomputed, uniform_fan_in
 
 MASKED = -100.0  # added to the attention scores of positions that must not see each other
 
@@ -161,7 +161,7 @@ class SwinBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, y: jax.Array | None = None, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
         channels = x.shape[-1]
         norm1 = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name="norm1")
         attention = WindowAttention(
@@ -176,6 +176,11 @@ class SwinBlock(nn.Module):
         h = dense(h, self.mlp_ratio * channels, dtype=self.dtype, name="mlp1")
         h = dense(nn.gelu(h, approximate=False), channels, dtype=self.dtype, name="mlp2")
         return x + drop_path(h)
+
+
+def swin_block(remat: bool) -> type[SwinBlock]:
+    """`SwinBlock`, its activations recomputed in the backward pass or not."""
+    return recomputed(SwinBlock, remat, static_argnums=(3,))  # `train`, counted from self = 0
 
 
 class PatchMerging(nn.Module):
@@ -213,6 +218,7 @@ class SwinEncoder(nn.Module):
     mlp_ratio: int = 4
     drop_path_rate: float = 0.3
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
@@ -239,7 +245,7 @@ class SwinEncoder(nn.Module):
             if stage:
                 x = PatchMerging(dtype=self.dtype, name=f"merging{stage - 1}")(x)
             for block in range(depth):
-                x = SwinBlock(
+                x = swin_block(self.remat)(
                     heads,
                     self.window_size,
                     shift=self.window_size // 2 if block % 2 else 0,
@@ -247,7 +253,7 @@ class SwinEncoder(nn.Module):
                     drop_path_rate=float(next(rates)),
                     dtype=self.dtype,
                     name=f"stage{stage}_block{block}",
-                )(x, train=train)
+                )(x, None, train)
             maps.append(layer_norm(x, dtype=self.dtype, name=f"norm{stage}"))
         return tuple(maps)
 

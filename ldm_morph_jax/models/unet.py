@@ -16,6 +16,7 @@ from ldm_morph_jax.models.layers import (
     conv,
     dense,
     group_norm,
+    recomputed,
     uniform_bias,
     uniform_fan_in,
     upsample_nearest,
@@ -121,9 +122,13 @@ class Encoder(nn.Module):
     head_channels: int
     norm_groups: int
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z, embedding) -> OrderedDict[str, jax.Array]:
+        residual_block = recomputed(ResidualBlock, self.remat)
+        attention = recomputed(SelfAttention, self.remat)
+        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         features = OrderedDict()  # a plain dict leaves jax.jit sorted by name
         x = z
         for level, multiplier in enumerate(self.channel_multipliers):
@@ -137,17 +142,10 @@ class Encoder(nn.Module):
             for block in range(self.residual_blocks):
                 width = self.base_channels * multiplier
                 name = f"level{level}_block{block}"
-                x = ResidualBlock(width, norm_groups=self.norm_groups, dtype=self.dtype, name=name)(
-                    x, embedding
-                )
+                x = residual_block(width, **options, name=name)(x, embedding)
                 if level in self.attention_levels:
                     name = f"level{level}_attention{block}"
-                    x = SelfAttention(
-                        self.head_channels,
-                        norm_groups=self.norm_groups,
-                        dtype=self.dtype,
-                        name=name,
-                    )(x)
+                    x = attention(self.head_channels, **options, name=name)(x)
                 features[f"level{level}/block{block}"] = x
         return features
 
@@ -162,39 +160,27 @@ class Decoder(nn.Module):
     head_channels: int
     norm_groups: int
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, features: OrderedDict[str, jax.Array], embedding, channels: int):
+        residual_block = recomputed(ResidualBlock, self.remat)
+        attention = recomputed(SelfAttention, self.remat)
+        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         skips = list(features.values())
         x = skips[-1]
-        x = ResidualBlock(
-            x.shape[-1], norm_groups=self.norm_groups, dtype=self.dtype, name="middle_block0"
-        )(x, embedding)
-        x = SelfAttention(
-            self.head_channels,
-            norm_groups=self.norm_groups,
-            dtype=self.dtype,
-            name="middle_attention",
-        )(x)
-        x = ResidualBlock(
-            x.shape[-1], norm_groups=self.norm_groups, dtype=self.dtype, name="middle_block1"
-        )(x, embedding)
+        x = residual_block(x.shape[-1], **options, name="middle_block0")(x, embedding)
+        x = attention(self.head_channels, **options, name="middle_attention")(x)
+        x = residual_block(x.shape[-1], **options, name="middle_block1")(x, embedding)
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             width = self.base_channels * multiplier
             for block in range(self.residual_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 name = f"level{level}_block{block}"
-                x = ResidualBlock(width, norm_groups=self.norm_groups, dtype=self.dtype, name=name)(
-                    x, embedding
-                )
+                x = residual_block(width, **options, name=name)(x, embedding)
                 if level in self.attention_levels:
                     name = f"level{level}_attention{block}"
-                    x = SelfAttention(
-                        self.head_channels,
-                        norm_groups=self.norm_groups,
-                        dtype=self.dtype,
-                        name=name,
-                    )(x)
+                    x = attention(self.head_channels, **options, name=name)(x)
             if level > 0:
                 x = upsample_nearest(x)
                 x = conv(x, width, dtype=self.dtype, name=f"level{level}_upsample")
@@ -216,7 +202,8 @@ class UNet(nn.Module):
     Level l has base_channels * channel_multipliers[l] channels at 1/2**l of the latent's size.
     `attention_levels` lists the levels with self-attention after every block, in heads of
     `head_channels`. Time is the 0-based index of the schedule. `dtype` is the compute type of the
-    features; eps is float32 in any case. ValueError where the latent cannot be halved evenly.
+    features; eps is float32 in any case. `remat`: see `layers.recomputed`. ValueError where the
+    latent cannot be halved evenly.
     """
 
     base_channels: int = 64
@@ -226,6 +213,7 @@ class UNet(nn.Module):
     head_channels: int = 32
     norm_groups: int = 32
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         shape = (
@@ -236,6 +224,7 @@ class UNet(nn.Module):
             self.head_channels,
             self.norm_groups,
             self.dtype,
+            self.remat,
         )
         self.time_embedding = TimeEmbedding(self.base_channels, self.dtype)
         self.encoder = Encoder(*shape)

@@ -20,8 +20,10 @@ from ldm_morph_jax.ops.losses import (
     vq_loss,
 )
 from ldm_morph_jax.report.figures import image_grid
+from ldm_morph_jax.training.accumulation import in_parts
 from ldm_morph_jax.training.checkpoints import SCORE
 from ldm_morph_jax.training.loop import Stage
+from ldm_morph_jax.training.mesh import over_batches, replicated_jit
 from ldm_morph_jax.training.optimiser import adam
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
     image_size = config.data.image_size
     optimiser = adam(c.train, b1=0.5, b2=0.9)
     adversarial = c.adversarial_weight > 0 and c.adversarial_start < c.train.steps
-    discriminator = PatchDiscriminator(**c.discriminator)
+    discriminator = PatchDiscriminator(**c.discriminator, dtype=model.dtype)
     perceptual = c.perceptual_weight > 0 and c.lpips_weights is not None
     if c.perceptual_weight > 0 and not perceptual:
         log.info("autoencoder: no LPIPS term: config.autoencoder.lpips_weights names no file")
@@ -72,10 +74,17 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         images = batch["image"]
 
         def forward(params):
-            output = model.apply({"params": params}, images)
-            q = output.quantised
-            vq = vq_loss(q.codebook_loss, q.commitment_loss, c.commitment, order=c.commitment_order)
-            return (output.reconstruction, vq), q.indices
+            def of_part(images):
+                output = model.apply({"params": params}, images)
+                q = output.quantised
+                vq = vq_loss(
+                    q.codebook_loss, q.commitment_loss, c.commitment, order=c.commitment_order
+                )
+                return output.reconstruction, q.indices, vq
+
+            # the discriminator, whose norms see the whole batch, gets all reconstructions
+            reconstruction, indices, vq = in_parts(of_part, images, c.train.micro_batches)
+            return (reconstruction, vq), indices
 
         # One forward pass; its pullback is used for the whole gradient and, at the last layer only,
         # for the two gradients that the adaptive weight compares (the rest of those two is dead
@@ -125,17 +134,15 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
             terms |= d_terms
         return new, terms
 
-    reconstruct = jax.jit(lambda params, images: model.apply({"params": params}, images))
+    @replicated_jit
+    def reconstruct(params, images):
+        output = model.apply({"params": params}, images)
+        return output.reconstruction, output.latent, output.quantised.indices
 
     def evaluate(state, frozen, *, pictures):
-        outputs, step = [], c.train.batch_size
-        for start in range(0, len(validation), step):
-            outputs.append(
-                jax.device_get(reconstruct(state["params"], validation[start : start + step]))
-            )
-        reconstruction = np.concatenate([o.reconstruction for o in outputs])
-        latent = np.concatenate([o.latent for o in outputs])
-        indices = np.concatenate([o.quantised.indices for o in outputs])
+        reconstruction, latent, indices = over_batches(
+            reconstruct, state["params"], validation, batch_size=c.train.batch_size
+        )
         l1 = float(np.mean(np.abs(reconstruction - validation)))
         mse = float(np.mean((reconstruction - validation) ** 2))
         perplexity, used = codebook_usage(jnp.asarray(indices), c.model.codebook_size)

@@ -1,14 +1,21 @@
 """Checkpoints of one stage (Orbax): the latest two and the best, with the data iterator's place.
 
-Orbax writes into a temporary directory and renames it, so what has a final name is complete.
+Orbax writes into a temporary directory and renames it, so what has a final name is complete. All
+processes of a run save and restore together, on a disk that they share. A checkpoint does not
+depend on the number of processes and devices: arrays are whole, and every process is at the same
+place of its share of the data.
 """
 
+import contextlib
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 log = logging.getLogger(__name__)
@@ -19,12 +26,12 @@ SCORE = "score"  # what "best" means: the highest value of this metric
 class Checkpoints:
     """The checkpoints of one stage in `directory`.
 
-    A checkpoint holds `state` (any pytree of arrays), the grain iterator's position (one file per
-    process) and the validation metrics, whose `score` decides which is best.
+    A checkpoint holds `state` (any pytree of arrays), the grain iterator's position and the
+    validation metrics, whose `score` decides which is best.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
-        self.directory = Path(directory).absolute()
+        self.directory, self._failed = Path(directory).absolute(), False
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -48,16 +55,21 @@ class Checkpoints:
         )
 
     def save(self, step: int, state, iterator, metrics: dict[str, float]) -> None:
-        """Save asynchronously; `metrics` must hold `score`."""
+        """Save asynchronously; `metrics` must hold `score`.
+
+        Raises OSError when this checkpoint, or the one before it, could not be written.
+        """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator)
-            ),
-            metrics={name: float(value) for name, value in metrics.items()},
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(iterator.get_state()),
+                ),
+                metrics={name: float(value) for name, value in metrics.items()},
+            )
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -76,23 +88,26 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
+            restored, reason = None, "another process cannot read it"
             try:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
                         state=ocp.args.StandardRestore(abstract_state),
-                        data=grain.checkpoint.CheckpointRestore(iterator),
+                        data=ocp.args.JsonRestore(),
                     ),
                 )
             except Exception as error:  # whatever a damaged file makes Orbax raise
-                log.warning(
-                    "checkpoint %s/%08d cannot be read (%s); trying an older one",
-                    self.directory,
-                    step,
-                    str(error).splitlines()[0][:200],
-                )
-                continue
-            return step, restored["state"]
+                reason = str(error).splitlines()[0][:200]
+            if np.all(multihost_utils.process_allgather(restored is not None)):
+                iterator.set_state(restored["data"])
+                return step, restored["state"]
+            log.warning(
+                "checkpoint %s/%08d cannot be read (%s); trying an older one",
+                self.directory,
+                step,
+                reason,
+            )
         if steps:
             raise ValueError(
                 f"{self.directory}: none of the checkpoints {steps} can be restored: they are "
@@ -101,10 +116,29 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        """Return when everything is on disk; raises OSError when it could not be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        if not self._failed:  # or Orbax would fail again, and hide why
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever Orbax raises while it writes, as an OSError that says what is left."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            # Orbax abandons its unfinished writes; what Python says of each when they are cleaned
+            # up at exit would bury the message
+            sys.unraisablehook = lambda _: None
+            raise OSError(
+                f"{self.directory}: a checkpoint could not be written, those before it are kept "
+                f"and the same command continues from them. Is the disk full? Reason: "
+                f"{str(error).splitlines()[0][:300]}"
+            ) from error
 
 
 def stored_parts(directory: Path, step: int) -> set[str]:
@@ -116,6 +150,8 @@ def stored_parts(directory: Path, step: int) -> set[str]:
 
 def restore_part(directory: Path, step: int, abstract, *, what: str):
     """Restore only the parts of a checkpoint's state that `abstract` names, e.g. {"ema": ...}.
+
+    They come as host arrays, whatever devices they were trained on.
 
     Raises ValueError when the stored arrays are of another architecture, listing what differs.
     """
@@ -143,7 +179,9 @@ def restore_part(directory: Path, step: int, abstract, *, what: str):
             path,
             args=ocp.args.PyTreeRestore(
                 item=abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                restore_args=jax.tree.map(
+                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract
+                ),
                 partial_restore=True,
             ),
         )

@@ -10,11 +10,14 @@ from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.ops.diffusion import Schedule, ddim_sample, q_sample
 from ldm_morph_jax.ops.losses import diffusion_loss
 from ldm_morph_jax.report.figures import image_grid
+from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.checkpoints import SCORE
 from ldm_morph_jax.training.loop import Stage
+from ldm_morph_jax.training.mesh import over_batches, replicated_jit
 from ldm_morph_jax.training.optimiser import adam
 
 SAMPLING_STEPS = 50
+VALIDATION_DRAWS = 8  # of time and noise per image: one alone is a rough estimate
 
 
 def diffusion_stage(
@@ -47,17 +50,27 @@ def diffusion_stage(
             "optimiser": optimiser.init(params),
         }
 
-    def noise_prediction_loss(params, z, key):
+    def draw(key, shape):
+        """Times `[B]` and noise `[B, h, w, C]`."""
         time_key, noise_key = jax.random.split(key)
-        t = jax.random.randint(time_key, z.shape[:1], 0, times)
-        noise = jax.random.normal(noise_key, z.shape)
+        t = jax.random.randint(time_key, shape[:1], 0, times)
+        return t, jax.random.normal(noise_key, shape)
+
+    def noise_prediction_loss(params, z, t, noise):
         predicted = unet.apply({"params": params}, q_sample(schedule, z, t, noise), t)
         return diffusion_loss(noise, predicted)
 
     def train_step(state, frozen, batch, key, step):
         latent = batch["latent"] if "latent" in batch else encode(frozen, batch["image"])
         z = latent * frozen["latent_scale"]
-        loss, gradient = jax.value_and_grad(noise_prediction_loss)(state["params"], z, key)
+        t, noise = draw(key, z.shape)
+
+        def loss_of_part(params, part, _):
+            return noise_prediction_loss(params, *part), {}
+
+        loss, _, gradient = mean_gradient(
+            loss_of_part, state["params"], (z, t, noise), c.train.micro_batches
+        )
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
@@ -66,14 +79,25 @@ def diffusion_stage(
         terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 
-    @jax.jit
-    def validation_loss(params, frozen, images, key):
-        return noise_prediction_loss(params, encode(frozen, images) * frozen["latent_scale"], key)
+    @replicated_jit
+    def validation_losses(shared, batch):
+        """Loss of every image `[B]`, over draws that are its own, whatever batch it is in."""
+        params, frozen = shared
+        z = encode(frozen, batch["image"]) * frozen["latent_scale"]
 
-    @jax.jit
-    def sample(params, frozen, key):
+        def losses(draw_number):
+            def one(z, image_number):
+                key = jax.random.fold_in(jax.random.key(image_number), draw_number)
+                return noise_prediction_loss(params, z[None], *draw(key, (1, *z.shape)))
+
+            return jax.vmap(one)(z, batch["number"])
+
+        return jnp.mean(jax.lax.map(losses, jnp.arange(VALIDATION_DRAWS)), axis=0)
+
+    @replicated_jit
+    def sample(params, frozen):
         """Latents from noise by DDIM, decoded: `[8, H, W, 1]`."""
-        z = jax.random.normal(key, (8, size, size, autoencoder.latent_channels))
+        z = jax.random.normal(jax.random.key(1), (8, size, size, autoencoder.latent_channels))
         z = ddim_sample(
             schedule, lambda z, t: unet.apply({"params": params}, z, t), z, steps=SAMPLING_STEPS
         )
@@ -82,19 +106,15 @@ def diffusion_stage(
         return autoencoder.apply(variables, quantised.latent, method="decode")
 
     def evaluate(state, frozen, *, pictures):
-        # fixed noise and times: the numbers of two validations differ by the weights alone; every
-        # image is noised several times, since one draw of t per image is a rough estimate
-        step = c.train.batch_size
-        losses = [
-            float(validation_loss(state["ema"], frozen, validation[s : s + step], key))
-            for s in range(0, len(validation) - len(validation) % step or 1, step)
-            for key in jax.random.split(jax.random.key(s), 8)
-        ]
+        # fixed noise and times: the numbers of two validations differ by the weights alone
+        images = {"image": validation, "number": np.arange(len(validation), dtype=np.uint32)}
+        losses = over_batches(
+            validation_losses, (state["ema"], frozen), images, batch_size=c.train.batch_size
+        )
         loss = float(np.mean(losses))
         scores, figures = {SCORE: -loss, "loss": loss}, {}
         if pictures:
-            key = jax.random.key(1)
-            samples = np.clip(np.asarray(sample(state["ema"], frozen, key)), 0, 1)
+            samples = np.clip(np.asarray(sample(state["ema"], frozen)), 0, 1)
             figures["samples"] = image_grid(
                 samples, columns=8, title=f"samples of the diffusion model (DDIM, {SAMPLING_STEPS})"
             )

@@ -7,6 +7,7 @@ image content, orientations. A changed input therefore never meets a stale cache
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -41,7 +42,8 @@ class FeatureCache:
       name: what is cached, for people who look into the directory.
       images: elements {"image": `[H, W, 1]`} by number (`data.ImageSource`).
       orientations: elements of the dihedral group (see `data.pipeline.orient`).
-      compute: images `[B, H, W, 1]` -> tree of arrays `[B, ...]`.
+      compute: (frozen, images `[B, H, W, 1]`) -> tree of arrays `[B, ...]`.
+      frozen: the weights.
       depends_on: strings that identify the weights, settings and images.
       batch_size: images per call of `compute`.
     """
@@ -53,6 +55,7 @@ class FeatureCache:
         images: Sequence[dict],
         orientations: Sequence[int],
         compute: Callable,
+        frozen,
         *,
         depends_on: Sequence[str],
         batch_size: int = 8,
@@ -61,7 +64,7 @@ class FeatureCache:
         key = hashlib.sha256(json.dumps([name, list(orientations), *depends_on]).encode())
         self.directory = Path(directory) / f"{name}-{key.hexdigest()[:16]}"
         example = np.zeros((batch_size, *np.shape(images[0]["image"])), np.float32)
-        compute = jax.jit(compute)
+        compute = functools.partial(jax.jit(compute), frozen)
         leaves, self._structure = jax.tree.flatten(jax.eval_shape(compute, example))
         rows = len(images) * len(orientations)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +72,9 @@ class FeatureCache:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first one's result
             self._build(images, orientations, compute, leaves, rows, batch_size)
         self._arrays = [
-            np.load(self._path(i), mmap_mode="r", allow_pickle=False) for i in range(len(leaves))
+            # .npy files know no bfloat16 and call it two bytes
+            np.load(self._path(i), mmap_mode="r", allow_pickle=False).view(leaf.dtype)
+            for i, leaf in enumerate(leaves)
         ]
 
     def _path(self, leaf: int) -> Path:
@@ -90,6 +95,8 @@ class FeatureCache:
             )
             for i, leaf in enumerate(leaves)
         ]
+        if not done:
+            self._allocate(arrays)
         began = time.perf_counter()
         for start in range(done, rows, batch_size):
             stop = min(start + batch_size, rows)
@@ -105,7 +112,7 @@ class FeatureCache:
             missing = batch_size - len(batch)  # the last batch is filled up: one compilation
             batch = np.concatenate([batch, batch[:1].repeat(missing, 0)])
             for array, values in zip(arrays, jax.tree.leaves(compute(batch)), strict=True):
-                array[start:stop] = np.asarray(values)[: stop - start]
+                array[start:stop] = np.asarray(values)[: stop - start].view(array.dtype)
                 array.flush()
             temporary = progress.with_suffix(".tmp")
             temporary.write_text(json.dumps({"rows": stop, "of": rows}))
@@ -116,6 +123,21 @@ class FeatureCache:
                 log.info("features: %d/%d in %.0f s, ETA %.0f s", stop, rows, seconds, left)
         size = sum(array.nbytes for array in arrays) / 2**20
         log.info("features: %d rows, %.0f MiB in %s", rows, size, self.directory)
+
+    def _allocate(self, arrays) -> None:
+        """Take the disk space now: writing into a hole of a file on a full disk is a SIGBUS."""
+        size = sum(array.nbytes for array in arrays)
+        try:
+            for i in range(len(arrays)):
+                with self._path(i).open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            for i in range(len(arrays)):
+                self._path(i).unlink()
+            raise OSError(
+                f"{self.directory}: the cache of frozen features needs {size / 2**30:.2f} GiB: "
+                f"{error.strerror}. Free the space, or train with --config.features.cache=False"
+            ) from error
 
     def __call__(self, images: np.ndarray, orientations: np.ndarray):
         """Rows for image numbers `[B]` in orientations `[B]`: a tree of arrays `[B, ...]`."""

@@ -16,7 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
+from ldm_morph_jax.training import hosts
 from ldm_morph_jax.training.checkpoints import SCORE, Checkpoints
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 from ldm_morph_jax.training.mesh import check_batch_size, data_mesh, global_batch, replicated
@@ -52,6 +55,19 @@ class Stage:
     images_per_step: int
 
 
+def jit_step(stage: Stage, mesh: Mesh, *, seed: int) -> Callable:
+    """The stage's step (state, frozen, batch, step) -> (state, metrics), compiled for the mesh."""
+    step_key = jax.random.fold_in(jax.random.key(seed), 1)
+
+    def one_step(state, frozen, batch, step):
+        # the key is a function of the step: a resumed run draws what an undisturbed one would
+        return stage.train_step(state, frozen, batch, jax.random.fold_in(step_key, step), step)
+
+    return jax.jit(
+        one_step, out_shardings=(replicated(mesh), replicated(mesh)), donate_argnums=(0,)
+    )
+
+
 def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -> dict[str, float]:
     """Train one stage to its last step, from its newest checkpoint if there is one.
 
@@ -61,7 +77,7 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
     # -- devices and state
     train = stage.train
     mesh = data_mesh()
-    check_batch_size(train.batch_size, mesh)
+    check_batch_size(train.batch_size, mesh, train.micro_batches)
     key = jax.random.key(seed)
     # run once: not worth optimising, which would take longer than everything else before step 1
     init = jax.jit(
@@ -83,16 +99,7 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
         log.info("%s: resumed at step %d of %d", stage.name, start, train.steps)
     writer = MetricWriter(directory, resume_step=start)
     progress = Progress(stage.name, train.steps, stage.images_per_step, start)
-    step_key = jax.random.fold_in(key, 1)
-
-    def one_step(state, frozen, batch, step):
-        # the key is a function of the step: a resumed run draws what an undisturbed one would
-        return stage.train_step(state, frozen, batch, jax.random.fold_in(step_key, step), step)
-
-    train_step = jax.jit(
-        one_step, out_shardings=(replicated(mesh), replicated(mesh)), donate_argnums=(0,)
-    )
-    compiled = None
+    train_step, compiled = jit_step(stage, mesh, seed=seed), None
     stop = _StopOnSignal()
     metrics = {}
     try:
@@ -116,10 +123,13 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
             evaluating = step % train.evaluate_every == 0 or last
 
             # -- logging; the only point where numbers come back from the device
-            if step % train.log_every == 0 or evaluating or stop.requested:
+            stopping = stop.requested_at(step)
+            logging_now = step % train.log_every == 0 or evaluating
+            if logging_now or stopping:
                 values = {name: float(value) for name, value in metrics.items()}
-                speed = progress.report(step, values)
-                writer.scalars(step, **values, images_per_second=speed)
+                if logging_now:  # and not where a run happens to be stopped
+                    speed = progress.report(step, values)
+                    writer.scalars(step, **values, images_per_second=speed)
                 _check_finite(stage.name, step, values)
 
             # -- validation, pictures, checkpoint
@@ -143,17 +153,18 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
                     # a copy: on the CPU what is being written may share memory with the state,
                     # which the next step overwrites (it is donated)
                     checkpoints.save(step, jax.tree.map(jnp.copy, state), stage.batches, scores)
-            elif stop.requested:
+            elif stopping:
                 checkpoints.save(step, state, stage.batches, {SCORE: -np.inf})
-            if stop.requested and not last:
+            if stopping and not last:
                 checkpoints.wait()
                 raise Preempted(f"{stage.name}: stopped by a signal at step {step}, saved")
         checkpoints.wait()
         best = checkpoints.best()
         final = checkpoints.metrics(best)
-        if jax.process_index() == 0:
+        if hosts.is_main():
             record = {"steps": train.steps, "best_step": best, "metrics": final}
             write_json(directory / COMPLETE, record)
+        hosts.wait_for_all(f"{stage.name} complete")
         return final
     finally:
         stop.restore()
@@ -171,17 +182,29 @@ def _check_finite(stage: str, step: int, values: dict[str, float]) -> None:
 
 
 class _StopOnSignal:
-    """Turns SIGTERM (preemption) into a request that the loop answers between two steps."""
+    """Turns SIGTERM (preemption) into a request that the loop answers between two steps.
+
+    Among several processes JAX's runtime takes the signal, wherever it arrives, and names a step
+    at which all of them stop.
+    """
 
     def __init__(self):
-        self.requested = False
+        self._requested, self._before = False, None
+        if jax.process_count() > 1:
+            return
         try:
             self._before = signal.signal(signal.SIGTERM, self._request)
         except ValueError:  # not in the main thread: whoever runs us handles signals
-            self._before = None
+            pass
 
     def _request(self, *_):
-        self.requested = True
+        self._requested = True
+
+    def requested_at(self, step: int) -> bool:
+        """To be asked after every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._requested
 
     def restore(self):
         if self._before is not None:

@@ -9,8 +9,9 @@ import os
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
+
+from ldm_morph_jax.training.hosts import is_main
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class MetricWriter:
 
     def __init__(self, directory: Path, *, resume_step: int = 0):
         self.directory = Path(directory)
-        self._enabled = jax.process_index() == 0
+        self._enabled = is_main()
         if not self._enabled:
             return
         from tensorboardX import SummaryWriter  # slow to import, and only process 0 needs it
@@ -53,9 +54,11 @@ class MetricWriter:
         self._board.add_figure(name, figure, step)
 
     def close(self) -> None:
-        if self._enabled:
-            self._file.close()
-            self._board.close()
+        for part in (self._file, self._board) if self._enabled else ():
+            try:
+                part.close()
+            except OSError as error:  # not to hide why training ends
+                log.warning("%s: metrics could not be written: %s", self.directory, error)
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -7,8 +7,10 @@ import optax
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice, nonpositive_jacobian_percent
 from ldm_morph_jax.report.figures import pairs_sheet
+from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.checkpoints import SCORE
 from ldm_morph_jax.training.loop import Stage
+from ldm_morph_jax.training.mesh import over_batches, replicated_jit
 from ldm_morph_jax.training.optimiser import adam
 
 PICTURED = ("moving", "fixed", "moving_mask", "fixed_mask")
@@ -33,25 +35,30 @@ def registration_stage(config, method, frozen, batches, validation, labels) -> S
         return {"params": params, "optimiser": optimiser.init(params)}
 
     def train_step(state, frozen, batch, key, step):
-        def loss_fn(params):
-            return method.loss(params, frozen, batch, key, step)
+        def loss_of_part(params, part, number):
+            part_key = jax.random.fold_in(key, number) if c.train.micro_batches > 1 else key
+            return method.loss(params, frozen, part, part_key, step)
 
-        (_, terms), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        _, terms, gradient = mean_gradient(
+            loss_of_part, state["params"], batch, c.train.micro_batches
+        )
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "optimiser": optimiser_state}, terms
 
-    @jax.jit
-    def register(params, frozen, moving, fixed, moving_mask):
-        u = method.displacement(params, frozen, moving, fixed)
-        return u, warp(moving_mask, u, interpolation="nearest")
+    @replicated_jit
+    def register(shared, pairs):
+        params, frozen = shared
+        u = method.displacement(params, frozen, pairs["moving"], pairs["fixed"])
+        return u, warp(pairs["moving_mask"], u, interpolation="nearest")
 
     def evaluate(state, frozen, *, pictures):
         scores, folds, shown = [], [], []
         for batch in validation:
-            u, warped_mask = jax.device_get(
-                register(state["params"], frozen, *(batch[n] for n in PICTURED[:3]))
+            pairs = {name: batch[name] for name in PICTURED}
+            u, warped_mask = over_batches(
+                register, (state["params"], frozen), pairs, batch_size=len(batch["valid"])
             )
             for i in np.flatnonzero(batch["valid"]):
                 by_label = dice(warped_mask[i], batch["fixed_mask"][i], labels)

@@ -21,6 +21,7 @@ from ldm_morph_jax.methods.build import (
     build_unet,
     needs_ldm,
 )
+from ldm_morph_jax.training import hosts
 from ldm_morph_jax.training.autoencoder import autoencoder_stage
 from ldm_morph_jax.training.diffusion import diffusion_stage
 from ldm_morph_jax.training.features import FeatureCache, PairImages, tree_digest
@@ -82,12 +83,15 @@ def train(
         own_ldm = needs_ldm(method) and config.ldm_from is None
         stages = ("autoencoder", "diffusion", "registration") if own_ldm else ("registration",)
     for stage in stages:
-        check_batch_size(config[stage].train.batch_size, data_mesh())
+        c = config[stage].train
+        check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
     with locked(workdir):
-        if jax.process_index() == 0:
-            save_config(config, workdir)
-        dataset = dataset_of(config)
-        if jax.process_index() == 0:
+        with hosts.together():
+            if hosts.is_main():
+                save_config(config, workdir)
+        with hosts.together(), hosts.main_first("dataset"):
+            dataset = dataset_of(config)
+        if hosts.is_main():
             write_json(workdir / "dataset.json", dataset_record(dataset))
         metrics = {}
         for stage in stages:
@@ -129,15 +133,18 @@ def _diffusion(config, workdir, dataset, method):
         augment=augment,
         shard=grain.sharding.ShardByJaxProcess(),
     )
-    encode = jax.jit(lambda x: autoencoder.apply({"params": params}, x, method="encode"))
+
+    def encode(params, x):
+        return autoencoder.apply({"params": params}, x, method="encode")
+
     scale = np.float32(c.latent_scale)
     if not c.latent_scale:
         sample = np.stack([images[i]["image"] for i in range(min(len(images), 64))])
-        scale = np.float32(1 / np.std(np.asarray(encode(sample))))
+        scale = np.float32(1 / np.std(np.asarray(jax.jit(encode)(params, sample))))
     scale_file = workdir / "diffusion" / "latent_scale.json"
     if scale_file.exists():
         scale = latent_scale(workdir)
-    elif jax.process_index() == 0:
+    elif hosts.is_main():
         write_json(scale_file, {"latent_scale": float(scale)})
     if config.features.cache and augment.orientation_only:
         cache = FeatureCache(
@@ -145,10 +152,11 @@ def _diffusion(config, workdir, dataset, method):
             "latents",
             images,
             augment.orientations,
-            lambda x: autoencoder.apply({"params": params}, x, method="encode"),
+            encode,
+            params,
             depends_on=[
                 tree_digest(params["encoder"]),
-                repr(autoencoder),
+                repr(autoencoder.clone(remat=False)),  # does not change them
                 dataset.fingerprint("train"),
             ],
         )
@@ -206,7 +214,7 @@ def _feature_cache(config, dataset, pairs, augment, method, frozen):
         log.info("features: computed at every step, since augmentation changes the images")
         return None
 
-    def compute(images):
+    def compute(frozen, images):
         return method.features(frozen, images, with_taps=method.uses_taps)
 
     return FeatureCache(
@@ -215,9 +223,12 @@ def _feature_cache(config, dataset, pairs, augment, method, frozen):
         PairImages(pairs),
         augment.orientations,
         compute,
+        frozen,
         depends_on=[
             tree_digest(frozen),
-            repr((method.features.autoencoder, method.features.unet)),
+            repr(
+                [m.clone(remat=False) for m in (method.features.autoencoder, method.features.unet)]
+            ),
             repr((config.diffusion.timesteps, config.diffusion.beta_start)),
             repr((config.diffusion.beta_end, config.features.to_dict())),
             dataset.fingerprint("train"),

@@ -22,11 +22,20 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import config_from_json
 from ldm_morph_jax.methods.build import build_autoencoder, build_unet
+from ldm_morph_jax.training import hosts
 
 COMPLETE = "complete.json"  # written last by a stage that was trained to its end
 
 # keys that may differ between two sittings of one run: where things are, and how much is told
-FREE_KEYS = ("data.source", "data.directory", "log_every", "sample_every")
+# (and what changes neither numbers nor files: remat, micro_batches)
+FREE_KEYS = (
+    "data.source",
+    "data.directory",
+    "log_every",
+    "sample_every",
+    "compute.remat",
+    "micro_batches",
+)
 PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets numpy scipy ml_collections"
 ).split()
@@ -34,26 +43,39 @@ PACKAGES = (
 
 @contextlib.contextmanager
 def locked(workdir: Path):
-    """Hold the run directory, or say who does. Only process 0 of a multi-host run takes it."""
+    """Hold the run directory, or say who does. Process 0 takes it for all processes of a run."""
     workdir = Path(workdir)
+    with contextlib.ExitStack() as stack:
+        with hosts.together():
+            if hosts.is_main():
+                stack.enter_context(_lock(workdir))
+        with hosts.together():
+            if not (workdir / ".lock").exists():
+                raise ValueError(
+                    f"workdir {workdir} is not on a disk that all processes of the run share"
+                )
+        yield
+
+
+def _lock(workdir: Path):
+    """The locked lock file, open; closing it unlocks."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         handle = (workdir / ".lock").open("a+")
     except OSError as error:
         raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    with handle:
-        if jax.process_index() == 0:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                raise ValueError(
-                    f"workdir {workdir} is in use by another run (process {handle.read().strip()})"
-                ) from None
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
-        yield
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        with handle:
+            handle.seek(0)
+            raise ValueError(
+                f"workdir {workdir} is in use by another run (process {handle.read().strip()})"
+            ) from None
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
 
 
 def write_json(path: Path, value) -> None:
@@ -142,6 +164,7 @@ def environment() -> dict:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The rehearsal of a pod: N processes with M simulated CPU devices each on this machine.
+#
+#   launch/local.sh 2 4 python -m ldm_morph_jax.train --config configs/quickstart.py --workdir runs/x
+#
+# The command must be one that takes --coordinator, --num_processes and --process_id. When one
+# process fails, the others are stopped and its exit status is returned; SIGTERM is passed on.
+set -uo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: $0 PROCESSES DEVICES_PER_PROCESS COMMAND..." >&2
+    exit 2
+fi
+processes=$1 devices=$2
+shift 2
+
+port=${PORT:-$((20000 + RANDOM % 20000))}
+export JAX_PLATFORMS=cpu
+export JAX_NUM_CPU_DEVICES=$devices
+# process 0 listens on loopback only; by default it would on every interface
+export JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port
+
+pids=()
+for ((i = 0; i < processes; i++)); do
+    "$@" --coordinator=127.0.0.1:$port --num_processes="$processes" --process_id=$i &
+    pids+=($!)
+done
+trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
+
+status=0
+while [ -n "$(jobs -rp)" ]; do
+    wait -n
+    code=$?
+    # 75: preempted, every process saves and ends by itself; above 128: the signal that did it
+    if ((code != 0 && code != 75 && code <= 128)); then
+        kill -KILL "${pids[@]}" 2>/dev/null # the others wait for the failed one
+    fi
+done
+for pid in "${pids[@]}"; do
+    wait "$pid" || { code=$?; ((status == 0 || status > 128)) && status=$code; }
+done
+exit $status

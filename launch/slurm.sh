@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# A training run on several nodes with GPUs under SLURM:  sbatch launch/slurm.sh
+#
+# One process per GPU; SLURM tells them of each other, JAX needs no address. The checkout, its
+# environment (pip install -e ".[cuda]") and WORKDIR lie on the cluster's shared file system.
+#SBATCH --job-name=ldm-morph
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%j.log
+# SIGTERM to the tasks two minutes before the time is up: they save a checkpoint and end (75)
+#SBATCH --signal=TERM@120
+# the same job again after a preemption: it goes on from its newest checkpoint
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+REPOSITORY=$SLURM_SUBMIT_DIR
+CONFIG=configs/sunnybrook.py
+SOURCE=$HOME/data/sunnybrook
+WORKDIR=$HOME/runs/sunnybrook
+
+cd "$REPOSITORY"
+status=0
+# --kill-on-bad-exit: a task that failed must not leave the others waiting for it
+srun --kill-on-bad-exit=1 .venv/bin/python -m ldm_morph_jax.train --distributed \
+    --config "$CONFIG" --config.data.source="$SOURCE" --workdir "$WORKDIR" \
+    --config.registration.train.batch_size=8 --config.compute.dtype=bfloat16 || status=$?
+if [ "$status" = 75 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,110 @@
+"""Several processes in one run: how they find each other, and how they agree.
+
+A run of one process passes through here unchanged. What is required of several: `workdir` lies on
+a disk that all of them share (checkpoints are written together); prepared data and cached features
+may lie on a shared disk, where one process makes them and the others wait, or on a disk of each
+host, where each makes its own.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 1024  # what is exchanged of an error
+
+
+def join(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    distributed: bool | None = None,
+) -> None:
+    """Join the other processes of the run; call it before anything else touches JAX's devices.
+
+    Args:
+      coordinator: "host:port" of process 0, with `num_processes` and `process_id`; for machines
+        that no scheduler knows together.
+      distributed: True: let JAX find out the three (TPU pods, SLURM, Open MPI, GKE). None: that,
+        where SLURM or GKE say that there are several processes; nothing on a single machine.
+
+    Raises:
+      ValueError: some but not all of the three are given.
+    """
+    given = (coordinator, num_processes, process_id)
+    if any(value is not None for value in given):
+        if None in given:
+            raise ValueError(
+                "coordinator, num_processes and process_id belong together, found "
+                f"{coordinator}, {num_processes} and {process_id}"
+            )
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif distributed or (distributed is None and _scheduled_together()):
+        jax.distributed.initialize()
+    if jax.process_count() > 1:
+        if not is_main():  # what all of them do is told once
+            logging.getLogger().setLevel(logging.WARNING)
+        log.info(
+            "%d processes, %d devices, %d of them here",
+            jax.process_count(),
+            jax.device_count(),
+            jax.local_device_count(),
+        )
+
+
+def _scheduled_together() -> bool:
+    """Whether the environment is that of one of several processes (SLURM step, TPUs in GKE)."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or "," in os.environ.get(
+        "TPU_WORKER_HOSTNAMES", ""
+    )
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which alone writes logs, configuration and results."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Return when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """Process 0 runs the block, then all others do, together."""
+    if not is_main():
+        wait_for_all(name)
+    try:
+        yield
+    finally:
+        if is_main():
+            wait_for_all(name)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Where the block fails on one process it fails on all, instead of their waiting for it."""
+    error = None
+    try:
+        yield
+    except (ValueError, OSError) as raised:
+        error = raised
+    if jax.process_count() > 1:
+        message = np.zeros(_MESSAGE_BYTES, np.uint8)
+        text = f"{error}".encode()[:_MESSAGE_BYTES] if error else b""
+        message[: len(text)] = np.frombuffer(text, np.uint8)
+        messages = multihost_utils.process_allgather(message)
+        for process, row in enumerate(messages):
+            if row.any() and error is None:
+                text = row.tobytes().rstrip(b"\0").decode(errors="replace")
+                raise ValueError(f"process {process} failed: {text}")
+    if error is not None:
+        raise error
