@@ -126,7 +126,7 @@ def test_unknown_method_is_refused():
 def test_method_of_other_settings_is_refused():
     config = paper_config()
     config.registration.method = "voxelmorph"
-    with pytest.raises(ValueError, match="lacks integration_steps.*configs/baselines"):
+    with pytest.raises(ValueError, match="lacks decoder_channels.*configs/baselines"):
         build_method(config)
     config = with_method(config, "transmorph")
     config.registration.method = "transmatch"
