@@ -694,8 +694,9 @@ def export_weights(
 ) -> str:
     """Write a finished run as one compact file that `load` reads; its sha256.
 
-    The model card holds the run's dataset, environment (command, versions), best validation scores
-    and the summaries of its evaluations, and what the JSON file `additions` says.
+    The model card holds the run's dataset ("data"), environment (revision, versions, devices), best
+    validation scores and the summaries of its evaluations ("metrics"), and what the JSON file
+    `additions` says. Commands and paths of the machine are left out.
 
     Raises:
         ValueError: no finished run, or `additions` is no JSON object.
@@ -707,10 +708,14 @@ def export_weights(
     method = load_run(workdir)
     card = {
         "method": method.name,
-        "dataset": json.loads((workdir / "dataset.json").read_text()),
-        "environment": json.loads((workdir / "environment.json").read_text()),
+        "data": json.loads((workdir / "dataset.json").read_text()),
+        "environment": {
+            key: value
+            for key, value in json.loads((workdir / "environment.json").read_text()).items()
+            if key != "command"
+        },
         "validation": completed(workdir / "registration"),
-        "evaluations": {
+        "metrics": {
             file.parent.name: {
                 key: value
                 for key, value in json.loads(file.read_text()).items()
@@ -733,5 +738,8 @@ def export_weights(
 def save_weights(method, path: str | Path, card: Mapping[str, Any]) -> str:
     """Write a `TrainedMethod` as one compact file (float16) that `load` reads; its sha256."""
     params = {"params": method.params, "frozen": method.frozen}
-    config = {"config": method.config.to_dict(), "spacing_mm": method.spacing_mm}
+    config = method.config.to_dict()
+    # where things lay when it was trained is nobody else's business
+    config |= {"ldm_from": None, "data": config["data"] | {"source": None, "directory": "data"}}
+    config = {"config": config, "spacing_mm": method.spacing_mm}
     return save_compact(params, path, config, card)

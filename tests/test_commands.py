@@ -117,10 +117,12 @@ def test_a_run_as_one_compact_file(trained, tmp_path):
     registrar = load(file)
     assert done.stdout.splitlines()[-1] == f"sha256: {sha256(file)}"
     assert registrar.card["intended_use"] == "a test"
-    assert registrar.card["dataset"]["name"] == "phantom"
+    assert registrar.card["data"]["name"] == "phantom"
     assert registrar.card["validation"]["dsc"] > 0
-    assert registrar.card["evaluations"]["test"]["dsc"]["n"] == 2
+    assert registrar.card["metrics"]["test"]["dsc"]["n"] == 2
     assert registrar.method.image_size == 32
+    assert str(workdir).encode() not in file.read_bytes()
+    assert str(registrar.method.config.data.directory) == "data"
     (tmp_path / "card.json").write_text("[1]")
     message = refused("ldm_morph_jax.convert", *arguments)
     assert "card.json holds a list, expected an object" in message
