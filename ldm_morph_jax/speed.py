@@ -67,8 +67,8 @@ def speed() -> None:
 
 
 def _print_step(row: dict) -> None:
-    cache = {True: "cached features", False: "features anew", None: ""}[row["cached"]]
-    _print(f"step of {row['stage']}, batch {row['batch_size']}, {cache}", row, row["step_seconds"])
+    cache = {True: ", cached features", False: ", features anew", None: ""}[row["cached"]]
+    _print(f"step of {row['stage']}, batch {row['batch_size']}{cache}", row, row["step_seconds"])
 
 
 def _print_registration(row: dict) -> None:

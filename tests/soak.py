@@ -105,13 +105,14 @@ def soak(directory: Path, *, stops: int, signal_name="KILL", variant="", seed=0)
     assert_equal(undisturbed, directory / "compiling")
 
     stopped = finished = 0
+    saved, patience = set(), 1.0
     while stopped < stops or finished == 0:
         workdir = directory / f"stopped{finished}"
         process = start(directory, workdir, variant)
         status = None
         if stopped < stops:
             try:
-                status = process.wait(rng.uniform(0.2, 0.9) * duration)
+                status = process.wait(rng.uniform(0.1, 0.9) * patience * duration)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal_number)
                 status = process.wait(SECONDS)
@@ -119,6 +120,9 @@ def soak(directory: Path, *, stops: int, signal_name="KILL", variant="", seed=0)
                 assert status in {-signal_number, PREEMPTED, 0}, (status, workdir)
                 stopped += status != 0
                 arrays = read_checkpoints(workdir)
+                # other work may have slowed the machine down: some stops must come after a save
+                patience = 1.0 if arrays.keys() - saved else 1.5 * patience
+                saved = set(arrays)
                 print(f"stop {stopped}: status {status}, {len(arrays)} arrays read", flush=True)
         else:
             status = process.wait(SECONDS)
