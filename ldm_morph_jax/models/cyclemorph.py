@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import conv, conv_transpose
+from ldm_morph_jax.models.layers import ConvTranspose, conv
 from ldm_morph_jax.models.swin import check_image_size
 
 
@@ -69,7 +69,7 @@ class DeformationUNet(nn.Module):
         for number, features in enumerate([*upwards, last]):
             if number == len(upwards):
                 x = block(x, before_last, "before_last")
-            x = conv_transpose(x, x.shape[-1], name=f"decoder{number}_up", **body)
+            x = ConvTranspose(x.shape[-1], name=f"decoder{number}_up", **body)(x)
             x = jnp.concatenate([skips.pop(), x], axis=-1)
             x = block(x, features, f"decoder{number}")
         return conv(x, 2, name="head", **head)

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from ldm_morph_jax.models.cyclemorph import DeformationUNet
 from ldm_morph_jax.models.diffusemorph import DenoisingUNet
-from ldm_morph_jax.models.layers import conv_transpose, upsample_bilinear
+from ldm_morph_jax.models.layers import ConvTranspose, upsample_bilinear
 from ldm_morph_jax.models.transmatch import TransMatchNetwork
 from ldm_morph_jax.models.transmorph import TransMorphNetwork
 from ldm_morph_jax.models.voxelmorph import VoxelMorphUNet
@@ -124,21 +123,16 @@ def test_unequal_plans_are_refused():
 
 
 def test_conv_transpose_is_pytorchs():
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return conv_transpose(x, 3, name="layer")
-
-    x = random(2, 5, 4, 6)
-    params = Layer().init(jax.random.key(0), x)["params"]["layer"]
+    x, ours = random(2, 5, 4, 6), ConvTranspose(3)
+    params = ours.init(jax.random.key(0), x)["params"]
     layer = torch.nn.ConvTranspose2d(6, 3, 3, stride=2, padding=1, output_padding=1)
     with torch.no_grad():
-        kernel = np.array(params["kernel"])[::-1, ::-1].transpose(2, 3, 0, 1).copy()
-        layer.weight.copy_(torch.from_numpy(kernel))
+        layer.weight.copy_(torch.from_numpy(np.array(params["kernel"]).transpose(2, 3, 0, 1)))
         layer.bias.copy_(torch.from_numpy(np.array(params["bias"])))
         expected = layer(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-    found = Layer().apply({"params": {"layer": params}}, x)
-    np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        ours.apply({"params": params}, x), expected.transpose(0, 2, 3, 1), atol=1e-6
+    )
 
 
 def test_bilinear_upsampling_is_pytorchs():
