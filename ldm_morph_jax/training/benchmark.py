@@ -244,7 +244,8 @@ class _Clock:
         )
         began = time.perf_counter()
         yield
-        self._seconds.setdefault(_verb(task), []).append(time.perf_counter() - began)
+        if finished(task):  # a failure tells nothing about the others
+            self._seconds.setdefault(_verb(task), []).append(time.perf_counter() - began)
 
     def _left(self, number: int) -> str:
         """Unfinished tasks from this one on, each as long as the mean of its kind so far."""
