@@ -186,8 +186,9 @@ def official_code_if_asked(config: ConfigDict, variant: str) -> ConfigDict:
 def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
     """The argument of a config file of one of the paper's datasets. Changes and returns `config`.
 
-    "small": networks, batches and training for a laptop (as in configs/sunnybrook_small.py), images
-    as they are. "paper" or "": nothing. "official_code": the preset above.
+    "small": networks and batches for a laptop (as in configs/sunnybrook_small.py) with the paper's
+    displacement and loss weights, images as they are. "paper" or "": nothing. "official_code": the
+    preset above.
     """
     if variant == "official_code":
         return official_code(config)

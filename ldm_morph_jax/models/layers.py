@@ -112,6 +112,21 @@ class ConvTranspose(nn.Module):
         return x.reshape(batch, 2 * height, 2 * width, self.features) + bias
 
 
+def near_zero_head(x: jax.Array, *, dtype: Dtype = jnp.float32) -> jax.Array:
+    """Last 3x3 convolution to two channels, named "head", called inside `nn.compact`.
+
+    Weights of standard deviation 1e-5 and zero biases: training starts at almost no motion.
+    """
+    return conv(
+        x,
+        2,
+        kernel_init=nn.initializers.normal(1e-5),
+        bias_init=nn.initializers.zeros,
+        dtype=dtype,
+        name="head",
+    )
+
+
 def dense(
     x: jax.Array,
     features: int,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_morph_jax.models.layers import Dtype, conv, recomputed
+from ldm_morph_jax.models.layers import Dtype, conv, near_zero_head, recomputed
 from ldm_morph_jax.models.lgca import LGCA
 from ldm_morph_jax.models.swin import SwinEncoder, check_image_size
 
@@ -101,6 +101,16 @@ def conv_block(x: jax.Array, features: int, *, dtype: Dtype, name: str) -> jax.A
     """3x3 convolution without bias, InstanceNorm, LeakyReLU 0.01; called inside `nn.compact`."""
     x = conv(x, features, bias=False, dtype=dtype, name=name)
     return nn.leaky_relu(instance_norm(x), 0.01)
+
+
+def low_level_features(pair: jax.Array, features: int, *, dtype: Dtype, name: str) -> jax.Array:
+    """The decoder's skip connection at half resolution, `[B, H, W, 2] -> [B, H/2, W/2, features]`.
+
+    3x3 average of every second pixel (zeros outside count), then one convolution block; called
+    inside `nn.compact`.
+    """
+    half = nn.avg_pool(pair, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return conv_block(half, features, dtype=dtype, name=name)
 
 
 class UpperStreamLevel(nn.Module):
@@ -220,10 +230,8 @@ class RegistrationNetwork(nn.Module):
         else:
             *skips, deepest = swin
 
-        # 3x3 average of every second pixel (zeros outside count), then one convolution block
-        low_level = nn.avg_pool(pair, (3, 3), (2, 2), ((1, 1), (1, 1)))
         low_level_channels = self.low_level_channels or self.embed_dim // 2
-        low_level = conv_block(low_level, low_level_channels, dtype=self.dtype, name="low_level")
+        low_level = low_level_features(pair, low_level_channels, dtype=self.dtype, name="low_level")
 
         x = deepest
         for block, skip in enumerate([*reversed(skips), low_level]):
@@ -231,14 +239,7 @@ class RegistrationNetwork(nn.Module):
             x = recomputed(DecoderBlock, self.remat)(
                 features, dtype=self.dtype, name=f"decoder{block}"
             )(x, skip)
-        x = conv(
-            upsample_bicubic(x),
-            2,
-            kernel_init=nn.initializers.normal(1e-5),
-            bias_init=nn.initializers.zeros,
-            dtype=self.dtype,
-            name="head",
-        )
+        x = near_zero_head(upsample_bicubic(x), dtype=self.dtype)
         normalised = nn.soft_sign(x.astype(jnp.float32))
 
         height, width = pair.shape[1:3]

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import conv, upsample_bilinear
+from ldm_morph_jax.models.layers import near_zero_head, upsample_bilinear
 from ldm_morph_jax.models.lgca import LGCA
-from ldm_morph_jax.models.registration import PATCH_SIZE, DecoderBlock, conv_block
+from ldm_morph_jax.models.registration import PATCH_SIZE, DecoderBlock, low_level_features
 from ldm_morph_jax.models.swin import SwinEncoder
 
 
@@ -70,17 +70,10 @@ class TransMatchNetwork(nn.Module):
             matches.append(match)
 
         pair = jnp.concatenate([moving, fixed], axis=-1)
-        half = nn.avg_pool(pair, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        half = conv_block(half, self.embed_dim // 2, dtype=jnp.float32, name="half")
+        half = low_level_features(pair, self.embed_dim // 2, dtype=jnp.float32, name="half")
 
         *skips, x = matches
         for number, skip in enumerate([*reversed(skips), half]):
             features = self.embed_dim * 2 ** (levels - 2) // 2**number
             x = DecoderBlock(features, upsample=upsample_bilinear, name=f"decoder{number}")(x, skip)
-        return conv(
-            upsample_bilinear(x),
-            2,
-            kernel_init=nn.initializers.normal(1e-5),
-            bias_init=nn.initializers.zeros,
-            name="head",
-        )
+        return near_zero_head(upsample_bilinear(x))

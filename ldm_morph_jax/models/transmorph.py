@@ -8,8 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import conv, upsample_bilinear
-from ldm_morph_jax.models.registration import PATCH_SIZE, DecoderBlock, conv_block
+from ldm_morph_jax.models.layers import near_zero_head, upsample_bilinear
+from ldm_morph_jax.models.registration import (
+    PATCH_SIZE,
+    DecoderBlock,
+    conv_block,
+    low_level_features,
+)
 from ldm_morph_jax.models.swin import SwinEncoder
 
 
@@ -42,18 +47,11 @@ class TransMorphNetwork(nn.Module):
             drop_path_rate=self.drop_path_rate,
             name="swin",
         )(pair, train=train)
-        half = nn.avg_pool(pair, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        half = conv_block(half, self.embed_dim // 2, dtype=jnp.float32, name="half")
+        half = low_level_features(pair, self.embed_dim // 2, dtype=jnp.float32, name="half")
         full = conv_block(pair, self.head_channels, dtype=jnp.float32, name="full")
 
         for number, skip in enumerate([*reversed(skips), half, full]):
             x = DecoderBlock(skip.shape[-1], upsample=upsample_bilinear, name=f"decoder{number}")(
                 x, skip
             )
-        return conv(
-            x,
-            2,
-            kernel_init=nn.initializers.normal(1e-5),
-            bias_init=nn.initializers.zeros,
-            name="head",
-        )
+        return near_zero_head(x)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import conv, upsample_nearest
+from ldm_morph_jax.models.layers import conv, near_zero_head, upsample_nearest
 from ldm_morph_jax.models.swin import check_image_size
 
 
@@ -39,10 +39,4 @@ class VoxelMorphUNet(nn.Module):
             x = jnp.concatenate([upsample_nearest(x), skips.pop()], axis=-1)
         for number, features in enumerate(self.head_channels):
             x = block(x, features, f"full{number}")
-        return conv(
-            x,
-            2,
-            kernel_init=nn.initializers.normal(1e-5),
-            bias_init=nn.initializers.zeros,
-            name="head",
-        )
+        return near_zero_head(x)
