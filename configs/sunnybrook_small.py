@@ -58,14 +58,14 @@ def get_config(variant: str = ""):
     c.registration.integration_steps = 6
     c.registration.velocity_sigma = 2.0
     c.registration.smoothness_weight = 0.03
-    c.registration.pixel_weight = 0.9
+    c.registration.pixel_weight = 0.95
     c.registration.train = stage_config(
-        steps=800,
+        steps=1200,
         batch_size=4,
         learning_rate=1e-3,
         schedule="cosine",
         warmup_steps=100,
-        evaluate_every=100,
+        evaluate_every=150,
     )
     c.registration.augmentation.orientations = ORIENTATIONS
     return official_code_if_asked(c, variant)
