@@ -51,19 +51,19 @@ def get_config():
     c.registration.model.num_heads = (2, 2, 4, 4)
     c.registration.model.window_size = 4
     c.registration.model.drop_path_rate = 0.1
-    # a smoothed velocity instead of the paper's displacement, and less weight on the latents of an
-    # autoencoder that was trained for a minute: see configs/sunnybrook_small.py
+    # A smoothed velocity instead of the paper's displacement, and little weight on the latents of
+    # an autoencoder that was trained for a minute: see configs/sunnybrook_small.py.
     c.registration.integration_steps = 6
     c.registration.velocity_sigma = 3.0
-    c.registration.smoothness_weight = 0.08
-    c.registration.pixel_weight = 0.95
+    c.registration.smoothness_weight = 0.04
+    c.registration.pixel_weight = 0.99
     c.registration.train = stage_config(
-        steps=1000,
-        batch_size=8,
-        learning_rate=2e-3,
+        steps=3000,
+        batch_size=4,
+        learning_rate=3e-3,
         schedule="cosine",
         warmup_steps=50,
-        evaluate_every=200,
+        evaluate_every=500,
     )
     c.registration.augmentation.orientations = ORIENTATIONS
     return c
