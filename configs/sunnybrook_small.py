@@ -56,16 +56,16 @@ def get_config(variant: str = ""):
     # with one that does not fold; a smoothed velocity does both. The latent term, of an autoencoder
     # trained for minutes, outweighs the pixels at the paper's beta of 0.6 (README).
     c.registration.integration_steps = 6
-    c.registration.velocity_sigma = 2.0
+    c.registration.velocity_sigma = 6.0
     c.registration.smoothness_weight = 0.03
     c.registration.pixel_weight = 0.95
     c.registration.train = stage_config(
-        steps=1200,
+        steps=600,
         batch_size=4,
         learning_rate=1e-3,
         schedule="cosine",
         warmup_steps=100,
-        evaluate_every=150,
+        evaluate_every=100,
     )
     c.registration.augmentation.orientations = ORIENTATIONS
     return official_code_if_asked(c, variant)

@@ -116,8 +116,9 @@ class LDMMorph:
         predicts a stationary velocity, which that many squarings integrate at half the size
         (Dalca et al., Medical Image Analysis 57, 2019): the displacement is invertible, so that a
         weak smoothness can follow large contractions without folds. An option of this project.
-      velocity_sigma: pixels of the Gaussian that smooths the velocity first (the regularisation of
-        LDDMM and SyN, a kernel instead of a penalty): the network cannot fit noise.
+      velocity_sigma: pixels (of the image) of the Gaussian that smooths the velocity first (the
+        regularisation of LDDMM and SyN, a kernel instead of a penalty): the network cannot fit
+        noise.
     """
 
     network: RegistrationNetwork
@@ -219,8 +220,8 @@ class LDMMorph:
         if not self.predicts_velocity:
             return field
         height, width = field.shape[1:3]
-        velocity = smooth_gaussian(field, self.velocity_sigma)
-        velocity = resize_displacement(velocity, (height // 2, width // 2))
+        velocity = resize_displacement(field, (height // 2, width // 2))
+        velocity = smooth_gaussian(velocity, self.velocity_sigma / 2)
         u = integrate_velocity(velocity, self.integration_steps)
         return resize_displacement(u, (height, width))
 
