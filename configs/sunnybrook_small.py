@@ -53,8 +53,9 @@ def get_config(variant: str = ""):
     c.registration.model.num_heads = (2, 2, 4, 4)
     c.registration.model.drop_path_rate = 0.1
     # A displacement folds with the paper's smoothness of 0.01 and cannot follow large contractions
-    # with one that does not fold; a smoothed velocity does both. The latent term, of an autoencoder
-    # trained for minutes, outweighs the pixels at the paper's beta of 0.6 (README).
+    # with one that does not fold; a smoothed velocity does both, and the smoother it is the better
+    # hearts overlap. The latent term, of an autoencoder trained for minutes, outweighs the pixels
+    # at the paper's beta of 0.6 (README).
     c.registration.integration_steps = 6
     c.registration.velocity_sigma = 6.0
     c.registration.smoothness_weight = 0.03

@@ -21,7 +21,7 @@ FILE_NAME = "model.safetensors"
 
 # name -> sha256 of weights/<name>/model.safetensors
 SHA256: dict[str, str] = {
-    "sunnybrook-small": "2de5fef8f6196b8f8384fbbb16e9ae52aa1e7d14d7b33ab77d1c1d8a7092b708",
+    "sunnybrook-small": "373ce50ed7be1f82cbce3bc69649dfba47453b16cdacc88c17e128fe16bddc53",
 }
 
 
