@@ -21,7 +21,7 @@ images on each other ("centre"). Nothing is resampled twice: warped(p) = moving(
 import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,9 +74,9 @@ class Method(Protocol):
         """`[B, H, W, 1]` twice -> `[B, H, W, 2]` in model pixels."""
 
     def dissimilarity(
-        self, moving: jax.Array, fixed: jax.Array, displacement: jax.Array
-    ) -> jax.Array:
-        """Training objective of every pair, `[B]`, differentiable in the displacement."""
+        self, moving: jax.Array, fixed: jax.Array
+    ) -> Callable[[jax.Array], jax.Array]:
+        """Displacement -> training objective of every pair, `[B]`; differentiable."""
 
 
 @dataclass(frozen=True)
@@ -340,11 +340,13 @@ def _refine(method, moving, fixed, start, steps, to_displacement):
     """(best field of every pair, `[B, 2]` objective of the first and of the best)."""
     import optax
 
+    dissimilarity = method.dissimilarity(moving, fixed)
+
     def total(correction):
         # The sum's gradient holds every pair's own: Adam works element by element, so no pair
         # changes another.
         displacement = to_displacement(_corrected(start, correction))
-        each = method.dissimilarity(moving, fixed, displacement)
+        each = dissimilarity(displacement)
         return each.sum(), each
 
     # Not jitted as a whole: the method's own compiled function takes its weights as arguments, here

@@ -1,5 +1,7 @@
 """A registration method without weights, for tests: a smooth known displacement."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +32,8 @@ class AnalyticMethod:
         u = self.amplitude * np.stack([bump * (0.6 + x), bump * (0.3 - y)], axis=-1)
         return jnp.broadcast_to(jnp.asarray(u, jnp.float32), (len(moving), n, n, 2))
 
-    def dissimilarity(self, moving, fixed, displacement):
-        return _dissimilarity(moving, fixed, displacement)
+    def dissimilarity(self, moving, fixed):
+        return functools.partial(_dissimilarity, moving, fixed)
 
 
 @jax.jit

@@ -11,6 +11,8 @@ class LearnedMethod(Protocol):
     `frozen` holds arrays that the method reads and never trains ({} for most).
     A method that predicts a stationary velocity may say so with `predicts_velocity = True`; it then
     has `field(params, frozen, moving, fixed)`, the velocity, and `to_displacement(field)`.
+    A method whose objective computes something of the fixed image alone may offer it as
+    `objective_constants(frozen, fixed)`, keyword arguments of `objective`, for repeated calls.
     """
 
     name: str

@@ -242,6 +242,12 @@ class LDMMorph:
         size = np.array(size, np.float32)
         return size / (size - 1) if self.smoothness_scale == "half_size" else np.ones_like(size)
 
+    def objective_constants(self, frozen, fixed) -> dict[str, jax.Array]:
+        """What `objective` can be given, so that it does not encode the fixed image again."""
+        if not self.uses_latent_loss:
+            return {}
+        return {"fixed_latent": jax.lax.stop_gradient(self.features.encode(frozen, fixed))}
+
     def objective(self, frozen, moving, fixed, displacement, fixed_latent=None):
         """The terms of Eq. 12 to 16, means over the batch: loss, pixel, latent, smoothness."""
         warped = warp(moving, displacement)
@@ -250,7 +256,7 @@ class LDMMorph:
         latent = jnp.zeros(())
         if self.uses_latent_loss:
             if fixed_latent is None:
-                fixed_latent = jax.lax.stop_gradient(self.features.encode(frozen, fixed))
+                fixed_latent = self.objective_constants(frozen, fixed)["fixed_latent"]
             # the published code computes this term under no_grad: it is reported, never minimised
             seen = warped if self.latent_gradient else jax.lax.stop_gradient(warped)
             latent = latent_similarity(fixed_latent, self.features.encode(frozen, seen))

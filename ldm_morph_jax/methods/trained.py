@@ -1,6 +1,8 @@
 """A learned method with its weights: what evaluation, benchmark and `register` work with."""
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -37,6 +39,7 @@ class TrainedMethod:
             self._field = jax.jit(self.method.field)
             self.to_displacement = jax.jit(self.method.to_displacement)
         self._displacement = jax.jit(self.method.displacement)
+        self._constants = jax.jit(getattr(self.method, "objective_constants", _no_constants))
         self._dissimilarity = jax.jit(self._objective_per_pair)
 
     def displacement(self, moving, fixed) -> jax.Array:
@@ -47,15 +50,24 @@ class TrainedMethod:
         """As `displacement`, but the velocity, where the network predicts one."""
         return self._field(self.params, self.frozen, moving, fixed)
 
-    def dissimilarity(self, moving, fixed, displacement) -> jax.Array:
-        """The training objective of every pair, `[B]`; differentiable in the displacement."""
-        return self._dissimilarity(self.frozen, moving, fixed, displacement)
+    def dissimilarity(self, moving, fixed) -> Callable[[jax.Array], jax.Array]:
+        """Function from a displacement to the training objective of every pair, `[B]`.
 
-    def _objective_per_pair(self, frozen, moving, fixed, displacement):
-        def one(*pair):
-            return self.method.objective(frozen, *(image[None] for image in pair))["loss"]
+        Differentiable; what depends on the images alone is computed once, here.
+        """
+        constants = self._constants(self.frozen, fixed)
+        return functools.partial(self._dissimilarity, self.frozen, constants, moving, fixed)
 
-        return jax.vmap(one)(moving, fixed, displacement)
+    def _objective_per_pair(self, frozen, constants, moving, fixed, displacement):
+        def one(constants, *pair):
+            constants, pair = jax.tree.map(lambda array: array[None], (constants, pair))
+            return self.method.objective(frozen, *pair, **constants)["loss"]
+
+        return jax.vmap(one)(constants, moving, fixed, displacement)
+
+
+def _no_constants(frozen, fixed) -> dict:
+    return {}
 
 
 def load_run(workdir: str | Path) -> TrainedMethod:
