@@ -1,0 +1,237 @@
+"""What the package computes in a form of its own, beside the straightforward form: same? faster?
+
+    PYTHONPATH=.:tests python tests/alternatives.py [--repeats 20]
+
+Prints the table of docs/performance.md: medians over repeats of both forms, taken in turns, at the
+sizes of configs/sunnybrook_small.py (4 pairs of 128 x 128) unless a line says otherwise.
+tests/test_alternatives.py asserts that both forms give the same.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+
+from ldm_morph_jax.config import experiment
+from ldm_morph_jax.methods.build import build_method
+from ldm_morph_jax.models.layers import ConvTranspose
+from ldm_morph_jax.models.registration import _upsample_axis, upsample_bicubic
+from ldm_morph_jax.ops.geometry import (
+    integrate_velocity,
+    resize_displacement,
+    smooth_gaussian,
+    warp,
+)
+from ldm_morph_jax.ops.losses import ncc
+from ldm_morph_jax.training import costs
+from ldm_morph_jax.training.timing import random_arrays
+
+CONFIG = Path(__file__).parents[1] / "configs" / "sunnybrook_small.py"
+
+
+class Case(NamedTuple):
+    """Two forms of one computation, functions of the same arrays.
+
+    same: whether both are meant to give the same up to rounding.
+    """
+
+    what: str
+    plain: Callable
+    ours: Callable
+    arguments: tuple
+    same: bool = True
+
+
+def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    moving, fixed = jnp.asarray(rng.random((2, batch, size, size, 1)), jnp.float32)
+    u = smooth_gaussian(30 * normal(batch, size, size, 2), 8.0)
+    small = normal(batch, size // 4, size // 4, 32)
+    found = {
+        "warp": Case(
+            "warp and squared error, gradient in the displacement: one gather of 2 x 2 windows "
+            "instead of `map_coordinates`",
+            _gradient(lambda u: _mse(_warp_by_map_coordinates(moving, u), fixed)),
+            _gradient(lambda u: _mse(warp(moving, u), fixed)),
+            (u,),
+        ),
+        "bicubic": Case(
+            "bicubic upsampling, gradient: its adjoint written out instead of derived",
+            _gradient(lambda x: jnp.sum(jnp.sin(_derived_bicubic(x)))),
+            _gradient(lambda x: jnp.sum(jnp.sin(upsample_bicubic(x)))),
+            (small,),
+        ),
+        "transposed": _transposed_convolution(normal, small),
+        "ncc": Case(
+            "NCC 9 x 9, gradient: `reduce_window` instead of a convolution with ones",
+            _gradient(lambda image: _ncc_by_convolution(image, fixed)),
+            _gradient(lambda image: ncc(image, fixed)),
+            (moving,),
+        ),
+        "smoothing": Case(
+            "Gaussian of 3 px on half-size velocities, gradient: slices instead of a convolution",
+            _gradient(lambda v: jnp.sum(jnp.sin(_smooth_by_convolution(v, 3.0)))),
+            _gradient(lambda v: jnp.sum(jnp.sin(smooth_gaussian(v, 3.0)))),
+            (u[:, ::2, ::2],),
+        ),
+    }
+    return found | _whole_method(moving, fixed, u)
+
+
+def _whole_method(moving, fixed, u) -> dict[str, Case]:
+    config = experiment(CONFIG)
+    method = build_method(config)
+    frozen = jax.device_put(random_arrays(costs.abstract_ldm(config), np.random.default_rng(0)))
+    height, width = u.shape[1:3]
+
+    def smoothed_at_full_size(v):
+        v = smooth_gaussian(v, method.velocity_sigma)
+        v = resize_displacement(v, (height // 2, width // 2))
+        return resize_displacement(integrate_velocity(v, method.integration_steps), (height, width))
+
+    def one_by_one(frozen, moving, fixed):
+        return method.features(frozen, moving), method.features(frozen, fixed)
+
+    pair = moving[:1], fixed[:1]
+    constants = jax.jit(method.objective_constants)(frozen, pair[1])
+
+    def objective(frozen, latent, u):
+        return method.objective(frozen, *pair, u, fixed_latent=latent)["loss"]
+
+    return {
+        "velocity": Case(
+            "velocity to displacement, gradient: smoothed after halving instead of before",
+            _gradient(lambda v: jnp.mean(smoothed_at_full_size(v) ** 2)),
+            _gradient(lambda v: jnp.mean(method.to_displacement(v) ** 2)),
+            (u,),
+            same=False,
+        ),
+        "features": Case(
+            "frozen features of a pair: one batched call instead of two",
+            jax.jit(one_by_one),
+            jax.jit(method.pair_features),
+            (frozen, *pair),
+        ),
+        "refinement": Case(
+            "a step of instance optimisation, one pair: the fixed image's latent kept",
+            jax.jit(jax.grad(lambda frozen, latent, u: objective(frozen, None, u), argnums=2)),
+            jax.jit(jax.grad(objective, argnums=2)),
+            (frozen, constants["fixed_latent"], u[:1]),
+        ),
+    }
+
+
+def _gradient(function):
+    return jax.jit(jax.grad(function))
+
+
+def _mse(a, b):
+    return jnp.mean(jnp.square(a - b))
+
+
+def _warp_by_map_coordinates(image, u):
+    grid = np.stack(np.meshgrid(*map(np.arange, u.shape[1:3]), indexing="ij"), axis=-1)
+
+    def one(image, at):
+        return map_coordinates(image, [at[..., 0], at[..., 1]], order=1, mode="nearest")
+
+    return jax.vmap(one)(image[..., 0], grid + u)[..., None]
+
+
+def _derived_bicubic(x):
+    return _upsample_axis.fun(_upsample_axis.fun(x, 1), 2)
+
+
+def _transposed_convolution(normal, x) -> Case:
+    module = ConvTranspose(32)
+    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
+
+    def plain(params, x):
+        """Every second position of a wider input is zero; PyTorch's kernel is turned around."""
+        y = jax.lax.conv_general_dilated(
+            x,
+            params["kernel"][::-1, ::-1],
+            window_strides=(1, 1),
+            padding=((1, 2), (1, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return jnp.sum(jnp.sin(y + params["bias"]))
+
+    def ours(params, x):
+        return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
+
+    return Case(
+        "transposed convolution, 32 channels of 32 x 32, gradient in weights and input: "
+        "one convolution to the four parities instead of a dilated one",
+        jax.jit(jax.grad(plain, argnums=(0, 1))),
+        jax.jit(jax.grad(ours, argnums=(0, 1))),
+        (params, x),
+    )
+
+
+def _ncc_by_convolution(a, b, window=9, eps=1e-5):
+    def box_sum(x):
+        ones = jnp.ones((window, window, 1, 1))
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, ones, (1, 1), "SAME", dimension_numbers=numbers)
+
+    sum_a, sum_b = box_sum(a), box_sum(b)
+    cross = box_sum(a * b) - sum_a * sum_b / window**2
+    variance_a = jnp.maximum(box_sum(a * a) - sum_a**2 / window**2, 0)
+    variance_b = jnp.maximum(box_sum(b * b) - sum_b**2 / window**2, 0)
+    return -jnp.mean(cross**2 / (variance_a * variance_b + eps))
+
+
+def _smooth_by_convolution(u, sigma):
+    radius, channels = int(3 * sigma + 0.5), u.shape[-1]
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = jnp.asarray(weights / weights.sum(), jnp.float32)
+    u = jnp.pad(u, ((0, 0), (radius, radius), (radius, radius), (0, 0)), mode="edge")
+    for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):
+        kernel = jnp.broadcast_to(
+            weights.reshape(shape), (*weights.reshape(shape).shape[:3], channels)
+        )
+        u = jax.lax.conv_general_dilated(
+            u,
+            kernel,
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
+    return u
+
+
+def _seconds(function, arguments) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=20)
+    repeats = parser.parse_args().repeats
+    print("| what | before, ms | after, ms | ratio |\n|---|---|---|---|")
+    for case in cases().values():
+        times = []
+        for _ in range(repeats + 1):
+            times.append([_seconds(f, case.arguments) for f in (case.plain, case.ours)])
+        before, after = (1e3 * statistics.median(t) for t in zip(*times[1:], strict=True))
+        print(f"| {case.what} | {before:.1f} | {after:.1f} | {before / after:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
