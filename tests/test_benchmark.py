@@ -61,8 +61,9 @@ def numbers_only(patch):
 # -- one real benchmark, small
 
 
-def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch):
+def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch, caplog):
     """Killed in training (after the checkpoint at step 2) and in evaluation."""
+    caplog.set_level("INFO", logger=benchmark.__name__)
 
     class Killed(BaseException):
         pass
@@ -78,6 +79,10 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch)
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     with numbers_only(monkeypatch):
         assert run_benchmark(config, whole) == []
+        progress = [m.split("ETA ")[1] for m in caplog.messages if m.startswith("cell ")]
+        assert progress[0] == "1 to train and 2 to evaluate"
+        assert progress[1] == "2 to evaluate"
+        assert re.fullmatch(r"0:\d\d:\d\d", progress[2])
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(loop, "_check_finite", die_late)
             run_benchmark(config, pieces)

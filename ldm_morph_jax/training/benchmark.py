@@ -14,6 +14,7 @@ import json
 import logging
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -248,15 +249,15 @@ class _Clock:
             self._seconds.setdefault(_verb(task), []).append(time.perf_counter() - began)
 
     def _left(self, number: int) -> str:
-        """Unfinished tasks from this one on, each as long as the mean of its kind so far."""
-        total = 0.0
-        for task in self._todo[number - 1 :]:
-            if not finished(task):
-                known = self._seconds.get(_verb(task))
-                if not known:
-                    return "unknown"
-                total += np.mean(known)
-        return _clock_time(total)
+        """Unfinished tasks from this one on, each as long as the mean of its kind so far.
+
+        A kind that none has been seen of is counted instead.
+        """
+        kinds = Counter(_verb(task) for task in self._todo[number - 1 :] if not finished(task))
+        seen = [kind for kind in kinds if kind in self._seconds]
+        known = sum(kinds[kind] * np.mean(self._seconds[kind]) for kind in seen)
+        counted = [f"{kinds[kind]} to {kind}" for kind in kinds if kind not in seen]
+        return " and ".join([_clock_time(known)] * bool(seen) + counted)
 
 
 def _clock_time(seconds: float) -> str:
