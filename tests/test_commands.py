@@ -43,6 +43,14 @@ def trained(config_file, tmp_path_factory):
     return workdir, done
 
 
+@pytest.fixture(scope="session")
+def evaluated(trained):
+    workdir, _ = trained
+    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--split", "test")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
 def test_train_tells_progress_and_results(trained):
     workdir, done = trained
     assert "registration 4/4 (100%)" in done.stderr and "ETA 0:00:00" in done.stderr
@@ -50,10 +58,8 @@ def test_train_tells_progress_and_results(trained):
     assert "Traceback" not in done.stderr and "WARNING" not in done.stderr
 
 
-def test_evaluate_writes_what_it_promises(trained):
-    workdir, _ = trained
-    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--split", "test")
-    assert done.returncode == 0, done.stderr
+def test_evaluate_writes_what_it_promises(evaluated):
+    workdir, done = evaluated
     out = workdir / "evaluation" / "test"
     assert done.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
     summary = json.loads((out / "summary.json").read_text())
@@ -91,8 +97,8 @@ def test_evaluate_without_registration(trained):
     assert summary["nonpositive_jacobian_percent"]["mean"] == 0
 
 
-def test_evaluate_with_refinement(trained):
-    workdir, _ = trained
+def test_evaluate_with_refinement(evaluated):
+    workdir, _ = evaluated
     done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 3)
     assert done.returncode == 0, done.stderr
     rows = {
@@ -107,8 +113,8 @@ def test_evaluate_with_refinement(trained):
     assert "--refine starts from a trained network" in message
 
 
-def test_a_run_as_one_compact_file(trained, tmp_path):
-    workdir, _ = trained
+def test_a_run_as_one_compact_file(evaluated, tmp_path):
+    workdir, _ = evaluated
     (tmp_path / "card.json").write_text('{"intended_use": "a test"}')
     file = tmp_path / "model.safetensors"
     arguments = ("--to-weights", workdir, "--card", tmp_path / "card.json", "--out", file)
