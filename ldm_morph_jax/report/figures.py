@@ -313,10 +313,13 @@ def sweep_plot(
     for axis, (name, lines) in zip(axes, panels.items(), strict=True):
         for i, (line, (x, y)) in enumerate(lines.items()):
             colour = palette[i % len(palette)]
-            axis.plot(x, y, color=colour, linewidth=1.6, marker="o", ms=4, label=line)
+            axis.plot(
+                x, y, color=colour, linewidth=1.6, marker="o", ms=4, label=line, clip_on=False
+            )
         _style(figure, axis, dark)
         axis.set(xlabel=xlabel, ylabel=name)
-        axis.set_xticks(sorted({value for x, _ in lines.values() for value in x}))
+        if axis.get_ylim()[0] < 0 <= min(value for _, y in lines.values() for value in y):
+            axis.set_ylim(bottom=0)  # a margin below zero looks as if there were such scores
     axes[0].legend(fontsize=8, frameon=False, labelcolor=_text_colour(dark))
     return figure
 

@@ -126,8 +126,9 @@ def ablation_rows(own: ConfigDict) -> dict[str, tuple[bool, bool, bool]]:
 
 
 def sweep(own: ConfigDict, betas: Sequence[float]) -> dict[str, float]:
-    """Fig. 7: cell -> beta."""
-    return {variant_name(own, own.model.fusion, beta): beta for beta in betas}
+    """Fig. 7: cell -> beta, in ascending order, the method's own among them."""
+    wanted = sorted({*betas, own.pixel_weight}) if betas else ()
+    return {variant_name(own, own.model.fusion, beta): beta for beta in wanted}
 
 
 def _variants(config: ConfigDict, own: ConfigDict) -> dict[str, tuple[str, float]]:
