@@ -1,5 +1,6 @@
 """Methods without weights: (moving, fixed) -> displacement, optimised for every pair."""
 
+import tempfile
 from collections.abc import Callable
 
 import jax
@@ -33,23 +34,29 @@ def syn() -> Register:
             "SyN needs ANTsPy: pip install 'ldm_morph_jax[ants]' (package antspyx)"
         ) from None
 
+    def one_pair(moving, fixed, folder):
+        result = ants.registration(
+            fixed=ants.from_numpy(fixed.astype(np.float32)),
+            moving=ants.from_numpy(moving.astype(np.float32)),
+            type_of_transform="SyNOnly",
+            initial_transform="Identity",
+            outprefix=f"{folder}/",
+            syn_metric="CC",
+            syn_sampling=2,
+            grad_step=0.25,
+            flow_sigma=3,
+            total_sigma=0.25,
+            reg_iterations=(160, 80, 40),
+        )
+        # for unit spacing and identity direction components follow the array's axes, in pixels
+        return ants.image_read(result["fwdtransforms"][0]).numpy()
+
     def register(moving, fixed):
         fields = []
-        for one_moving, one_fixed in zip(np.asarray(moving), np.asarray(fixed), strict=True):
-            result = ants.registration(
-                fixed=ants.from_numpy(one_fixed[..., 0].astype(np.float32)),
-                moving=ants.from_numpy(one_moving[..., 0].astype(np.float32)),
-                type_of_transform="SyNOnly",
-                initial_transform="Identity",
-                syn_metric="CC",
-                syn_sampling=2,
-                grad_step=0.25,
-                flow_sigma=3,
-                total_sigma=0.25,
-                reg_iterations=(160, 80, 40),
-            )
-            # for unit spacing and identity direction components follow the array's axes, in pixels
-            fields.append(ants.image_read(result["fwdtransforms"][0]).numpy())
+        for pair in zip(np.asarray(moving)[..., 0], np.asarray(fixed)[..., 0], strict=True):
+            # ANTs leaves its transforms behind in files
+            with tempfile.TemporaryDirectory() as folder:
+                fields.append(one_pair(*pair, folder))
         return np.stack(fields).astype(np.float32)
 
     return register
