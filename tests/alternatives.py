@@ -62,9 +62,9 @@ def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
         "warp": Case(
             "warp and squared error, gradient in the displacement: one gather of 2 x 2 windows "
             "instead of `map_coordinates`",
-            _gradient(lambda u: _mse(_warp_by_map_coordinates(moving, u), fixed)),
-            _gradient(lambda u: _mse(warp(moving, u), fixed)),
-            (u,),
+            _gradient(lambda u, moving, fixed: _mse(_warp_by_map_coordinates(moving, u), fixed)),
+            _gradient(lambda u, moving, fixed: _mse(warp(moving, u), fixed)),
+            (u, moving, fixed),
         ),
         "bicubic": Case(
             "bicubic upsampling, gradient: its adjoint written out instead of derived",
@@ -75,9 +75,9 @@ def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
         "transposed": _transposed_convolution(normal, small),
         "ncc": Case(
             "NCC 9 x 9, gradient: `reduce_window` instead of a convolution with ones",
-            _gradient(lambda image: _ncc_by_convolution(image, fixed)),
-            _gradient(lambda image: ncc(image, fixed)),
-            (moving,),
+            _gradient(_ncc_by_convolution),
+            _gradient(ncc),
+            (moving, fixed),
         ),
         "smoothing": Case(
             "Gaussian of 3 px on half-size velocities, gradient: slices instead of a convolution",
@@ -106,8 +106,8 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
     pair = moving[:1], fixed[:1]
     constants = jax.jit(method.objective_constants)(frozen, pair[1])
 
-    def objective(frozen, latent, u):
-        return method.objective(frozen, *pair, u, fixed_latent=latent)["loss"]
+    def objective(u, frozen, moving, fixed, latent):
+        return method.objective(frozen, moving, fixed, u, fixed_latent=latent)["loss"]
 
     return {
         "velocity": Case(
@@ -125,14 +125,15 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
         ),
         "refinement": Case(
             "a step of instance optimisation, one pair: the fixed image's latent kept",
-            jax.jit(jax.grad(lambda frozen, latent, u: objective(frozen, None, u), argnums=2)),
-            jax.jit(jax.grad(objective, argnums=2)),
-            (frozen, constants["fixed_latent"], u[:1]),
+            _gradient(lambda *known: objective(*known[:-1], latent=None)),
+            _gradient(objective),
+            (u[:1], frozen, *pair, constants["fixed_latent"]),
         ),
     }
 
 
 def _gradient(function):
+    """In the first argument; the others are arguments, too, lest XLA fold them as constants."""
     return jax.jit(jax.grad(function))
 
 
