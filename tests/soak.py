@@ -129,6 +129,7 @@ def soak(directory: Path, *, stops: int, signal_name="KILL", variant="", seed=0)
         if status == 0:
             assert_equal(workdir, undisturbed)
             finished += 1
+            saved, patience = set(), 1.0  # the next run starts with nothing
             print(f"finished run {finished} equals the undisturbed one", flush=True)
     return {"stops": stopped, "finished": finished}
 
