@@ -24,6 +24,9 @@ def stage_config(**changes) -> dict:
         "learning_rate": 1e-4,
         "schedule": "constant",  # to zero over the stage: "cosine", "polynomial" (power 0.9)
         "warmup_steps": 0,
+        # Adam's epsilon: gradients well below it move their parameter in proportion, not by the
+        # whole learning rate. More than 1e-8 where rounding would decide on such a step's sign.
+        "adam_eps": 1e-8,
         "gradient_clip": 0.0,  # global norm; 0 = off
         "log_every": 50,
         "evaluate_every": 400,  # validation and checkpoint

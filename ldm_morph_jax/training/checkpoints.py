@@ -15,8 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from ldm_morph_jax.training import hosts
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Checkpoints:
                 )
             except Exception as error:  # whatever a damaged file makes Orbax raise
                 reason = str(error).splitlines()[0][:200]
-            if np.all(multihost_utils.process_allgather(restored is not None)):
+            if np.all(hosts.gather(restored is not None)):
                 iterator.set_state(restored["data"])
                 return step, restored["state"]
             log.warning(

@@ -13,11 +13,16 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 1024  # what is exchanged of an error
+_PATIENCE_MS = (
+    24 * 3600 * 1000
+)  # a data set may take hours; a process that dies ends the run anyway
+_SHUTDOWN_SECONDS = 60  # how long a process that failed waits for the others before it ends
 
 
 def join(
@@ -45,9 +50,11 @@ def join(
                 "coordinator, num_processes and process_id belong together, found "
                 f"{coordinator}, {num_processes} and {process_id}"
             )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
+        )
     elif distributed or (distributed is None and _scheduled_together()):
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     if jax.process_count() > 1:
         if not is_main():  # what all of them do is told once
             logging.getLogger().setLevel(logging.WARNING)
@@ -72,9 +79,20 @@ def is_main() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Return when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Return when every process has come here, however late.
+
+    The devices' own communication is not so patient (Gloo, of CPUs, gives up after 30 s), which is
+    why this is called before it wherever the processes may have worked for different times.
+    """
+    ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_PATIENCE_MS)
+
+
+def gather(value) -> np.ndarray:
+    """`value` of every process, stacked."""
+    if jax.process_count() == 1:
+        return np.asarray(value)[None]
+    wait_for_all("gather")
+    return multihost_utils.process_allgather(value)
 
 
 @contextlib.contextmanager
@@ -101,8 +119,7 @@ def together() -> Iterator[None]:
         message = np.zeros(_MESSAGE_BYTES, np.uint8)
         text = f"{error}".encode()[:_MESSAGE_BYTES] if error else b""
         message[: len(text)] = np.frombuffer(text, np.uint8)
-        messages = multihost_utils.process_allgather(message)
-        for process, row in enumerate(messages):
+        for process, row in enumerate(gather(message)):
             if row.any() and error is None:
                 text = row.tobytes().rstrip(b"\0").decode(errors="replace")
                 raise ValueError(f"process {process} failed: {text}")

@@ -79,6 +79,7 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
     mesh = data_mesh()
     check_batch_size(train.batch_size, mesh, train.micro_batches)
     key = jax.random.key(seed)
+    hosts.wait_for_all(f"{stage.name} prepared")
     # run once: not worth optimising, which would take longer than everything else before step 1
     init = jax.jit(
         stage.init,
@@ -109,6 +110,7 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
                 with progress.pause():
                     began = time.perf_counter()
                     compiled = train_step.lower(state, frozen, batch, np.int32(step)).compile()
+                    hosts.wait_for_all(f"{stage.name} compiled")
                     log.info("%s: compiled in %.1f s", stage.name, time.perf_counter() - began)
             if profile_steps and step == profile_steps[0]:
                 jax.profiler.start_trace(str(directory / "profile"))

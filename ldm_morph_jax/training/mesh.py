@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ldm_morph_jax.training import hosts
+
 
 def data_mesh(devices=None) -> Mesh:
     """A one-axis `("data",)` mesh over all devices of all processes.
@@ -80,7 +82,20 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int):
 
 def replicated_jit(function: Callable) -> Callable:
     """`jax.jit` whose results lie on every device, so that every process can read them."""
-    return jax.jit(function, out_shardings=replicated(data_mesh()))
+    jitted = jax.jit(function, out_shardings=replicated(data_mesh()))
+    if jax.process_count() == 1:
+        return jitted
+    programs = {}
+
+    def call(*arguments):
+        """Process 0 may find in the compilation cache what the others have yet to compile."""
+        shapes = jax.tree.structure(arguments), tuple(map(np.shape, jax.tree.leaves(arguments)))
+        if shapes not in programs:
+            programs[shapes] = jitted.lower(*arguments).compile()
+            hosts.wait_for_all("compiled")
+        return programs[shapes](*arguments)
+
+    return call
 
 
 def _from_all_hosts(array: np.ndarray, mesh: Mesh) -> jax.Array:

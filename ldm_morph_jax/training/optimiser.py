@@ -29,12 +29,13 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam with the stage's schedule and clipping: AdamW with a `weight_decay`, or AMSGrad."""
     rate = learning_rate_schedule(train)
+    numbers = {"b1": b1, "b2": b2, "eps": train.adam_eps}
     if amsgrad:
-        optimiser = optax.amsgrad(rate, b1=b1, b2=b2)
+        optimiser = optax.amsgrad(rate, **numbers)
     elif weight_decay is None:
-        optimiser = optax.adam(rate, b1=b1, b2=b2)
+        optimiser = optax.adam(rate, **numbers)
     else:
-        optimiser = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
+        optimiser = optax.adamw(rate, **numbers, weight_decay=weight_decay)
     if train.gradient_clip:
         optimiser = optax.chain(optax.clip_by_global_norm(train.gradient_clip), optimiser)
     return optimiser

@@ -38,3 +38,12 @@ def test_amsgrad_remembers_the_largest_gradient():
         last[amsgrad] = float(update)
     assert last[False] == pytest.approx(-0.5, rel=1e-3)
     assert -0.02 < last[True] < 0
+
+
+@pytest.mark.parametrize("form", [{}, {"amsgrad": True}, {"weight_decay": 0.0}])
+def test_gradients_below_epsilon_move_in_proportion(form):
+    """Adam's first step is gradient / (|gradient| + epsilon), times the learning rate."""
+    optimiser = adam(train(adam_eps=1e-3), **form)
+    gradients = jnp.asarray([1.0, 1e-3, 1e-6])
+    updates, _ = optimiser.update(gradients, optimiser.init(gradients), gradients)
+    np.testing.assert_allclose(updates, [-0.5 / 1.001, -0.25, -0.5e-3 / 1.001], rtol=1e-5)
