@@ -117,21 +117,23 @@ def test_the_step_is_what_pmap_computes():
 def test_devices_and_processes_give_the_same_training(tmp_path):
     """Twenty steps of every stage: 1 process x 1 device, 1 x 8, 2 x 2.
 
-    With an epsilon that keeps Adam from making whole steps of what is rounding: docs/scaling.md
-    tells what becomes of the differences otherwise.
+    What magnifies rounding by orders of magnitude is left out, as docs/scaling.md tells: Adam's
+    whole steps for gradients that are rounding, the discriminator with its adaptive weight, and
+    codewords of the frozen autoencoder that flip (all register with the same frozen networks).
     """
-    shapes = {"one": (1, 1), "eight": (1, 8), "four": (2, 2)}
     stages = ("autoencoder", "diffusion", "registration")
     options = [f"--config.{stage}.train.adam_eps=1e-3" for stage in stages]
-    options += [f"--config.{stage}.train.evaluate_every=10" for stage in stages]
-    for name, (processes, devices) in shapes.items():
-        split = dict(processes=processes, devices=devices)
-        train(tmp_path / name, tmp_path / "data", steps=20, options=options, **split)
-    for other in ("eight", "four"):
+    options += ["--config.autoencoder.adversarial_start=100"]
+    train(tmp_path / "one", tmp_path / "data", steps=20, options=options)
+    frozen = f"--config.ldm_from={tmp_path / 'one'}"
+    for name, processes, devices in (("eight", 1, 8), ("four", 2, 2)):
+        split = dict(steps=20, processes=processes, devices=devices)
+        whole, registration = tmp_path / name, tmp_path / f"{name}_registration"
+        train(whole, tmp_path / "data", options=options, **split)
+        train(registration, tmp_path / "data", options=[*options, frozen], **split)
         for stage in stages:
-            assert_same_training(
-                tmp_path / "one", tmp_path / other, stage, step=20, loss=1e-5, params=1e-5
-            )
+            run = registration if stage == "registration" else whole
+            assert_same_training(tmp_path / "one", run, stage, step=20, loss=1e-4, params=1e-5)
 
 
 @pytest.mark.slow
