@@ -17,11 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.methods.build import build_method
-from ldm_morph_jax.models.layers import ConvTranspose
+from ldm_morph_jax.models.layers import ConvTranspose, GroupNorm, dot_product_attention
 from ldm_morph_jax.models.registration import _upsample_axis, upsample_bicubic
 from ldm_morph_jax.ops.geometry import (
     integrate_velocity,
@@ -86,7 +87,38 @@ def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
             (u[:, ::2, ::2],),
         ),
     }
-    return found | _whole_method(moving, fixed, u)
+    return found | _layers(normal, batch, size) | _whole_method(moving, fixed, u)
+
+
+def _layers(normal, batch, size) -> dict[str, Case]:
+    """What the frozen encoder does on both images of every pair."""
+    images, channels, groups = 2 * batch, 16, 8
+    theirs, ours = nn.GroupNorm(groups, epsilon=1e-6), GroupNorm(groups, 1e-6)
+    x = 1 + normal(images, size, size, channels)
+    params = ours.init(jax.random.key(0), x)
+    latent = (images, (size // 4) ** 2, 1, 32)
+    return {
+        "attention": Case(
+            "attention over 32 x 32 positions of 32 channels, forward: heads among the batch "
+            "instead of `jax.nn.dot_product_attention`",
+            jax.jit(jax.nn.dot_product_attention),
+            jax.jit(dot_product_attention),
+            (normal(*latent), normal(*latent), normal(*latent)),
+        ),
+        "group_norm": Case(
+            "GroupNorm of 16 channels in 8 groups, forward: means over positions, then over "
+            "channels instead of `nn.GroupNorm`",
+            jax.jit(theirs.apply),
+            jax.jit(ours.apply),
+            (params, x),
+        ),
+        "group_norm_gradient": Case(
+            "the same, gradient",
+            _gradient(lambda x, params: jnp.sum(jnp.sin(theirs.apply(params, x)))),
+            _gradient(lambda x, params: jnp.sum(jnp.sin(ours.apply(params, x)))),
+            (x, params),
+        ),
+    }
 
 
 def _whole_method(moving, fixed, u) -> dict[str, Case]:

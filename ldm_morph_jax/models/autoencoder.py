@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import Dtype, conv, group_norm, recomputed, upsample_nearest
+from ldm_morph_jax.models.layers import (
+    Dtype,
+    conv,
+    dot_product_attention,
+    group_norm,
+    recomputed,
+    upsample_nearest,
+)
 
 EPSILON = 1e-6  # of every GroupNorm here
 
@@ -75,8 +82,7 @@ class SelfAttention(nn.Module):
             projected = conv(h, channels, 1, dtype=self.dtype, name=name)
             return projected.reshape(batch, height * width, 1, channels)  # one head
 
-        # scaled by 1/sqrt(C); the softmax runs in float32
-        h = jax.nn.dot_product_attention(project("query"), project("key"), project("value"))
+        h = dot_product_attention(project("query"), project("key"), project("value"))
         h = h.reshape(x.shape)
         return x + conv(h, channels, 1, dtype=self.dtype, name="out")
 

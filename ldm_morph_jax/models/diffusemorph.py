@@ -10,7 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import conv, group_norm, upsample_nearest
+from ldm_morph_jax.models.layers import (
+    conv,
+    dot_product_attention,
+    group_norm,
+    upsample_nearest,
+)
 from ldm_morph_jax.models.swin import check_image_size
 
 # of every convolution and linear map
@@ -51,7 +56,7 @@ class GlobalAttention(nn.Module):
         h = group_norm(x, self.norm_groups, epsilon=1e-5, name="norm")
         qkv = conv(h, 3 * channels, 1, bias=False, name="qkv", **ORTHOGONAL)
         qkv = qkv.reshape(batch, height * width, 1, 3 * channels)
-        h = jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))
+        h = dot_product_attention(*jnp.split(qkv, 3, axis=-1))
         return x + conv(h.reshape(x.shape), channels, 1, name="out", **ORTHOGONAL)
 
 

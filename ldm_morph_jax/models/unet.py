@@ -15,6 +15,7 @@ from ldm_morph_jax.models.layers import (
     Dtype,
     conv,
     dense,
+    dot_product_attention,
     group_norm,
     recomputed,
     uniform_bias,
@@ -99,8 +100,7 @@ class SelfAttention(nn.Module):
         )(h)
         h = h.reshape(batch, height * width, heads, 3, self.head_channels)
         query, key, value = h[..., 0, :], h[..., 1, :], h[..., 2, :]
-        # scaled by 1/sqrt(head_channels); the softmax runs in float32
-        h = jax.nn.dot_product_attention(query, key, value)
+        h = dot_product_attention(query, key, value)
         h = h.reshape(batch, height * width, channels)
         h = nn.Conv(
             channels, (1,), kernel_init=zeros, bias_init=zeros, dtype=self.dtype, name="out"
