@@ -10,6 +10,7 @@ from published_weights import relative_error
 
 from ldm_morph_jax.files.published import from_published, to_published
 from ldm_morph_jax.files.published_ldm import unet_name
+from ldm_morph_jax.models.layers import group_norm
 from ldm_morph_jax.models.unet import TimeEmbedding, UNet
 
 # with fewer than 64 channels every group of a GroupNorm is one channel, and the norm that follows
@@ -170,3 +171,8 @@ def test_published_names_of_other_depths():
     assert published["output_blocks.5.0.in_layers.0.weight"].shape == (8,)
     back = from_published(published, abstract, name_of)
     jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_channels_that_do_not_divide_into_groups_are_refused():
+    with pytest.raises(ValueError, match="6 channels do not divide into 4 groups"):
+        group_norm(jnp.zeros((1, 2, 2, 6)), 4, epsilon=1e-5)

@@ -21,6 +21,7 @@ from ldm_morph_jax.training.diffusion import diffusion_stage
 from ldm_morph_jax.training.mesh import check_batch_size, data_mesh, over_batches
 
 ROOT = Path(__file__).parents[2]
+TRAIN = ("-m", "ldm_morph_jax.train")
 
 
 def environment(devices: int) -> dict:
@@ -28,14 +29,14 @@ def environment(devices: int) -> dict:
     return os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
-def command(workdir, data, *, variant="", steps=2, options=(), program="-m ldm_morph_jax.train"):
+def command(workdir, data, *, variant="", steps=2, options=(), program=TRAIN):
     flags = [
         f"--config.{stage}.train.{key}={value}"
         for stage in ("autoencoder", "diffusion", "registration")
         for key, value in (("steps", steps), ("evaluate_every", steps), ("log_every", 1))
     ]
     return [
-        *(sys.executable, *program.split(), "--config"),
+        *(sys.executable, *program, "--config"),
         f"{ROOT}/tests/tiny_run.py:{variant}" if variant else f"{ROOT}/tests/tiny_run.py",
         *(f"--config.data.directory={data}", "--workdir", str(workdir), *flags, *options),
     ]
@@ -126,13 +127,12 @@ def test_devices_and_processes_give_the_same_training(tmp_path):
     options = [f"--config.{stage}.train.adam_eps=1e-3" for stage in stages]
     options += ["--config.autoencoder.adversarial_start=100"]
     options += ["--config.registration.train.learning_rate=1e-4"]
-    program = str(ROOT / "tests/training/train_half_a_pixel_off.py")
+    same = dict(
+        steps=20, options=options, program=(ROOT / "tests/training/train_half_a_pixel_off.py",)
+    )
 
     def run(name, processes, devices):
-        split = dict(processes=processes, devices=devices)
-        train(
-            tmp_path / name, tmp_path / "data", steps=20, options=options, program=program, **split
-        )
+        train(tmp_path / name, tmp_path / "data", processes=processes, devices=devices, **same)
         return tmp_path / name
 
     one = run("one", 1, 1)
