@@ -13,7 +13,7 @@ __all__ = ["__version__", "load"]
 
 def __getattr__(name: str):
     if name == "load":  # JAX is imported when it is needed, so that `--help` is quick
-        from ldm_morph_jax.inference import load
+        from ldm_morph_jax.registering.registrar import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

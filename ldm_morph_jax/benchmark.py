@@ -33,7 +33,7 @@ def whole_numbers(texts: list[str] | None) -> list[int] | None:
 
 
 def benchmark() -> None:
-    from ldm_morph_jax.training.benchmark import describe, run_benchmark
+    from ldm_morph_jax.paper.run import describe, run_benchmark
 
     only = {
         "methods": METHODS.value,

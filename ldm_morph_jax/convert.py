@@ -97,10 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     def run() -> None:
         # JAX is imported once the arguments are parsed
-        from ldm_morph_jax.training.published import convert, convert_lpips, to_torch
+        from ldm_morph_jax.published.convert import convert, convert_lpips, to_torch
 
         if args.to_weights:
-            from ldm_morph_jax.inference import export_weights
+            from ldm_morph_jax.registering.registrar import export_weights
 
             digest = export_weights(args.to_weights, args.out, args.card)
             print(f"converted: {args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)")

@@ -26,12 +26,12 @@ SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now,
 
 
 def evaluate() -> None:
+    from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.methods.iterative import ITERATIVE_METHODS
-    from ldm_morph_jax.methods.trained import load_run
-    from ldm_morph_jax.report.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
+    from ldm_morph_jax.runs.directory import load_config
+    from ldm_morph_jax.runs.trained import load_run
     from ldm_morph_jax.training.run import dataset_of
-    from ldm_morph_jax.training.workdir import load_config
 
     commands.use_compilation_cache()
     workdir, split = Path(WORKDIR.value), SPLIT.value
@@ -50,7 +50,7 @@ def evaluate() -> None:
         name, register = trained.name, trained.displacement
         out = workdir / "evaluation" / split
         if REFINE.value:
-            from ldm_morph_jax.inference import refined_displacement
+            from ldm_morph_jax.registering.registrar import refined_displacement
 
             register = functools.partial(refined_displacement, trained, steps=REFINE.value)
             name, out = f"{name} + {REFINE.value} steps", Path(f"{out}-refine{REFINE.value}")

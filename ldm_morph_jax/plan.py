@@ -31,8 +31,8 @@ def plan() -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
 
-    from ldm_morph_jax.training import costs
-    from ldm_morph_jax.training.mesh import data_mesh
+    from ldm_morph_jax.devices.mesh import data_mesh
+    from ldm_morph_jax.profiling import costs
 
     unknown = sorted(set(STAGES.value) - set(costs.STAGES))
     if unknown:

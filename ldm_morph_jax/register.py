@@ -38,7 +38,7 @@ from ldm_morph_jax.files.images import (
     write_image,
 )
 from ldm_morph_jax.files.transforms import write_transform
-from ldm_morph_jax.files.weights import DEFAULT_MODEL
+from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 _STARTED = time.perf_counter()  # the slow imports come later
 MASK_KEYS = ("moving_mask", "fixed_mask")
@@ -171,7 +171,7 @@ def load_model(name: str):
     commands.use_compilation_cache()
     import jax
 
-    from ldm_morph_jax.inference import load
+    from ldm_morph_jax.registering.registrar import load
 
     # a single pair spends more on many small programs than on the network: keep those, too
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -260,7 +260,7 @@ def staged(out: Path, names: list[str], overwrite: bool):
 
 def register_pair(args, registrar, images, stage: Path, load_seconds: float | None) -> dict:
     """Register one pair, write every result into `stage`, return the metrics."""
-    from ldm_morph_jax.report.registration import write_overview, write_report
+    from ldm_morph_jax.report.registered import write_overview, write_report
 
     moving, fixed, moving_mask, fixed_mask = images
     start = time.perf_counter()

@@ -27,11 +27,11 @@ JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
 def speed() -> None:
     import jax
 
+    from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.methods.build import build_method, needs_ldm
-    from ldm_morph_jax.training.costs import STAGES as KNOWN
-    from ldm_morph_jax.training.mesh import data_mesh
-    from ldm_morph_jax.training.timing import peak_flops, time_registration, time_step
-    from ldm_morph_jax.training.workdir import environment
+    from ldm_morph_jax.profiling.costs import STAGES as KNOWN
+    from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
+    from ldm_morph_jax.runs.directory import environment
 
     config, limits = CONFIG.value, {"repeats": REPEATS.value, "seconds": SECONDS.value}
     unknown = sorted(set(STAGES.value) - set(KNOWN))

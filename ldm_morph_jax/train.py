@@ -36,13 +36,13 @@ def profile_range(text: str | None) -> tuple[int, int] | None:
 
 
 def train() -> None:
-    from ldm_morph_jax.training import hosts  # JAX is imported once flags are parsed
+    from ldm_morph_jax.devices import processes  # JAX is imported once flags are parsed
     from ldm_morph_jax.training.run import train
 
-    hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, distributed=DISTRIBUTED.value)
+    processes.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, distributed=DISTRIBUTED.value)
     commands.use_compilation_cache()
     metrics = train(CONFIG.value, WORKDIR.value, profile_steps=profile_range(PROFILE.value))
-    if not hosts.is_main():
+    if not processes.is_main():
         return
     for stage, values in metrics.items():
         shown = "  ".join(f"{name} {v:.4g}" for name, v in values.items() if name != "score")

@@ -31,8 +31,8 @@ from ldm_morph_jax.ops.geometry import (
     warp,
 )
 from ldm_morph_jax.ops.losses import ncc
-from ldm_morph_jax.training import costs
-from ldm_morph_jax.training.timing import random_arrays
+from ldm_morph_jax.profiling import costs
+from ldm_morph_jax.profiling.timing import random_arrays
 
 CONFIG = Path(__file__).parents[1] / "configs" / "sunnybrook_small.py"
 

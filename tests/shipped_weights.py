@@ -11,8 +11,8 @@ import functools
 from pathlib import Path
 
 from ldm_morph_jax import commands, load
-from ldm_morph_jax.inference import refined_displacement
-from ldm_morph_jax.report.evaluation import evaluate_split
+from ldm_morph_jax.evaluation import evaluate_split
+from ldm_morph_jax.registering.registrar import refined_displacement
 from ldm_morph_jax.report.tables import format_summary_table
 from ldm_morph_jax.training.run import dataset_of
 

@@ -20,13 +20,13 @@ import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod, heart
 
-import ldm_morph_jax.inference as inference
+import ldm_morph_jax.registering.registrar as inference
 from ldm_morph_jax import jacobian, register, warp
 from ldm_morph_jax.files.images import ImageError, image_from_array, plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
-from ldm_morph_jax.files.weights import SHA256, WeightsError
-from ldm_morph_jax.inference import Registrar, load, place_model_grid, save_weights
 from ldm_morph_jax.ops.geometry import integrate_velocity
+from ldm_morph_jax.registering.registrar import Registrar, load, place_model_grid, save_weights
+from ldm_morph_jax.runs.weights import SHA256, WeightsError
 
 OUTPUTS = {
     "warped.nii.gz",
@@ -128,7 +128,7 @@ def test_nothing_half_written_stays(pair, analytic, monkeypatch, capsys):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("ldm_morph_jax.report.registration.write_report", fail)
+    monkeypatch.setattr("ldm_morph_jax.report.registered.write_report", fail)
     out = pair / "out"
     assert run(register, *on(pair, "--out", out)) == 2
     assert capsys.readouterr().err == "error: no space left on device\n"
@@ -639,7 +639,7 @@ def test_report_names_are_escaped(tmp_path, analytic):
 def weights_file(tmp_path_factory):
     """A tiny untrained LDM-Morph as a weights file."""
     from ldm_morph_jax.config import paper_config
-    from ldm_morph_jax.methods.trained import TrainedMethod
+    from ldm_morph_jax.runs.trained import TrainedMethod
 
     config = paper_config()
     config.data.name = "phantom"

@@ -16,7 +16,7 @@ data need registrations of one's own.
 from pathlib import Path
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.training.plan import benchmark_config
+from ldm_morph_jax.paper.plan import benchmark_config
 
 CONFIGS = Path(__file__).parent.parent
 DATASETS = ("camus_2ch", "camus_4ch", "echonet", "acdc")

@@ -11,7 +11,7 @@ Table 2 tests on apical (echo-like) pairs what was trained on short-axis ones. S
 from pathlib import Path
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.training.plan import benchmark_config
+from ldm_morph_jax.paper.plan import benchmark_config
 
 CONFIGS = Path(__file__).parent.parent
 

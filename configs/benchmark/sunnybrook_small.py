@@ -11,7 +11,7 @@ methods get its budget, steps x pairs per step, and its augmentation; their netw
 from pathlib import Path
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.training.plan import benchmark_config
+from ldm_morph_jax.paper.plan import benchmark_config
 
 CONFIGS = Path(__file__).parent.parent
 

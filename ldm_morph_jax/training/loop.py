@@ -19,12 +19,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from ldm_morph_jax.training import hosts
-from ldm_morph_jax.training.checkpoints import SCORE, Checkpoints
+from ldm_morph_jax.devices import processes
+from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh, global_batch, replicated
+from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints
+from ldm_morph_jax.runs.directory import COMPLETE, write_json
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
-from ldm_morph_jax.training.mesh import check_batch_size, data_mesh, global_batch, replicated
-from ldm_morph_jax.training.metrics import MetricWriter, Progress
-from ldm_morph_jax.training.workdir import COMPLETE, write_json
+from ldm_morph_jax.training.logging import MetricWriter, Progress
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
     mesh = data_mesh()
     check_batch_size(train.batch_size, mesh, train.micro_batches)
     key = jax.random.key(seed)
-    hosts.wait_for_all(f"{stage.name} prepared")
+    processes.wait_for_all(f"{stage.name} prepared")
     # run once: not worth optimising, which would take longer than everything else before step 1
     init = jax.jit(
         stage.init,
@@ -110,7 +110,7 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
                 with progress.pause():
                     began = time.perf_counter()
                     compiled = train_step.lower(state, frozen, batch, np.int32(step)).compile()
-                    hosts.wait_for_all(f"{stage.name} compiled")
+                    processes.wait_for_all(f"{stage.name} compiled")
                     log.info("%s: compiled in %.1f s", stage.name, time.perf_counter() - began)
             if profile_steps and step == profile_steps[0]:
                 jax.profiler.start_trace(str(directory / "profile"))
@@ -163,10 +163,10 @@ def run_stage(stage: Stage, directory: Path, *, seed: int, profile_steps=None) -
         checkpoints.wait()
         best = checkpoints.best()
         final = checkpoints.metrics(best)
-        if hosts.is_main():
+        if processes.is_main():
             record = {"steps": train.steps, "best_step": best, "metrics": final}
             write_json(directory / COMPLETE, record)
-        hosts.wait_for_all(f"{stage.name} complete")
+        processes.wait_for_all(f"{stage.name} complete")
         return final
     finally:
         stop.restore()

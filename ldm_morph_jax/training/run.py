@@ -14,6 +14,8 @@ from ldm_morph_jax.data.pipeline import (
     image_batches,
     pair_batches,
 )
+from ldm_morph_jax.devices import processes
+from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods.build import (
     build_autoencoder,
     build_method,
@@ -21,14 +23,7 @@ from ldm_morph_jax.methods.build import (
     build_unet,
     needs_ldm,
 )
-from ldm_morph_jax.training import hosts
-from ldm_morph_jax.training.autoencoder import autoencoder_stage
-from ldm_morph_jax.training.diffusion import diffusion_stage
-from ldm_morph_jax.training.features import FeatureCache, PairImages, tree_digest
-from ldm_morph_jax.training.loop import run_stage
-from ldm_morph_jax.training.mesh import check_batch_size, data_mesh
-from ldm_morph_jax.training.registration import registration_stage
-from ldm_morph_jax.training.workdir import (
+from ldm_morph_jax.runs.directory import (
     completed,
     latent_scale,
     load_autoencoder,
@@ -37,6 +32,11 @@ from ldm_morph_jax.training.workdir import (
     save_config,
     write_json,
 )
+from ldm_morph_jax.training.features import FeatureCache, PairImages, tree_digest
+from ldm_morph_jax.training.loop import run_stage
+from ldm_morph_jax.training.stages.autoencoder import autoencoder_stage
+from ldm_morph_jax.training.stages.diffusion import diffusion_stage
+from ldm_morph_jax.training.stages.registration import registration_stage
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,12 @@ def train(
         c = config[stage].train
         check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
     with locked(workdir):
-        with hosts.together():
-            if hosts.is_main():
+        with processes.together():
+            if processes.is_main():
                 save_config(config, workdir)
-        with hosts.together(), hosts.main_first("dataset"):
+        with processes.together(), processes.main_first("dataset"):
             dataset = dataset_of(config)
-        if hosts.is_main():
+        if processes.is_main():
             write_json(workdir / "dataset.json", dataset_record(dataset))
         metrics = {}
         for stage in stages:
@@ -144,7 +144,7 @@ def _diffusion(config, workdir, dataset, method):
     scale_file = workdir / "diffusion" / "latent_scale.json"
     if scale_file.exists():
         scale = latent_scale(workdir)
-    elif hosts.is_main():
+    elif processes.is_main():
         write_json(scale_file, {"latent_scale": float(scale)})
     if config.features.cache and augment.orientation_only:
         cache = FeatureCache(

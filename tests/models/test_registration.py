@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_morph_jax.files.published_registration import registration_name, registration_unread
 from ldm_morph_jax.models.registration import RegistrationNetwork, upsample_bicubic
+from ldm_morph_jax.published.registration import registration_name, registration_unread
 
 TINY = {
     "embed_dim": 8,

@@ -112,6 +112,6 @@ def test_curves_survive_a_cut_last_line_only(tmp_path):
 
 
 def test_pyplot_is_not_used():
-    code = "import sys, ldm_morph_jax.report.evaluation; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, ldm_morph_jax.evaluation; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -9,7 +9,7 @@ from tiny import tiny_config
 from ldm_morph_jax.methods.build import build_autoencoder, build_method, build_unet
 from ldm_morph_jax.models.lgca import LGCA
 from ldm_morph_jax.models.registration import DecoderBlock, RegistrationNetwork
-from ldm_morph_jax.training import costs
+from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.training.accumulation import in_parts, mean_gradient
 
 RNG = np.random.default_rng(0)

@@ -9,11 +9,11 @@ import pytest
 from tiny import tiny_config
 
 from ldm_morph_jax.config import with_method
-from ldm_morph_jax.methods.trained import load_run
+from ldm_morph_jax.runs.checkpoints import restore_part
+from ldm_morph_jax.runs.directory import load_config
+from ldm_morph_jax.runs.trained import load_run
 from ldm_morph_jax.training import loop, run
-from ldm_morph_jax.training.checkpoints import restore_part
 from ldm_morph_jax.training.errors import NonFiniteError
-from ldm_morph_jax.training.workdir import load_config
 
 STAGES = ("autoencoder", "diffusion", "registration")
 
@@ -178,7 +178,7 @@ def test_missing_stage_is_named(data, tmp_path):
 
 
 def test_two_runs_cannot_share_a_workdir(data, tmp_path):
-    from ldm_morph_jax.training.workdir import locked
+    from ldm_morph_jax.runs.directory import locked
 
     with locked(tmp_path), pytest.raises(ValueError, match="in use by another run"):
         run.train(tiny_config(data), tmp_path)

@@ -1,0 +1,1 @@
+"""Images of any size: onto the model grid and back, refinement, registrar."""

@@ -1,0 +1,1 @@
+"""One file per training stage: a program (init, step, evaluate)."""
