@@ -24,7 +24,7 @@ from ldm_morph_jax.ops.geometry import compose, jacobian_determinant, warp
 
 @dataclasses.dataclass(frozen=True)
 class LDDMM(Method):
-    """The paper's five velocities and 500 iterations (Sec. 4.4); lengths in pixels, dt = 1 / time_steps.
+    """The paper's five velocities, 500 iterations (Sec. 4.4); pixels, dt = 1 / time_steps.
 
     Attributes:
       alpha, power: of the operator A.
