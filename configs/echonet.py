@@ -1,6 +1,6 @@
 """LDM-Morph at the paper's size on EchoNet-Dynamic (7460/1288/1276 pairs), for GPUs.
 
-    # reading the videos needs PyAV: pip install "ldm_morph_jax[echonet]"
+    # reading the videos needs PyAV: pip install "ldm_morph_jax[video]"
     python -m ldm_morph_jax.train --config configs/echonet.py \\
         --config.data.source=DIR --workdir runs/echonet
     python -m ldm_morph_jax.evaluate --workdir runs/echonet --split test
