@@ -18,7 +18,6 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE", "ldm_morph_jax/weights/*/LICENSE*"],
     keywords="image registration, cardiac MRI, echocardiography, diffusion models, JAX",
     classifiers=[
         "Development Status :: 4 - Beta",
