@@ -14,6 +14,7 @@ setup(
     packages=find_packages(include=["ldm_morph_jax", "ldm_morph_jax.*"]),
     package_data={"ldm_morph_jax": ["report/templates/*", "weights/*/*"]},
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["ldm-morph = ldm_morph_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",

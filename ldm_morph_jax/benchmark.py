@@ -10,7 +10,7 @@ A method that fails is marked in the tables, and the exit status is then 1.
 
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
@@ -52,12 +52,9 @@ def benchmark() -> None:
         sys.exit(1)
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(benchmark)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(benchmark, argv, required=["config", "out"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    app.run(main)
+    main()

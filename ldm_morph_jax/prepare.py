@@ -12,7 +12,6 @@ and left as it is; one that was interrupted starts anew. What each dataset needs
 
 import argparse
 import csv
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -65,9 +64,7 @@ def summary(prepared) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldm_morph_jax.prepare", description=__doc__.split("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="ldm-morph prepare", description=__doc__.split("\n\n")[0])
     parser.add_argument("--dataset", required=True, help="camus_2ch, echonet, acdc, folder, ...")
     parser.add_argument("--source", type=Path, help="original files; folder: a CSV file of pairs")
     parser.add_argument("--out", type=Path, default=Path("data"), help="default: %(default)s")
@@ -80,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--intensity", default="minmax", help="minmax (default) or percentile")
     parser.add_argument("--reverse", action="store_true", help="moving = ES, fixed = ED")
-    given = parser.parse_args(arguments)
+    given = commands.parse(parser, arguments)
 
     def run() -> None:
         prepared = prepare(
@@ -98,4 +95,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -6,7 +6,7 @@ devices of this machine, or, started once per machine (or GPU), on all devices o
 `launch/` and docs/scaling.md.
 """
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
@@ -50,12 +50,9 @@ def train() -> None:
     print(f"trained: {WORKDIR.value}")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(train)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(train, argv, required=["config", "workdir"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    main()

@@ -20,13 +20,14 @@ import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod, heart
 
-import ldm_morph_jax.registering.registrar as inference
 from ldm_morph_jax import jacobian, register, warp
 from ldm_morph_jax.files.images import ImageError, image_from_array, plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.ops.geometry import integrate_velocity
-from ldm_morph_jax.registering.registrar import Registrar, load, place_model_grid, save_weights
-from ldm_morph_jax.runs.weights import SHA256, WeightsError
+from ldm_morph_jax.registering.grid import place_model_grid, prepare, to_transform
+from ldm_morph_jax.registering.measures import correlation
+from ldm_morph_jax.registering.registrar import Registrar, load
+from ldm_morph_jax.runs.weights import DEFAULT_MODEL, SHA256, WeightsError, save_weights
 
 OUTPUTS = {
     "warped.nii.gz",
@@ -55,8 +56,7 @@ def pair(tmp_path):
 def analytic(monkeypatch):
     """The commands load an analytic method instead of weights."""
     method = AnalyticMethod()
-    monkeypatch.setattr(inference, "load", lambda name: Registrar(method, {"name": name}))
-    monkeypatch.setattr("ldm_morph_jax.commands.use_compilation_cache", lambda: None)
+    monkeypatch.setattr(register, "load_model", lambda name: Registrar(method, {"name": name}))
     return method
 
 
@@ -189,8 +189,7 @@ def test_bad_input_gets_one_clear_line(pair, analytic, capsys):
         assert not list(pair.glob("**/.writing-*"))
 
 
-def test_unknown_models(pair, capsys, monkeypatch):
-    monkeypatch.setattr("ldm_morph_jax.commands.use_compilation_cache", lambda: None)
+def test_unknown_models(pair, capsys):
     assert run(register, *on(pair, "--out", pair / "out", "--model", "nonsense")) == 2
     error = capsys.readouterr().err
     assert "unknown model 'nonsense'" in error and error.count("\n") == 1
@@ -445,8 +444,8 @@ def test_api_refusals():
 
 def test_network_that_returns_nan_is_named():
     class Broken(AnalyticMethod):
-        def displacement(self, moving, fixed):
-            return super().displacement(moving, fixed) * jnp.nan
+        def field(self, moving, fixed):
+            return super().field(moving, fixed) * jnp.nan
 
     with pytest.raises(ValueError, match="analytic: predicted NaN"):
         Registrar(Broken())(heart((40, 40)), heart((40, 40)))
@@ -459,11 +458,11 @@ def test_model_grid_is_the_training_crop():
     np.testing.assert_array_equal(grid.fixed_pixels()[0, 0], [64, 64])
     np.testing.assert_array_equal(grid.fixed_pixels()[-1, -1], [191, 191])
     method = AnalyticMethod(128, 1.25)
-    prepared = inference.prepare(method, image, image)
+    prepared = prepare(method, image, image)
     crop = image.array[64:192, 64:192]
     np.testing.assert_allclose(prepared.fixed[0], (crop - crop.min()) / np.ptp(crop), atol=1e-6)
-    u = np.asarray(method.displacement(prepared.moving[..., None], prepared.fixed[..., None]))
-    transform = inference.to_transform(prepared, u, image.geometry, image.geometry)
+    u = np.asarray(method.field(prepared.moving[..., None], prepared.fixed[..., None]))
+    transform = to_transform(prepared, u, image.geometry, image.geometry)
     np.testing.assert_allclose(transform.displacement[64:192, 64:192], u[0], atol=1e-6)
     # beyond the grid the displacement fades without a step, to nothing at half a grid's distance
     edge = transform.displacement[:66, 100]
@@ -482,7 +481,7 @@ def test_refinement_improves_and_pairs_are_independent():
         before, after = registration.prediction.dissimilarity[0]
         assert after < 0.5 * before
         correlations = [
-            registration.correlation(t)
+            correlation(registration, t)
             for t in (registration.network_transform, registration.transform)
         ]
         assert correlations[1] > correlations[0] + 0.02
@@ -510,7 +509,7 @@ def test_refine_on_the_command_line(pair, analytic, capsys):
 
 def test_diffeomorphic_unfolds(pair, analytic, capsys):
     class Folding(AnalyticMethod):
-        def displacement(self, moving, fixed):
+        def field(self, moving, fixed):
             x = np.arange(self.image_size)
             wave = np.zeros((*moving.shape[:3], 2), np.float32)
             wave[..., 1] = 6 * np.sin(2 * np.pi * x / 32)
@@ -530,7 +529,7 @@ def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, anal
         predicts_velocity = True
 
         def field(self, moving, fixed):
-            return 4 * AnalyticMethod.displacement(self, moving, fixed)
+            return 4 * AnalyticMethod.field(self, moving, fixed)
 
         def to_displacement(self, field):
             return integrate_velocity(field, 6)
@@ -542,7 +541,7 @@ def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, anal
     np.testing.assert_array_equal(plain.displacement, asked.displacement)
     assert plain.jacobian_determinant.min() > 0
     assert registrar(*arrays, spacing=2.0, refine=5).jacobian_determinant.min() > 0
-    monkeypatch.setattr(inference, "load", lambda name: registrar)
+    monkeypatch.setattr(register, "load_model", lambda name: registrar)
     assert run(register, *on(pair, "--out", pair / "out", "--diffeomorphic")) == 0
     metrics = json.loads((pair / "out" / "metrics.json").read_text())
     assert metrics["diffeomorphic"] is True
@@ -639,6 +638,7 @@ def test_report_names_are_escaped(tmp_path, analytic):
 def weights_file(tmp_path_factory):
     """A tiny untrained LDM-Morph as a weights file."""
     from ldm_morph_jax.config import paper_config
+    from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.runs.trained import TrainedMethod
 
     config = paper_config()
@@ -653,13 +653,14 @@ def weights_file(tmp_path_factory):
             "fusion": "none",
         }
     )
-    method = TrainedMethod(config.lock(), None, {}, spacing_mm=3.0)
-    method.params = jax.jit(lambda key: method.method.init(key, 32))(jax.random.key(0))
+    network = build_method(config.lock())
+    params = jax.jit(lambda key: network.init(key, 32))(jax.random.key(0))
     # untrained, the last layer moves nothing: enlarge it, so that there is something to see
-    last = max(jax.tree_util.tree_leaves_with_path(method.params), key=_is_last_kernel)
-    method.params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf * 3e3 if path == last[0] else leaf, method.params
+    last = max(jax.tree_util.tree_leaves_with_path(params), key=_is_last_kernel)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 3e3 if path == last[0] else leaf, params
     )
+    method = TrainedMethod(network, params=params, config=config, spacing_mm=3.0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(method, path, {"name": "tiny"})
     return path, method
@@ -728,8 +729,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_notebook_runs(tmp_path):
     """docs/registering.ipynb from top to bottom in a kernel of its own."""
-    if inference.DEFAULT_MODEL not in SHA256:
-        pytest.skip(f"the weights {inference.DEFAULT_MODEL} do not ship yet")
+    if DEFAULT_MODEL not in SHA256:
+        pytest.skip(f"the weights {DEFAULT_MODEL} do not ship yet")
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(DOCS / "registering.ipynb", as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
