@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldm_morph_jax.config import BASELINES, config_from_json, experiment, paper_config, with_method
+from ldm_morph_jax.config import config_from_json, experiment, paper_config, with_method
 from ldm_morph_jax.data.pipeline import Augmentation
-from ldm_morph_jax.methods.build import build_autoencoder, build_method, build_unet, needs_ldm
+from ldm_morph_jax.methods import build_method, method_names
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.training.optimiser import adam
 
@@ -52,7 +53,7 @@ def shapes_of(networks: str):
 
     def everything():
         frozen = {}
-        if needs_ldm(method):
+        if method.reads_ldm:
             autoencoder, unet = build_autoencoder(config), build_unet(config)
             variables = autoencoder.init(key, images)
             latent = autoencoder.apply(variables, images, method="encode")
@@ -135,7 +136,7 @@ def test_method_of_other_settings_is_refused():
 
 
 @pytest.mark.parametrize("size", ["paper", "small"])
-@pytest.mark.parametrize("method", ["ldm_morph", *BASELINES])
+@pytest.mark.parametrize("method", method_names(trained=True))
 def test_with_method(method, size):
     before = experiment(ROOT / "configs/sunnybrook_small.py").lock()
     text = before.to_json_best_effort()
