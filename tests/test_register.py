@@ -21,11 +21,9 @@ import SimpleITK
 from analytic_method import AnalyticMethod, heart
 
 from ldm_morph_jax import jacobian, register, warp
-from ldm_morph_jax.files.images import ImageError, image_from_array, plain_geometry, write_image
+from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.ops.geometry import integrate_velocity
-from ldm_morph_jax.registering.grid import place_model_grid, prepare, to_transform
-from ldm_morph_jax.registering.measures import correlation
 from ldm_morph_jax.registering.registrar import Registrar, load
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL, SHA256, WeightsError, save_weights
 
@@ -389,111 +387,7 @@ def test_warp_refusals(pair, analytic, capsys):
     assert "not a displacement field" in capsys.readouterr().err
 
 
-# -- the Python API
-
-
-def test_api_shapes_and_contents():
-    registrar = Registrar(AnalyticMethod())
-    moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
-    one = registrar(moving, fixed, spacing=SPACING)
-    many = registrar(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]), spacing=SPACING)
-    for result, lead in ((one, ()), (many, (2,))):
-        assert result.warped.shape == result.jacobian_determinant.shape == (*lead, *SHAPE)
-        assert result.displacement.shape == result.inverse.shape == (*lead, *SHAPE, 2)
-        assert result.inverse_residual.max() < 1e-3
-    np.testing.assert_allclose(many.warped[0], one.warped, atol=0.01)
-    np.testing.assert_array_equal(one.warp(moving), one.warped)
-    labels = (moving > 420).astype(np.int16)
-    assert set(np.unique(one.warp(labels, interpolation="nearest"))) == {0, 1}
-    there_and_back = one.warp(one.warp(moving), inverse=True)[15:-15, 15:-15]
-    assert (
-        np.abs(there_and_back - moving[15:-15, 15:-15]).mean() < 15
-    )  # of 1000, interpolated twice
-    with pytest.raises(ImageError, match="2 images|expected 2"):
-        many.warp(labels[None])
-
-
-def test_api_different_sizes():
-    registrar = Registrar(AnalyticMethod(amplitude=0.0))
-    moving, fixed = heart((120, 100)), heart((60, 50))
-    result = registrar(moving, fixed, spacing=2.0, moving_spacing=1.0)
-    assert result.displacement.shape == (60, 50, 2) and result.inverse.shape == (120, 100, 2)
-    # nothing moves, so the same heart appears at half the resolution, centre on centre
-    np.testing.assert_allclose(result.warped[1:-1, 1:-1], fixed[1:-1, 1:-1], atol=60)
-    np.testing.assert_allclose(result.jacobian_determinant, 1.0, atol=1e-6)
-
-
-def test_api_refusals():
-    registrar = Registrar(AnalyticMethod())
-    good = heart((40, 40))
-    nan = good.copy()
-    nan[3, 3] = np.nan
-    for arguments, options, message in [
-        ((nan, good), {}, "moving: holds NaN"),
-        ((good, np.ones((40, 40))), {}, "fixed: is constant|constant"),
-        ((good, good[None]), {}, "have shapes"),
-        ((good[None], np.stack([good, good])), {}, "the same B"),
-        ((good, good), {"spacing": 0}, "spacing"),
-        ((good, good), {"spacing": (1, -2)}, "spacing"),
-        ((good, good), {"refine": -1}, "refine"),
-        ((good, good), {"centre": (-3, 2)}, "outside"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            registrar(*arguments, **options)
-
-
-def test_network_that_returns_nan_is_named():
-    class Broken(AnalyticMethod):
-        def field(self, moving, fixed):
-            return super().field(moving, fixed) * jnp.nan
-
-    with pytest.raises(ValueError, match="analytic: predicted NaN"):
-        Registrar(Broken())(heart((40, 40)), heart((40, 40)))
-
-
-def test_model_grid_is_the_training_crop():
-    """A 256x256 image at the training spacing: the grid is its pixels 64 to 191, exactly."""
-    image = image_from_array(heart((256, 256)), 1.25)
-    grid = place_model_grid(image, 128, 1.25)
-    np.testing.assert_array_equal(grid.fixed_pixels()[0, 0], [64, 64])
-    np.testing.assert_array_equal(grid.fixed_pixels()[-1, -1], [191, 191])
-    method = AnalyticMethod(128, 1.25)
-    prepared = prepare(method, image, image)
-    crop = image.array[64:192, 64:192]
-    np.testing.assert_allclose(prepared.fixed[0], (crop - crop.min()) / np.ptp(crop), atol=1e-6)
-    u = np.asarray(method.field(prepared.moving[..., None], prepared.fixed[..., None]))
-    transform = to_transform(prepared, u, image.geometry, image.geometry)
-    np.testing.assert_allclose(transform.displacement[64:192, 64:192], u[0], atol=1e-6)
-    # beyond the grid the displacement fades without a step, to nothing at half a grid's distance
-    edge = transform.displacement[:66, 100]
-    np.testing.assert_allclose(edge[0], 0, atol=1e-3)
-    assert np.abs(np.diff(edge, axis=0)).max() < 0.1 * np.abs(edge).max()
-    shifted = place_model_grid(image, 128, 1.25, centre=(100.5, 90.5))
-    np.testing.assert_array_equal(shifted.fixed_pixels()[0, 0], [37, 27])
-
-
-def test_refinement_improves_and_pairs_are_independent():
-    registrar = Registrar(AnalyticMethod(amplitude=0.0))
-    a = heart((64, 64), radius=0.55), heart((64, 64), radius=0.47)
-    b = heart((64, 64), radius=0.5, seed=3), heart((64, 64), radius=0.6, seed=3)
-    both = registrar(*(np.stack(x) for x in zip(a, b, strict=True)), spacing=2.0, refine=40)
-    for k, registration in enumerate(both.registrations):
-        before, after = registration.prediction.dissimilarity[0]
-        assert after < 0.5 * before
-        correlations = [
-            correlation(registration, t)
-            for t in (registration.network_transform, registration.transform)
-        ]
-        assert correlations[1] > correlations[0] + 0.02
-        assert both.jacobian_determinant[k].min() > 0
-    # the result of B is the same whether A, or something else, is refined beside it or before it
-    other = registrar(*(np.stack(x) for x in zip(a[::-1], b, strict=True)), spacing=2.0, refine=40)
-    np.testing.assert_array_equal(both.displacement[1], other.displacement[1])
-    alone = registrar(*b, spacing=2.0, refine=40)
-    np.testing.assert_allclose(alone.displacement, both.displacement[1], atol=1e-3)
-    np.testing.assert_array_equal(
-        registrar(*b, spacing=2.0, refine=40).displacement, alone.displacement
-    )
+# -- refinement and velocities
 
 
 def test_refine_on_the_command_line(pair, analytic, capsys):
