@@ -650,7 +650,7 @@ def test_documented_commands_and_code_run(pair, analytic, monkeypatch):
     (pair / "landmarks.csv").write_text("x,y\n60.5,31.0\n")
     text = (DOCS / "registering.md").read_text()
     commands = {"register": register, "warp": warp, "jacobian": jacobian}
-    typed = re.findall(r"^    python -m ldm_morph_jax\.(\w+) (.*)$", text, re.MULTILINE)
+    typed = re.findall(r"^    ldm-morph (\w+) (.*)$", text, re.MULTILINE)
     assert [name for name, _ in typed] == ["register", "warp", "warp", "warp", "jacobian"]
     for name, arguments in typed:
         assert run(commands[name], *arguments.split()) == 0, arguments
