@@ -4,7 +4,7 @@
 
 Trains every method on every dataset, evaluates all of them on the test pairs, and writes tables,
 figures and index.html below --out (docs/benchmark.md). The same command goes on after any
-interruption. `--methods`, `--datasets` and `--seeds` do a part of the plan; `--dry_run` prints it.
+interruption. `--methods`, `--datasets` and `--seeds` do a part of the plan; `--dry-run` prints it.
 A method that fails is marked in the tables, and the exit status is then 1.
 """
 

@@ -31,7 +31,7 @@ def profile_range(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise ValueError(f"--profile_steps is {text!r}, expected FIRST:LAST, for example 10:15")
+        raise ValueError(f"--profile-steps is {text!r}, expected FIRST:LAST, for example 10:15")
     return int(first), int(last)
 
 
