@@ -8,7 +8,7 @@ Conventions (arrays, units, direction of displacements) are stated in `ldm_morph
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> where it is defined; imported when it is used, because JAX takes a second to import
 _PUBLIC = {

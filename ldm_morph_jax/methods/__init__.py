@@ -36,15 +36,15 @@ def build_method(config) -> Method:
     """
     c = config.registration
     cls = method_class(c.method, trained=True)
-    expected = {"registration": (c, cls.defaults)}
-    if "model" in cls.defaults:
-        expected["registration.model"] = (c.model, cls.defaults["model"])
-    for part, (found, wanted) in expected.items():
-        if missing := sorted(set(wanted) - set(found)):
-            raise ValueError(
-                f"registration.method is {c.method!r}, but {part} lacks {', '.join(missing)}: "
-                "these settings are another method's; start from configs/baselines or with_method"
-            )
+    missing = [f"registration.{key}" for key in sorted(set(cls.defaults) - set(c))]
+    if "model" in c:
+        model = cls.defaults.get("model", {})
+        missing += [f"registration.model.{key}" for key in sorted(set(model) - set(c.model))]
+    if missing:
+        raise ValueError(
+            f"registration.method is {c.method!r}, but these of its settings are missing: "
+            f"{', '.join(missing)}; start from configs/baselines or with_method"
+        )
     if not cls.takes_compute_options and (
         config.compute.dtype != "float32" or config.compute.remat
     ):
