@@ -14,10 +14,6 @@ from ldm_morph_jax.ops.losses import named_similarity, smoothness
 
 # below config.registration
 SETTINGS = {**HEAD_DEFAULTS, "similarity": "mse", "smoothness_of": "displacement"}
-    **HEAD_DEFAULTS,
-    "similarity": "mse",
-    "smoothness_of": "displacement",
-}  # below config.registration
 
 
 @dataclasses.dataclass(frozen=True)
