@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Benchmark, configs/benchmark/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Benchmark, by name or file.")
 OUT = flags.DEFINE_string("out", None, "Directory of the benchmark; made when missing.")
 METHODS = flags.DEFINE_list("methods", None, "Only these methods (or variants), by commas.")
 DATASETS = flags.DEFINE_list("datasets", None, "Only what is tested on these datasets.")

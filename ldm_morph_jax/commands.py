@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
@@ -32,6 +33,44 @@ def spelled(arguments: Sequence[str], separator: str) -> list[str]:
         return f"--{name[2:].replace('-', separator).replace('_', separator)}{equals}{value}"
 
     return [one(argument) for argument in arguments]
+
+
+def experiment_file(name: str) -> str:
+    """The file of an experiment that comes with the package; paths to `.py` files stay as they are.
+
+    Args:
+        name: "NAME", "NAME:ARGUMENT" or a path; NAME is that of a file in `configs/`, or of one in
+            its folders, such as "benchmark/phantom".
+
+    Raises ValueError, which lists the names, for a name that is not there.
+    """
+    stem, colon, argument = name.partition(":")
+    if stem.endswith(".py"):
+        return name
+    here = Path(__file__).parent
+    folders = (here / "configs", here.parent / "configs")  # installed, or in a checkout
+    for folder in folders:
+        if (folder / f"{stem}.py").is_file():
+            return f"{folder / stem}.py{colon}{argument}"
+    known = sorted(
+        file.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for file in folder.glob("**/[!_]*.py")
+    )
+    raise ValueError(
+        f"--config is {name!r}, expected a path ending in .py or one of {', '.join(known)}"
+    )
+
+
+def with_experiment_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the name of an experiment after `--config` replaced by its file."""
+    found = list(arguments)
+    for k, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            found[k] = f"--config={experiment_file(argument.removeprefix('--config='))}"
+        elif argument == "--config" and k + 1 < len(found):
+            found[k + 1] = experiment_file(found[k + 1])
+    return found
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -91,8 +130,12 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, NonFiniteError, OSError) as error:
         if os.environ.get("LDM_MORPH_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FAILED)
+        _fail(error)
+
+
+def _fail(message) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(FAILED)
 
 
 def run_with_flags(
@@ -107,11 +150,15 @@ def run_with_flags(
     """
     from absl import app, flags
 
-    # ml_collections looks for the configuration's keys in sys.argv
-    sys.argv[1:] = spelled(sys.argv[1:] if argv is None else argv, "_")
-    if {"--help", "-h"} & set(sys.argv):
+    arguments = spelled(sys.argv[1:] if argv is None else argv, "_")
+    if {"--help", "-h"} & set(arguments):
         print(_flags_help(sys.modules[main.__module__]))
         return
+    try:
+        # ml_collections looks for the configuration's keys in sys.argv
+        sys.argv[1:] = with_experiment_files(arguments)
+    except ValueError as error:
+        _fail(error)
     flags.mark_flags_as_required(list(required))
 
     def flags_parser(arguments):
@@ -121,8 +168,7 @@ def run_with_flags(
         except flags.Error as error:
             message = " ".join(str(error).split())
         if message:
-            print(f"error: {message}", file=sys.stderr)
-            sys.exit(FAILED)
+            _fail(message)
         return [program]
 
     app.run(lambda _: run(main), flags_parser=flags_parser)

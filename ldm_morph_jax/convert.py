@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "config.ldm_from",
     )
     parser.add_argument(
-        "--config", metavar="FILE[:VARIANT]", help="experiment that was trained, configs/X.py"
+        "--config", metavar="NAME|FILE[:VARIANT]", help="experiment that was trained"
     )
     parser.add_argument("--to-torch", type=Path, metavar="WORKDIR", help="run to convert back")
     parser.add_argument("--lpips-vgg", type=Path, metavar="FILE", help="torchvision's VGG16")
@@ -66,7 +66,7 @@ def read_config(file: str, overrides: list[str]):
     from ml_collections import config_flags
 
     values = flags.FlagValues()
-    arguments = ["convert", f"--config={file}", *overrides]
+    arguments = ["convert", f"--config={commands.experiment_file(file)}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
         values(arguments)

@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 STAGES = flags.DEFINE_list(
     "stages", ["autoencoder", "diffusion", "registration"], "Which training steps to time."
 )

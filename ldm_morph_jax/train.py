@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made when missing.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")

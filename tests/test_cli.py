@@ -123,9 +123,24 @@ def test_either_spelling_flags(option, module, tmp_path):
     assert done.stdout.strip() and not (tmp_path / "out").exists()
 
 
+def test_experiments_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # from any folder
+    assert commands.experiment_file("dir/x.py:small") == "dir/x.py:small"
+    found = commands.experiment_file("camus_2ch:small")
+    assert found == f"{ROOT / 'configs' / 'camus_2ch.py'}:small"
+    given = ["--config", "quickstart", "--config=benchmark/phantom", "--config.seed=1", "--config"]
+    first, quickstart, phantom, *rest = commands.with_experiment_files(given)
+    assert quickstart == str(ROOT / "configs/quickstart.py")
+    assert phantom == f"--config={ROOT / 'configs/benchmark/phantom.py'}"
+    assert [first, *rest] == [given[0], *given[3:]]
+    with pytest.raises(ValueError, match="--config is 'sunybrok', expected .* quickstart, sunny"):
+        commands.experiment_file("sunybrok")
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
+        (["--config", "sunybrok"], "expected a path ending in .py or one of acdc"),
         (["--no-such-option"], "no_such_option"),
         (["--workdir=x", "stray", "words"], "unexpected arguments stray words"),
         ([], "--workdir"),
