@@ -13,7 +13,7 @@ from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.losses import named_similarity, smoothness
 
 # below config.registration
-SETTINGS = {**HEAD_DEFAULTS, "similarity": "mse", "smoothness_of": "displacement"}
+SETTINGS = HEAD_DEFAULTS | {"similarity": "mse", "smoothness_of": "displacement"}
 
 
 @dataclasses.dataclass(frozen=True)
