@@ -1,6 +1,7 @@
 """Register two image files.
 
     ldm-morph register --moving ed.nii.gz --fixed es.nii.gz --out out/
+    ldm-morph register --example --out out/
 
 `registering/outputs.py` lists the files that it writes, docs/registering.md explains them.
 """
@@ -14,6 +15,7 @@ from ldm_morph_jax import commands
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 _STARTED = time.perf_counter()  # the slow imports come later
+EXAMPLES = Path(__file__).parent / "examples"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--moving", type=Path, metavar="FILE", help="image to be warped, e.g. ED")
     parser.add_argument("--fixed", type=Path, metavar="FILE", help="image to be matched, e.g. ES")
+    parser.add_argument(
+        "--example", action="store_true", help="register two images that come with the package"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
     parser.add_argument(
         "--model",
@@ -80,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> bool:
     """Do what the command line says. Returns whether every pair was registered."""
     _check(args)
+    if args.example:
+        args.moving, args.fixed = EXAMPLES / "ed.nii.gz", EXAMPLES / "es.nii.gz"
+        args.moving_mask, args.fixed_mask = EXAMPLES / "ed_mask.nii.gz", EXAMPLES / "es_mask.nii.gz"
 
     from ldm_morph_jax.registering.batch import read_jobs, register_batch
     from ldm_morph_jax.registering.jobs import Job, Options, register_job, summary_text
@@ -113,11 +121,14 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--refine is {args.refine}, expected 0 or more steps")
     files = ("moving", "fixed", "moving_mask", "fixed_mask", "slice")
     given = [name for name in files if getattr(args, name) is not None]
-    if args.batch and given:
-        raise ValueError(f"--batch takes {', '.join(given)} from its CSV; drop the option")
+    if args.batch and args.example:
+        raise ValueError("--batch and --example: expected one of them")
+    for option, source in (("batch", "its CSV"), ("example", "the package")):
+        if getattr(args, option) and given:
+            raise ValueError(f"--{option} takes {', '.join(given)} from {source}; drop the option")
     missing = [f"--{name}" for name in ("moving", "fixed") if name not in given]
-    if missing and not args.batch:
-        raise ValueError(f"{' and '.join(missing)} missing (or use --batch)")
+    if missing and not (args.batch or args.example):
+        raise ValueError(f"{' and '.join(missing)} missing (or use --batch or --example)")
 
 
 def load_model(name: str):

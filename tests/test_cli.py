@@ -109,7 +109,7 @@ def test_either_spelling_argparse(option, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         register.main(files)
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: --moving missing (or use --batch)\n"
+    assert capsys.readouterr().err == "error: --moving missing (or use --batch or --example)\n"
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])

@@ -110,6 +110,12 @@ def test_register_writes_everything(pair, analytic, capsys):
         assert overview.size[0] > 800
 
 
+def test_example(tmp_path, analytic, capsys):
+    assert run(register, "--example", "--out", tmp_path / "out") == 0
+    assert "DSC label 1" in capsys.readouterr().out
+    assert names(tmp_path / "out") == OUTPUTS | {"warped_mask.nii.gz"}
+
+
 def test_overwrite(pair, analytic, capsys):
     out = pair / "out"
     assert run(register, *on(pair, "--out", out, "--inverse")) == 0
@@ -172,6 +178,8 @@ def bad_command_lines(folder):
         (on(folder, "--out", folder / "file"), "cannot write there"),
         (on(folder, "--out", folder / "file" / "deeper"), "cannot write there"),
         (on(folder, *out, "--batch", folder / "pairs.csv"), "takes moving, fixed from its CSV"),
+        (("--example", *fixed, *out), "--example takes fixed from the package"),
+        (("--example", "--batch", folder / "pairs.csv", *out), "expected one of them"),
         (("--batch", folder / "none.csv", *out), "no such file"),
         (("--batch", folder / "text.png", *out), "columns are"),
     ]
