@@ -10,7 +10,7 @@ evaluation/<split>-refine<N>/.
 import functools
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from ldm_morph_jax import commands
 
@@ -49,7 +49,7 @@ def evaluate() -> None:
         name, register = trained.name, trained.displacement
         out = workdir / "evaluation" / split
         if REFINE.value:
-            from ldm_morph_jax.registering.registrar import refined_displacement
+            from ldm_morph_jax.registering.prediction import refined_displacement
 
             register = functools.partial(refined_displacement, trained, steps=REFINE.value)
             name, out = f"{name} + {REFINE.value} steps", Path(f"{out}-refine{REFINE.value}")
@@ -69,12 +69,9 @@ def evaluate() -> None:
     print(f"report: {out / 'report.html'}")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(evaluate)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(evaluate, argv, required=["workdir"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    main()

@@ -68,7 +68,7 @@ def summary(prepared) -> str:
 def build_parser(options: type[Options]) -> argparse.ArgumentParser:
     """The command's flags: its own, and one for every option of the dataset."""
     parser = argparse.ArgumentParser(
-        prog="python -m ldm_morph_jax.prepare",
+        prog="ldm-morph prepare",
         description=__doc__.split("\n\n")[0],
         epilog="With --dataset NAME, --help lists the options of that dataset.",
     )
@@ -87,6 +87,7 @@ def build_parser(options: type[Options]) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    arguments = commands.spelled(sys.argv[1:] if arguments is None else arguments, "-")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--dataset")
     name = finder.parse_known_args(arguments)[0].dataset
@@ -112,4 +113,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
