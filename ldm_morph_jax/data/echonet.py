@@ -29,7 +29,7 @@ from ldm_morph_jax.data.archive import (
     check_complete,
     to_square,
 )
-from ldm_morph_jax.data.tables import read_rows
+from ldm_morph_jax.files.tables import read_rows
 
 PAIRS = {"train": 7460, "validation": 1288, "test": 1276}
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}

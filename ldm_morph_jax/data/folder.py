@@ -25,8 +25,8 @@ from ldm_morph_jax.data.archive import (
     RawPair,
     SourceConfig,
 )
-from ldm_morph_jax.data.tables import read_rows
 from ldm_morph_jax.files.images import read_image
+from ldm_morph_jax.files.tables import read_rows
 
 COLUMNS = ("id", "split", "moving", "fixed")
 OPTIONAL = ("moving_mask", "fixed_mask", "slice")
