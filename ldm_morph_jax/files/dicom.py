@@ -29,6 +29,15 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
     Frames of an enhanced file are slices where their positions differ; frames of any other file
     are slices unless it tells their times.
     """
+    try:
+        return _read(path, source, luminance)
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
+        raise ImageError(f"{source}: not a readable DICOM image ({one_line(error)})") from None
+
+
+def _read(path, source, luminance) -> Stored:
     file = _dataset(path, source)
     _check_length(file, source)
     frames = [_Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
@@ -107,12 +116,9 @@ def _numbers(value, lengths) -> np.ndarray | None:
 def _dataset(path, source):
     import pydicom
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
-            file = pydicom.dcmread(path)
-    except Exception as error:  # pydicom raises many kinds on damaged files
-        raise ImageError(f"{source}: not a readable DICOM image ({one_line(error)})") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+        file = pydicom.dcmread(path)
     if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageError(f"{source}: not a readable DICOM image (it holds no pixels)")
     return file
@@ -120,16 +126,12 @@ def _dataset(path, source):
 
 def _check_length(file, source):
     """ImageError if uncompressed pixels end early; GDCM fills up with what lies in memory."""
-    syntax = getattr(file.file_meta, "TransferSyntaxUID", None)
-    if "PixelData" not in file or syntax is None or syntax.is_compressed:
+    if "PixelData" not in file or file.file_meta.TransferSyntaxUID.is_compressed:
         return
-    try:
-        samples = int(file.get("SamplesPerPixel") or 1)
-        samples = 2 if file.PhotometricInterpretation in _SHARED_CHROMA else samples
-        pixels = int(file.Rows) * int(file.Columns) * int(file.get("NumberOfFrames") or 1)
-        expected = (pixels * samples * int(file.BitsAllocated) + 7) // 8
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ImageError(f"{source}: not a readable DICOM image ({one_line(error)})") from None
+    samples = int(file.get("SamplesPerPixel") or 1)
+    samples = 2 if file.PhotometricInterpretation in _SHARED_CHROMA else samples
+    pixels = int(file.Rows) * int(file.Columns) * int(file.get("NumberOfFrames") or 1)
+    expected = (pixels * samples * int(file.BitsAllocated) + 7) // 8
     if len(file.PixelData) < expected:
         raise ImageError(
             f"{source}: not a readable DICOM image (ends early: {len(file.PixelData)} bytes of "
@@ -144,12 +146,9 @@ def _region_spacing(file, source) -> tuple[float, float] | None:
         units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
         if region.get("RegionSpatialFormat") != _TISSUE or units != (_CENTIMETRES,) * 2:
             continue
-        try:
-            width = region.RegionLocationMaxX1 - region.RegionLocationMinX0
-            height = region.RegionLocationMaxY1 - region.RegionLocationMinY0
-            spacing = 10 * abs(region.PhysicalDeltaY), 10 * abs(region.PhysicalDeltaX)
-        except (AttributeError, TypeError):
-            continue
+        width = region.RegionLocationMaxX1 - region.RegionLocationMinX0
+        height = region.RegionLocationMaxY1 - region.RegionLocationMinY0
+        spacing = 10 * abs(region.PhysicalDeltaY), 10 * abs(region.PhysicalDeltaX)
         if width * height > largest:
             check_positive_spacing(spacing, source)
             largest, found = width * height, spacing

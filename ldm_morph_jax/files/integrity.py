@@ -16,10 +16,12 @@ _BLOCK = 1 << 20
 
 
 def check(path: Path, source: str) -> None:
-    """ImageError if a MetaImage or NRRD file holds a damaged compressed stream."""
+    """ImageError if a MetaImage, NRRD or JPEG 2000 file is damaged in a way that shows."""
     with open(path, "rb") as file:
-        head = file.read(16)
-    if head.startswith(b"NRRD"):
+        head = file.read(1024)
+    if head[4:8] == b"jP  ":
+        _check_jpeg2000(head, source)
+    elif head.startswith(b"NRRD"):
         _check_nrrd(path, source)
     elif path.suffix.lower() in (".mha", ".mhd"):
         _check_metaimage(path, source)
@@ -55,6 +57,18 @@ def check_png(data: bytes, source: str) -> None:
         at += 12 + length
 
 
+def _check_jpeg2000(head, source):
+    """Its size stands in it twice; where they differ, ITK returns or asks for any memory."""
+    box, stream = head.find(b"ihdr"), head.find(b"\xff\x4f\xff\x51")
+    if min(box, stream) >= 0:
+        height, width = (int.from_bytes(head[box + at : box + at + 4]) for at in (4, 8))
+        x1, y1, x0, y0 = (
+            int.from_bytes(head[stream + at : stream + at + 4]) for at in (8, 12, 16, 20)
+        )
+        if (height, width) != (y1 - y0, x1 - x0):
+            raise ImageError(f"{source}: not a readable image (its header is damaged)")
+
+
 def _check_metaimage(path, source):
     with open(path, "rb") as file:
         fields = {}
@@ -67,16 +81,22 @@ def _check_metaimage(path, source):
         return
     if data.upper() != "LOCAL":
         path, data_at = path.parent / data, 0
+    elif not fields.get("CompressedDataSize", "").isdecimal():
+        # ITK takes the header for a part of the stream, and garbage for its pixels
+        raise ImageError(f"{source}: compressed without CompressedDataSize, expected in its header")
     stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
     try:
         with open(path, "rb") as file:
             file.seek(data_at)
+            length = 0
             while not stream.eof and (block := file.read(_BLOCK)):
                 stream.decompress(block)
+                length += len(block)
     except (OSError, zlib.error) as error:
         raise ImageError(f"{source}: damaged or cut short ({one_line(error)})") from None
-    if not stream.eof:
-        raise ImageError(f"{source}: cut short (its compressed pixels end early)")
+    length -= len(stream.unused_data)
+    if not stream.eof or fields.get("CompressedDataSize", str(length)) != str(length):
+        raise ImageError(f"{source}: damaged or cut short ({length} bytes of compressed pixels)")
 
 
 def _check_nrrd(path, source):

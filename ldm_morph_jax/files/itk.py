@@ -23,13 +23,11 @@ class Reading:
     array: `[..., H, W]`, or `[..., H, W, C]` where a pixel has several components.
     components: C.
     geometry: of as many dimensions as ITK found, 2 to 5.
-    metadata: ITK's dictionary.
     """
 
     array: np.ndarray
     components: int
     geometry: Geometry
-    metadata: dict[str, str]
 
 
 def recognise(path: Path) -> str | None:
@@ -62,8 +60,7 @@ def load(path: Path, source: str) -> Reading:
     geometry = Geometry(
         image.GetSize()[::-1], image.GetSpacing()[::-1], np.array(image.GetOrigin()), direction
     )
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    return Reading(array, components, geometry, metadata)
+    return Reading(array, components, geometry)
 
 
 def read(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:

@@ -72,7 +72,8 @@ def read_header(path: Path, source: str) -> np.void:
         ImageError: damaged gzip stream, file shorter than its header says, spacing that is not
             positive (ITK would take another), NIfTI-2 (ITK has no reader).
     """
-    block, length = _read(path, source)
+    pair = path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
+    block, length = _start_and_length(_beside(path, ".hdr") if pair else path, source)
     if len(block) < 348:
         raise ImageError(f"{source}: not a readable NIfTI image (its header is cut short)")
     header = np.frombuffer(block[:348], _HEADER)[0]
@@ -92,11 +93,10 @@ def read_header(path: Path, source: str) -> np.void:
     check_positive_spacing(header["pixdim"][1 : 1 + min(3, dimensions)].astype(np.float64), source)
     voxels = np.prod(header["dim"][1 : 1 + dimensions].astype(np.float64))
     needed = voxels * _BYTES.get(int(header["datatype"]), 0)
-    if header["magic"] == b"n+1":
-        needed += max(348.0, float(header["vox_offset"]))
+    if pair:
+        length = _start_and_length(_beside(path, ".img"), source)[1]
     else:
-        pixels = _beside(path, ".img")
-        length = _read(pixels, str(pixels))[1]
+        needed += max(348.0, float(header["vox_offset"]))
     if not length >= needed:
         raise ImageError(
             f"{source}: ends early ({length} bytes of pixels and header, expected {needed:.0f})"
@@ -104,18 +104,20 @@ def read_header(path: Path, source: str) -> np.void:
     return header
 
 
-def _read(path: Path, source: str) -> tuple[bytes, int]:
+def _start_and_length(path: Path, source: str) -> tuple[bytes, int]:
     """The first 348 bytes and the length of a file, decompressed."""
-    path = _beside(path, ".hdr") if path.suffix.lower() == ".img" and source == str(path) else path
-    with open(path, "rb") as file:
-        start = file.read(348)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(348)
+    except OSError as error:
+        raise ImageError(f"{source}: {path} cannot be read ({error.strerror})") from None
     if start.startswith(b"\x1f\x8b"):
         return integrity.unzipped(path, source, 348)
     return start, path.stat().st_size
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """The other file of a pair, compressed or not."""
+    """The header or the pixels of a pair, compressed or not."""
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     plain = path.with_name(Path(name).stem + suffix)
     return plain if plain.exists() else plain.with_name(plain.name + ".gz")

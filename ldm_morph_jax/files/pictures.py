@@ -76,61 +76,59 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters it also raises
+    options = {"labels": labels, "luminance": luminance}
     try:
         with tifffile.TiffFile(path) as file:
-            pages = [page for page in file.pages if not page.aspage().is_reduced]
-            planes = [_tiff_page(page.aspage(), file, source, labels, luminance) for page in pages]
+            pages = [page.aspage() for page in file.pages]
+            pages = [page for page in pages if not page.is_reduced]
+            for page in pages:
+                _check_strips(page, file.filehandle.size, source)
+            if all(page.compression in tifffile.TIFF.DECOMPRESSORS for page in pages):
+                samples = [_samples(page, source) for page in pages]
+            else:
+                samples = _samples_of_itk(path, source, pages)
+            planes = [
+                _tiff_values(page, array, source, **options)
+                for page, array in zip(pages, samples, strict=True)
+            ]
     except ImageError:
         raise
-    except _NeedsCodec as need:
-        planes, notes = _tiff_through_itk(path, source, need, labels, luminance)
     except Exception as error:  # tifffile raises many kinds on damaged files
         raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
-    else:
-        notes = planes[0][1] if planes else ()
-        planes = [plane for plane, _ in planes]
     if not planes:
         raise ImageError(f"{source}: not a readable image (it has no page)")
-    if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
+    if len({(plane.shape, plane.dtype) for plane, _ in planes}) > 1:
         raise ImageError(f"{source}: its pages differ in size or type")
-    array = np.stack(planes)
+    array = np.stack([plane for plane, _ in planes])
     shape = array.shape if len(planes) > 1 else array.shape[1:]
-    return Stored(array[None], plain_geometry(shape), False, False, notes=notes)
+    return Stored(array[None], plain_geometry(shape), False, False, notes=planes[0][1])
 
 
-class _NeedsCodec(Exception):
-    """A compression that tifffile leaves to imagecodecs, on pages of (shape, dtype, samples)."""
+def _check_strips(page, length: int, source: str) -> None:
+    """ImageError unless all strips or tiles lie in the file; tifffile puts zeros for missing ones."""
+    ends = np.add(page.dataoffsets, page.databytecounts)
+    whole = len(ends) == len(page.databytecounts) == np.prod(page.chunked)
+    if not whole or min(page.databytecounts) == 0 or max(ends) > length:
+        raise ImageError(f"{source}: not a readable image (damaged or cut short)")
 
-    def __init__(self, page):
-        super().__init__(page.compression.name)
-        self.page = page
 
-
-def _tiff_page(page, file, source, labels, luminance):
-    if page.imagewidth * page.imagelength == 0:
-        raise ImageError(f"{source}: not a readable image (a page without pixels)")
-    if sum(page.databytecounts) > file.filehandle.size:
-        raise ImageError(f"{source}: ends early")
-    try:
-        array = page.asarray()
-    except ValueError as error:
-        if "imagecodecs" in str(error):
-            raise _NeedsCodec(page) from None
-        raise
+def _samples(page, source: str) -> np.ndarray:
+    """`[H, W]` or `[H, W, C]`."""
+    array = page.asarray()
     if page.axes == "SYX":  # planar
-        array = np.moveaxis(array, 0, -1)
-    elif page.axes not in ("YX", "YXS"):
+        return np.moveaxis(array, 0, -1)
+    if page.axes not in ("YX", "YXS"):
         raise ImageError(f"{source}: has the axes {page.axes}, expected a flat picture")
-    return _tiff_meaning(page, array, source, labels, luminance)
+    return array
 
 
-def _tiff_meaning(page, array, source, labels, luminance):
+def _tiff_values(page, array, source, *, labels, luminance):
     """Grey values or labels of a page's samples, `[H, W]`, and notes."""
-    kind = page.photometric.name
-    if array.dtype == np.float16:
-        array = array.astype(np.float32)
     if array.dtype == bool:
         array = array.astype(np.uint8)
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    kind = getattr(page.photometric, "name", page.photometric)
     if kind == "PALETTE":
         if labels:
             return array, ()
@@ -138,33 +136,28 @@ def _tiff_meaning(page, array, source, labels, luminance):
     elif kind == "MINISWHITE" and not labels:
         if array.dtype.kind != "u":
             raise ImageError(f"{source}: 0 is white and samples are {array.dtype}, expected uint")
-        array = 2**page.bitspersample - 1 - array
-        array = array.astype(np.dtype(f"u{array.dtype.itemsize}"))
+        array = (2**page.bitspersample - 1 - array.astype(np.uint64)).astype(array.dtype)
     elif kind not in ("MINISWHITE", "MINISBLACK", "RGB", "YCBCR"):
         raise ImageError(f"{source}: colour image ({kind}), expected grey values")
-    return to_grey(
-        array, 1 if array.ndim == 2 else array.shape[-1], source, luminance=luminance
-    )
+    components = 1 if array.ndim == 2 else array.shape[-1]
+    return to_grey(array, components, source, luminance=luminance)
 
 
-def _tiff_through_itk(path, source, need, labels, luminance):
-    """(pages, notes) of a file in a compression that tifffile does not have."""
-    page = need.page
-    advice = f"{source}: TIFF compressed by {page.compression.name}: pip install imagecodecs"
+def _samples_of_itk(path, source, pages) -> list[np.ndarray]:
+    """`[H, W]` or `[H, W, C]` of each page, decoded by ITK; ImageError unless the tags agree."""
+    page = pages[0]
+    kind = getattr(page.compression, "name", page.compression)
+    shape = page.imagelength, page.imagewidth
+    if page.samplesperpixel > 1:
+        shape = (*shape, page.samplesperpixel)
     try:
-        reading = itk.load(path, source)
+        array = itk.load(path, source).array
     except ImageError:
-        raise ImageError(advice) from None
-    flat = (page.imagelength, page.imagewidth)
-    expected = flat if page.samplesperpixel == 1 else (*flat, page.samplesperpixel)
-    stack = reading.array.reshape(-1, *expected) if reading.array.ndim >= 2 else reading.array
-    palette = page.photometric.name == "PALETTE"
-    if reading.array.shape[-len(expected) :] != expected or reading.array.dtype != page.dtype:
-        raise ImageError(advice)
-    if palette:
-        raise ImageError(advice)
-    planes = [_tiff_meaning(page, plane, source, labels, luminance) for plane in stack]
-    return [plane for plane, _ in planes], planes[0][1]
+        array = np.empty(0)
+    palette = page.photometric == 3
+    if palette or array.dtype != page.dtype or array.size != len(pages) * np.prod(shape):
+        raise ImageError(f"{source}: compressed by {kind}, which needs: pip install imagecodecs")
+    return list(array.reshape(-1, *shape))
 
 
 def _picture(array, components, source, luminance) -> Stored:

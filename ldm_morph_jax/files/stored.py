@@ -82,37 +82,40 @@ def read_stored(
         "JPEGImageIO": pictures.read_jpeg,
         "BMPImageIO": pictures.read_bmp,
     }
-    kind = itk.recognise(path) or _by_suffix(path, head)
+    kind = itk.recognise(path)
     if kind is None:
-        raise ImageError(f"{source}: not an image of a known kind; expected {FORMATS}")
+        kind = _claimed_kind(path)
+        if kind is None:
+            raise ImageError(f"{source}: not an image of a known kind; expected {FORMATS}")
+        if kind not in _TELL_WHY:
+            raise ImageError(f"{source}: not a readable image (damaged, or not what its name says)")
     stored = readers.get(kind, itk.read)(path, source, labels=labels, luminance=luminance)
     if 0 in stored.array.shape:
         raise ImageError(f"{source}: has shape {stored.array.shape[1:]}, it holds no pixel")
     return _slices_first(stored)
 
 
-def _by_suffix(path: Path, head: bytes) -> str | None:
-    """The kind that a file claims to be, where ITK does not recognise it: for a better message."""
-    kinds = {
-        ".png": "PNGImageIO",
-        ".tif": "TIFFImageIO",
-        ".tiff": "TIFFImageIO",
-        ".jpg": "JPEGImageIO",
-        ".jpeg": "JPEGImageIO",
-        ".bmp": "BMPImageIO",
-        ".nii": "NiftiImageIO",
-        ".dcm": "GDCMImageIO",
-        ".mha": "MetaImageIO",
-        ".mhd": "MetaImageIO",
-        ".nrrd": "NrrdImageIO",
-        ".nhdr": "NrrdImageIO",
-    }
-    if path.name.lower().endswith(".nii.gz"):
-        return "NiftiImageIO"
+# Kinds whose reader knows better than ITK why a file cannot be read.
+_TELL_WHY = ("NiftiImageIO", "GDCMImageIO")
+_SUFFIXES = {
+    "NiftiImageIO": (".nii", ".nii.gz"),
+    "GDCMImageIO": (".dcm",),
+    "PNGImageIO": (".png",),
+    "TIFFImageIO": (".tif", ".tiff"),
+    "JPEGImageIO": (".jpg", ".jpeg"),
+    "BMPImageIO": (".bmp",),
+    "MetaImageIO": (".mha", ".mhd"),
+    "NrrdImageIO": (".nrrd", ".nhdr"),
+}
+
+
+def _claimed_kind(path: Path) -> str | None:
+    """What a file that ITK does not recognise should be, by its suffix or its first bytes."""
     with open(path, "rb") as file:
         if file.read(132)[128:] == b"DICM":  # DICOM files often have no suffix
             return "GDCMImageIO"
-    return kinds.get(path.suffix.lower())
+    name = path.name.lower()
+    return next((kind for kind, ends in _SUFFIXES.items() if name.endswith(ends)), None)
 
 
 def _slices_first(stored: Stored) -> Stored:
