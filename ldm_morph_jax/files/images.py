@@ -230,23 +230,23 @@ def _resample(image: Image, onto: Image, order: int, what: str) -> Image:
         _check_alike(image, onto, what)
         return replace(onto, array=image.array, source=image.source, notes=image.notes)
     n = 3 if _in_space(image) and _in_space(onto) else 2
-    here, there = _place(image, n), _place(onto, n)
     array = image.array
-    if n == 2 and not np.allclose(
-        *(np.eye(3) if one.plane is None else one.plane for one in (image, onto)), atol=5e-3
-    ):
-        raise ImageError(f"{image.source}: {what} lies in another plane than {onto.source}")
     if n == 2 and array.ndim != onto.array.ndim:
         raise ImageError(
             f"{image.source}: {what} is {array.shape}, {onto.source} {onto.array.shape}; one is a "
             "stack of slices, the other a single image"
         )
+    here, there = _place(image, n), _place(onto, n)
+    if n == 2 and not np.allclose(
+        *(np.eye(3) if one.plane is None else one.plane for one in (image, onto)), atol=5e-3
+    ):
+        raise ImageError(f"{image.source}: {what} lies in another plane than {onto.source}")
     if not here.same_as(there):
         from scipy.ndimage import map_coordinates
 
         index = here.to_index(there.to_physical(there.indices()))
-        index = _cover(index, here, there, image, f"{onto.source}")
-        values = array.reshape(here.shape) if order == 0 else array.reshape(here.shape) * 1.0
+        index = _cover(index, here, there, image, onto.source)
+        values = array.reshape(here.shape).astype(array.dtype if order == 0 else np.float64)
         array = map_coordinates(values, np.moveaxis(index, -1, 0), order=order, mode="nearest")
         array = array if order == 0 else array.astype(np.float32)
     return replace(
@@ -289,15 +289,16 @@ def _cover(index, here: Geometry, there: Geometry, image: Image, what: str) -> n
 
 
 def _check_alike(image: Image, onto: Image, what: str) -> None:
+    other = f"its image {onto.source}" if what == "mask" else onto.source
     if image.array.shape != onto.array.shape:
         raise ImageError(
-            f"{image.source}: {what} is {image.array.shape}, {onto.source} {onto.array.shape}; "
-            "they must agree"
+            f"{image.source}: {what} is {image.array.shape}, {other} {onto.array.shape}; they must "
+            "agree"
         )
     both = image.spacing_known and onto.spacing_known
     if both and not np.allclose(image.spacing, onto.spacing, rtol=1e-2):
         raise ImageError(
-            f"{image.source}: {what} has spacing {_mm(image.spacing)}, {onto.source} "
+            f"{image.source}: {what} has spacing {_mm(image.spacing)}, {other} "
             f"{_mm(onto.spacing)}; they must agree"
         )
 

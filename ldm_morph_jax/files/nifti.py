@@ -1,5 +1,6 @@
 """NIfTI: read by ITK; what ITK does not tell or does not check is looked up in the header."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ _VECTORS = 1007
 def read(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
     """Read a NIfTI-1 file (.nii, .nii.gz, .hdr and .img) or an Analyze pair."""
     header = read_header(path, source)
+    _check_finite(path, header, source)
     reading = itk.load(path, source)
     if header["intent"] == _VECTORS and reading.components > 1:
         raise ImageError(
@@ -54,6 +56,7 @@ def read_vectors(path: Path, source: str) -> tuple[np.ndarray, Geometry]:
     and the intent 1007.
     """
     header = read_header(path, source)
+    _check_finite(path, header, source)
     reading = itk.load(path, source)
     n = reading.geometry.dimension
     if header["intent"] != _VECTORS or reading.components != n or n not in (2, 3):
@@ -72,12 +75,12 @@ def read_header(path: Path, source: str) -> np.void:
         ImageError: damaged gzip stream, file shorter than its header says, spacing that is not
             positive (ITK would take another), NIfTI-2 (ITK has no reader).
     """
-    pair = path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
+    pair = _is_pair(path)
     block, length = _start_and_length(_beside(path, ".hdr") if pair else path, source)
     if len(block) < 348:
         raise ImageError(f"{source}: not a readable NIfTI image (its header is cut short)")
     header = np.frombuffer(block[:348], _HEADER)[0]
-    if header["size"] != 348:
+    if header["size"] not in (348, 540):
         header = np.frombuffer(block[:348], _HEADER.newbyteorder())[0]
     if header["size"] == 540:
         raise ImageError(
@@ -114,6 +117,29 @@ def _start_and_length(path: Path, source: str) -> tuple[bytes, int]:
     if start.startswith(b"\x1f\x8b"):
         return integrity.unzipped(path, source, 348)
     return start, path.stat().st_size
+
+
+def _check_finite(path: Path, header: np.void, source: str) -> None:
+    """ImageError if a file of floats holds NaN or infinity, which ITK reads as 0."""
+    dtype = {16: "f4", 64: "f8"}.get(int(header["datatype"]))
+    if dtype is None:
+        return
+    pixels = _beside(path, ".img") if _is_pair(path) else path
+    with open(pixels, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with (gzip.open if zipped else open)(pixels, "rb") as file:
+        file.seek(max(0 if _is_pair(path) else 348, int(header["vox_offset"])))
+        count = int(np.prod(header["dim"][1 : 1 + header["dim"][0]].astype(np.int64)))
+        values = np.frombuffer(file.read(count * int(dtype[1])), dtype)
+    if header.dtype["size"].byteorder == ">":
+        values = values.byteswap()
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise ImageError(f"{source}: holds NaN or infinite values ({bad} of {values.size})")
+
+
+def _is_pair(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
 
 
 def _beside(path: Path, suffix: str) -> Path:

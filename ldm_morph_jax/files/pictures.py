@@ -105,7 +105,7 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
 
 
 def _check_strips(page, length: int, source: str) -> None:
-    """ImageError unless all strips or tiles lie in the file; tifffile puts zeros for missing ones."""
+    """ImageError unless all strips or tiles are in the file; tifffile puts zeros for others."""
     ends = np.add(page.dataoffsets, page.databytecounts)
     whole = len(ends) == len(page.databytecounts) == np.prod(page.chunked)
     if not whole or min(page.databytecounts) == 0 or max(ends) > length:

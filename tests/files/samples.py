@@ -117,7 +117,10 @@ def png(array, colour_type, bits=16):
         path.write_bytes(
             b"\x89PNG\r\n\x1a\n"
             + b"".join(
-                struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+                struct.pack(">I", len(body))
+                + kind
+                + body
+                + struct.pack(">I", zlib.crc32(kind + body))
                 for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
             )
         )

@@ -52,7 +52,11 @@ DIFFERENT = {
     "int64.tif": (tiff(picture(np.int64)), picture(np.int64), "refused"),
     "float64.tif": (tiff(picture(np.float64)), picture(np.float64), "refused"),
     "float16.tif": (tiff(picture(np.float16)), picture(np.float16), "other values"),
-    "planar.tif": (tiff(PLANAR, photometric="rgb", planarconfig="separate"), GREY16, "other values"),
+    "planar.tif": (
+        tiff(PLANAR, photometric="rgb", planarconfig="separate"),
+        GREY16,
+        "other values",
+    ),
     "tiled.tif": (tiff(GREY16, tile=(16, 16)), GREY16, "other values"),
     "bilevel.tif": (tiff(TREES > 0, photometric="minisblack"), TREES > 0, "other values"),
     "grey and opacity.tif": (
