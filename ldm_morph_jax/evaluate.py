@@ -27,10 +27,9 @@ SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now,
 
 def evaluate() -> None:
     from ldm_morph_jax.evaluation import evaluate_split
-    from ldm_morph_jax.methods.iterative import ITERATIVE_METHODS
     from ldm_morph_jax.report.tables import format_summary_table
     from ldm_morph_jax.runs.directory import load_config
-    from ldm_morph_jax.runs.trained import load_run
+    from ldm_morph_jax.runs.trained import load_method, load_run
     from ldm_morph_jax.training.run import dataset_of
 
     commands.use_compilation_cache()
@@ -43,7 +42,7 @@ def evaluate() -> None:
     if METHOD.value and REFINE.value:
         raise ValueError(f"--refine starts from a trained network, --method is {METHOD.value}")
     if METHOD.value:
-        name, register = METHOD.value, ITERATIVE_METHODS[METHOD.value]()
+        name, register = METHOD.value, load_method(METHOD.value).displacement
         out = workdir / "evaluation" / f"{split}-{name}"
     else:
         trained = load_run(workdir)

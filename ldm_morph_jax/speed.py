@@ -28,7 +28,7 @@ def speed() -> None:
     import jax
 
     from ldm_morph_jax.devices.mesh import data_mesh
-    from ldm_morph_jax.methods.build import build_method, needs_ldm
+    from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.profiling.costs import STAGES as KNOWN
     from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
     from ldm_morph_jax.runs.directory import environment
@@ -39,7 +39,7 @@ def speed() -> None:
         raise ValueError(f"--stages: found {', '.join(unknown)}, expected {', '.join(KNOWN)}")
     if not all(text.isdigit() and int(text) for text in BATCHES.value):
         raise ValueError(f"--batches: found {','.join(BATCHES.value)}, expected numbers of pairs")
-    frozen_features = needs_ldm(build_method(config))
+    frozen_features = build_method(config).reads_ldm
     mesh = data_mesh()
     print(f"{mesh.devices.size} x {jax.devices()[0].device_kind}, {config.compute.dtype}")
     steps, registrations = [], []

@@ -42,8 +42,6 @@ from ldm_morph_jax.files.transforms import Transform, sample_vectors
 from ldm_morph_jax.ops.geometry import integrate_velocity, smooth_gaussian
 from ldm_morph_jax.runs.weights import (
     DEFAULT_MODEL,
-    load_compact,
-    named_weights,
     save_compact,
 )
 
@@ -661,34 +659,14 @@ class Registrar:
 
 
 def load(name_or_path: str | Path = DEFAULT_MODEL) -> Registrar:
-    """Weights that ship with the package by name, a run directory or a weights file by path.
+    """What registers: shipped weights or an iterative method by name, a run or a file by path.
 
-    Raises:
-        WeightsError: unknown name; file missing, damaged or tampered with.
-        ValueError: a directory that is no finished run.
+    See `runs.trained.load_method`.
     """
-    path = Path(name_or_path)
-    if path.is_dir():
-        from ldm_morph_jax.runs.trained import load_run
+    from ldm_morph_jax.runs.trained import load_method
 
-        return Registrar(load_run(path))
-    if path.suffix == ".safetensors":
-        return _load_weights_file(path, None)
-    return _load_weights_file(*named_weights(str(name_or_path)))
-
-
-def _load_weights_file(path, expected_sha256) -> Registrar:
-    from ldm_morph_jax.config import config_from_json
-    from ldm_morph_jax.runs.trained import TrainedMethod
-
-    params, config, card = load_compact(path, expected_sha256)
-    method = TrainedMethod(
-        config_from_json(config["config"]),
-        jax.tree.map(jnp.asarray, params["params"]),
-        jax.tree.map(jnp.asarray, params.get("frozen", {})),
-        spacing_mm=config["spacing_mm"],
-    )
-    return Registrar(method, card)
+    method = load_method(name_or_path)
+    return Registrar(method, method.card)
 
 
 def export_weights(

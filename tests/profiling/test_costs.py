@@ -10,7 +10,7 @@ import pytest
 
 from ldm_morph_jax.config import paper_config
 from ldm_morph_jax.devices.mesh import data_mesh
-from ldm_morph_jax.methods.build import build_method
+from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.profiling.timing import clock, peak_flops
 
@@ -31,7 +31,7 @@ def parts():
     z = jax.ShapeDtypeStruct((2, 32, 32, 1), np.float32)
     t = jax.ShapeDtypeStruct((2,), np.int32)
     unet, encode = method.features.unet, method.features.encode
-    features = jax.eval_shape(method.pair_features, ldm, image, image)
+    features = [jax.eval_shape(method.image_features, ldm, image)] * 2
     counted = {
         "encode": flops(encode, ldm, both),
         "unet": flops(lambda p, z, t: unet.apply({"params": p}, z, t), ldm["unet"], z, t),
