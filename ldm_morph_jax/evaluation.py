@@ -306,7 +306,7 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
         ValueError: it is no such table.
     """
     try:
-        table = pd.read_csv(path, dtype={"id": str, "patient": str}, float_precision="round_trip")
+        table = pd.read_csv(path, dtype={"id": str, "patient": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV file ({error})") from None
     text = ("id", "patient")

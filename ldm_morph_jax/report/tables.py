@@ -138,7 +138,14 @@ _BOOKTABS = TableFormat(
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "✓": r"$\checkmark$", "β": r"$\beta$"}
+    | {
+        "<": "$<$",
+        ">": "$>$",
+        "≤": r"$\leq$",
+        "✓": r"$\checkmark$",
+        "β": r"$\beta$",
+        "†": r"$\dagger$",
+    }
 )
 
 
