@@ -6,7 +6,7 @@
 Conventions (arrays, units, direction of displacements) are stated in `ldm_morph_jax.ops`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__", "load"]
 

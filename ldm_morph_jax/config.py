@@ -154,30 +154,25 @@ def official_code(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def official_code_if_asked(config: ConfigDict, variant: str) -> ConfigDict:
-    """The argument of a config file: "" for the paper, "official_code" for the preset above."""
-    if variant == "official_code":
-        return official_code(config)
-    if variant:
-        raise ValueError(f"config argument {variant!r}, expected nothing or 'official_code'")
-    return config
+def preset(
+    config: ConfigDict, variant: str, known=("paper", "small", "official_code")
+) -> ConfigDict:
+    """The argument of an experiment file: "" or "paper" for the paper, or a preset above.
 
-
-def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
-    """The argument of a config file of one of the paper's datasets. Changes and returns `config`.
-
-    "small": networks and batches for a laptop (as in configs/sunnybrook_small.py) with the paper's
-    displacement and loss weights, images as they are. "paper" or "": nothing. "official_code": the
-    preset above.
+    Changes and returns `config`; ValueError for a variant that is not `known`.
     """
-    if variant == "official_code":
-        return official_code(config)
-    if variant in ("", "paper"):
-        return config
-    if variant != "small":
+    if variant and variant not in known:
         raise ValueError(
-            f"config argument {variant!r}, expected nothing, 'paper', 'small' or 'official_code'"
+            f"config argument {variant!r}, expected nothing or {' or '.join(map(repr, known))}"
         )
+    return {"small": small, "official_code": official_code}.get(variant, lambda c: c)(config)
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
+
+    The experiments that are meant for a laptop start from it. Changes and returns `config`.
+    """
     c = config.autoencoder
     c.model.base_channels = 16
     c.model.channel_multipliers = (1, 2, 2)

@@ -143,7 +143,7 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
         import av
     except ImportError:
         raise ValueError(
-            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[echonet]'"
+            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[video]'"
         ) from None
     frames = {}
     try:

@@ -1,4 +1,4 @@
-"""What VoxelMorph, TransMorph and TransMatch share: one network, squared error, smoothness."""
+"""What VoxelMorph, TransMorph and TransMatch share: one network, similarity, smoothness."""
 
 import dataclasses
 from typing import ClassVar
@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from ldm_morph_jax.methods.base import Method
 from ldm_morph_jax.methods.velocity import HEAD_DEFAULTS, VelocityHead
 from ldm_morph_jax.ops.geometry import warp
-from ldm_morph_jax.ops.losses import pixel_similarity, smoothness
+from ldm_morph_jax.ops.losses import named_similarity, smoothness
 
-SETTINGS = {**HEAD_DEFAULTS, "smoothness_of": "displacement"}  # below config.registration
+# below config.registration
+SETTINGS = HEAD_DEFAULTS | {"similarity": "mse", "smoothness_of": "displacement"}
 
 
 @dataclasses.dataclass(frozen=True)
 class DisplacementNetwork(Method):
-    """A network (moving, fixed) -> field, trained with MSE + weight * smoothness.
+    """A network (moving, fixed) -> field, trained with similarity + weight * smoothness.
 
     A subclass names its network's class; its settings are `config.registration.model`.
 
@@ -27,16 +28,19 @@ class DisplacementNetwork(Method):
       head: whether the output is the displacement or a velocity.
       smoothness_of: "displacement", or "velocity": the predicted velocity at half size, as in the
         official code of VoxelMorph's diffeomorphic form.
+      similarity: of the warped and the fixed image, by its name in `ops.losses`.
     """
 
     network: nn.Module
     smoothness_weight: float
     head: VelocityHead = VelocityHead()
     smoothness_of: str = "displacement"
+    similarity: str = "mse"
 
     network_class: ClassVar[type[nn.Module]]
 
     def __post_init__(self):
+        named_similarity(self.similarity)
         if self.smoothness_of not in ("displacement", "velocity"):
             raise ValueError(
                 f"registration.smoothness_of is {self.smoothness_of!r}, "
@@ -47,7 +51,8 @@ class DisplacementNetwork(Method):
     def from_config(cls, config):
         c = config.registration
         head = VelocityHead.from_config(config)
-        return cls(cls.network_class(**c.model), c.smoothness_weight, head, c.smoothness_of)
+        network = cls.network_class(**c.model)
+        return cls(network, c.smoothness_weight, head, c.smoothness_of, c.similarity)
 
     @property
     def predicts_velocity(self) -> bool:
@@ -93,6 +98,6 @@ class DisplacementNetwork(Method):
         return self._terms(moving, fixed, u, smoothness(penalised))
 
     def _terms(self, moving, fixed, displacement, smooth):
-        pixel = pixel_similarity(fixed, warp(moving, displacement))
+        pixel = named_similarity(self.similarity)(fixed, warp(moving, displacement))
         total = pixel + self.smoothness_weight * smooth
         return {"loss": total, "pixel": pixel, "smoothness": smooth}

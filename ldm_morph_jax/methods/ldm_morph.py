@@ -18,7 +18,7 @@ from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.losses import (
     hierarchical_similarity,
     latent_similarity,
-    pixel_similarity,
+    named_similarity,
     smoothness,
 )
 
@@ -29,6 +29,7 @@ class LDMMorph(Method):
 
     Attributes beyond the networks:
       head: whether the network predicts the displacement, as in the paper, or a velocity.
+      similarity: in pixels, by its name in `ops.losses`; the paper's is the squared error.
       pixel_weight: beta of Eq. 13.
       smoothness_weight: lambda of Eq. 12.
       smoothness_scale: "pixels", or "half_size": the published code's warp has (size - 1) / 2
@@ -43,6 +44,7 @@ class LDMMorph(Method):
     network: RegistrationNetwork
     features: LDMFeatures
     head: VelocityHead = VelocityHead()
+    similarity: str = "mse"
     pixel_weight: float = 0.6
     smoothness_weight: float = 0.01
     smoothness_scale: str = "pixels"
@@ -64,6 +66,7 @@ class LDMMorph(Method):
             "lgca_depth": 2,
             "fusion": "lgca",  # "concat": without LGCA; "none": without LDM features
         },
+        "similarity": "mse",  # in pixels; "ncc": local correlation
         "pixel_weight": 0.6,  # beta of Eq. 13; the latent term has 1 - beta
         "smoothness_weight": 0.01,  # lambda of Eq. 12
         "smoothness_scale": "pixels",  # "half_size": as the published code
@@ -81,6 +84,7 @@ class LDMMorph(Method):
     }
 
     def __post_init__(self):
+        named_similarity(self.similarity)
         if self.smoothness_scale not in ("pixels", "half_size"):
             raise ValueError(
                 f"registration.smoothness_scale is {self.smoothness_scale!r}, "
@@ -94,6 +98,7 @@ class LDMMorph(Method):
             RegistrationNetwork(**c.model, **compute_options(config)),
             build_features(config),
             VelocityHead.from_config(config),
+            similarity=c.similarity,
             pixel_weight=c.pixel_weight,
             smoothness_weight=c.smoothness_weight,
             smoothness_scale=c.smoothness_scale,
@@ -224,7 +229,7 @@ class LDMMorph(Method):
     def objective(self, frozen, moving, fixed, displacement, fixed_latent=None):
         """The terms of Eq. 12 to 16, means over the batch: loss, pixel, latent, smoothness."""
         warped = warp(moving, displacement)
-        pixel = pixel_similarity(fixed, warped)
+        pixel = named_similarity(self.similarity)(fixed, warped)
         smooth = smoothness(displacement * self._smoothness_factor(displacement.shape[1:3]))
         latent = jnp.zeros(())
         if self.uses_latent_loss:
