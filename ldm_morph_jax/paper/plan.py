@@ -18,19 +18,23 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import with_method
+from ldm_morph_jax.config import paper_config, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
 
 OURS = "ldm_morph"
-OUR_HEAD = "velocity"  # variant: another method's network with the head of LDM-Morph
+OUR_HEAD = "velocity"  # variant: another method's network with the head and loss of LDM-Morph
+PAPER_LOSS = "mse"  # variant: LDM-Morph with the paper's similarity, where it has another
 REFINED = "refined"  # variant: LDM-Morph, each pair refined by instance optimisation
 
-# what makes up the head and its regularisation, below config.registration
-HEAD_KEYS = ("integration_steps", "velocity_sigma", "symmetric", "smoothness_weight")
+# what makes up the head, and what it is trained with, below config.registration
+HEAD_KEYS = (
+    *("integration_steps", "velocity_sigma", "symmetric"),
+    *("similarity", "smoothness_weight"),
+)
 # what small networks have in common with LDM-Morph's, below config.registration.train
 SMALL_TRAINING_KEYS = ("learning_rate", "schedule", "warmup_steps")
 
-VARIANT_TITLES = {OUR_HEAD: "our head", REFINED: "refined"}
+VARIANT_TITLES = {OUR_HEAD: "our head", PAPER_LOSS: "MSE", REFINED: "refined"}
 DATASET_TITLES = {
     "camus_2ch": "CAMUS-2CH",
     "camus_4ch": "CAMUS-4CH",
@@ -57,8 +61,8 @@ def benchmark_config(**changes) -> ConfigDict:
                 *("initial", "syn", "lddmm", "voxelmorph", "cyclemorph", "diffusemorph"),
                 *("transmorph", "transmatch", OURS),
             ),
-            # those of the methods that have a second row with the head of LDM-Morph: its velocity,
-            # smoothing and smoothness weight
+            # those of the methods that have a second row with what is not LDM-Morph's network: its
+            # velocity, smoothing, similarity and smoothness weight
             "our_head": (),
             "baseline_size": "paper",  # or "small": the baselines' networks (config.with_method)
             "seeds": (0,),
@@ -75,6 +79,20 @@ def benchmark_config(**changes) -> ConfigDict:
         }
         | changes
     )
+
+
+def until_converged(
+    experiment: ConfigDict, *, steps: int, evaluate_every: int, patience: int
+) -> ConfigDict:
+    """Train an experiment's registration until validation stops getting better.
+
+    At most `steps`, until `patience` validations in a row, one every `evaluate_every` steps, have
+    brought nothing; the learning rate stays constant, since a decay would have to know the end.
+    Changes and returns `experiment`.
+    """
+    budget = {"steps": steps, "evaluate_every": evaluate_every, "patience": patience}
+    experiment.registration.train.update(budget | {"schedule": "constant"})
+    return experiment
 
 
 def method_title(name: str) -> str:
@@ -173,10 +191,16 @@ def table_rows(config: ConfigDict) -> list[str]:
     """The rows of Tables 1 and 2."""
     rows = []
     for method in config.methods:
+        rows += [f"{OURS}-{PAPER_LOSS}"] * (method == OURS and _has_another_loss(config))
         rows.append(method)
         rows += [f"{method}-{OUR_HEAD}"] * (method in config.our_head)
         rows += [f"{method}-{REFINED}"] * (method == OURS and config.refine > 0)
     return rows
+
+
+def _has_another_loss(config: ConfigDict) -> bool:
+    """Whether LDM-Morph is trained with another similarity than the paper's somewhere."""
+    return any(own.registration.similarity != "mse" for own in config.datasets.values())
 
 
 def variant_name(own: ConfigDict, fusion: str, beta: float) -> str:
@@ -299,6 +323,11 @@ def _settings(config, base: ConfigDict) -> dict[str, ConfigDict]:
         if not method_class(method).trained:
             continue
         if method == OURS:
+            if base.registration.similarity != "mse":
+                papers = paper_config().registration.smoothness_weight
+                changed = copy.deepcopy(base)
+                changed.registration.update({"similarity": "mse", "smoothness_weight": papers})
+                found[f"{OURS}-{PAPER_LOSS}"] = changed
             found[OURS] = copy.deepcopy(base)
             continue
         found[method] = with_method(base, method, config.baseline_size)

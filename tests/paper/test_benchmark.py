@@ -418,6 +418,9 @@ def test_unknown_names_are_refused(data, tmp_path, only, message):
         ({"methods": ("initial", "voxelmoprh")}, r"config\.methods: voxelmoprh unknown, .*syn"),
         ({"transfer": (("sax", "acdc"),)}, r"tested on: acdc unknown"),
         ({"seeds": (0, 0)}, r"config\.seeds is \(0, 0\)"),
+        ({"weights": ()}, r"config\.weights is \(\), expected at least one"),
+        ({"our_head": ("lddmm",)}, r"config\.our_head: lddmm unknown"),
+        ({"seeded": ("initial",)}, r"config\.seeded: initial unknown, .*voxelmorph"),
     ],
 )
 def test_impossible_plans_are_refused(data, tmp_path, changes, message):
@@ -459,30 +462,81 @@ def test_latent_diffusion_model_is_trained_once(data, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_cell_of_every_configuration_builds(path):
+def test_every_run_of_every_configuration_builds(path):
     assert f"--config configs/benchmark/{path.name}" in path.read_text()
-    todo = tasks(all_evaluations(experiment(path), Path("out")))
+    config = experiment(path)
+    todo = tasks(all_evaluations(config, Path("out")))
     trained = [task for task in todo if getattr(task, "stages", ())]
     places = [getattr(task, "directory", None) or task.workdir for task in todo]
     assert len(set(places)) == len(places)
     built = set()
-    for cell in trained:
-        restored = config_from_json(json.loads(json.dumps(cell.config.to_dict())))
-        assert restored.to_dict() == cell.config.to_dict()
-        network = repr((cell.config.registration.model, cell.config.data.image_size))
+    for run in trained:
+        restored = config_from_json(json.loads(json.dumps(run.config.to_dict())))
+        assert restored.to_dict() == run.config.to_dict()
+        network = repr((run.config.registration.model, run.config.data.image_size))
         if network not in built:
-            method = build_method(cell.config)
-            size = cell.config.data.image_size
+            method = build_method(run.config)
+            size = run.config.data.image_size
             jax.eval_shape(lambda method=method, size=size: method.init(jax.random.key(0), size))
             built.add(network)
-    budgets = {
-        (
-            cell.dataset,
-            cell.config.registration.train.steps * cell.config.registration.train.batch_size,
-        )
-        for cell in trained
-    }
-    assert len(budgets) == len(experiment(path).datasets)  # equal for all methods
+    equal = ("steps", "batch_size", "evaluate_every", "patience")
+    budgets = {(run.dataset, *(run.config.registration.train[k] for k in equal)) for run in trained}
+    assert len(budgets) == len(config.datasets)  # equal for all methods
+    tries = {len(run.tries) for run in trained if run.stages == ("registration",)}
+    assert tries <= {0, len(config.weights)}
+
+
+def test_fair_rows_differ_in_their_network_alone(data, tmp_path):
+    own = tiny_config(data)
+    own.registration.update({"integration_steps": 3, "velocity_sigma": 2.0, "symmetric": True})
+    own.registration.update({"similarity": "ncc", "smoothness_weight": 0.5})
+    own.registration.train.update({"patience": 3, "learning_rate": 3e-3, "schedule": "cosine"})
+    config = benchmark_config(
+        datasets={"sax": own},
+        methods=("voxelmorph", "ldm_morph"),
+        our_head=("voxelmorph",),
+        baseline_size="small",
+        ablation=False,
+        betas=(),
+    )
+    runs = {one.run.name: one.run.config for one in all_evaluations(config, tmp_path)}
+    assert set(runs) == {"voxelmorph", "voxelmorph-velocity", "ldm_morph-mse", "ldm_morph"}
+    plain, ours = runs["voxelmorph"].registration, runs["voxelmorph-velocity"].registration
+    assert (plain.integration_steps, plain.similarity, plain.smoothness_weight) == (0, "mse", 0.01)
+    for key in ("integration_steps", "velocity_sigma", "symmetric", "similarity"):
+        assert ours[key] == own.registration[key], key
+    assert (ours.smoothness_weight, ours.smoothness_of) == (0.5, "displacement")
+    assert ours.model == plain.model and build_method(runs["voxelmorph-velocity"]).predicts_velocity
+    papers = runs["ldm_morph-mse"].registration
+    assert (papers.similarity, papers.smoothness_weight, papers.symmetric) == ("mse", 0.01, True)
+    for found in runs.values():
+        train = found.registration.train
+        assert (train.patience, train.learning_rate, train.schedule) == (3, 3e-3, "cosine")
+
+
+def test_seeds_and_tries_of_a_plan(data, tmp_path):
+    config = tiny_benchmark(
+        data,
+        methods=("initial", "voxelmorph", "ldm_morph"),
+        seeds=(0, 1),
+        seeded=("ldm_morph",),
+        weights=(0.5, 1.0),
+    )
+    told = [line.split(maxsplit=1)[1] for line in describe(config, tmp_path).splitlines()]
+    assert [" ".join(line.replace("to do", "").split()) for line in told] == [
+        "train voxelmorph-weight0.005 on sax seed 0",
+        "train voxelmorph-weight0.01 on sax seed 0",
+        "choose voxelmorph on sax seed 0",
+        "train ldm on sax seed 0",
+        "train ldm_morph-weight0.005 on sax seed 0",
+        "train ldm_morph-weight0.01 on sax seed 0",
+        "choose ldm_morph on sax seed 0",
+        "train ldm_morph on sax seed 1",
+        "evaluate initial on sax",
+        "evaluate voxelmorph on sax seed 0",
+        "evaluate ldm_morph on sax seed 0",
+        "evaluate ldm_morph on sax seed 1",
+    ]
 
 
 def test_command_refuses_what_it_does_not_know(tmp_path):
