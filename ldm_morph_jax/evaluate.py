@@ -26,7 +26,7 @@ from ldm_morph_jax import commands
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained run.")
 MODEL = flags.DEFINE_string("model", None, "What registers; the run of --workdir by default.")
-flags.DEFINE_alias("method", "model", help="Another name of --model.")
+flags.DEFINE_alias("method", "model")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data to take.")
 DATASET = flags.DEFINE_string(
     "dataset", None, "Dataset to take, with the model's grid and scaling."
