@@ -1,10 +1,10 @@
-"""Score a method on a split: `python -m ldm_morph_jax.evaluate --workdir runs/X --split test`.
+"""Score a method on a split: `ldm-morph evaluate --workdir runs/X --split test`.
 
     evaluate --workdir runs/X                        a run on its own dataset
     evaluate --workdir runs/X --model lddmm          another model on the dataset of a run
     evaluate --model sunnybrook-small --source DIR   shipped weights on the dataset they come from
     evaluate --model runs/X --dataset acdc --source DIR     on another dataset
-    evaluate --model syn --config configs/acdc.py --config.data.source=DIR
+    evaluate --model syn --config acdc --config.data.source=DIR
 
 A model is a run directory, a weights file, the name of shipped weights, or a method that needs no
 training ("initial": no registration; "lddmm"; "syn": ANTs SyN, needs the extra `ants`). With
@@ -19,7 +19,7 @@ evaluation/<model>-<dataset>-<split>[-refine<N>] where no run is given.
 import functools
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
@@ -102,7 +102,7 @@ def evaluate() -> None:
     out = output_directory(named, run, config)
     name, register = model.name, model.displacement
     if REFINE.value:
-        from ldm_morph_jax.registering.registrar import refined_displacement
+        from ldm_morph_jax.registering.prediction import refined_displacement
 
         if not model.method.trained:
             raise ValueError(f"--refine starts from a trained network, --model is {named}")
@@ -121,11 +121,9 @@ def evaluate() -> None:
     print(f"report: {out / 'report.html'}")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(evaluate)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(evaluate, argv)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.files.images import atomic
 from ldm_morph_jax.ops import metrics
 from ldm_morph_jax.ops.geometry import warp
@@ -150,8 +151,9 @@ def register_pairs(
     """
     count, displacements, seconds, first_call = len(pairs), [], [], None
     for start in range(0, count, batch_size):
-        batch = [min(i, count - 1) for i in range(start, start + batch_size)]
-        moving, fixed = _images([pairs[i] for i in batch], [ids[i] for i in batch])
+        here = range(start, min(start + batch_size, count))
+        images = _images([pairs[i] for i in here], [ids[i] for i in here])
+        (moving, fixed), _ = fill_up(images, batch_size)
         if first_call is None:
             first_call = _timed(register, moving, fixed)[1]
         found, elapsed = _timed(register, moving, fixed)
@@ -161,7 +163,7 @@ def register_pairs(
                 f"{method}: found a displacement of shape {found.shape}, expected "
                 f"{(*moving.shape[:3], 2)}"
             )
-        for i, u in zip(range(start, min(start + batch_size, count)), found, strict=False):
+        for i, u in zip(here, found, strict=False):
             if not np.isfinite(u).all():
                 raise ValueError(
                     f"{method}: found NaN or infinity in the displacement of pair {ids[i]}, "

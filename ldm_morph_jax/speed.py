@@ -9,12 +9,12 @@ can be too large for a small machine: `--config.autoencoder.train.batch_size=1`.
 import json
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 STAGES = flags.DEFINE_list(
     "stages", ["autoencoder", "diffusion", "registration"], "Which training steps to time."
 )
@@ -89,12 +89,9 @@ def _print(name: str, row: dict, seconds: dict) -> None:
     )
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(speed)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(speed, argv, required=["config"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main)
+    main()

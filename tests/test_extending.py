@@ -75,6 +75,4 @@ def test_register(trained, ldm_morph, folder):
 
 
 def test_benchmark(ldm_morph, folder):
-    (folder / "plan.py").write_text(
-        "from ldm_morph_jax.paper.plan import benchmark_config\n"
-    )
+    (folder / "plan.py").write_text("from ldm_morph_jax.paper.plan import benchmark_config\n")

@@ -21,12 +21,11 @@ class SyN(Method):
 
     def __init__(self):
         try:
-            import ants
+            import ants  # noqa: F401
         except ImportError:
             raise ValueError(
                 "SyN needs ANTsPy: pip install 'ldm_morph_jax[ants]' (package antspyx)"
             ) from None
-        self._ants = ants
 
     def field(self, params, frozen, moving, fixed) -> np.ndarray:
         fields = []
@@ -37,9 +36,11 @@ class SyN(Method):
         return np.stack(fields).astype(np.float32)
 
     def _one_pair(self, moving, fixed, folder) -> np.ndarray:
-        result = self._ants.registration(
-            fixed=self._ants.from_numpy(fixed.astype(np.float32)),
-            moving=self._ants.from_numpy(moving.astype(np.float32)),
+        import ants
+
+        result = ants.registration(
+            fixed=ants.from_numpy(fixed.astype(np.float32)),
+            moving=ants.from_numpy(moving.astype(np.float32)),
             type_of_transform="SyNOnly",
             initial_transform="Identity",
             outprefix=f"{folder}/",
@@ -51,4 +52,4 @@ class SyN(Method):
             reg_iterations=(160, 80, 40),
         )
         # for unit spacing and identity direction components follow the array's axes, in pixels
-        return self._ants.image_read(result["fwdtransforms"][0]).numpy()
+        return ants.image_read(result["fwdtransforms"][0]).numpy()

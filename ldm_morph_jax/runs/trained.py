@@ -54,6 +54,13 @@ class TrainedMethod:
         self._constants = jax.jit(method.objective_constants)
         self._dissimilarity = jax.jit(self._objective_per_pair)
 
+    def __reduce__(self):
+        # compiled functions cannot be pickled; they are made again
+        keywords = {
+            n: getattr(self, n) for n in ("params", "frozen", "config", "spacing_mm", "card")
+        }
+        return functools.partial(TrainedMethod, self.method, **keywords), ()
+
     def displacement(self, moving, fixed) -> jax.Array:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
         return self._displacement(self.params, self.frozen, moving, fixed)
