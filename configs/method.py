@@ -9,12 +9,10 @@ and optimiser the method's. `configs/baselines/` has the same for each method of
 what is known about it.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import baseline
 
 
 def get_config(argument: str = "voxelmorph"):
     """`argument`: NAME or NAME:EXPERIMENT or NAME:EXPERIMENT:ARGUMENT."""
     name, _, experiment = argument.partition(":")
-    return baseline(name, experiment or "quickstart", configs=Path(__file__).parent)
+    return baseline(name, experiment or "quickstart")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ldm_morph_jax.experiments import experiment_file
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
 PREEMPTED = 75  # exit status "try again": stopped by a signal, a checkpoint is saved
@@ -33,33 +34,6 @@ def spelled(arguments: Sequence[str], separator: str) -> list[str]:
         return f"--{name[2:].replace('-', separator).replace('_', separator)}{equals}{value}"
 
     return [one(argument) for argument in arguments]
-
-
-def experiment_file(name: str) -> str:
-    """The file of an experiment that comes with the package; paths to `.py` files stay as they are.
-
-    Args:
-        name: "NAME", "NAME:ARGUMENT" or a path; NAME is that of a file in `configs/`, or of one in
-            its folders, such as "benchmark/phantom".
-
-    Raises ValueError, which lists the names, for a name that is not there.
-    """
-    stem, colon, argument = name.partition(":")
-    if stem.endswith(".py"):
-        return name
-    here = Path(__file__).parent
-    folders = (here / "configs", here.parent / "configs")  # installed, or in a checkout
-    for folder in folders:
-        if (folder / f"{stem}.py").is_file():
-            return f"{folder / stem}.py{colon}{argument}"
-    known = sorted(
-        file.relative_to(folder).with_suffix("").as_posix()
-        for folder in folders
-        for file in folder.glob("**/[!_]*.py")
-    )
-    raise ValueError(
-        f"--config is {name!r}, expected a path ending in .py or one of {', '.join(known)}"
-    )
 
 
 def with_experiment_files(arguments: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ldm_morph_jax.experiments import experiment_file
 from ldm_morph_jax.methods import method_class
 
 
@@ -254,9 +255,12 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
     return config.lock() if locked else config
 
 
-def experiment(path: str | Path, argument: str = "") -> ConfigDict:
-    """The configuration of an experiment file, as `--config path:argument` gives it."""
-    path = Path(path)
+def experiment(name: str | Path, argument: str = "") -> ConfigDict:
+    """The configuration of an experiment, as `--config NAME:ARGUMENT` or `FILE:ARGUMENT` gives it.
+
+    Raises ValueError where there is none of that name.
+    """
+    path = Path(experiment_file(str(name)))
     if not path.is_file():
         raise ValueError(f"{path} is no experiment file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -265,14 +269,14 @@ def experiment(path: str | Path, argument: str = "") -> ConfigDict:
     return module.get_config(argument) if argument else module.get_config()
 
 
-def baseline(method: str, like: str, configs: Path) -> ConfigDict:
+def baseline(method: str, like: str) -> ConfigDict:
     """The argument of a file in configs/baselines: an experiment to repeat with another method.
 
-    like: "NAME" or "NAME:ARGUMENT" of an experiment file in the folder `configs`. The method's
-    network is small where that experiment's is not the paper's.
+    like: "NAME" or "NAME:ARGUMENT" of an experiment. The method's network is small where that
+    experiment's is not the paper's.
     """
     name, _, argument = like.partition(":")
-    config = experiment(configs / f"{name}.py", argument)
+    config = experiment(name, argument)
     papers = config.registration.model == paper_config().registration.model
     return with_method(config, method, "paper" if papers else "small")
 

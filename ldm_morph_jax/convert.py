@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.experiments import experiment_file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +67,7 @@ def read_config(file: str, overrides: list[str]):
     from ml_collections import config_flags
 
     values = flags.FlagValues()
-    arguments = ["convert", f"--config={commands.experiment_file(file)}", *overrides]
+    arguments = ["convert", f"--config={experiment_file(file)}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
         values(arguments)

@@ -11,6 +11,7 @@ import pytest
 
 import ldm_morph_jax
 from ldm_morph_jax import cli, commands
+from ldm_morph_jax.experiments import experiment_file
 
 ROOT = Path(__file__).parent.parent
 SLOW_IMPORTS = (
@@ -125,8 +126,8 @@ def test_either_spelling_flags(option, module, tmp_path):
 
 def test_experiments_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # from any folder
-    assert commands.experiment_file("dir/x.py:small") == "dir/x.py:small"
-    found = commands.experiment_file("camus_2ch:small")
+    assert experiment_file("dir/x.py:small") == "dir/x.py:small"
+    found = experiment_file("camus_2ch:small")
     assert found == f"{ROOT / 'configs' / 'camus_2ch.py'}:small"
     given = ["--config", "quickstart", "--config=benchmark/phantom", "--config.seed=1", "--config"]
     first, quickstart, phantom, *rest = commands.with_experiment_files(given)
@@ -134,7 +135,7 @@ def test_experiments_by_name(tmp_path, monkeypatch):
     assert phantom == f"--config={ROOT / 'configs/benchmark/phantom.py'}"
     assert [first, *rest] == [given[0], *given[3:]]
     with pytest.raises(ValueError, match="--config is 'sunybrok', expected .* quickstart, sunny"):
-        commands.experiment_file("sunybrok")
+        experiment_file("sunybrok")
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,9 @@ seeds; `--config.seeded` adds methods. SyN needs the extra `ants`. Without Sunny
 ACDC is under CC BY-NC-SA 4.0, and so is what is made of it: weights, and pictures of pairs.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import benchmark_config, until_converged
 
-CONFIGS = Path(__file__).parent.parent
 HEAD = {
     "integration_steps": 6,
     "velocity_sigma": 6.0,
@@ -33,13 +30,13 @@ HEAD = {
 
 
 def get_config():
-    own = experiment(CONFIGS / "acdc.py", "small")
+    own = experiment("acdc", "small")
     own.data.options.allow_partial = True
     for stage in (own.autoencoder, own.diffusion, own.registration):
         stage.augmentation.orientations = tuple(range(8))  # flips and quarter turns
     own.registration.update(HEAD)
     until_converged(own, steps=6000, evaluate_every=200, patience=8)
-    unseen = experiment(CONFIGS / "sunnybrook_small.py")
+    unseen = experiment("sunnybrook_small")
     unseen.data.intensity = own.data.intensity  # images as the methods know them
     return benchmark_config(
         title="ACDC, small",

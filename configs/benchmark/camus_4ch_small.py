@@ -17,12 +17,9 @@ Without ACDC at hand, `--datasets camus_4ch` leaves Table 2 out.
 The data are under CC BY-NC-SA 4.0, and so is what is made of them: weights, and pictures of pairs.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import benchmark_config, until_converged
 
-CONFIGS = Path(__file__).parent.parent
 HEAD = {
     "integration_steps": 6,
     "velocity_sigma": 6.0,
@@ -33,11 +30,11 @@ HEAD = {
 
 
 def get_config():
-    own = experiment(CONFIGS / "camus_4ch.py", "small")
+    own = experiment("camus_4ch", "small")
     own.data.options.allow_partial = True  # public copies lack a patient or two
     own.registration.update(HEAD)
     until_converged(own, steps=6000, evaluate_every=200, patience=8)
-    unseen = experiment(CONFIGS / "acdc.py", "small")
+    unseen = experiment("acdc", "small")
     unseen.data.options.allow_partial = True
     return benchmark_config(
         title="CAMUS-4CH, small",

@@ -14,18 +14,14 @@ out.
     table 2, figure 6   trained on Sunnybrook, tested on ACDC
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import benchmark_config, until_converged
 
-CONFIGS = Path(__file__).parent.parent
-
 
 def get_config():
-    own = experiment(CONFIGS / "sunnybrook_small.py")
+    own = experiment("sunnybrook_small")
     until_converged(own, steps=3000, evaluate_every=100, patience=8)
-    unseen = experiment(CONFIGS / "acdc.py", "small")
+    unseen = experiment("acdc", "small")
     unseen.data.intensity = own.data.intensity  # images as the methods know them
     return benchmark_config(
         title="Sunnybrook, small",

@@ -230,7 +230,8 @@ class LDMMorph(Method):
         """The terms of Eq. 12 to 16, means over the batch: loss, pixel, latent, smoothness."""
         warped = warp(moving, displacement)
         pixel = named_similarity(self.similarity)(fixed, warped)
-        smooth = smoothness(displacement * self._smoothness_factor(displacement.shape[1:3]))
+        factor = self._smoothness_factor(displacement.shape[1:3])
+        smooth = smoothness(displacement * factor[None, None, None])
         latent = jnp.zeros(())
         if self.uses_latent_loss:
             if fixed_latent is None:

@@ -302,7 +302,7 @@ def _learned_runs(config, dataset: str, out: Path) -> Iterator[Run]:
     tries = {}
     rows = _settings(config, base)
     for name, settings in rows.items():
-        if len(config.weights) > 1:
+        if len(config.weights) > 1 and "smoothness_weight" in settings.registration:
             tries[name] = tuple(with_weight(name, settings, factor) for factor in config.weights)
         for seed in seeds(name):
             best = name in tries and seed == first
@@ -342,7 +342,8 @@ def _settings(config, base: ConfigDict) -> dict[str, ConfigDict]:
             found[f"{method}-{OUR_HEAD}"] = second
     if len(config.weights) == 1:
         for settings in found.values():
-            settings.registration.smoothness_weight *= config.weights[0]
+            if "smoothness_weight" in settings.registration:
+                settings.registration.smoothness_weight *= config.weights[0]
     return found
 
 

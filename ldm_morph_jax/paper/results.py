@@ -114,7 +114,7 @@ def read_result(task: Evaluation, out: Path) -> Result:
         found["summary"] = json.loads((task.directory / "summary.json").read_text())
         found["pairs"] = read_pairs(task.directory / "pairs.csv")
         if run.stages:
-            found["smoothness_weight"] = chosen_config(run).registration.smoothness_weight
+            found["smoothness_weight"] = chosen_config(run).registration.get("smoothness_weight")
             found["converged"] = converged(run)
     return Result(
         name=task.name,
