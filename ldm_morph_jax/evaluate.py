@@ -33,6 +33,9 @@ DATASET = flags.DEFINE_string(
 )
 SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now.")
 DATA = flags.DEFINE_string("data", None, "Where prepared datasets are kept; as trained by default.")
+ALLOW_PARTIAL = flags.DEFINE_bool(
+    "allow_partial", False, "Take those of the paper's patients that are there."
+)
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which pairs.")
 REFINE = flags.DEFINE_integer(
     "refine", 0, "Steps of instance optimisation for every pair.", lower_bound=0
@@ -58,6 +61,8 @@ def data_config(model, run: Path | None):
             config.data.source = SOURCE.value
         if DATA.value:
             config.data.directory = DATA.value
+        if ALLOW_PARTIAL.value:
+            config.data.options.allow_partial = True
     if model.image_size not in (None, config.data.image_size):
         raise ValueError(
             f"data.image_size is {config.data.image_size}, expected {model.image_size}, which the "

@@ -15,21 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ldm_morph_jax.evaluation import json_text, write_file
-from ldm_morph_jax.paper.contents import beta_sweeps, paper_tables, plots, sheets
-from ldm_morph_jax.paper.plan import method_title
-from ldm_morph_jax.paper.results import Result, Scores
-from ldm_morph_jax.paper.tables import (
+from ldm_morph_jax.paper.claims import (
     CLAIMS_HEADER,
     CLAIMS_NOTES,
-    SHOWN,
-    Block,
-    Table,
     claim_cells,
     claim_records,
     claims_latex,
     claims_markdown,
-    csv_text,
 )
+from ldm_morph_jax.paper.contents import beta_sweeps, paper_tables, plots, sheets
+from ldm_morph_jax.paper.plan import method_title
+from ldm_morph_jax.paper.results import Result, Scores
+from ldm_morph_jax.paper.tables import SHOWN, Block, Table, csv_text
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.style import png_bytes
 

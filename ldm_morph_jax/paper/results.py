@@ -140,6 +140,14 @@ class Scores:
         return [result for result in self.results if result.summary is not None]
 
     @property
+    def ids(self) -> list[str]:
+        """The pairs, `[N]`, the same of every training."""
+        found = [list(result.pairs["id"]) for result in self.done]
+        if any(ids != found[0] for ids in found):
+            raise ValueError(f"{self.name}: found other pairs by seed, expected the same")
+        return found[0]
+
+    @property
     def patients(self) -> list[str]:
         """The patient of every pair, `[N]`."""
         return list(self.done[0].pairs["patient"])
