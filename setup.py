@@ -59,7 +59,7 @@ setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "pandas>=2.2,<4",
+        "pandas>=3,<4",
         "pillow>=11",
         "pydicom>=3,<4",
         "safetensors>=0.5",
