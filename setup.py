@@ -87,6 +87,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9,<0.18",
+            "setuptools>=77",  # builds the wheel that a test installs
             # exactly this one: a looser range makes pip fetch the newest build with its GPU
             # packages
             "torch==2.13.0",
