@@ -25,7 +25,6 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml_collections>=1.1",
-        "nibabel>=5.3",
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
@@ -33,14 +32,23 @@ setup(
         "pydicom>=3,<4",
         "safetensors>=0.5",
         "scipy>=1.15",
+        "SimpleITK>=2.4",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9,<5",
+        "tifffile>=2025.1.10",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "ants": ["antspyx>=0.6"],
+        # compressed TIFF that ITK does not decode; compressed enhanced DICOM that ITK does not open
+        "codecs": [
+            "imagecodecs>=2025.3.30",
+            "pylibjpeg>=2",
+            "pylibjpeg-libjpeg>=2",
+            "pylibjpeg-openjpeg>=2",
+        ],
         "echonet": ["av>=14"],
         "torch": ["torch>=2.4"],
         "test": [
@@ -48,10 +56,10 @@ setup(
             "nbclient>=0.10",
             "ipykernel>=6",
             "nbformat>=5.10",
+            "nibabel>=5.3",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9,<0.18",
-            "SimpleITK>=2.4",
             # exactly this one: a looser range makes pip fetch the newest build with its GPU
             # packages
             "torch==2.13.0",

@@ -77,6 +77,11 @@ class CamusConfig(ArchiveConfig):
                 raise missing_files_error(name, patient, files)
             else:
                 not_there.append(patient)
+        old = next(self.source.rglob(f"patient*_{self.VIEW}_*.mhd"), None)
+        if old is not None and not any(entries.values()):
+            raise ValueError(
+                f"{name}: {old} is of the first release (.mhd), expected that in NIfTI; {HELP}"
+            )
         return check_complete(
             name,
             Archive(entries, {NOT_THERE: not_there}),

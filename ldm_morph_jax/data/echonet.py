@@ -29,6 +29,7 @@ from ldm_morph_jax.data.archive import (
     check_complete,
     to_square,
 )
+from ldm_morph_jax.files.movies import video_frames
 from ldm_morph_jax.files.tables import read_rows
 
 PAIRS = {"train": 7460, "validation": 1288, "test": 1276}
@@ -139,23 +140,12 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
     Raises:
       ValueError: PyAV is not installed, the video cannot be read or has too few frames.
     """
-    try:
-        import av
-    except ImportError:
-        raise ValueError(
-            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[echonet]'"
-        ) from None
     frames = {}
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in numbers:
-                    frames[number] = frame.to_ndarray(format="gray")
-                if number >= max(numbers):
-                    break
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable video ({reason})") from error
+    for number, (_, frame) in enumerate(video_frames(path)):
+        if number in numbers:
+            frames[number] = frame
+        if number >= max(numbers):
+            break
     for number in numbers:
         if number not in frames:
             raise ValueError(

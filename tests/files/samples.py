@@ -88,13 +88,13 @@ def pillow(array, mode=None, **options):
     ).save(path, **options)
 
 
-def palette(array, colours):
+def palette(array, colours, **options):
     """A picture of indices into `colours`."""
 
     def write(path):
         image = PIL.Image.fromarray(array.astype(np.uint8))
         image.putpalette(np.ravel(colours).tolist())
-        image.save(path)
+        image.save(path, **options)
 
     return write
 
