@@ -77,7 +77,9 @@ def _check_metaimage(path, source):
             fields[key.strip()] = value.strip()
         data_at = file.tell()
     data = fields.get("ElementDataFile", "")
-    if fields.get("CompressedData", "").lower() != "true" or not data:
+    compressed = fields.get("CompressedData", "")[:1] in ("T", "t", "1")  # as ITK decides
+    several_files = data.upper().startswith("LIST") or "%" in data
+    if not compressed or not data or several_files:
         return
     if data.upper() != "LOCAL":
         path, data_at = path.parent / data, 0
@@ -92,7 +94,7 @@ def _check_metaimage(path, source):
             while not stream.eof and (block := file.read(_BLOCK)):
                 stream.decompress(block)
                 length += len(block)
-    except (OSError, zlib.error) as error:
+    except (OSError, ValueError, zlib.error) as error:
         raise ImageError(f"{source}: damaged or cut short ({one_line(error)})") from None
     length -= len(stream.unused_data)
     if not stream.eof or fields.get("CompressedDataSize", str(length)) != str(length):
