@@ -28,9 +28,9 @@ SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now,
 def evaluate() -> None:
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
+    from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.directory import load_config
     from ldm_morph_jax.runs.trained import load_method, load_run
-    from ldm_morph_jax.training.run import dataset_of
 
     commands.use_compilation_cache()
     workdir, split = Path(WORKDIR.value), SPLIT.value

@@ -14,7 +14,7 @@ from ldm_morph_jax import commands, load
 from ldm_morph_jax.evaluation import evaluate_split
 from ldm_morph_jax.registering.prediction import refined_displacement
 from ldm_morph_jax.report.tables import format_summary_table
-from ldm_morph_jax.training.run import dataset_of
+from ldm_morph_jax.runs.dataset import dataset_of
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.paper.pages import write_benchmark
 from ldm_morph_jax.paper.plan import Cell, Evaluation, all_evaluations, restrict, tasks
 from ldm_morph_jax.paper.tables import Entry
+from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.directory import (
     check_same,
     checked_config,
@@ -35,7 +36,7 @@ from ldm_morph_jax.runs.directory import (
 )
 from ldm_morph_jax.runs.trained import load_method, load_run
 from ldm_morph_jax.training.errors import Preempted
-from ldm_morph_jax.training.run import dataset_of, train
+from ldm_morph_jax.training.run import train
 
 log = logging.getLogger(__name__)
 
