@@ -59,7 +59,7 @@ setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "pandas>=2.2,<4",
+        "pandas>=3,<4",
         "pillow>=11",
         "pydicom>=3,<4",
         "safetensors>=0.5",
@@ -87,6 +87,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9,<0.18",
+            "setuptools>=77",  # builds the wheel that a test installs
             # exactly this one: a looser range makes pip fetch the newest build with its GPU
             # packages
             "torch==2.13.0",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import blobs
 import golden_report
 import jax
 import pytest
@@ -40,6 +41,12 @@ def pytest_runtest_setup(item):
     quickly = item.path.stem in QUICKLY_COMPILED
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quickly))
     jax.config.update("jax_disable_most_optimizations", quickly)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[dict]:
+    """Pairs with a known motion and masks, as a dataset has them."""
+    return [blobs.make_pair(seed) for seed in range(4)]
 
 
 def pytest_runtest_makereport(item):

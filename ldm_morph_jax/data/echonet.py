@@ -19,7 +19,7 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
 from ldm_morph_jax.data.base import Entry, Found, Pair
-from ldm_morph_jax.data.tables import read_rows
+from ldm_morph_jax.files.tables import read_rows
 
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
 FILE_COLUMNS = ("FileName", "Split")

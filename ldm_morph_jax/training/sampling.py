@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.ops.diffusion import ddpm_sample

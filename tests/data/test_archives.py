@@ -621,7 +621,7 @@ def test_damaged_videos(tmp_path, damage, message):
 
 def test_without_pyav(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ValueError, match=r"needs PyAV: pip install 'ldm_morph_jax\[echonet\]'"):
+    with pytest.raises(ValueError, match=r"needs PyAV: pip install 'ldm_morph_jax\[video\]'"):
         read_frames(tmp_path / "x.avi", [0])
 
 
