@@ -71,18 +71,17 @@ def run_stage(
     if restored:
         log.info("%s: resumed at step %d of %d", program.name, start, train.steps)
     writer = MetricWriter(directory, resume_step=start)
-    progress = Progress(program.name, train.steps, program.images_per_step, start)
-    compiled, stop = None, _StopOnSignal()
+    stop = _StopOnSignal()
     try:
+        if start < train.steps:
+            began = time.perf_counter()
+            compiled = lower_step(program, mesh, seed=seed).compile()
+            processes.wait_for_all(f"{program.name} compiled")
+            log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
+        progress = Progress(program.name, train.steps, program.images_per_step, start)
         for step in range(start, train.steps):
             batch = next(batches)
             batch = global_batch({name: batch[name] for name in program.batch}, mesh)
-            if compiled is None:
-                with progress.pause():
-                    began = time.perf_counter()
-                    compiled = lower_step(program, mesh, seed=seed).compile()
-                    processes.wait_for_all(f"{program.name} compiled")
-                    log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
             if profile_steps and step == profile_steps[0]:
                 jax.profiler.start_trace(str(directory / "profile"))
             with jax.profiler.StepTraceAnnotation(program.name, step_num=step):
