@@ -25,7 +25,7 @@ QUICKLY_COMPILED = {
     "test_devices",
     "test_accumulation",
     "test_stages",
-    "test_traces",
+    "test_tracing",
     "test_parity_cyclemorph",
     "test_parity_diffusemorph",
     "test_parity_transmatch",
