@@ -44,6 +44,8 @@ setup(
         "echonet": ["av>=14"],
         "torch": ["torch>=2.4"],
         "test": [
+            # for SyN, where it has a wheel; it holds NumPy below 2.4 and SciPy below 1.16
+            "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
             "nbclient>=0.10",
             "ipykernel>=6",
