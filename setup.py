@@ -85,6 +85,8 @@ setup(
         "torch": ["torch>=2.4"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"],
         "test": [
+            # for SyN, where it has a wheel; it holds NumPy below 2.4 and SciPy below 1.16
+            "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
             "build>=1.2",
             "import-linter>=2.1",
