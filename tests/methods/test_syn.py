@@ -41,7 +41,8 @@ def test_clean_hearts_are_registered_without_folds():
     moving = arrays["moving"][..., None]
     fixed = np.asarray(warp(jnp.asarray(moving), arrays["displacement"]))
     u = SyN().displacement({}, {}, moving, fixed)
-    np.testing.assert_array_equal(syn()(moving[1:], fixed[1:]), u[1:])
+    alone = SyN().displacement({}, {}, moving[1:], fixed[1:])
+    np.testing.assert_array_equal(alone, u[1:])
     masks = arrays["moving_mask"][..., None]
     warped = np.asarray(warp(jnp.asarray(masks), u, interpolation="nearest"))
     for before, after, target in zip(masks, warped, arrays["fixed_mask"], strict=True):
