@@ -67,6 +67,13 @@ def damage_gzip(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def flip_bit(file: Path) -> None:
+    """Changes one bit of the checksum of a gzip file; its content still unpacks."""
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 1
+    file.write_bytes(content)
+
+
 def replace_array(file: Path, change) -> None:
     """Rewrites a NIfTI file with change(array)."""
     old = nibabel.load(file)
