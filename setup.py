@@ -58,7 +58,7 @@ setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "pandas>=2.2,<4",
+        "pandas>=3,<4",
         "pillow>=11",
         "pydicom>=3,<4",
         "safetensors>=0.5",
@@ -85,6 +85,8 @@ setup(
         "torch": ["torch>=2.4"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"],
         "test": [
+            # for SyN, where it has a wheel; it holds NumPy below 2.4 and SciPy below 1.16
+            "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
             "build>=1.2",
             "import-linter>=2.1",
@@ -95,6 +97,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9,<0.18",
+            "setuptools>=77",  # builds the wheel that a test installs
             # exactly this one: a looser range makes pip fetch the newest build with its GPU
             # packages
             "torch==2.13.0",

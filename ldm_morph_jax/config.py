@@ -33,6 +33,7 @@ def stage_config(**changes) -> dict:
         "gradient_clip": 0.0,  # global norm; 0 = off
         "log_every": 50,
         "evaluate_every": 400,  # validation and checkpoint
+        "patience": 0,  # validations without a new best after which training ends; 0 = at its steps
         "sample_every": 0,  # pictures; 0 = at the end only
     } | changes
 
@@ -239,12 +240,13 @@ def method_config(method: str, size: str = "paper") -> ConfigDict:
 def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigDict:
     """A copy of an experiment with another registration method, everything else being equal.
 
-    Data, seed, augmentation, steps, batch size and rhythm of validation stay; networks, loss
-    weights and optimiser become the method's (`method_config`).
+    Data, seed, augmentation, steps, batch size, rhythm of validation and patience stay; networks,
+    loss weights and optimiser become the method's (`method_config`).
     """
     config = copy.deepcopy(config)
     registration, before = method_config(method, size), config.registration
-    for key in ("steps", "batch_size", "log_every", "evaluate_every", "sample_every"):
+    budget = ("steps", "batch_size", "log_every", "evaluate_every", "patience", "sample_every")
+    for key in budget:
         registration.train[key] = before.train[key]
     registration.augmentation = before.augmentation
     locked = config.is_locked

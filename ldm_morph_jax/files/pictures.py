@@ -1,4 +1,4 @@
-"""PNG, TIFF, JPEG and BMP, where ITK loses something or does not notice damage.
+"""PNG, TIFF, JPEG, JPEG 2000 and BMP, where ITK loses something or does not notice damage.
 
 None of them tells where a picture lies, and the resolution some carry is that of printing (72, 96
 or 300 dpi, whatever the program that wrote them has by default), so spacing counts as unknown.
@@ -51,6 +51,17 @@ def read_jpeg(path: Path, source: str, *, labels: bool = False, luminance: bool 
         image = image.convert("RGB")
     array = np.asarray(image)
     return _picture(array, 1 if array.ndim == 2 else 3, source, luminance)
+
+
+def read_jpeg2000(
+    path: Path, source: str, *, labels: bool = False, luminance: bool = False
+) -> Stored:
+    """Read a JPEG 2000 file with Pillow: ITK crashes on some damaged ones.
+
+    Both decode with OpenJPEG, to the same values.
+    """
+    array = np.asarray(_pillow(path, source, "JPEG2000"))
+    return _picture(array, 1 if array.ndim == 2 else array.shape[-1], source, luminance)
 
 
 def read_bmp(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:

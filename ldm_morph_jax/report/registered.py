@@ -4,14 +4,14 @@ Slices are arguments of `figures.pair_figure`, one dict for a 2-D pair. The page
 neither a network nor files beside it; a Content-Security-Policy in it forbids both.
 """
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from ldm_morph_jax.report import figures, html
+from ldm_morph_jax.report import page
+from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
+from ldm_morph_jax.report.style import png_bytes
 from ldm_morph_jax.report.views import pair_view
 
 _MOST_ROWS = 8  # slices of a stack in overview.png
@@ -20,11 +20,11 @@ _MOST_ROWS = 8  # slices of a stack in overview.png
 def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
     """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen."""
     if len(slices) == 1:
-        figure = figures.pair_figure(**slices[0], title=title)
+        figure = pair_figure(**slices[0], title=title)
     else:
         count = min(_MOST_ROWS, len(slices))
         chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
-        figure = figures.pairs_sheet(
+        figure = pairs_sheet(
             **{
                 name: None
                 if slices[0][name] is None
@@ -34,7 +34,7 @@ def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
             captions=[f"slice {k}" for k in chosen],
             title=title,
         )
-    path.write_bytes(figures.png_bytes(figure))
+    path.write_bytes(png_bytes(figure))
 
 
 def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
@@ -42,48 +42,17 @@ def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> Non
 
     `metrics` is the content of metrics.json.
     """
-    source = importlib.resources.files("ldm_morph_jax.report") / "templates" / "registration.html"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.from_string(source.read_text(encoding="utf-8")).render(
+    text = page.render(
+        "registration.html",
         metrics=metrics,
         moving_name=Path(metrics["moving"]["file"]).name,
         fixed_name=Path(metrics["fixed"]["file"]).name,
         rows=_rows(metrics),
         facts=_facts(metrics),
-        slices=[_slice_page(one) for one in slices],
-        moving_colour=figures.MOVING_COLOUR,
-        fixed_colour=figures.FIXED_COLOUR,
-        fold_colour=figures.FOLD_COLOUR,
-        jacobian_gradient=html._gradient(figures.JACOBIAN_MAP),
-        motion_gradient=html._gradient(figures.MOTION_MAP),
-        motion_colours=html._colours(figures.MOTION_MAP, html.MOTION_CLASSES),
+        slices=[page.pair_pictures(pair_view(**one), white=1.0) for one in slices],
+        **page.colours(),
     )
     path.write_text(text, encoding="utf-8")
-
-
-def _slice_page(one: dict) -> dict:
-    """Pictures and outlines of a slice for the template."""
-    view = pair_view(**one)
-    height, width = view.fixed.shape
-    folded = np.ma.masked_less_equal(view.jacobian, 0)
-    return {
-        "width": width,
-        "height": height,
-        "ratio": f"{width} / {height * view.aspect:g}",
-        "moving": html._grey(view.moving, 1.0),
-        "fixed": html._grey(view.fixed, 1.0),
-        "warped": html._grey(view.warped, 1.0),
-        "backdrop": html._grey(view.fixed, 1.8),
-        "jacobian": html._coloured(folded, figures.JACOBIAN_MAP, figures.JACOBIAN_NORM),
-        "moving_path": html._path(view.moving_lines),
-        "fixed_path": html._path(view.fixed_lines),
-        "warped_path": html._path(view.warped_lines),
-        "grid_paths": html._grid_paths(view),
-        "largest": f"{view.magnitude.max():.1f}",
-        "motion_limit": f"{max(float(view.magnitude.max()), 1.0):.1f}",
-    }
 
 
 def _rows(metrics) -> list[tuple[str, str, str]]:

@@ -315,6 +315,8 @@ AS_ITK = {
     "grey.bmp": pillow(_grey8),
     "rgb.bmp": pillow(_three8),
     "grey.jp2": pillow(_grey8),
+    "grey16.jp2": pillow(_grey16),
+    "rgb.jp2": pillow(_three8),
     "mr.dcm": dicom(_grey16),
     "signed.dcm": dicom(picture(np.int16)),
     "IM0001": dicom(_grey16, RescaleSlope=2, RescaleIntercept=-1000),
