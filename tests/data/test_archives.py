@@ -367,7 +367,7 @@ def test_reverse_size_and_intensity(datasets, sources, tmp_path):
         assert area == pytest.approx(np.sum(plain[f"{other}_mask"] == 1), rel=0.06)
     np.testing.assert_allclose(example["spacing"], plain["spacing"] * 111 / 55, rtol=1e-6)
     with pytest.raises(ValueError, match="multiple of 32 .* found 100"):
-        load("camus_2ch", sources["camus_2ch"], image_size=96)
+        load("camus_2ch", sources["camus_2ch"], image_size=100)
 
 
 @pytest.mark.parametrize("name", ["camus_2ch", "echonet", "acdc"])
@@ -471,19 +471,15 @@ ACDC_FILE = "database/training/patient001/patient001_frame"
         ("ES.nii.gz", "unlink", "patient0001 is incomplete, missing patient0001_2CH_ES.nii.gz"),
         ("ED_gt.nii.gz", lambda a: a[:-1], r"ED_gt.nii.gz: mask is \(299, 410\), its image \(300,"),
         ("ED_gt.nii.gz", label(7), r"ED_gt.nii.gz: mask values must be among .* found \[7\]"),
-        ("ES.nii.gz", "gzip", "2CH_ES.nii.gz: damaged or cut short"),
-        ("ES_gt.nii.gz", "bit", "2CH_ES_gt.nii.gz: damaged or cut short"),
-        ("ES.nii.gz", "text", "2CH_ES.nii.gz: not a readable NIfTI image"),
-        (
-            "ED.nii.gz",
-            nan_at((3, 4)),
-            r"ED.nii.gz: holds NaN or infinite values \(1 of 123000\)",
-        ),
+        ("ES.nii.gz", "gzip", "2CH_ES.nii.gz: not a readable NIfTI file"),
+        ("ES_gt.nii.gz", "bit", "2CH_ES_gt.nii.gz: .*damaged or cut short"),
+        ("ES.nii.gz", "text", "2CH_ES.nii.gz: not a readable NIfTI file"),
+        ("ED.nii.gz", nan_at((3, 4)), "2CH_ED.nii.gz: expected finite values, found 1 NaN"),
         ("ED.nii.gz", np.zeros_like, "2CH_ED.nii.gz: constant image"),
         (
             "ED.nii.gz",
             lambda a: a[..., None].repeat(3, -1),
-            r"has shape \(300, 410, 3, 1\), expected 2",
+            r"has shape \(300, 410, 3\), expected 2",
         ),
     ],
 )
@@ -505,10 +501,10 @@ def test_damaged_camus(tmp_path, file, damage, message):
             r"mask is \(110, 130, 8\), its image \(110, 130, 9",
         ),
         ("01_gt.nii.gz", label(4), r"frame01_gt.nii.gz: mask values must be among .* \[4\]"),
-        ("12.nii.gz", "gzip", "frame12.nii.gz: damaged or cut short"),
-        ("12.nii.gz", nan_at((3, 4, 0)), "frame12.nii.gz: holds NaN or infinite values"),
+        ("12.nii.gz", "gzip", "frame12.nii.gz: not a readable NIfTI file"),
+        ("12.nii.gz", nan_at((3, 4, 0)), "frame12.nii.gz: expected finite values, found 1 NaN"),
         ("01.nii.gz", np.zeros_like, "frame01.nii.gz, middle slice: constant image"),
-        ("01.nii.gz", lambda a: a[..., 0], r"mask is \(110, 130, 9\), its image \(110, 130, 1\)"),
+        ("01.nii.gz", lambda a: a[..., 0], r"has shape \(110, 130\), expected 3 dimensions"),
     ],
 )
 def test_damaged_acdc(tmp_path, file, damage, message):
