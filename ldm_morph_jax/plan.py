@@ -10,12 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 DEVICES = flags.DEFINE_integer("devices", None, "Plan for so many simulated devices.")
 STAGES = flags.DEFINE_list(
     "stages", ["autoencoder", "diffusion", "registration"], "Which stages, separated by commas."
@@ -31,12 +31,13 @@ def plan() -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
 
-    from ldm_morph_jax.training import costs
-    from ldm_morph_jax.training.mesh import data_mesh
+    from ldm_morph_jax.devices.mesh import data_mesh
+    from ldm_morph_jax.profiling import costs
+    from ldm_morph_jax.training.stages import STAGES as KNOWN
 
-    unknown = sorted(set(STAGES.value) - set(costs.STAGES))
+    unknown = sorted(set(STAGES.value) - set(KNOWN))
     if unknown:
-        raise ValueError(f"--stages: found {', '.join(unknown)}, expected {costs.STAGES}")
+        raise ValueError(f"--stages: found {', '.join(unknown)}, expected {', '.join(KNOWN)}")
     mesh = data_mesh()
     planned = {}
     for name in STAGES.value:
@@ -60,12 +61,9 @@ def plan() -> None:
         Path(JSON.value).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(plan)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(plan, argv, required=["config"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main)
+    main()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm_morph_jax.files.weights import sha256
-from ldm_morph_jax.inference import load
+from ldm_morph_jax.registering.registrar import load
+from ldm_morph_jax.runs.weights import sha256
 
 ROOT = Path(__file__).parent.parent
 TINY = """

@@ -12,7 +12,6 @@ of the seed and the position: threads and processes change nothing, and the stat
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -173,24 +172,6 @@ def image_batches(source, **arguments) -> grain.IterDataset:
     Arguments and guarantees are those of `pair_batches`.
     """
     return pair_batches(source, **arguments)
-
-
-def evaluation_batches(
-    source, batch_size: int, shard: grain.sharding.ShardOptions | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-    """All elements in order, once; works for pairs and for images.
-
-    The last batch is filled up with copies of the last element; `valid` [B] bool is False there.
-    With `shard`, as in `pair_batches`, each process gets its consecutive rows of every batch.
-    """
-    shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
-    rows = local_rows(batch_size, shard)
-    for start in range(0, len(source), batch_size):
-        positions = start + shard.shard_index * rows + np.arange(rows)
-        valid = positions < len(source)
-        elements = [source[i] for i in np.minimum(positions, len(source) - 1)]
-        batch = {key: np.stack([one[key] for one in elements]) for key in elements[0]}
-        yield batch | {"valid": valid}
 
 
 def local_rows(batch_size: int, shard: grain.sharding.ShardOptions) -> int:

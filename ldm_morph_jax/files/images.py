@@ -186,6 +186,16 @@ def image_of_frame(
     return image
 
 
+def parse_slice(text: str) -> int | str:
+    """What `slice` of `read_image` is in text: a whole number or "all"; ValueError otherwise."""
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number nor 'all'") from None
+
+
 def read_mask(
     path: str | os.PathLike,
     image: Image,

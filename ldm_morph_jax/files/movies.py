@@ -87,7 +87,7 @@ def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
         import av
     except ImportError:
         raise ImageError(
-            f"{path}: reading videos needs PyAV: pip install 'ldm_morph_jax[echonet]'"
+            f"{path}: reading videos needs PyAV: pip install 'ldm_morph_jax[video]'"
         ) from None
     try:
         with av.open(str(path)) as container:

@@ -14,8 +14,8 @@ from ldm_morph_jax.files.transforms import (
     sample,
     write_transform,
 )
-from ldm_morph_jax.inference import Registrar
 from ldm_morph_jax.ops import geometry as ops_geometry
+from ldm_morph_jax.registering.registrar import Registrar
 
 
 def rotation(degrees, flip=1.0):

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_morph_jax.files.published import from_published, to_published
-from ldm_morph_jax.files.published_ldm import autoencoder_name
 from ldm_morph_jax.models.autoencoder import (
     LAST_LAYER,
     Autoencoder,
     codebook_usage,
     nearest_codewords,
 )
+from ldm_morph_jax.published.ldm import autoencoder_name
+from ldm_morph_jax.published.names import from_published, to_published
 
 TINY = {"base_channels": 4, "channel_multipliers": (1, 2, 2), "residual_blocks": 1}
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_morph_jax.files.published import from_published, to_published
-from ldm_morph_jax.files.published_ldm import discriminator_name
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
+from ldm_morph_jax.published.ldm import discriminator_name
+from ldm_morph_jax.published.names import from_published, to_published
 
 
 @pytest.fixture(scope="module")

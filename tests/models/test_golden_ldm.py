@@ -10,12 +10,12 @@ import pytest
 from golden_report import record
 from published_weights import arrays, description, relative_error, state_dict
 
-from ldm_morph_jax.files.published import from_published, to_published
-from ldm_morph_jax.files.published_ldm import autoencoder_name, discriminator_name, unet_name
 from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.ops.diffusion import ddim_invert, linear_schedule, q_sample
+from ldm_morph_jax.published.ldm import autoencoder_name, discriminator_name, unet_name
+from ldm_morph_jax.published.names import from_published, to_published
 
 TOLERANCE = 2e-5
 

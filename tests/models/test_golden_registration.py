@@ -13,15 +13,15 @@ import pytest
 from golden_report import record
 from published_weights import arrays, description, relative_error, state_dict
 
-from ldm_morph_jax.files.published import from_published, to_published
-from ldm_morph_jax.files.published_ldm import autoencoder_name, unet_name
-from ldm_morph_jax.files.published_registration import registration_name, registration_unread
 from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.models.registration import RegistrationNetwork
 from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.ops.diffusion import linear_schedule, q_sample
 from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
 from ldm_morph_jax.ops.losses import latent_similarity, pixel_similarity, smoothness
+from ldm_morph_jax.published.ldm import autoencoder_name, unet_name
+from ldm_morph_jax.published.names import from_published, to_published
+from ldm_morph_jax.published.registration import registration_name, registration_unread
 
 PER_BLOCK = 2e-5
 END_TO_END = 2e-4

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from published_weights import relative_error
 
-from ldm_morph_jax.files.published import from_published, to_published
-from ldm_morph_jax.files.published_ldm import unet_name
 from ldm_morph_jax.models.layers import group_norm
 from ldm_morph_jax.models.unet import TimeEmbedding, UNet
+from ldm_morph_jax.published.ldm import unet_name
+from ldm_morph_jax.published.names import from_published, to_published
 
 # with fewer than 64 channels every group of a GroupNorm is one channel, and the norm that follows
 # removes the time embedding that a block adds to its channels

@@ -6,8 +6,8 @@ import time
 import jax
 import numpy as np
 
-from ldm_morph_jax.training import hosts
-from ldm_morph_jax.training.mesh import over_batches, replicated_jit
+from ldm_morph_jax.devices import processes
+from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
 
 LATE = 35  # seconds; Gloo waits 30
 
@@ -15,26 +15,26 @@ LATE = 35  # seconds; Gloo waits 30
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--coordinator")
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--process_id", type=int)
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
     arguments = parser.parse_args()
-    hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    processes.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
 
-    with hosts.together(), hosts.main_first("dataset"):
-        if hosts.is_main():
+    with processes.together(), processes.main_first("dataset"):
+        if processes.is_main():
             time.sleep(LATE)
 
     @replicated_jit
     def doubled(scale, x):
-        if not hosts.is_main():  # while it is traced, as if it took so long to compile
+        if not processes.is_main():  # while it is traced, as if it took so long to compile
             time.sleep(LATE)
         return scale * x
 
     rows = np.arange(10, dtype=np.float32).reshape(5, 2)
     found = over_batches(doubled, np.float32(2), rows, batch_size=2)
     np.testing.assert_array_equal(found, 2 * rows)
-    np.testing.assert_array_equal(hosts.gather(jax.process_index()), [0, 1])
-    if hosts.is_main():
+    np.testing.assert_array_equal(processes.gather(jax.process_index()), [0, 1])
+    if processes.is_main():
         print("all came")
 
 

@@ -10,8 +10,8 @@ import pytest
 from soak import soak
 from tiny import tiny_config
 
+from ldm_morph_jax.runs.checkpoints import Checkpoints
 from ldm_morph_jax.training import run
-from ldm_morph_jax.training.checkpoints import Checkpoints
 from ldm_morph_jax.training.features import FeatureCache
 
 

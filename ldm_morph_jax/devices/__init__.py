@@ -1,0 +1,1 @@
+"""Devices and processes: the mesh, and what several processes do together."""

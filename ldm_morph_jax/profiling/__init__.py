@@ -1,0 +1,1 @@
+"""What a configuration costs (`plan`) and how fast it runs (`speed`)."""

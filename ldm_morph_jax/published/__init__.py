@@ -1,0 +1,1 @@
+"""PyTorch checkpoints of the published code, both ways."""

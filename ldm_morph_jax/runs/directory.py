@@ -1,0 +1,231 @@
+"""A run's directory: its resolved configuration, environment, lock, and trained parts.
+
+config.json, environment.json, dataset.json
+autoencoder/ diffusion/ registration/    checkpoints/ metrics.jsonl pictures/ complete.json
+evaluation/<split>/                      pairs.csv summary.json report.html figures/
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from ldm_morph_jax.config import config_from_json
+from ldm_morph_jax.devices import processes
+from ldm_morph_jax.files.locking import held
+from ldm_morph_jax.files.writing import atomic
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
+
+COMPLETE = "complete.json"  # written last by a stage that was trained to its end
+
+# keys that may change when a run is continued: where files are, how often the run reports, and what
+# trades memory for time without changing the result
+FREE_KEYS = (
+    "data.source",
+    "data.directory",
+    "log_every",
+    "sample_every",
+    "compute.remat",
+    "micro_batches",
+)
+PACKAGES = (
+    "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets numpy scipy ml_collections"
+).split()
+
+
+@contextlib.contextmanager
+def locked(workdir: Path):
+    """Hold the run directory, or say who does. Process 0 takes it for all processes of a run."""
+    workdir = Path(workdir)
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            if processes.is_main():
+                stack.enter_context(_lock(workdir))
+        with processes.together():
+            if not (workdir / ".lock").exists():
+                raise ValueError(
+                    f"workdir {workdir} is not on a disk that all processes of the run share"
+                )
+        yield
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path):
+    def refuse(holder):
+        raise ValueError(f"workdir {workdir} is in use by another run ({holder})")
+
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(workdir, refuse))
+        except OSError as error:
+            raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+        yield
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file, whole or not at all, and the folders above it where they are missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def completed(stage: Path) -> dict[str, float] | None:
+    """The metrics of a stage's best checkpoint if the stage was trained to its end, else None."""
+    done = Path(stage) / COMPLETE
+    return json.loads(done.read_text())["metrics"] if done.exists() else None
+
+
+def save_config(config, workdir: Path) -> None:
+    """Write config.json and environment.json; refuse a workdir of a differently configured run."""
+    write_json(Path(workdir) / "config.json", checked_config(config, workdir))
+    write_json(Path(workdir) / "environment.json", environment())
+
+
+def checked_config(config, workdir: Path) -> dict:
+    """A configuration as config.json has it; ValueError if the workdir is of a different one."""
+    resolved = json.loads(json.dumps(config.to_dict()))
+    path = Path(workdir) / "config.json"
+    if path.exists():
+        # through the defaults, so that a key which is younger than the run is no difference
+        check_same(path, load_config(workdir).to_dict(), resolved)
+    return resolved
+
+
+def check_same(path: Path, before: dict, now: dict) -> None:
+    """Raise ValueError where the configuration that was stored in `path` differs from today's."""
+    before, now = (
+        flatten_dict(json.loads(json.dumps(config)), sep=".") for config in (before, now)
+    )
+    different = [
+        f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.endswith(FREE_KEYS)
+    ]
+    if different:
+        raise ValueError(
+            f"{path} belongs to a run with another configuration; choose a new workdir or the "
+            f"same settings. Different: {'; '.join(different)}"
+        )
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run, typed and locked as it was trained."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} is not a run directory: it has no config.json")
+    try:
+        stored = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    return config_from_json(stored)
+
+
+def environment() -> dict:
+    """Where and with what a run was made: revision, versions, devices, command."""
+    root = Path(__file__).parents[2]
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None  # an installed package has no repository around it
+    return {
+        "git_revision": revision,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def best_step(workdir: Path, stage: str) -> int:
+    """The step of a finished stage's best checkpoint."""
+    done = Path(workdir) / stage / COMPLETE
+    if not done.exists():
+        raise ValueError(f"{workdir}: the stage {stage!r} is not complete ({done} is missing)")
+    return json.loads(done.read_text())["best_step"]
+
+
+def trained_part(workdir: Path, stage: str, abstract, *, what: str):
+    """Parts of a finished stage's best checkpoint, shaped as `abstract` ({"params": ...} or so)."""
+    # Orbax takes seconds to import, which registering two files with shipped weights need not wait
+    from ldm_morph_jax.runs.checkpoints import restore_part
+
+    step = best_step(workdir, stage)
+    return restore_part(Path(workdir) / stage / "checkpoints", step, abstract, what=what)
+
+
+def abstract_autoencoder(config):
+    """Shapes of the autoencoder's parameters."""
+    model, size = build_autoencoder(config), config.data.image_size
+    return jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))["params"]
+    )
+
+
+def abstract_unet(config):
+    """Shapes of the diffusion U-Net's parameters."""
+    unet, model = build_unet(config), build_autoencoder(config)
+    size = config.data.image_size // model.downsampling
+    return jax.eval_shape(
+        lambda: unet.init(
+            jax.random.key(0),
+            jnp.zeros((1, size, size, model.latent_channels)),
+            jnp.zeros(1, jnp.int32),
+        )["params"]
+    )
+
+
+def abstract_ldm(config) -> dict:
+    """Shapes of the frozen latent diffusion model, as `load_ldm` gives it."""
+    autoencoder = abstract_autoencoder(config)
+    return {
+        "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
+        "unet": abstract_unet(config),
+        "latent_scale": jax.ShapeDtypeStruct((), np.float32),
+    }
+
+
+def load_autoencoder(workdir: Path, config) -> dict:
+    """All parameters of a run's autoencoder."""
+    abstract = {"params": abstract_autoencoder(config)}
+    return trained_part(workdir, "autoencoder", abstract, what="autoencoder")["params"]
+
+
+def latent_scale(workdir: Path) -> np.float32:
+    """What the run's diffusion model multiplies latents by."""
+    path = Path(workdir) / "diffusion" / "latent_scale.json"
+    return np.float32(json.loads(path.read_text())["latent_scale"])
+
+
+def load_ldm(workdir: Path, config) -> dict:
+    """The frozen latent diffusion model: {"autoencoder" (encoder half), "unet", "latent_scale"}."""
+    autoencoder = load_autoencoder(workdir, config)
+    which = {"ema": "ema", "raw": "params"}.get(config.features.weights)
+    if which is None:
+        raise ValueError(f"features.weights is {config.features.weights!r}, expected ema or raw")
+    part = trained_part(
+        workdir, "diffusion", {which: abstract_unet(config)}, what="diffusion model"
+    )
+    return {
+        "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
+        "unet": part[which],
+        "latent_scale": latent_scale(workdir),
+    }

@@ -1,0 +1,141 @@
+"""A method with its weights: what evaluation, benchmark and `register` work with."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from ldm_morph_jax.config import config_from_json
+from ldm_morph_jax.methods import Method, build_method, method_class, method_names
+from ldm_morph_jax.runs.directory import load_config, load_ldm, trained_part
+from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named_weights
+
+
+class TrainedMethod:
+    """(moving, fixed) -> displacement, compiled, with all that the weights were trained for.
+
+    An iterative method has no weights and works on a grid of any size.
+
+    Attributes:
+      name: the method's name.
+      method: the method itself.
+      config: the configuration that it was trained with; None for an iterative method.
+      image_size: side of the square grid that the network works on, in pixels; None: any.
+      spacing_mm: pixel spacing of the training data, None where unknown.
+      intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
+      predicts_velocity: whether `field` is a stationary velocity.
+      params, frozen: the weights.
+      card: the model card of a weights file, {} otherwise.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        params=None,
+        frozen=None,
+        config=None,
+        spacing_mm: float | None = None,
+        card: dict | None = None,
+    ):
+        self.method, self.name, self.config = method, method.name, config
+        self.image_size = None if config is None else config.data.image_size
+        self.intensity = "minmax" if config is None else config.data.intensity
+        self.spacing_mm, self.card = spacing_mm, card or {}
+        self.params, self.frozen = params or {}, frozen or {}
+        self.predicts_velocity = method.predicts_velocity
+        compiled = (lambda function: function) if method.on_host else jax.jit
+        self._field = compiled(method.field)
+        self._displacement = compiled(method.displacement)
+        self.to_displacement = compiled(method.to_displacement)
+        self._constants = jax.jit(method.objective_constants)
+        self._dissimilarity = jax.jit(self._objective_per_pair)
+
+    def __reduce__(self):
+        # compiled functions cannot be pickled; they are made again
+        keywords = {
+            n: getattr(self, n) for n in ("params", "frozen", "config", "spacing_mm", "card")
+        }
+        return functools.partial(TrainedMethod, self.method, **keywords), ()
+
+    def displacement(self, moving, fixed) -> jax.Array:
+        """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
+        return self._displacement(self.params, self.frozen, moving, fixed)
+
+    def field(self, moving, fixed) -> jax.Array:
+        """As `displacement`, but the velocity, where the method predicts one."""
+        return self._field(self.params, self.frozen, moving, fixed)
+
+    def dissimilarity(self, moving, fixed) -> Callable[[jax.Array], jax.Array]:
+        """Function from a displacement to the training objective of every pair, `[B]`.
+
+        Differentiable; what depends on the images alone is computed once, here.
+        """
+        constants = self._constants(self.frozen, fixed)
+        return functools.partial(self._dissimilarity, self.frozen, constants, moving, fixed)
+
+    def _objective_per_pair(self, frozen, constants, moving, fixed, displacement):
+        def one(constants, *pair):
+            constants, pair = jax.tree.map(lambda array: array[None], (constants, pair))
+            return self.method.objective(frozen, *pair, **constants)["loss"]
+
+        return jax.vmap(one)(constants, moving, fixed, displacement)
+
+
+def load_method(name_or_path: str | Path) -> TrainedMethod:
+    """A run directory or a weights file by path; shipped weights or an iterative method by name.
+
+    Raises:
+        WeightsError: unknown name; weights missing, damaged or tampered with.
+        ValueError: a directory that is no finished run.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.is_dir():
+        return load_run(path)
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    if name in SHA256:
+        return load_weights(*named_weights(name))
+    iterative = method_names(trained=False)
+    if name in iterative:
+        return TrainedMethod(method_class(name)())
+    raise WeightsError(
+        f"unknown model {name!r}: not a directory, a .safetensors file, nor one of: "
+        f"{', '.join([*sorted(SHA256), *iterative])}"
+    )
+
+
+def load_run(workdir: str | Path) -> TrainedMethod:
+    """The best registration weights of a finished run directory."""
+    workdir = Path(workdir)
+    config = load_config(workdir)
+    method = build_method(config)
+    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
+    params = trained_part(workdir, "registration", {"params": abstract}, what=method.name)["params"]
+    frozen = load_ldm(Path(config.ldm_from or workdir), config) if method.reads_ldm else {}
+    dataset = json.loads((workdir / "dataset.json").read_text())
+    row, column = dataset["spacing_mm"]
+    return TrainedMethod(
+        method,
+        params=jax.tree.map(jnp.asarray, params),
+        frozen=jax.tree.map(jnp.asarray, frozen),
+        config=config,
+        spacing_mm=row if row == column else None,  # the model grid has square pixels
+    )
+
+
+def load_weights(path: str | Path, expected_sha256: str | None = None) -> TrainedMethod:
+    """A weights file (`runs.weights`), its checksum checked."""
+    params, stored, card = load_compact(path, expected_sha256)
+    config = config_from_json(stored["config"])
+    return TrainedMethod(
+        build_method(config),
+        params=jax.tree.map(jnp.asarray, params["params"]),
+        frozen=jax.tree.map(jnp.asarray, params.get("frozen", {})),
+        config=config,
+        spacing_mm=stored["spacing_mm"],
+        card=card,
+    )

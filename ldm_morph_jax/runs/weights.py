@@ -1,0 +1,135 @@
+"""Weights that ship with the package: float16 safetensors, a model card, a checksum.
+
+A weights file holds the flattened parameter tree ("registration/decoder/kernel": float16) and, in
+its header, the configuration and the model card as JSON. Its sha256 stands in `SHA256` for named
+weights, or beside the file in `<file>.sha256`; a file that does not match is not opened.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ldm_morph_jax.files.images import atomic
+
+FOLDER = Path(__file__).parent.parent / "weights"
+DEFAULT_MODEL = "sunnybrook-small"
+FILE_NAME = "model.safetensors"
+
+# name -> sha256 of weights/<name>/model.safetensors
+SHA256: dict[str, str] = {
+    "sunnybrook-small": "373ce50ed7be1f82cbce3bc69649dfba47453b16cdacc88c17e128fe16bddc53",
+}
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used or trusted."""
+
+
+def named_weights(name: str) -> tuple[Path, str]:
+    """(file, sha256) of weights that ship by name; WeightsError lists the names otherwise."""
+    if name not in SHA256:
+        known = ", ".join(sorted(SHA256)) or "none in this version"
+        raise WeightsError(f"unknown model {name!r}: not a directory, nor one of: {known}")
+    return FOLDER / name / FILE_NAME, SHA256[name]
+
+
+def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card: Mapping) -> str:
+    """Write a nested dict of arrays as float16 and return the file's sha256.
+
+    The checksum also goes to `<path>.sha256` (the format of `sha256sum -c`). Integers and
+    scalars keep their dtype. Raises WeightsError on values that float16 cannot hold.
+    """
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for name, array in _flatten(params):
+        array = np.asarray(array)
+        if np.issubdtype(array.dtype, np.integer) or array.ndim == 0:
+            tensors[name] = np.ascontiguousarray(array)
+            continue
+        with np.errstate(over="ignore"):
+            small = array.astype(np.float16)
+        if not np.isfinite(small).all():
+            raise WeightsError(f"{name}: holds values that float16 cannot (NaN, or above 65504)")
+        tensors[name] = np.ascontiguousarray(small)
+    metadata = {"config": json.dumps(config, sort_keys=True), "card": json.dumps(card)}
+    path = Path(path)
+    with atomic(path) as part:
+        save_file(tensors, part, metadata=metadata)
+    digest = sha256(path)
+    with atomic(path.with_name(path.name + ".sha256")) as part:
+        part.write_text(f"{digest}  {path.name}\n")
+    return digest
+
+
+def save_weights(method, path: str | os.PathLike, card: Mapping) -> str:
+    """Write a `runs.trained.TrainedMethod` as one compact file that `load` reads; its sha256."""
+    params = {"params": method.params, "frozen": method.frozen}
+    config = method.config.to_dict()
+    # where things lay when it was trained is nobody else's business
+    config |= {"ldm_from": None, "data": config["data"] | {"source": None, "directory": "data"}}
+    return save_compact(params, path, {"config": config, "spacing_mm": method.spacing_mm}, card)
+
+
+def load_compact(
+    path: str | os.PathLike, expected_sha256: str | None = None
+) -> tuple[dict, dict, dict]:
+    """(params as float32, config, card) of a weights file whose checksum is right.
+
+    Without `expected_sha256` the one beside the file is used.
+
+    Raises:
+        WeightsError: the file is missing, has no checksum, does not match it, or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    if expected_sha256 is None:
+        beside = path.with_name(path.name + ".sha256")
+        if not beside.is_file():
+            raise WeightsError(f"{path}: has no checksum; expected {beside.name} beside it")
+        expected_sha256 = (beside.read_text().split() or [""])[0]
+    data = path.read_bytes()  # what is checked is what is loaded
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected_sha256:
+        raise WeightsError(
+            f"{path}: sha256 is {found}, expected {expected_sha256}: damaged or tampered with"
+        )
+    try:
+        tensors = load(data)
+        # safetensors: 8 bytes of header length, then the header as JSON
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        config, card = json.loads(metadata["config"]), json.loads(metadata["card"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: not a weights file ({error})") from None
+    params: dict = {}
+    for name, array in tensors.items():
+        *folders, leaf = name.split("/")
+        node = params
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[leaf] = array.astype(np.float32) if array.dtype == np.float16 else array
+    return params, config, card
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flatten(tree: Mapping, prefix: str = ""):
+    for key, value in tree.items():
+        if "/" in key:
+            raise WeightsError(f"parameter name {key!r} holds a slash")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,122 @@
+"""Where a run's numbers go: JSON lines, TensorBoard, and a progress line with ETA.
+
+Only process 0 writes. TensorBoard events are written by tensorboardX, which needs no TensorFlow.
+"""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ldm_morph_jax.devices.processes import is_main
+
+log = logging.getLogger(__name__)
+
+
+class MetricWriter:
+    """Scalars and pictures of one stage: metrics.jsonl, tensorboard/ and pictures/."""
+
+    def __init__(self, directory: Path, *, resume_step: int = 0):
+        self.directory = Path(directory)
+        self._enabled = is_main()
+        if not self._enabled:
+            return
+        from tensorboardX import SummaryWriter  # slow to import, and only process 0 needs it
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "metrics.jsonl"
+        _drop_after(path, resume_step)
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(
+            str(self.directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+        )
+
+    def scalars(self, step: int, **values: float) -> None:
+        if not self._enabled:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        # JSON has no NaN: what is not a number is written as null
+        row = {name: value if np.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, figure) -> None:
+        """Save a matplotlib figure as pictures/`name`_`step`.png and show it in TensorBoard."""
+        if not self._enabled:
+            return
+        path = self.directory / "pictures" / f"{name}_{step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=80)
+        self._board.add_figure(name, figure, step)
+
+    def close(self) -> None:
+        for part in (self._file, self._board) if self._enabled else ():
+            try:
+                part.close()
+            except OSError as error:  # not to hide why training ends
+                log.warning("%s: metrics could not be written: %s", self.directory, error)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Forget what a killed run logged after the checkpoint that is being resumed."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:  # the line that the kill cut off
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+class Progress:
+    """Speed between log points, validation and compilation left out, and the ETA."""
+
+    def __init__(self, name: str, steps: int, images_per_step: int, start_step: int):
+        self.name, self.steps, self.images_per_step = name, steps, images_per_step
+        self._step, self._time, self._paused = start_step, time.perf_counter(), 0.0
+        self._seconds_per_step = None
+
+    def pause(self):
+        return _Pause(self)
+
+    def report(self, step: int, metrics: dict[str, float]) -> float:
+        """Log one line; returns images per second since the last report."""
+        now = time.perf_counter()
+        seconds = max(now - self._time - self._paused, 1e-9) / max(step - self._step, 1)
+        self._step, self._time, self._paused = step, now, 0.0
+        before = self._seconds_per_step
+        self._seconds_per_step = seconds if before is None else 0.7 * before + 0.3 * seconds
+        left = (self.steps - step) * self._seconds_per_step
+        log.info(
+            "%s %d/%d (%.0f%%)  %s  %.1f images/s  ETA %d:%02d:%02d",
+            self.name,
+            step,
+            self.steps,
+            100 * step / self.steps,
+            "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
+            self.images_per_step / seconds,
+            left // 3600,
+            left % 3600 // 60,
+            left % 60,
+        )
+        return self.images_per_step / seconds
+
+
+class _Pause:
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_):
+        self._progress._paused += time.perf_counter() - self._start

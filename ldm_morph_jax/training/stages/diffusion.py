@@ -1,0 +1,140 @@
+"""Stage 2: the denoising U-Net on the frozen autoencoder's latents (paper Eqs. 1-6)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
+from ldm_morph_jax.ops.diffusion import ddim_sample, q_sample
+from ldm_morph_jax.ops.losses import diffusion_loss
+from ldm_morph_jax.report.figures import image_grid
+from ldm_morph_jax.runs.checkpoints import SCORE
+from ldm_morph_jax.runs.directory import abstract_autoencoder
+from ldm_morph_jax.training.accumulation import mean_gradient
+from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.sampling import decoded
+
+SAMPLING_STEPS = 50
+VALIDATION_DRAWS = 8  # of time and noise per image: one alone is a rough estimate
+
+
+def diffusion_program(config, *, cached: bool) -> Program:
+    """The stage.
+
+    `frozen` is {"autoencoder": all its parameters, "latent_scale": scalar that the latents are
+    multiplied by before they are noised}; validation data are images `[N, H, W, 1]`.
+
+    Args:
+      config: the whole configuration.
+      cached: whether batches bring {"latent": `[B, h, w, C]`} instead of {"image": `[B, H, W, 1]`}.
+    """
+    c = config.diffusion
+    autoencoder, unet, schedule = (
+        build(config) for build in (build_autoencoder, build_unet, build_schedule)
+    )
+    size = config.data.image_size // autoencoder.downsampling
+    optimiser = adam(c.train, weight_decay=c.weight_decay)
+    times = len(schedule.betas)
+
+    def encode(frozen, images):
+        return autoencoder.apply({"params": frozen["autoencoder"]}, images, method="encode")
+
+    def init(key):
+        params = unet.init(
+            key, jnp.zeros((1, size, size, autoencoder.latent_channels)), jnp.zeros(1, jnp.int32)
+        )["params"]
+        return {
+            "params": params,
+            "ema": jax.tree.map(jnp.copy, params),
+            "optimiser": optimiser.init(params),
+        }
+
+    def draw(key, shape):
+        """Times `[B]` and noise `[B, h, w, C]`."""
+        time_key, noise_key = jax.random.split(key)
+        t = jax.random.randint(time_key, shape[:1], 0, times)
+        return t, jax.random.normal(noise_key, shape)
+
+    def noise_prediction_loss(params, z, t, noise):
+        predicted = unet.apply({"params": params}, q_sample(schedule, z, t, noise), t)
+        return diffusion_loss(noise, predicted)
+
+    def step(state, frozen, batch, key, number):
+        latent = batch["latent"] if "latent" in batch else encode(frozen, batch["image"])
+        z = latent * frozen["latent_scale"]
+        t, noise = draw(key, z.shape)
+
+        def loss_of_part(params, part, _):
+            return noise_prediction_loss(params, *part), {}
+
+        (loss, _), gradient = mean_gradient(
+            loss_of_part, state["params"], (z, t, noise), c.train.micro_batches
+        )
+        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
+        n = jnp.asarray(number + 1, jnp.float32)
+        decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
+        # decay * average + (1 - decay) * params: this way round, 1 - decay is rounded once
+        ema = optax.incremental_update(state["ema"], params, decay)
+        terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
+
+    @replicated_jit
+    def validation_losses(shared, batch):
+        """Loss of every image `[B]`, over draws that are its own, whatever batch it is in."""
+        params, frozen = shared
+        z = encode(frozen, batch["image"]) * frozen["latent_scale"]
+
+        def losses(draw_number):
+            def one(z, image_number):
+                key = jax.random.fold_in(jax.random.key(image_number), draw_number)
+                return noise_prediction_loss(params, z[None], *draw(key, (1, *z.shape)))
+
+            return jax.vmap(one)(z, batch["number"])
+
+        return jnp.mean(jax.lax.map(losses, jnp.arange(VALIDATION_DRAWS)), axis=0)
+
+    @replicated_jit
+    def sample(params, frozen):
+        """Latents from noise by DDIM, decoded: `[8, H, W, 1]`."""
+        z = jax.random.normal(jax.random.key(1), (8, size, size, autoencoder.latent_channels))
+        z = ddim_sample(
+            schedule, lambda z, t: unet.apply({"params": params}, z, t), z, steps=SAMPLING_STEPS
+        )
+        return decoded(autoencoder, frozen, z)
+
+    def evaluate(state, frozen, validation, *, pictures):
+        # fixed noise and times: the numbers of two validations differ by the weights alone
+        images = {"image": validation, "number": np.arange(len(validation), dtype=np.uint32)}
+        losses = over_batches(
+            validation_losses, (state["ema"], frozen), images, batch_size=c.train.batch_size
+        )
+        loss = float(np.mean(losses))
+        scores, figures = {SCORE: -loss, "loss": loss}, {}
+        if pictures:
+            samples = np.clip(np.asarray(sample(state["ema"], frozen)), 0, 1)
+            figures["samples"] = image_grid(
+                samples, columns=8, title=f"samples of the diffusion model (DDIM, {SAMPLING_STEPS})"
+            )
+        return scores, figures
+
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+    images, image_size = c.train.batch_size, config.data.image_size
+    return Program(
+        name="diffusion",
+        train=c.train,
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        frozen={"autoencoder": abstract_autoencoder(config), "latent_scale": shape()},
+        batch={"latent": shape(images, size, size, autoencoder.latent_channels)}
+        if cached
+        else {"image": shape(images, image_size, image_size, 1)},
+        images_per_step=images,
+    )

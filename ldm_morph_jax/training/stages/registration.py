@@ -1,0 +1,102 @@
+"""Stage 3: a learned registration method; the LDM is an input, outside what is differentiated."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
+from ldm_morph_jax.methods import Method
+from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.metrics import dice, nonpositive_jacobian_percent
+from ldm_morph_jax.report.figures import pairs_sheet
+from ldm_morph_jax.runs.checkpoints import SCORE
+from ldm_morph_jax.runs.directory import abstract_ldm
+from ldm_morph_jax.training.accumulation import mean_gradient
+from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.program import Program
+
+VALIDATION_BATCH = 8  # pairs
+
+
+class ValidationPairs(NamedTuple):
+    """Pairs that registration is scored on.
+
+    pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, H, W, 1]`
+    labels: label -> structure name, scored by DSC
+    """
+
+    pairs: dict[str, np.ndarray]
+    labels: dict[int, str]
+
+
+def registration_program(config, method: Method, *, cached: bool) -> Program:
+    """The stage of a learned method; validation data are `ValidationPairs`.
+
+    Args:
+      config: the whole configuration.
+      method: a learned method.
+      cached: whether batches bring the frozen features of both images, of a method whose features
+        are constant.
+    """
+    c = config.registration
+    optimiser = adam(c.train, **c.optimiser)
+
+    def init(key):
+        params = method.init(key, config.data.image_size)
+        return {"params": params, "optimiser": optimiser.init(params)}
+
+    def step(state, frozen, batch, key, number):
+        def loss_of_part(params, part, part_number):
+            part_key = jax.random.fold_in(key, part_number) if c.train.micro_batches > 1 else key
+            return method.loss(params, frozen, part, part_key, number)
+
+        (_, terms), gradient = mean_gradient(
+            loss_of_part, state["params"], batch, c.train.micro_batches
+        )
+        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
+        return {"params": params, "optimiser": optimiser_state}, terms
+
+    @replicated_jit
+    def register(shared, pairs):
+        params, frozen = shared
+        u = method.displacement(params, frozen, pairs["moving"], pairs["fixed"])
+        return u, warp(pairs["moving_mask"], u, interpolation="nearest")
+
+    def evaluate(state, frozen, validation, *, pictures):
+        pairs, labels = validation
+        u, warped_mask = over_batches(
+            register, (state["params"], frozen), pairs, batch_size=VALIDATION_BATCH
+        )
+        masks = zip(warped_mask, pairs["fixed_mask"], strict=True)
+        dsc = float(np.mean([np.nanmean(list(dice(*both, labels).values())) for both in masks]))
+        folds = float(np.mean([nonpositive_jacobian_percent(one) for one in u]))
+        metrics = {SCORE: dsc, "dsc": dsc, "nonpositive_jacobian_percent": folds}
+        figures = {}
+        if pictures:
+            some = np.linspace(0, len(u) - 1, min(len(u), 4)).astype(int)
+            shown = {name: array[some] for name, array in (pairs | {"displacement": u}).items()}
+            figures["pairs"] = pairs_sheet(**shown, labels=labels)
+        return metrics, figures
+
+    frozen_shapes = abstract_ldm(config) if method.reads_ldm else {}
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((c.train.batch_size, size, size, 1), jnp.float32)
+    batch = {"moving": images, "fixed": images}
+    if cached:
+        features = jax.eval_shape(method.image_features, frozen_shapes, images)
+        batch |= {"moving_features": features, "fixed_features": features}
+    return Program(
+        name="registration",
+        train=c.train,
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        frozen=frozen_shapes,
+        batch=batch,
+        images_per_step=2 * c.train.batch_size,
+    )

@@ -1,0 +1,101 @@
+"""Shipped weights: compact, complete, and refused when tampered with."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ldm_morph_jax.config import paper_config
+from ldm_morph_jax.runs import weights
+from ldm_morph_jax.runs.weights import (
+    WeightsError,
+    load_compact,
+    save_compact,
+    save_weights,
+    sha256,
+)
+
+CONFIG = {"config": {"seed": 0}, "spacing_mm": 1.25}
+CARD = {"name": "tiny", "data": "none"}
+
+
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        "params": {"conv": {"kernel": rng.normal(size=(3, 3, 1, 4)).astype(np.float32)}},
+        "frozen": {"codebook": np.arange(4, dtype=np.int32), "scale": np.float32(0.1234567)},
+    }
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "model.safetensors"
+    digest = save_compact(params(), path, CONFIG, CARD)
+    assert digest == sha256(path)
+    for expected in (None, digest):
+        found, config, card = load_compact(path, expected)
+        assert (config, card) == (CONFIG, CARD)
+        kernel = found["params"]["conv"]["kernel"]
+        assert kernel.dtype == np.float32
+        np.testing.assert_allclose(kernel, params()["params"]["conv"]["kernel"], rtol=1e-3)
+        assert found["frozen"]["scale"] == params()["frozen"]["scale"]  # scalars stay exact
+        assert found["frozen"]["codebook"].dtype == np.int32
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.safetensors",
+        "model.safetensors.sha256",
+    ]
+
+
+def test_a_method_and_nothing_of_the_machine_it_was_trained_on(tmp_path):
+    config = paper_config()
+    config.data.source = str(tmp_path / "private" / "images")
+    config.data.directory = str(tmp_path / "private" / "data")
+    config.ldm_from = str(tmp_path / "private" / "run")
+    method = SimpleNamespace(**params(), config=config, spacing_mm=1.25)
+    path = tmp_path / "model.safetensors"
+    assert save_weights(method, path, CARD) == sha256(path)
+    assert b"private" not in path.read_bytes()
+    found, stored, card = load_compact(path)
+    assert card == CARD and stored["spacing_mm"] == 1.25
+    assert stored["config"]["registration"] == json.loads(config.registration.to_json())
+    assert found["frozen"]["codebook"].tolist() == [0, 1, 2, 3]
+    assert config.data.source and config.ldm_from  # the method's own configuration is left alone
+
+
+def test_tampered_file_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    digest = save_compact(params(), path, CONFIG, CARD)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # one bit of one weight
+    path.write_bytes(data)
+    for expected in (None, digest):
+        with pytest.raises(WeightsError, match="damaged or tampered with"):
+            load_compact(path, expected)
+
+
+def test_other_refusals(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(WeightsError, match="no such weights file"):
+        load_compact(path)
+    save_compact(params(), path, CONFIG, CARD)
+    (tmp_path / "model.safetensors.sha256").unlink()
+    with pytest.raises(WeightsError, match="has no checksum"):
+        load_compact(path)
+    path.write_bytes(b"hello, not a weights file")
+    with pytest.raises(WeightsError, match="not a weights file"):
+        load_compact(path, sha256(path))
+    for bad in (1e6, np.nan):
+        with pytest.raises(WeightsError, match="float16 cannot"):
+            save_compact({"a": np.array([bad])}, path, CONFIG, CARD)
+    with pytest.raises(WeightsError, match="unknown model 'nothing'"):
+        weights.named_weights("nothing")
+
+
+@pytest.mark.parametrize("name", sorted(weights.SHA256) or [None])
+def test_shipped_weights_are_what_the_table_says(name):
+    if name is None:
+        pytest.skip("no weights ship yet")
+    path, digest = weights.named_weights(name)
+    assert path.stat().st_size < 25e6
+    _, _, card = load_compact(path, digest)
+    assert {"name", "data", "command", "metrics", "intended_use", "limits"} <= set(card)
