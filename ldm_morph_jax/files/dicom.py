@@ -18,7 +18,7 @@ from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, ortho
 from ldm_morph_jax.files.stored import Stored
 
 _CENTIMETRES, _TISSUE = 3, 1  # PhysicalUnits, RegionSpatialFormat: 2-D
-_CODECS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+_CODECS = "pip install 'ldm_morph_jax[codecs]'"
 # bytes of chroma in YBR_FULL_422 are shared by two pixels
 _SHARED_CHROMA = ("YBR_FULL_422", "YBR_PARTIAL_422")
 

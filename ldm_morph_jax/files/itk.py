@@ -51,6 +51,10 @@ def load(path: Path, source: str) -> Reading:
             reader.SetFileName(name)
             image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
+        if "orthonormal" in str(error):
+            raise ImageError(
+                f"{source}: its axes are not orthonormal (sheared direction)"
+            ) from None
         raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
     array = SimpleITK.GetArrayFromImage(image)
     n, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()

@@ -63,7 +63,7 @@ def read_stored(
         )
     try:
         with open(path, "rb") as file:
-            head = file.read(8)
+            head = file.read(16)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from None
     if head.startswith((b"PK\3\4", b"\x93NUMPY")) or path.suffix.lower() in (".npz", ".npy"):
@@ -80,9 +80,12 @@ def read_stored(
         "TIFFImageIO": pictures.read_tiff,
         "LSMImageIO": pictures.read_tiff,
         "JPEGImageIO": pictures.read_jpeg,
+        "JPEG2000ImageIO": pictures.read_jpeg2000,
         "BMPImageIO": pictures.read_bmp,
     }
-    kind = itk.recognise(path)
+    # not asking ITK about these: of damaged ones it prints on stdout, or crashes
+    own = next((kind for kind, start in _STARTS if head.startswith(start)), None)
+    kind = own or itk.recognise(path)
     if kind is None:
         kind = _claimed_kind(path)
         if kind is None:
@@ -95,6 +98,11 @@ def read_stored(
     return _slices_first(stored)
 
 
+_STARTS = (
+    ("JPEGImageIO", b"\xff\xd8"),
+    ("JPEG2000ImageIO", b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("JPEG2000ImageIO", b"\xff\x4f\xff\x51"),
+)
 # Kinds whose reader knows better than ITK why a file cannot be read.
 _TELL_WHY = ("NiftiImageIO", "GDCMImageIO")
 _SUFFIXES = {
@@ -103,6 +111,7 @@ _SUFFIXES = {
     "PNGImageIO": (".png",),
     "TIFFImageIO": (".tif", ".tiff"),
     "JPEGImageIO": (".jpg", ".jpeg"),
+    "JPEG2000ImageIO": (".jp2", ".j2k"),
     "BMPImageIO": (".bmp",),
     "MetaImageIO": (".mha", ".mhd"),
     "NrrdImageIO": (".nrrd", ".nhdr"),
