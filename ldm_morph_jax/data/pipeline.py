@@ -12,14 +12,12 @@ of the seed and the position: threads and processes change nothing, and the stat
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import grain
 import numpy as np
 from scipy import ndimage
 
 from ldm_morph_jax.data.orientation import ORIENTATIONS, orient, orient_displacement
-from ldm_morph_jax.devices.batches import fill_up
 
 IMAGES = ("moving", "fixed", "image")
 MASKS = ("moving_mask", "fixed_mask")
@@ -174,24 +172,6 @@ def image_batches(source, **arguments) -> grain.IterDataset:
     Arguments and guarantees are those of `pair_batches`.
     """
     return pair_batches(source, **arguments)
-
-
-def evaluation_batches(
-    source, batch_size: int, shard: grain.sharding.ShardOptions | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-    """All elements in order, once; works for pairs and for images.
-
-    The last batch is filled up with copies of the last element; `valid` [B] bool is False there.
-    With `shard`, as in `pair_batches`, each process gets its consecutive rows of every batch.
-    """
-    shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
-    rows = local_rows(batch_size, shard)
-    mine = slice(shard.shard_index * rows, (shard.shard_index + 1) * rows)
-    for start in range(0, len(source), batch_size):
-        elements = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-        batch = {key: np.stack([one[key] for one in elements]) for key in elements[0]}
-        batch, valid = fill_up(batch, batch_size)
-        yield {key: value[mine] for key, value in (batch | {"valid": valid}).items()}
 
 
 def local_rows(batch_size: int, shard: grain.sharding.ShardOptions) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldm_morph_jax.devices import processes
+from ldm_morph_jax.devices.batches import fill_up
 
 
 def data_mesh(devices=None) -> Mesh:
@@ -60,7 +61,7 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int):
       shared: parameters and the like, replicated over the mesh (or host arrays).
       arrays: tree of host arrays `[N, ...]`, the same on every process.
       batch_size: rows at a time, rounded up to a multiple of the number of devices. The last batch
-        is filled up with copies of the last row, whose results are dropped.
+        is filled up (`batches.fill_up`); the results of the copies are dropped.
 
     Returns:
       The tree of results as host arrays `[N, ...]`.
@@ -68,15 +69,13 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int):
     mesh = data_mesh()
     devices = mesh.devices.size
     batch_size = -(-batch_size // devices) * devices
-    rows = len(jax.tree.leaves(arrays)[0])
-
-    def results(start):
-        picked = np.minimum(np.arange(start, start + batch_size), rows - 1)
-        batch = jax.tree.map(lambda a: _from_all_hosts(np.asarray(a)[picked], mesh), arrays)
+    parts = []
+    for start in range(0, len(jax.tree.leaves(arrays)[0]), batch_size):
+        rows = jax.tree.map(lambda a, at=start: np.asarray(a)[at : at + batch_size], arrays)
+        batch, valid = fill_up(rows, batch_size)
+        batch = jax.tree.map(lambda a: _from_all_hosts(a, mesh), batch)
         found = jax.device_get(function(shared, batch))
-        return jax.tree.map(lambda a: a[: rows - start], found)
-
-    parts = [results(start) for start in range(0, rows, batch_size)]
+        parts.append(jax.tree.map(lambda a, valid=valid: a[valid], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

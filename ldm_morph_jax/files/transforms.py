@@ -10,30 +10,22 @@ size would cost more than it saves.
 """
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from ldm_morph_jax.files.images import (
-    Geometry,
-    ImageError,
-    atomic,
-    nifti_affine,
-    plain_geometry,
-    write_image,
-)
+from ldm_morph_jax.files import nifti
+from ldm_morph_jax.files.arrays import read_npz
+from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
+from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
+from ldm_morph_jax.files.writing import atomic, write_image
 
 CONVENTION = (
     "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
     "in array-axis order (row, column; slice first for a stack); origin and direction LPS, in mm"
 )
-
-
-class TransformError(ValueError):
-    """A transform file that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -192,12 +184,15 @@ def read_transform(path: str | os.PathLike) -> Transform:
     name = path.name.lower()
     if not path.is_file():
         raise TransformError(f"{path}: no such file")
-    if name.endswith(".npz"):
-        transform = _read_npz(path)
-    elif name.endswith((".nii", ".nii.gz")):
-        transform = _read_nifti(path)
-    else:
-        raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+    try:
+        if name.endswith(".npz"):
+            transform = _read_npz(path)
+        elif name.endswith((".nii", ".nii.gz")):
+            transform = Transform(*nifti.read_vectors(path, str(path)))
+        else:
+            raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+    except (ImageError, OSError) as error:
+        raise TransformError(str(error)) from None
     if not np.isfinite(transform.displacement_mm).all():
         raise TransformError(f"{path}: holds NaN or infinite displacements")
     return transform
@@ -205,23 +200,16 @@ def read_transform(path: str | os.PathLike) -> Transform:
 
 def _read_npz(path) -> Transform:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            entries = {name: archive[name] for name in archive.files}
-        geometries = [
-            Geometry(
-                tuple(int(n) for n in entries[f"{side}_shape"]),
-                tuple(float(s) for s in entries[f"{side}_spacing"]),
-                entries[f"{side}_origin"].astype(np.float64),
-                entries[f"{side}_direction"].astype(np.float64),
-            )
-            for side in ("fixed", "moving")
-        ]
+        entries = read_npz(path)
+    except FileError as error:
+        raise TransformError(f"{path}: not a readable transform ({error})") from None
+    try:
+        fixed, moving = (_geometry_of(entries, side, path) for side in ("fixed", "moving"))
         displacement = entries["displacement"].astype(np.float64)
     except KeyError as error:
         raise TransformError(f"{path}: has no entry {error}; not a saved transform") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (TypeError, ValueError) as error:
         raise TransformError(f"{path}: not a readable transform ({error})") from None
-    fixed, moving = geometries
     if displacement.shape != (*fixed.shape, fixed.dimension):
         raise TransformError(
             f"{path}: displacement has shape {displacement.shape}, expected "
@@ -232,39 +220,14 @@ def _read_npz(path) -> Transform:
     return Transform(positions - fixed.to_physical(indices), fixed, moving)
 
 
-def _read_nifti(path) -> Transform:
-    import nibabel
-
-    try:
-        file = nibabel.load(path)
-        data = np.asarray(file.dataobj, np.float64)
-        header = file.header
-        intent = int(header["intent_code"])
-    except Exception as error:  # nibabel raises many kinds on damaged files
-        raise TransformError(
-            f"{path}: not a readable NIfTI image ({' '.join(str(error).split())})"
-        ) from None
-    components = data.shape[4] if data.ndim == 5 else 0
-    # an image of n dimensions carries n components; its other dimensions are 1
-    legal = components in (2, 3) and data.shape[3] == 1 and (components == 3 or data.shape[2] == 1)
-    if intent != 1007 or not legal:
-        raise TransformError(
-            f"{path}: not a displacement field (found shape {data.shape}, intent {intent}; "
-            "expected (x, y, 1, 1, 2) or (x, y, z, 1, 3), intent 1007)"
-        )
-    n = components
-    displacement = np.moveaxis(data.reshape(*data.shape[:n], n), range(n), range(n)[::-1])
-    affine = nifti_affine(header)
-    if affine is None:
-        spacing = tuple(float(z) for z in header.get_zooms()[:n])[::-1]
-        return Transform(displacement, plain_geometry(displacement.shape[:n], spacing))
-    affine = affine.astype(np.float64)
-    affine[:2] *= -1  # RAS -> LPS
-    columns = affine[:n, :n]
-    spacing = np.linalg.norm(columns, axis=0)
-    if not (spacing > 0).all():
-        raise TransformError(f"{path}: spacing {tuple(spacing)} mm, expected positive numbers")
-    return Transform(
-        displacement,
-        Geometry(displacement.shape[:n], tuple(spacing[::-1]), affine[:n, 3], columns / spacing),
+def _geometry_of(entries, side: str, path) -> Geometry:
+    shape = tuple(int(n) for n in entries[f"{side}_shape"])
+    spacing = tuple(float(s) for s in entries[f"{side}_spacing"])
+    origin, direction = (
+        entries[f"{side}_{name}"].astype(np.float64) for name in ("origin", "direction")
     )
+    n = len(shape)
+    if n not in (2, 3) or (len(spacing), origin.shape, direction.shape) != (n, (n,), (n, n)):
+        raise ValueError(f"the {side} image's geometry is not that of 2 or 3 dimensions")
+    check_positive_spacing(spacing, str(path))
+    return Geometry(shape, spacing, origin, orthonormal(direction, str(path)))

@@ -35,11 +35,12 @@ from ldm_morph_jax.paper.results import (
     read_result,
 )
 from ldm_morph_jax.registering.prediction import refined_displacement
+from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.directory import check_same, checked_config, locked, write_json
 from ldm_morph_jax.runs.metrics import read_curves
 from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.training.errors import Preempted
-from ldm_morph_jax.training.run import dataset_of, train
+from ldm_morph_jax.training.run import train
 
 log = logging.getLogger(__name__)
 

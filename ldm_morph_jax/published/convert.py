@@ -48,6 +48,7 @@ from ldm_morph_jax.published.torch_files import (
     write_checkpoint,
 )
 from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints, stored_parts
+from ldm_morph_jax.runs.dataset import dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
     COMPLETE,
     abstract_autoencoder,
@@ -62,7 +63,6 @@ from ldm_morph_jax.runs.directory import (
     trained_part,
     write_json,
 )
-from ldm_morph_jax.training.run import dataset_of, dataset_record
 
 log = logging.getLogger(__name__)
 

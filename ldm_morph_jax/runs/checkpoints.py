@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from ldm_morph_jax.devices import processes
@@ -194,8 +195,5 @@ def restore_part(directory: Path, step: int, abstract, *, what: str):
         )
 
 
-def _shapes(tree) -> dict[str, tuple[int, ...]]:
-    return {
-        "/".join(str(key.key) for key in path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _shapes(tree: dict) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in flatten_dict(tree, sep="/").items()}

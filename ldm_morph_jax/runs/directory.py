@@ -6,7 +6,6 @@ evaluation/<split>/                      pairs.csv summary.json report.html figu
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,16 +17,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import config_from_json
 from ldm_morph_jax.devices import processes
+from ldm_morph_jax.files.locking import held
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 
 COMPLETE = "complete.json"  # written last by a stage that was trained to its end
 
-# keys that may differ between two sittings of one run: where things are, and how much is told
-# (and what changes neither numbers nor files: remat, micro_batches)
+# keys that may change when a run is continued: where files are, how often the run reports, and what
+# trades memory for time without changing the result
 FREE_KEYS = (
     "data.source",
     "data.directory",
@@ -57,50 +59,31 @@ def locked(workdir: Path):
         yield
 
 
+@contextlib.contextmanager
 def _lock(workdir: Path):
-    """The locked lock file, open; closing it unlocks."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        handle = (workdir / ".lock").open("a+")
-    except OSError as error:
-        raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        with handle:
-            handle.seek(0)
-            raise ValueError(
-                f"workdir {workdir} is in use by another run (process {handle.read().strip()})"
-            ) from None
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
-    return handle
+    def refuse(holder):
+        raise ValueError(f"workdir {workdir} is in use by another run ({holder})")
+
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(workdir, refuse))
+        except OSError as error:
+            raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+        yield
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON under a temporary name and rename it: a final name is never half-written."""
+    """Write a JSON file, whole or not at all, and the folders above it where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def completed(stage: Path) -> dict[str, float] | None:
     """The metrics of a stage's best checkpoint if the stage was trained to its end, else None."""
     done = Path(stage) / COMPLETE
     return json.loads(done.read_text())["metrics"] if done.exists() else None
-
-
-def flatten(config: dict, prefix: str = "") -> dict:
-    """Nested dictionary -> {"a.b.c": value}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def save_config(config, workdir: Path) -> None:
@@ -121,7 +104,9 @@ def checked_config(config, workdir: Path) -> dict:
 
 def check_same(path: Path, before: dict, now: dict) -> None:
     """Raise ValueError where the configuration that was stored in `path` differs from today's."""
-    before, now = (flatten(json.loads(json.dumps(config))) for config in (before, now))
+    before, now = (
+        flatten_dict(json.loads(json.dumps(config)), sep=".") for config in (before, now)
+    )
     different = [
         f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -206,6 +191,16 @@ def abstract_unet(config):
             jnp.zeros(1, jnp.int32),
         )["params"]
     )
+
+
+def abstract_ldm(config) -> dict:
+    """Shapes of the frozen latent diffusion model, as `load_ldm` gives it."""
+    autoencoder = abstract_autoencoder(config)
+    return {
+        "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
+        "unet": abstract_unet(config),
+        "latent_scale": jax.ShapeDtypeStruct((), np.float32),
+    }
 
 
 def load_autoencoder(workdir: Path, config) -> dict:

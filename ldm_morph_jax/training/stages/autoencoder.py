@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
-from ldm_morph_jax.models.autoencoder import LAST_LAYER, Autoencoder, codebook_usage
+from ldm_morph_jax.methods.ldm import build_autoencoder
+from ldm_morph_jax.models.autoencoder import LAST_LAYER, codebook_usage
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.models.lpips import load_lpips, lpips
 from ldm_morph_jax.ops.losses import (
@@ -23,27 +24,35 @@ from ldm_morph_jax.ops.losses import (
 from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import in_parts
-from ldm_morph_jax.training.loop import Stage
 from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.program import Program
 
 log = logging.getLogger(__name__)
 
 
-def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
-    """Build the stage.
+def load_frozen(config) -> dict:
+    """What the stage reads and never trains: the weights of LPIPS where the configuration has it.
 
-    Args:
-      config: the whole configuration.
-      model: the autoencoder.
-      batches: iterator of {"image": `[B, H, W, 1]`}.
-      validation: images `[N, H, W, 1]` that reconstruction is measured on.
+    Raises as `load_lpips` does.
     """
+    c = config.autoencoder
+    perceptual = c.perceptual_weight > 0 and c.lpips_weights is not None
+    return {"lpips": load_lpips(c.lpips_weights)} if perceptual else {}
+
+
+def autoencoder_program(config) -> Program:
+    """The stage.
+
+    Batches are {"image": `[B, H, W, 1]`}; validation data are images `[N, H, W, 1]`.
+    """
+    model = build_autoencoder(config)
     c = config.autoencoder
     image_size = config.data.image_size
     optimiser = adam(c.train, b1=0.5, b2=0.9)
     adversarial = c.adversarial_weight > 0 and c.adversarial_start < c.train.steps
     discriminator = PatchDiscriminator(**c.discriminator, dtype=model.dtype)
-    perceptual = c.perceptual_weight > 0 and c.lpips_weights is not None
+    frozen_shapes = jax.eval_shape(lambda: load_frozen(config))
+    perceptual = "lpips" in frozen_shapes
     if c.perceptual_weight > 0 and not perceptual:
         log.info("autoencoder: no LPIPS term: config.autoencoder.lpips_weights names no file")
     if c.adversarial_weight > 0 and not adversarial:
@@ -52,7 +61,6 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
             c.adversarial_start,
             c.train.steps,
         )
-    frozen = {"lpips": load_lpips(c.lpips_weights)} if perceptual else {}
 
     def init(key):
         generator_key, discriminator_key = jax.random.split(key)
@@ -70,7 +78,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         p = jnp.mean(lpips(frozen["lpips"], images, reconstruction)) if perceptual else 0.0
         return l1 + c.perceptual_weight * p, {"l1": l1, **({"lpips": p} if perceptual else {})}
 
-    def train_step(state, frozen, batch, key, step):
+    def step(state, frozen, batch, key, number):
         images = batch["image"]
 
         def forward(params):
@@ -83,7 +91,9 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
                 return output.reconstruction, q.indices, vq
 
             # the discriminator, whose norms see the whole batch, gets all reconstructions
-            reconstruction, indices, vq = in_parts(of_part, images, c.train.micro_batches)
+            reconstruction, indices, vq = in_parts(
+                of_part, images, c.train.micro_batches, joined=(True, True, False)
+            )
             return (reconstruction, vq), indices
 
         # One forward pass; its pullback is used for the whole gradient and, at the last layer only,
@@ -96,7 +106,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         d_reconstruction = d_error
         if adversarial:
             d_state = state["discriminator"]
-            on = (step >= c.adversarial_start).astype(jnp.float32)
+            on = (number >= c.adversarial_start).astype(jnp.float32)
 
             def fool(reconstruction):
                 variables = {"params": d_state["params"], "batch_stats": d_state["batch_stats"]}
@@ -139,7 +149,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         output = model.apply({"params": params}, images)
         return output.reconstruction, output.latent, output.quantised.indices
 
-    def evaluate(state, frozen, *, pictures):
+    def evaluate(state, frozen, validation, *, pictures):
         reconstruction, latent, indices = over_batches(
             reconstruct, state["params"], validation, batch_size=c.train.batch_size
         )
@@ -163,14 +173,15 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
             )
         return scores, figures
 
-    return Stage(
+    batch_shape = (c.train.batch_size, image_size, image_size, 1)
+    return Program(
         name="autoencoder",
-        init=init,
-        train_step=train_step,
-        frozen=frozen,
-        batches=batches,
-        evaluate=evaluate,
         train=c.train,
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        frozen=frozen_shapes,
+        batch={"image": jax.ShapeDtypeStruct(batch_shape, jnp.float32)},
         images_per_step=c.train.batch_size,
     )
 
