@@ -38,17 +38,17 @@ def _lenient(function):
     return call
 
 
-def guarded(stage):
-    """The stage, between whose steps nothing moves to or from the device unless asked to.
+def guarded(program, batches):
+    """Both, so that between steps nothing moves to or from the device unless asked to.
 
     The guard is on from every batch to the next validation, whose pictures are drawn on the host.
     """
 
     def evaluate(*arguments, **options):
         jax.config.update("jax_transfer_guard", "allow")
-        return stage.evaluate(*arguments, **options)
+        return program.evaluate(*arguments, **options)
 
-    return dataclasses.replace(stage, batches=_GuardedBatches(stage.batches), evaluate=evaluate)
+    return dataclasses.replace(program, evaluate=evaluate), _GuardedBatches(batches)
 
 
 class _GuardedBatches:

@@ -5,13 +5,14 @@ import jax
 import numpy as np
 import pytest
 from analytic_method import heart
-from ldm_morph_jax.inference import Registrar
-from ldm_morph_jax.methods.trained import TrainedMethod
 from strict import guarded, strict_promotion
 from tiny import tiny_config
 
 from ldm_morph_jax.config import with_method
+from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.methods.voxelmorph import VoxelMorph
+from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.runs.trained import TrainedMethod
 from ldm_morph_jax.training import run
 
 
@@ -19,7 +20,7 @@ from ldm_morph_jax.training import run
 def traced_once(monkeypatch):
     """A second trace of what VoxelMorph computes is an error."""
     chex.clear_trace_counter()  # which counts by function, across tests
-    for name in ("loss", "displacement", "objective"):
+    for name in ("loss", "field", "objective"):
         counted = chex.assert_max_traces(getattr(VoxelMorph, name), n=1)
         monkeypatch.setattr(VoxelMorph, name, counted)
 
@@ -34,9 +35,10 @@ def test_training_traces_once_and_moves_nothing_unasked(tmp_path, traced_once, m
     """Four steps, and two validations of one batch each."""
     run_stage = run.run_stage
 
-    def guarded_run(stage, *arguments, **options):
+    def guarded_run(program, *arguments, batches, **options):
+        program, batches = guarded(program, batches)
         try:
-            return run_stage(guarded(stage), *arguments, **options)
+            return run_stage(program, *arguments, batches=batches, **options)
         finally:
             jax.config.update("jax_transfer_guard", "allow")
 
@@ -49,8 +51,9 @@ def test_training_traces_once_and_moves_nothing_unasked(tmp_path, traced_once, m
 def test_images_of_any_size_share_one_program(tmp_path, traced_once):
     """Also while they are refined; only the number of pairs at once is part of a program."""
     config = small_voxelmorph(tmp_path)
-    method = TrainedMethod(config, None, {}, spacing_mm=3.0)
-    method.params = method.method.init(jax.random.key(0), 32)
+    network = build_method(config)
+    params = network.init(jax.random.key(0), 32)
+    method = TrainedMethod(network, params=params, config=config, spacing_mm=3.0)
     registrar = Registrar(method)
     for shape in ((40, 40), (33, 70), (90, 61)):
         pair = heart(shape, radius=0.55), heart(shape, radius=0.45)
