@@ -120,7 +120,7 @@ def run_stage(
                     writer.scalars(
                         step, **{f"validation/{n}": v for n, v in scores.items() if n != SCORE}
                     )
-                    _check_finite(program.name, step, {SCORE: scores[SCORE]})
+                    _check_finite(program.name, step, {"validation score": scores[SCORE]})
                     for name, figure in figures.items():
                         writer.picture(step, name, figure)
                     # a copy: on the CPU what is being written may share memory with the state,
