@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh, global_batch, replicated
+from ldm_morph_jax.devices.mesh import data_mesh, global_batch, replicated
 from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints
 from ldm_morph_jax.runs.directory import COMPLETE, write_json
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
@@ -54,7 +54,6 @@ def run_stage(
     directory = Path(directory)
     # -- devices and state
     train, mesh = program.train, data_mesh()
-    check_batch_size(train.batch_size, mesh, train.micro_batches)
     processes.wait_for_all(f"{program.name} prepared")
     # run once: not worth optimising, which would take longer than everything else before step 1
     init = jax.jit(
@@ -121,7 +120,7 @@ def run_stage(
                     writer.scalars(
                         step, **{f"validation/{n}": v for n, v in scores.items() if n != SCORE}
                     )
-                    _check_finite(program.name, step, {SCORE: scores[SCORE]})
+                    _check_finite(program.name, step, {"validation score": scores[SCORE]})
                     for name, figure in figures.items():
                         writer.picture(step, name, figure)
                     # a copy: on the CPU what is being written may share memory with the state,

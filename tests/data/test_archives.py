@@ -367,7 +367,7 @@ def test_reverse_size_and_intensity(datasets, sources, tmp_path):
         assert area == pytest.approx(np.sum(plain[f"{other}_mask"] == 1), rel=0.06)
     np.testing.assert_allclose(example["spacing"], plain["spacing"] * 111 / 55, rtol=1e-6)
     with pytest.raises(ValueError, match="multiple of 32 .* found 100"):
-        load("camus_2ch", sources["camus_2ch"], image_size=96)
+        load("camus_2ch", sources["camus_2ch"], image_size=100)
 
 
 @pytest.mark.parametrize("name", ["camus_2ch", "echonet", "acdc"])
@@ -472,6 +472,7 @@ ACDC_FILE = "database/training/patient001/patient001_frame"
         ("ED_gt.nii.gz", lambda a: a[:-1], r"ED_gt.nii.gz: mask is \(299, 410\), its image \(300,"),
         ("ED_gt.nii.gz", label(7), r"ED_gt.nii.gz: mask values must be among .* found \[7\]"),
         ("ES.nii.gz", "gzip", "2CH_ES.nii.gz: not a readable NIfTI file"),
+        ("ES_gt.nii.gz", "bit", "2CH_ES_gt.nii.gz: .*damaged or cut short"),
         ("ES.nii.gz", "text", "2CH_ES.nii.gz: not a readable NIfTI file"),
         ("ED.nii.gz", nan_at((3, 4)), "2CH_ED.nii.gz: expected finite values, found 1 NaN"),
         ("ED.nii.gz", np.zeros_like, "2CH_ED.nii.gz: constant image"),
@@ -518,6 +519,8 @@ def spoil(file, damage):
         file.unlink()
     elif damage == "gzip":
         archives.damage_gzip(file)
+    elif damage == "bit":
+        archives.flip_bit(file)
     elif damage == "text":
         file.write_text("not found")
     else:

@@ -204,6 +204,15 @@ def test_non_finite_numbers_stop_the_run(data, tmp_path):
     assert row["loss"] is None
 
 
+def test_parameters_that_explode_right_before_a_validation_stop_the_run(data, tmp_path):
+    """The step's loss is still finite, of the parameters before it."""
+    config = voxelmorph_config(data)
+    config.registration.train.update(learning_rate=1e30, warmup_steps=0, steps=1, evaluate_every=1)
+    with pytest.raises(NonFiniteError, match="not finite at step 1: validation score = nan"):
+        run.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run/registration/checkpoints").glob("0*"))
+
+
 def test_damaged_checkpoint_falls_back_to_the_one_before(finished, data, tmp_path, caplog):
     """The steps since then are trained again, and what was damaged is replaced by their result."""
     workdir = tmp_path / "run"
