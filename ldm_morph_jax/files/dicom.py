@@ -125,8 +125,13 @@ def _dataset(path, source):
 
 
 def _check_length(file, source):
-    """ImageError if uncompressed pixels end early; GDCM fills up with what lies in memory."""
-    if "PixelData" not in file or file.file_meta.TransferSyntaxUID.is_compressed:
+    """ImageError if pixels end early; GDCM fills up with what lies in memory, or asks for more."""
+    from pydicom.encaps import parse_fragments
+
+    if "PixelData" not in file:
+        return
+    if file.file_meta.TransferSyntaxUID.is_compressed:
+        parse_fragments(file.PixelData)  # raises ValueError where the chain of their lengths breaks
         return
     samples = int(file.get("SamplesPerPixel") or 1)
     samples = 2 if file.PhotometricInterpretation in _SHARED_CHROMA else samples

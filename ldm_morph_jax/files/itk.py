@@ -35,7 +35,7 @@ def recognise(path: Path) -> str | None:
     """Name of the ITK class that can read a file, None if there is none."""
     import SimpleITK
 
-    with name_for_itk(path) as name, _undisturbed():
+    with name_for_itk(path) as name, undisturbed():
         try:
             return SimpleITK.ImageFileReader.GetImageIOFromFileName(name) or None
         except RuntimeError:
@@ -48,7 +48,7 @@ def load(path: Path, source: str) -> Reading:
 
     reader = SimpleITK.ImageFileReader()
     try:
-        with name_for_itk(path) as name, _undisturbed():
+        with name_for_itk(path) as name, undisturbed():
             reader.SetFileName(name)
             image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
@@ -118,7 +118,7 @@ def name_for_itk(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Without what ITK's C libraries print and what ITK does to the process's locale.
 
     Whatever matters they also raise. Reading a VTK file leaves the locale "C" behind, in which text

@@ -186,7 +186,7 @@ def _by_pillow(path, source, pages, shape):
         return [np.empty(0)]
     samples = []
     try:
-        with PIL.Image.open(path, formats=("TIFF",)) as image:
+        with itk.undisturbed(), PIL.Image.open(path, formats=("TIFF",)) as image:
             for page in pages:
                 image.seek(page.index)
                 samples.append(np.asarray(image))
@@ -226,8 +226,9 @@ def _pillow(file, source, kind: str):
     import PIL.Image
 
     try:
-        image = PIL.Image.open(file, formats=(kind,))
-        image.load()
+        with itk.undisturbed():
+            image = PIL.Image.open(file, formats=(kind,))
+            image.load()
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
     return image
