@@ -243,9 +243,7 @@ def move_points(points: jax.Array, u: jax.Array) -> jax.Array:
     return points + moves
 
 
-def contour_length(
-    contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed: bool
-) -> jax.Array:
+def contour_length(contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed: bool) -> jax.Array:
     """Length of contours `[..., N, 2]`, `[...]`, in the unit of `spacing`.
 
     Global strain along a wall is its change per length, (L_t - L_0) / L_0: longitudinal of an open
