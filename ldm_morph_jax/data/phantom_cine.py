@@ -100,7 +100,7 @@ class _Beat:
             [0, systole, systole + 0.25, 0.8, 1], [0, 1, 0.25, 0.2, 0]
         )
         self.release = PchipInterpolator(
-            [0, systole, systole + 0.15, systole + 0.3, 0.85, 1], [0, 1, 0.5, 0.12, 0.1, 0]
+            [0, systole, systole + 0.1, systole + 0.22, 0.85, 1], [0, 1, 0.5, 0.12, 0.1, 0]
         )
         self.turns = rng.uniform(3, 5)  # how often blood and fresh speckle change
         self.side = rng.uniform(0, 2 * np.pi)  # of the sector that drops out
