@@ -17,6 +17,7 @@ Eur Heart J Cardiovasc Imaging 16:1, 2015.
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -369,13 +370,13 @@ def _per_pixel(spacing):
 
 
 def _check_last(name, array, axes):
-    found = jnp.shape(array)
-    last = found[len(found) - len(axes) :]
-    fits = len(found) >= len(axes) and all(
-        not axis.isdigit() or int(axis) == size for axis, size in zip(axes, last, strict=True)
+    chex.assert_shape(
+        array,
+        (..., *(int(axis) if axis.isdigit() else None for axis in axes)),
+        custom_message=f"{name}: found shape {array.shape}, expected [..., {', '.join(axes)}]",
+        include_default_message=False,
+        exception_type=ValueError,
     )
-    if not fits:
-        raise ValueError(f"{name}: found shape {found}, expected [..., {', '.join(axes)}]")
 
 
 def _check_contour(contour):
