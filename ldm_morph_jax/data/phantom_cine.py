@@ -63,7 +63,10 @@ def phantom_cine(
     heart = phantom.draw_heart(rng, look, image_size)
     grid = phantom.pixel_grid(image_size)
     phase = np.linspace(0, 1, frames)
-    contraction, release = beat.contraction(phase), beat.release(phase)
+    # the last value is zero to rounding, which may be below zero
+    contraction, release = (
+        np.clip(curve(phase), 0, 1) for curve in (beat.contraction, beat.release)
+    )
     to_tissue = heart.fold_free(contraction[:, None, None], release[:, None, None], grid)
 
     tissue = np.broadcast_to(to_tissue(grid), (frames, *grid.shape))

@@ -160,6 +160,15 @@ def test_gain_wavers_and_a_sector_of_the_wall_drops_out(look):
     assert (seen[:, *deepest] < 0.92 * seen[:, away[0], away[1]]).all()
 
 
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_seed_gives_finite_frames_and_returns(look):
+    for seed in range(12):
+        cine = phantom_cine((50, seed), look=look, image_size=32, frames=4)
+        assert all(np.isfinite(part).all() for part in cine)
+        assert np.linalg.det(cine.deformation).min() > 0
+        np.testing.assert_array_equal(cine.displacement[-1], 0)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="at least 3 frames, found 2"):
         phantom_cine(0, frames=2)
