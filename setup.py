@@ -1,24 +1,54 @@
 """Packaging of ldm_morph_jax; tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+# the experiments of `configs/` are installed inside the package, so that `--config NAME` finds them
+CONFIGS = ("configs", "configs/baselines", "configs/benchmark")
+EXPERIMENTS = {f"ldm_morph_jax.{folder.replace('/', '.')}": folder for folder in CONFIGS}
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ldm_morph_jax/__init__.py").read_text())[1]
+
 setup(
     name="ldm_morph_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Latent-diffusion-guided deformable registration of 2D cardiac images, in JAX/Flax",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["ldm_morph_jax", "ldm_morph_jax.*"]),
-    package_data={"ldm_morph_jax": ["report/templates/*", "weights/*/*"]},
+    keywords="image registration, cardiac MRI, echocardiography, diffusion models, JAX",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+    project_urls={
+        "Method": "https://arxiv.org/abs/2411.15426",
+        "Published code": "https://github.com/wujiong-hub/LDM-Morph",
+    },
+    packages=[*find_packages(include=["ldm_morph_jax", "ldm_morph_jax.*"]), *EXPERIMENTS],
+    package_dir=EXPERIMENTS,
+    package_data={
+        "ldm_morph_jax": ["report/templates/*", "weights/*/*", "examples/*"],
+    },
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["ldm-morph = ldm_morph_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
         "chex>=0.1.92,<0.2",
         "contourpy>=1.3",
+        "filelock>=3.13",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10,<0.13",
@@ -29,10 +59,13 @@ setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "pandas>=2.2,<4",
         "pillow>=11",
         "pydicom>=3,<4",
         "safetensors>=0.5",
         "scipy>=1.15",
+        "SimpleITK>=2.4,<3",
+        "tabulate>=0.9",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9,<5",
         "tqdm>=4.66",
@@ -41,17 +74,19 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "ants": ["antspyx>=0.6"],
-        "echonet": ["av>=14"],
+        "video": ["av>=14"],
         "torch": ["torch>=2.4"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"],
         "test": [
             "av>=14",
-            "nbclient>=0.10",
+            "build>=1.2",
+            "import-linter>=2.1",
             "ipykernel>=6",
+            "nbclient>=0.10",
             "nbformat>=5.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9,<0.18",
-            "SimpleITK>=2.4",
             # exactly this one: a looser range makes pip fetch the newest build with its GPU
             # packages
             "torch==2.13.0",

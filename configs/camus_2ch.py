@@ -16,7 +16,7 @@ durations of ldm_morph_jax/config.py. No result is claimed: these data need a re
 own, and this configuration has been compiled and checked by tests on made-up archives, not trained.
 """
 
-from ldm_morph_jax.config import paper_config, small
+from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
@@ -24,4 +24,4 @@ def get_config(variant: str = ""):
     c = paper_config()
     c.data.name = "camus_2ch"
     c.data.options = {"allow_partial": False}  # True: with only some of the patients
-    return small(c, variant)
+    return preset(c, variant)

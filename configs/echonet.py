@@ -1,6 +1,6 @@
 """LDM-Morph at the paper's size on EchoNet-Dynamic (7460/1288/1276 pairs), for GPUs.
 
-    # reading the videos needs PyAV: pip install "ldm_morph_jax[echonet]"
+    # reading the videos needs PyAV: pip install "ldm_morph_jax[video]"
     python -m ldm_morph_jax.train --config configs/echonet.py \\
         --config.data.source=DIR --workdir runs/echonet
     python -m ldm_morph_jax.evaluate --workdir runs/echonet --split test
@@ -16,7 +16,7 @@ durations of ldm_morph_jax/config.py. No result is claimed: these data need a re
 own, and this configuration has been compiled and checked by tests on made-up archives, not trained.
 """
 
-from ldm_morph_jax.config import paper_config, small
+from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
@@ -24,4 +24,4 @@ def get_config(variant: str = ""):
     c = paper_config()
     c.data.name = "echonet"
     c.data.options = {"allow_partial": False}  # True: with only some of the patients
-    return small(c, variant)
+    return preset(c, variant)

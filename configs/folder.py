@@ -10,11 +10,11 @@ best DSC there. `--config configs/folder.py:small` is the same with networks and
 laptop: start with it. Hyper-parameters are the paper's; no row of the paper belongs to your data.
 """
 
-from ldm_morph_jax.config import paper_config, small
+from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
     """`variant`: "" or "paper", "small", or "official_code" (docs/fidelity.md)."""
     c = paper_config()
     c.data.name = "folder"
-    return small(c, variant)
+    return preset(c, variant)

@@ -12,7 +12,7 @@ discriminator from step 10,000. Intensities as in configs/sunnybrook_small.py. N
 this configuration is checked by tests but has not been trained yet.
 """
 
-from ldm_morph_jax.config import official_code_if_asked, paper_config
+from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
@@ -28,4 +28,4 @@ def get_config(variant: str = ""):
         stage.train.evaluate_every = 1000
         stage.augmentation.orientations = tuple(range(8))
     c.registration.train.sample_every = 4000
-    return official_code_if_asked(c, variant)
+    return preset(c, variant, ("official_code",))

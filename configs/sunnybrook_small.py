@@ -10,48 +10,17 @@ before they are scaled to [0, 1] (the paper's min-max is the default elsewhere).
 times and seeds are in README.md.
 """
 
-from ldm_morph_jax.config import official_code_if_asked, paper_config, stage_config
-
-ORIENTATIONS = tuple(range(8))  # flips and quarter turns: short-axis slices have no upright
+from ldm_morph_jax.config import paper_config, preset, small
 
 
 def get_config(variant: str = ""):
     """`variant`: "official_code" reproduces the published code's departures (docs/fidelity.md)."""
-    c = paper_config()
+    c = small(paper_config())
     c.data.name = "sunnybrook"
     c.data.intensity = "percentile"
-
-    c.autoencoder.model.base_channels = 16
-    c.autoencoder.model.channel_multipliers = (1, 2, 2)
-    c.autoencoder.model.residual_blocks = 1
-    c.autoencoder.model.attention_levels = ()
-    c.autoencoder.model.codebook_size = 64
-    c.autoencoder.commitment_order = "paper"
-    c.autoencoder.model.norm_groups = 8
-    c.autoencoder.train = stage_config(
-        steps=600, batch_size=4, learning_rate=1e-3, schedule="cosine", evaluate_every=200
-    )
-    c.autoencoder.augmentation.orientations = ORIENTATIONS
-
-    c.diffusion.model.base_channels = 32
-    c.diffusion.model.residual_blocks = 1
-    c.diffusion.model.norm_groups = 8
-    c.diffusion.latent_scale = 0.0
-    c.diffusion.ema_decay = 0.995
-    c.diffusion.train = stage_config(
-        steps=800,
-        batch_size=8,
-        learning_rate=5e-4,
-        schedule="cosine",
-        log_every=100,
-        evaluate_every=400,
-    )
-    c.diffusion.augmentation.orientations = ORIENTATIONS
-
-    c.registration.model.embed_dim = 16
-    c.registration.model.depths = (2, 2, 2, 2)
-    c.registration.model.num_heads = (2, 2, 4, 4)
-    c.registration.model.drop_path_rate = 0.1
+    for stage in (c.autoencoder, c.diffusion, c.registration):
+        stage.augmentation.orientations = tuple(range(8))  # flips and quarter turns
+    c.diffusion.train.log_every = 100
     # A displacement folds with the paper's smoothness of 0.01 and cannot follow large contractions
     # with one that does not fold; a smoothed velocity does both, and the smoother it is the better
     # hearts overlap. The latent term, of an autoencoder trained for minutes, outweighs the pixels
@@ -60,13 +29,6 @@ def get_config(variant: str = ""):
     c.registration.velocity_sigma = 6.0
     c.registration.smoothness_weight = 0.03
     c.registration.pixel_weight = 0.95
-    c.registration.train = stage_config(
-        steps=600,
-        batch_size=4,
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup_steps=100,
-        evaluate_every=100,
-    )
-    c.registration.augmentation.orientations = ORIENTATIONS
-    return official_code_if_asked(c, variant)
+    c.registration.train.steps = 600
+    c.registration.train.evaluate_every = 100
+    return preset(c, variant, ("official_code",))

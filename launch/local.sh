@@ -3,7 +3,7 @@
 #
 #   launch/local.sh 2 4 python -m ldm_morph_jax.train --config configs/quickstart.py --workdir runs/x
 #
-# The command must be one that takes --coordinator, --num_processes and --process_id. When one
+# The command must be one that takes --coordinator, --num-processes and --process-id. When one
 # process fails, the others are stopped and its exit status is returned; SIGTERM is passed on.
 set -uo pipefail
 if [ $# -lt 3 ]; then
@@ -21,7 +21,7 @@ export JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port
 
 pids=()
 for ((i = 0; i < processes; i++)); do
-    "$@" --coordinator=127.0.0.1:$port --num_processes="$processes" --process_id=$i &
+    "$@" --coordinator=127.0.0.1:$port --num-processes="$processes" --process-id=$i &
     pids+=($!)
 done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM INT

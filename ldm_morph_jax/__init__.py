@@ -6,14 +6,34 @@
 Conventions (arrays, units, direction of displacements) are stated in `ldm_morph_jax.ops`.
 """
 
-__version__ = "0.1.0"
+import importlib
 
-__all__ = ["__version__", "load"]
+__version__ = "0.2.0"
+
+# name -> where it is defined; imported when it is used, because JAX takes a second to import
+_PUBLIC = {
+    "load": "registering.registrar",
+    "Registrar": "registering.registrar",
+    "Result": "registering.result",
+    "Image": "files.images",
+    "ImageError": "files.images",
+    "read_image": "files.images",
+    "write_image": "files.images",
+    "Transform": "files.transforms",
+    "read_transform": "files.transforms",
+    "write_transform": "files.transforms",
+}
+
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str):
-    if name == "load":  # JAX is imported when it is needed, so that `--help` is quick
-        from ldm_morph_jax.registering.registrar import load
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

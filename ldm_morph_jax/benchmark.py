@@ -4,18 +4,18 @@
 
 Trains every method on every dataset, evaluates all of them on the test pairs, and writes tables,
 figures and index.html below --out (docs/benchmark.md). The same command goes on after any
-interruption. `--methods`, `--datasets` and `--seeds` do a part of the plan; `--dry_run` prints it.
+interruption. `--methods`, `--datasets` and `--seeds` do a part of the plan; `--dry-run` prints it.
 A method that fails is marked in the tables, and the exit status is then 1.
 """
 
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Benchmark, configs/benchmark/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Benchmark, by name or file.")
 OUT = flags.DEFINE_string("out", None, "Directory of the benchmark; made when missing.")
 METHODS = flags.DEFINE_list("methods", None, "Only these methods (or variants), by commas.")
 DATASETS = flags.DEFINE_list("datasets", None, "Only what is tested on these datasets.")
@@ -52,12 +52,9 @@ def benchmark() -> None:
         sys.exit(1)
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(benchmark)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(benchmark, argv, required=["config", "out"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    app.run(main)
+    main()

@@ -12,6 +12,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ldm_morph_jax.experiments import experiment_file
+from ldm_morph_jax.methods import method_class
+
 
 def stage_config(**changes) -> dict:
     """What every training stage has: duration, optimiser, rhythm of logging and validation."""
@@ -128,33 +131,7 @@ def paper_config() -> ConfigDict:
                 "weights": "ema",  # or "raw", as in the published code
                 "cache": True,  # compute the frozen features of training images once
             },
-            "registration": {
-                "method": "ldm_morph",
-                "model": {
-                    "embed_dim": 64,
-                    "depths": (2, 2, 4, 2),
-                    "num_heads": (4, 4, 8, 8),
-                    "window_size": 7,
-                    "mlp_ratio": 4,
-                    "drop_path_rate": 0.3,
-                    "lgca_heads": 4,
-                    "lgca_depth": 2,
-                    "fusion": "lgca",  # "concat": without LGCA; "none": without LDM features
-                },
-                "pixel_weight": 0.6,  # beta of Eq. 13; the latent term has 1 - beta
-                "smoothness_weight": 0.01,  # lambda of Eq. 12
-                "smoothness_scale": "pixels",  # "half_size": as the published code
-                "latent_gradient": True,  # False: as the published code
-                "stochastic_depth_steps": -1,  # drop paths until this step; -1 = always
-                # 0: the network predicts the displacement, as in the paper; otherwise a stationary
-                # velocity, smoothed by a Gaussian of so many pixels and integrated by this many
-                # squarings
-                "integration_steps": 0,
-                "velocity_sigma": 0.0,
-                "optimiser": optimiser_config(),
-                "train": stage_config(steps=24_000, batch_size=1, learning_rate=1e-4),
-                "augmentation": augmentation_config(),
-            },
+            "registration": _registration("ldm_morph"),
         },
         convert_dict=True,
     )
@@ -177,30 +154,25 @@ def official_code(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def official_code_if_asked(config: ConfigDict, variant: str) -> ConfigDict:
-    """The argument of a config file: "" for the paper, "official_code" for the preset above."""
-    if variant == "official_code":
-        return official_code(config)
-    if variant:
-        raise ValueError(f"config argument {variant!r}, expected nothing or 'official_code'")
-    return config
+def preset(
+    config: ConfigDict, variant: str, known=("paper", "small", "official_code")
+) -> ConfigDict:
+    """The argument of an experiment file: "" or "paper" for the paper, or a preset above.
 
-
-def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
-    """The argument of a config file of one of the paper's datasets. Changes and returns `config`.
-
-    "small": networks and batches for a laptop (as in configs/sunnybrook_small.py) with the paper's
-    displacement and loss weights, images as they are. "paper" or "": nothing. "official_code": the
-    preset above.
+    Changes and returns `config`; ValueError for a variant that is not `known`.
     """
-    if variant == "official_code":
-        return official_code(config)
-    if variant in ("", "paper"):
-        return config
-    if variant != "small":
+    if variant and variant not in known:
         raise ValueError(
-            f"config argument {variant!r}, expected nothing, 'paper', 'small' or 'official_code'"
+            f"config argument {variant!r}, expected nothing or {' or '.join(map(repr, known))}"
         )
+    return {"small": small, "official_code": official_code}.get(variant, lambda c: c)(config)
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
+
+    The experiments that are meant for a laptop start from it. Changes and returns `config`.
+    """
     c = config.autoencoder
     c.model.base_channels = 16
     c.model.channel_multipliers = (1, 2, 2)
@@ -221,12 +193,13 @@ def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
     c.train = stage_config(
         steps=800, batch_size=8, learning_rate=5e-4, schedule="cosine", evaluate_every=400
     )
-    c = config.registration
-    c.model.embed_dim = 16
-    c.model.depths = (2, 2, 2, 2)
-    c.model.num_heads = (2, 2, 4, 4)
-    c.model.drop_path_rate = 0.1
-    c.train = stage_config(
+    config.registration = method_config(config.registration.method, "small")
+    return config
+
+
+def _small_training() -> dict:
+    """The registration stage of a small experiment, whatever the method."""
+    return stage_config(
         steps=1500,
         batch_size=4,
         learning_rate=1e-3,
@@ -234,147 +207,33 @@ def small(config: ConfigDict, variant: str = "small") -> ConfigDict:
         warmup_steps=100,
         evaluate_every=300,
     )
-    return config
 
 
-# The other learned methods: networks, loss weights and optimisers of their official code, in 2D.
-# docs/baselines.md has the sources and what was chosen where they say nothing. "small" replaces
-# parts of the model, for a laptop; VoxelMorph and CycleMorph are small as they are.
-BASELINES = {
-    "voxelmorph": {
-        "model": {
-            "encoder_channels": (16, 32, 32, 32),
-            "decoder_channels": (32, 32, 32, 32),
-            "head_channels": (32, 16, 16),
-        },
-        "small": {},
-        "smoothness_weight": 0.01,
-        "integration_steps": 0,  # 7: diffeomorphic
-        "optimiser": optimiser_config(),
-        "train": {"learning_rate": 1e-4},
-    },
-    "cyclemorph": {
-        "model": {
-            "encoder_channels": (16, 32, 32, 32, 32),
-            "decoder_channels": (32, 32, 32, 8, 8),
-            "convolutions": 1,
-        },
-        "small": {},
-        "smoothness_weight": 1.0,  # beside an NCC, whose scale is another than that of an MSE
-        "cycle_weight": 0.1,
-        "identity_weight": 0.5,
-        "optimiser": optimiser_config(b1=0.5),
-        "train": {"learning_rate": 2e-4},
-    },
-    "transmorph": {
-        "model": {
-            "embed_dim": 96,
-            "depths": (2, 2, 4, 2),
-            "num_heads": (4, 4, 8, 8),
-            "window_size": 8,
-            "mlp_ratio": 4,
-            "drop_path_rate": 0.3,
-            "head_channels": 16,
-        },
-        "small": {
-            "embed_dim": 32,
-            "depths": (2, 2, 2, 2),
-            "num_heads": (2, 2, 4, 4),
-            "drop_path_rate": 0.1,
-        },
-        "smoothness_weight": 0.02,
-        "optimiser": optimiser_config(amsgrad=True),
-        "train": {"learning_rate": 1e-4, "schedule": "polynomial"},
-    },
-    "transmatch": {
-        "model": {
-            "embed_dim": 96,
-            "depths": (2, 2, 4, 2),
-            "num_heads": (4, 4, 8, 8),
-            "window_size": 8,
-            "mlp_ratio": 4,
-            "drop_path_rate": 0.3,
-            "cross_heads": 4,
-            "cross_depth": 2,
-        },
-        "small": {
-            "embed_dim": 24,
-            "depths": (2, 2, 2, 2),
-            "num_heads": (2, 2, 4, 4),
-            "drop_path_rate": 0.1,
-        },
-        "smoothness_weight": 0.01,
-        "optimiser": optimiser_config(amsgrad=True),
-        "train": {"learning_rate": 4e-4},
-    },
-    "diffusemorph": {
-        "model": {
-            "denoiser": {
-                "base_channels": 64,
-                "channel_multipliers": (1, 2, 4, 4),
-                "residual_blocks": 1,
-                "norm_groups": 32,
-            },
-            "deformation": {
-                "encoder_channels": (64, 128, 256, 512, 1024),
-                "decoder_channels": (1024, 512, 256, 128, 64),
-                "convolutions": 2,
-                "weights_std": 0.02,
-            },
-        },
-        "small": {  # the plan of the official 3D configuration, its denoiser twice as wide
-            "denoiser": {
-                "base_channels": 16,
-                "channel_multipliers": (1, 2, 4, 4),
-                "residual_blocks": 1,
-                "norm_groups": 4,
-            },
-            "deformation": {
-                "encoder_channels": (16, 32, 32, 32, 32),
-                "decoder_channels": (32, 32, 32, 8, 8),
-                "convolutions": 1,
-                "weights_std": 0.02,
-            },
-        },
-        "timesteps": 2000,
-        "beta_start": 1e-6,
-        "beta_end": 1e-2,
-        "registration_weight": 2.0,
-        "smoothness_weight": 0.01,  # within the registration part
-        "optimiser": optimiser_config(b1=0.5),
-        "train": {"learning_rate": 2e-4},
-    },
-}
+def _registration(method: str) -> dict:
+    """`config.registration` with a method's defaults (docs/baselines.md has their sources)."""
+    defaults = dict(method_class(method, trained=True).defaults)
+    return {
+        "method": method,
+        **defaults,
+        "optimiser": optimiser_config(**defaults.get("optimiser", {})),
+        "train": stage_config(**{"steps": 24_000} | defaults.get("train", {})),
+        "augmentation": augmentation_config(),
+    }
 
 
 def method_config(method: str, size: str = "paper") -> ConfigDict:
-    """`config.registration` with the defaults of a method.
+    """`config.registration` with the defaults of a learned method.
 
-    method: "ldm_morph" or a name in BASELINES. size: "paper", or "small": a network for a laptop
-    and, since its training is short, the learning rate, cosine decay and warm-up that LDM-Morph
-    has there.
+    size: "paper", or "small": a network for a laptop and, since its training is short, the learning
+    rate, cosine decay and warm-up that LDM-Morph has there.
     """
     if size not in ("paper", "small"):
         raise ValueError(f"size is {size!r}, expected 'paper' or 'small'")
-    config = paper_config()
+    config = ConfigDict(_registration(method), convert_dict=True)
     if size == "small":
-        small(config)
-    if method == "ldm_morph":
-        return config.registration
-    if method not in BASELINES:
-        expected = ", ".join(["ldm_morph", *BASELINES])
-        raise ValueError(f"registration.method is {method!r}, expected one of {expected}")
-    settings = dict(BASELINES[method])
-    training, small_model = settings.pop("train"), settings.pop("small")
-    if size == "small":
-        training = {}
-        settings["model"] = settings["model"] | small_model
-    common = config.registration.to_dict()
-    train, augmentation = common["train"] | training, common["augmentation"]
-    return ConfigDict(
-        {"method": method, **settings, "train": train, "augmentation": augmentation},
-        convert_dict=True,
-    )
+        config.update(method_class(method).small)
+        config.train = ConfigDict(_small_training())
+    return config
 
 
 def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigDict:
@@ -394,9 +253,12 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
     return config.lock() if locked else config
 
 
-def experiment(path: str | Path, argument: str = "") -> ConfigDict:
-    """The configuration of an experiment file, as `--config path:argument` gives it."""
-    path = Path(path)
+def experiment(name: str | Path, argument: str = "") -> ConfigDict:
+    """The configuration of an experiment, as `--config NAME:ARGUMENT` or `FILE:ARGUMENT` gives it.
+
+    Raises ValueError where there is none of that name.
+    """
+    path = Path(experiment_file(str(name)))
     if not path.is_file():
         raise ValueError(f"{path} is no experiment file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -405,14 +267,14 @@ def experiment(path: str | Path, argument: str = "") -> ConfigDict:
     return module.get_config(argument) if argument else module.get_config()
 
 
-def baseline(method: str, like: str, configs: Path) -> ConfigDict:
+def baseline(method: str, like: str) -> ConfigDict:
     """The argument of a file in configs/baselines: an experiment to repeat with another method.
 
-    like: "NAME" or "NAME:ARGUMENT" of an experiment file in the folder `configs`. The method's
-    network is small where that experiment's is not the paper's.
+    like: "NAME" or "NAME:ARGUMENT" of an experiment. The method's network is small where that
+    experiment's is not the paper's.
     """
     name, _, argument = like.partition(":")
-    config = experiment(configs / f"{name}.py", argument)
+    config = experiment(name, argument)
     papers = config.registration.model == paper_config().registration.model
     return with_method(config, method, "paper" if papers else "small")
 

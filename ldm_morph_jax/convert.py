@@ -15,14 +15,16 @@ card of the run's data, commands and scores.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.experiments import experiment_file
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ldm_morph_jax.convert",
+        prog="ldm-morph convert",
         description="Convert checkpoints of the published PyTorch code, in either direction.",
         epilog="Give --diffusion and --config, or --to-torch, or --to-weights, or --lpips-vgg and "
         "--lpips-linear. "
@@ -46,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "config.ldm_from",
     )
     parser.add_argument(
-        "--config", metavar="FILE[:VARIANT]", help="experiment that was trained, configs/X.py"
+        "--config", metavar="NAME|FILE[:VARIANT]", help="experiment that was trained"
     )
     parser.add_argument("--to-torch", type=Path, metavar="WORKDIR", help="run to convert back")
     parser.add_argument("--lpips-vgg", type=Path, metavar="FILE", help="torchvision's VGG16")
@@ -65,7 +67,7 @@ def read_config(file: str, overrides: list[str]):
     from ml_collections import config_flags
 
     values = flags.FlagValues()
-    arguments = ["convert", f"--config={file}", *overrides]
+    arguments = ["convert", f"--config={experiment_file(file)}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
         values(arguments)
@@ -78,7 +80,8 @@ def read_config(file: str, overrides: list[str]):
 
 def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
-    args, overrides = parser.parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args, overrides = parser.parse_known_args(commands.spelled(arguments, "-"))
     unknown = [argument for argument in overrides if not argument.startswith("--config.")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -100,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         from ldm_morph_jax.published.convert import convert, convert_lpips, to_torch
 
         if args.to_weights:
-            from ldm_morph_jax.registering.registrar import export_weights
+            from ldm_morph_jax.runs.export import export_weights
 
             digest = export_weights(args.to_weights, args.out, args.card)
             print(f"converted: {args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)")

@@ -10,7 +10,7 @@ evaluation/<split>-refine<N>/.
 import functools
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from ldm_morph_jax import commands
 
@@ -27,10 +27,9 @@ SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now,
 
 def evaluate() -> None:
     from ldm_morph_jax.evaluation import evaluate_split
-    from ldm_morph_jax.methods.iterative import ITERATIVE_METHODS
     from ldm_morph_jax.report.tables import format_summary_table
     from ldm_morph_jax.runs.directory import load_config
-    from ldm_morph_jax.runs.trained import load_run
+    from ldm_morph_jax.runs.trained import load_method, load_run
     from ldm_morph_jax.training.run import dataset_of
 
     commands.use_compilation_cache()
@@ -43,14 +42,14 @@ def evaluate() -> None:
     if METHOD.value and REFINE.value:
         raise ValueError(f"--refine starts from a trained network, --method is {METHOD.value}")
     if METHOD.value:
-        name, register = METHOD.value, ITERATIVE_METHODS[METHOD.value]()
+        name, register = METHOD.value, load_method(METHOD.value).displacement
         out = workdir / "evaluation" / f"{split}-{name}"
     else:
         trained = load_run(workdir)
         name, register = trained.name, trained.displacement
         out = workdir / "evaluation" / split
         if REFINE.value:
-            from ldm_morph_jax.registering.registrar import refined_displacement
+            from ldm_morph_jax.registering.prediction import refined_displacement
 
             register = functools.partial(refined_displacement, trained, steps=REFINE.value)
             name, out = f"{name} + {REFINE.value} steps", Path(f"{out}-refine{REFINE.value}")
@@ -70,12 +69,9 @@ def evaluate() -> None:
     print(f"report: {out / 'report.html'}")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(evaluate)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(evaluate, argv, required=["workdir"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
-    app.run(main)
+    main()

@@ -10,12 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 DEVICES = flags.DEFINE_integer("devices", None, "Plan for so many simulated devices.")
 STAGES = flags.DEFINE_list(
     "stages", ["autoencoder", "diffusion", "registration"], "Which stages, separated by commas."
@@ -60,12 +60,9 @@ def plan() -> None:
         Path(JSON.value).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(plan)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(plan, argv, required=["config"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main)
+    main()

@@ -12,6 +12,7 @@ and left as it is; one that was interrupted starts anew. What each dataset needs
 
 import argparse
 import csv
+import dataclasses
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.data import contact_sheet, dataset_class, load_dataset
+from ldm_morph_jax.data.base import Options
+from ldm_morph_jax.files.images import atomic
 
 
 def prepare(
@@ -28,9 +32,6 @@ def prepare(
 
     Arguments are those of `ldm_morph_jax.data.load_dataset`, whose ValueErrors it raises.
     """
-    from ldm_morph_jax.data import contact_sheet, load_dataset
-    from ldm_morph_jax.files.images import atomic
-
     prepared = load_dataset(dataset, source=source, directory=out, **options)
     for split in prepared.splits if pictures else ():
         sheet = prepared.path / f"contact_sheet_{split}.png"
@@ -64,33 +65,47 @@ def summary(prepared) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def build_parser(options: type[Options]) -> argparse.ArgumentParser:
+    """The command's flags: its own, and one for every option of the dataset."""
     parser = argparse.ArgumentParser(
-        prog="python -m ldm_morph_jax.prepare", description=__doc__.split("\n\n")[0]
+        prog="ldm-morph prepare",
+        description=__doc__.split("\n\n")[0],
+        epilog="With --dataset NAME, --help lists the options of that dataset.",
     )
     parser.add_argument("--dataset", required=True, help="camus_2ch, echonet, acdc, folder, ...")
     parser.add_argument("--source", type=Path, help="original files; folder: a CSV file of pairs")
     parser.add_argument("--out", type=Path, default=Path("data"), help="default: %(default)s")
-    parser.add_argument(
-        "--allow-partial",
-        action="store_true",
-        help="take those of the paper's patients that are there; training then needs "
-        "--config.data.options.allow_partial=True",
-    )
-    parser.add_argument("--image-size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--intensity", default="minmax", help="minmax (default) or percentile")
-    parser.add_argument("--reverse", action="store_true", help="moving = ES, fixed = ED")
-    given = parser.parse_args(arguments)
+    group = parser.add_argument_group("options of the dataset")
+    for field in dataclasses.fields(options):
+        flag = f"--{field.name.replace('_', '-')}"
+        help = f"{field.metadata.get('help', '')} (default: {field.default})".strip()
+        if isinstance(field.default, bool):
+            group.add_argument(flag, action="store_true", help=help)
+        else:
+            group.add_argument(flag, type=type(field.default), default=field.default, help=help)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = commands.spelled(sys.argv[1:] if arguments is None else arguments, "-")
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--dataset")
+    name = finder.parse_known_args(arguments)[0].dataset
 
     def run() -> None:
+        options = Options if name is None else dataset_class(name).Options
+        given, unknown = build_parser(options).parse_known_args(arguments)
+        names = [field.name for field in dataclasses.fields(options)]
+        if unknown:
+            flags = ", ".join(f"--{option.replace('_', '-')}" for option in names)
+            raise ValueError(
+                f"dataset {name}: unknown options {' '.join(unknown)}; there are: {flags}"
+            )
         prepared = prepare(
             given.dataset,
             source=given.source,
             out=given.out,
-            image_size=given.image_size,
-            intensity=given.intensity,
-            reverse=given.reverse,
-            **({"allow_partial": True} if given.allow_partial else {}),
+            **{option: getattr(given, option) for option in names},
         )
         print(summary(prepared))
 
@@ -98,4 +113,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -9,12 +9,12 @@ can be too large for a small machine: `--config.autoencoder.train.batch_size=1`.
 import json
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 STAGES = flags.DEFINE_list(
     "stages", ["autoencoder", "diffusion", "registration"], "Which training steps to time."
 )
@@ -28,7 +28,7 @@ def speed() -> None:
     import jax
 
     from ldm_morph_jax.devices.mesh import data_mesh
-    from ldm_morph_jax.methods.build import build_method, needs_ldm
+    from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.profiling.costs import STAGES as KNOWN
     from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
     from ldm_morph_jax.runs.directory import environment
@@ -39,7 +39,7 @@ def speed() -> None:
         raise ValueError(f"--stages: found {', '.join(unknown)}, expected {', '.join(KNOWN)}")
     if not all(text.isdigit() and int(text) for text in BATCHES.value):
         raise ValueError(f"--batches: found {','.join(BATCHES.value)}, expected numbers of pairs")
-    frozen_features = needs_ldm(build_method(config))
+    frozen_features = build_method(config).reads_ldm
     mesh = data_mesh()
     print(f"{mesh.devices.size} x {jax.devices()[0].device_kind}, {config.compute.dtype}")
     steps, registrations = [], []
@@ -89,12 +89,9 @@ def _print(name: str, row: dict, seconds: dict) -> None:
     )
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(speed)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(speed, argv, required=["config"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main)
+    main()

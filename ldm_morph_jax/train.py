@@ -6,12 +6,12 @@ devices of this machine, or, started once per machine (or GPU), on all devices o
 `launch/` and docs/scaling.md.
 """
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/X.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made when missing.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
@@ -31,7 +31,7 @@ def profile_range(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise ValueError(f"--profile_steps is {text!r}, expected FIRST:LAST, for example 10:15")
+        raise ValueError(f"--profile-steps is {text!r}, expected FIRST:LAST, for example 10:15")
     return int(first), int(last)
 
 
@@ -50,12 +50,9 @@ def train() -> None:
     print(f"trained: {WORKDIR.value}")
 
 
-def main(arguments):
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}")
-    commands.run(train)
+def main(argv: list[str] | None = None) -> None:
+    commands.run_with_flags(train, argv, required=["config", "workdir"])
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    main()

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.methods.build import build_method
+from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.models.layers import ConvTranspose, GroupNorm, dot_product_attention
 from ldm_morph_jax.models.registration import _upsample_axis, upsample_bicubic
 from ldm_morph_jax.ops.geometry import (
@@ -128,9 +128,11 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
     height, width = u.shape[1:3]
 
     def smoothed_at_full_size(v):
-        v = smooth_gaussian(v, method.velocity_sigma)
+        v = smooth_gaussian(v, method.head.velocity_sigma)
         v = resize_displacement(v, (height // 2, width // 2))
-        return resize_displacement(integrate_velocity(v, method.integration_steps), (height, width))
+        return resize_displacement(
+            integrate_velocity(v, method.head.integration_steps), (height, width)
+        )
 
     def one_by_one(frozen, moving, fixed):
         return method.features(frozen, moving), method.features(frozen, fixed)
@@ -152,7 +154,7 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
         "features": Case(
             "frozen features of a pair: one batched call instead of two",
             jax.jit(one_by_one),
-            jax.jit(method.pair_features),
+            jax.jit(lambda frozen, *pair: method.features(frozen, jnp.concatenate(pair))),
             (frozen, *pair),
         ),
         "refinement": Case(

@@ -23,7 +23,7 @@ class AnalyticMethod:
     def __init__(self, image_size=64, spacing_mm=2.0, amplitude=3.0):
         self.image_size, self.spacing_mm, self.amplitude = image_size, spacing_mm, amplitude
 
-    def displacement(self, moving, fixed):
+    def field(self, moving, fixed):
         n = self.image_size
         assert moving.shape == fixed.shape == (len(moving), n, n, 1), moving.shape
         assert 0 <= float(moving.min()) and float(moving.max()) <= 1
@@ -31,6 +31,9 @@ class AnalyticMethod:
         bump = np.exp(-2 * (x**2 + y**2))
         u = self.amplitude * np.stack([bump * (0.6 + x), bump * (0.3 - y)], axis=-1)
         return jnp.broadcast_to(jnp.asarray(u, jnp.float32), (len(moving), n, n, 2))
+
+    def to_displacement(self, field):
+        return field
 
     def dissimilarity(self, moving, fixed):
         return functools.partial(_dissimilarity, moving, fixed)

@@ -24,6 +24,13 @@ QUICKLY_COMPILED = {
     "test_baselines",
     "test_devices",
     "test_accumulation",
+    "test_stages",
+    "test_traces",
+    "test_parity_cyclemorph",
+    "test_parity_diffusemorph",
+    "test_parity_transmatch",
+    "test_parity_transmorph",
+    "test_parity_voxelmorph",
 }
 
 

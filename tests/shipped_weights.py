@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ldm_morph_jax import commands, load
 from ldm_morph_jax.evaluation import evaluate_split
-from ldm_morph_jax.registering.registrar import refined_displacement
+from ldm_morph_jax.registering.prediction import refined_displacement
 from ldm_morph_jax.report.tables import format_summary_table
 from ldm_morph_jax.training.run import dataset_of
 

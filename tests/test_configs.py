@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldm_morph_jax.config import BASELINES, config_from_json, experiment, paper_config, with_method
+from ldm_morph_jax.config import config_from_json, experiment, paper_config, with_method
 from ldm_morph_jax.data.pipeline import Augmentation
-from ldm_morph_jax.methods.build import build_autoencoder, build_method, build_unet, needs_ldm
+from ldm_morph_jax.methods import build_method, method_names
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.training.optimiser import adam
 
@@ -52,7 +53,7 @@ def shapes_of(networks: str):
 
     def everything():
         frozen = {}
-        if needs_ldm(method):
+        if method.reads_ldm:
             autoencoder, unet = build_autoencoder(config), build_unet(config)
             variables = autoencoder.init(key, images)
             latent = autoencoder.apply(variables, images, method="encode")
@@ -126,16 +127,18 @@ def test_unknown_method_is_refused():
 def test_method_of_other_settings_is_refused():
     config = paper_config()
     config.registration.method = "voxelmorph"
-    with pytest.raises(ValueError, match="lacks decoder_channels.*configs/baselines"):
+    with pytest.raises(ValueError, match="missing: .*model.decoder_channels.*configs/baselines"):
         build_method(config)
     config = with_method(config, "transmorph")
     config.registration.method = "transmatch"
-    with pytest.raises(ValueError, match=r"registration\.model lacks cross_depth, cross_heads"):
+    with pytest.raises(
+        ValueError, match=r"missing: registration\.model\.cross_depth, .*cross_heads"
+    ):
         build_method(config)
 
 
 @pytest.mark.parametrize("size", ["paper", "small"])
-@pytest.mark.parametrize("method", ["ldm_morph", *BASELINES])
+@pytest.mark.parametrize("method", method_names(trained=True))
 def test_with_method(method, size):
     before = experiment(ROOT / "configs/sunnybrook_small.py").lock()
     text = before.to_json_best_effort()
@@ -161,7 +164,7 @@ def test_with_method(method, size):
 
 
 def test_with_unknown_method_or_size_is_refused():
-    with pytest.raises(ValueError, match="'voxelmoprh', expected one of ldm_morph, voxelmorph"):
+    with pytest.raises(ValueError, match="'voxelmoprh', expected one of .*ldm_morph, .*voxelmorph"):
         with_method(paper_config(), "voxelmoprh")
     with pytest.raises(ValueError, match="size is 'large', expected 'paper' or 'small'"):
         with_method(paper_config(), "voxelmorph", "large")

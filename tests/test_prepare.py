@@ -44,9 +44,10 @@ def command(name, source, out, *more):
     import io
 
     printed = io.StringIO()
-    arguments = ["--dataset", name, "--source", str(source), "--out", str(out), *more]
+    arguments = ["--dataset", name, "--out", str(out), *more]
+    arguments += [] if source is None else ["--source", str(source)]
     with contextlib.redirect_stdout(printed):
-        prepare.main(arguments + ([] if name == "folder" else ["--allow-partial"]))
+        prepare.main(arguments + ([] if name in ("folder", "phantom") else ["--allow-partial"]))
     return printed.getvalue()
 
 
@@ -162,7 +163,10 @@ def test_training_prepares_from_the_source(root, tmp_path):
         (["--dataset", "camus"], "unknown dataset 'camus', there are: .*camus_2ch"),
         (["--dataset", "acdc"], "give `source`, the original files .*database/training/patient001"),
         (["--dataset", "folder", "--source", "no.csv"], "source no.csv is not a file"),
-        (["--dataset", "phantom", "--allow-partial"], "unknown options allow_partial"),
+        (
+            ["--dataset", "phantom", "--allow-partial"],
+            "options --allow-partial; .*--n-train",
+        ),
         (["--dataset", "echonet", "--source", "."], "no file FileList.csv; download EchoNet"),
     ],
 )
@@ -175,3 +179,17 @@ def test_errors_take_one_line(arguments, message, tmp_path, monkeypatch, capsys)
     assert stop.value.code == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and re.search(message, line)
+
+
+def test_help_lists_the_options_of_the_dataset(capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare.main(["--dataset", "phantom", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--n-train" in shown and "training pairs (default: 200)" in shown
+    assert "--image-size" in shown and "--allow-partial" not in shown
+
+
+def test_options_of_the_dataset_are_flags(tmp_path):
+    printed = command("phantom", None, tmp_path, *"--n-train 3 --n-test 1 --look echo".split())
+    assert "left atrium" in printed and "train             3" in printed

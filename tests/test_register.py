@@ -20,13 +20,12 @@ import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod, heart
 
-import ldm_morph_jax.registering.registrar as inference
 from ldm_morph_jax import jacobian, register, warp
-from ldm_morph_jax.files.images import ImageError, image_from_array, plain_geometry, write_image
+from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.ops.geometry import integrate_velocity
-from ldm_morph_jax.registering.registrar import Registrar, load, place_model_grid, save_weights
-from ldm_morph_jax.runs.weights import SHA256, WeightsError
+from ldm_morph_jax.registering.registrar import Registrar, load
+from ldm_morph_jax.runs.weights import DEFAULT_MODEL, SHA256, WeightsError, save_weights
 
 OUTPUTS = {
     "warped.nii.gz",
@@ -55,8 +54,7 @@ def pair(tmp_path):
 def analytic(monkeypatch):
     """The commands load an analytic method instead of weights."""
     method = AnalyticMethod()
-    monkeypatch.setattr(inference, "load", lambda name: Registrar(method, {"name": name}))
-    monkeypatch.setattr("ldm_morph_jax.commands.use_compilation_cache", lambda: None)
+    monkeypatch.setattr(register, "load_model", lambda name: Registrar(method, {"name": name}))
     return method
 
 
@@ -106,10 +104,18 @@ def test_register_writes_everything(pair, analytic, capsys):
     assert 0 < metrics["dice"]["1"]["before"] < 1
     assert metrics["inverse"]["residual_mm_largest"] < 1e-3
     assert metrics["jacobian"]["nonpositive_percent"] == 0
-    assert metrics["displacement_mm"]["largest"] == pytest.approx(2 * 3.0, abs=4)
+    blank = np.zeros((1, 64, 64, 1), np.float32)
+    known = 2.0 * np.linalg.norm(analytic.displacement(blank, blank), axis=-1)  # of 2 mm pixels
+    assert metrics["displacement_mm"]["largest"] == pytest.approx(known.max(), rel=0.01)
     assert metrics["seconds"]["total"] > 0
     with PIL.Image.open(out / "overview.png") as overview:
         assert overview.size[0] > 800
+
+
+def test_example(tmp_path, analytic, capsys):
+    assert run(register, "--example", "--out", tmp_path / "out") == 0
+    assert "DSC label 1" in capsys.readouterr().out
+    assert names(tmp_path / "out") == OUTPUTS | {"warped_mask.nii.gz"}
 
 
 def test_overwrite(pair, analytic, capsys):
@@ -174,6 +180,8 @@ def bad_command_lines(folder):
         (on(folder, "--out", folder / "file"), "cannot write there"),
         (on(folder, "--out", folder / "file" / "deeper"), "cannot write there"),
         (on(folder, *out, "--batch", folder / "pairs.csv"), "takes moving, fixed from its CSV"),
+        (("--example", *fixed, *out), "--example takes fixed from the package"),
+        (("--example", "--batch", folder / "pairs.csv", *out), "expected one of them"),
         (("--batch", folder / "none.csv", *out), "no such file"),
         (("--batch", folder / "text.png", *out), "columns are"),
     ]
@@ -189,8 +197,7 @@ def test_bad_input_gets_one_clear_line(pair, analytic, capsys):
         assert not list(pair.glob("**/.writing-*"))
 
 
-def test_unknown_models(pair, capsys, monkeypatch):
-    monkeypatch.setattr("ldm_morph_jax.commands.use_compilation_cache", lambda: None)
+def test_unknown_models(pair, capsys):
     assert run(register, *on(pair, "--out", pair / "out", "--model", "nonsense")) == 2
     error = capsys.readouterr().err
     assert "unknown model 'nonsense'" in error and error.count("\n") == 1
@@ -390,111 +397,7 @@ def test_warp_refusals(pair, analytic, capsys):
     assert "not a displacement field" in capsys.readouterr().err
 
 
-# -- the Python API
-
-
-def test_api_shapes_and_contents():
-    registrar = Registrar(AnalyticMethod())
-    moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
-    one = registrar(moving, fixed, spacing=SPACING)
-    many = registrar(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]), spacing=SPACING)
-    for result, lead in ((one, ()), (many, (2,))):
-        assert result.warped.shape == result.jacobian_determinant.shape == (*lead, *SHAPE)
-        assert result.displacement.shape == result.inverse.shape == (*lead, *SHAPE, 2)
-        assert result.inverse_residual.max() < 1e-3
-    np.testing.assert_allclose(many.warped[0], one.warped, atol=0.01)
-    np.testing.assert_array_equal(one.warp(moving), one.warped)
-    labels = (moving > 420).astype(np.int16)
-    assert set(np.unique(one.warp(labels, interpolation="nearest"))) == {0, 1}
-    there_and_back = one.warp(one.warp(moving), inverse=True)[15:-15, 15:-15]
-    assert (
-        np.abs(there_and_back - moving[15:-15, 15:-15]).mean() < 15
-    )  # of 1000, interpolated twice
-    with pytest.raises(ImageError, match="2 images|expected 2"):
-        many.warp(labels[None])
-
-
-def test_api_different_sizes():
-    registrar = Registrar(AnalyticMethod(amplitude=0.0))
-    moving, fixed = heart((120, 100)), heart((60, 50))
-    result = registrar(moving, fixed, spacing=2.0, moving_spacing=1.0)
-    assert result.displacement.shape == (60, 50, 2) and result.inverse.shape == (120, 100, 2)
-    # nothing moves, so the same heart appears at half the resolution, centre on centre
-    np.testing.assert_allclose(result.warped[1:-1, 1:-1], fixed[1:-1, 1:-1], atol=60)
-    np.testing.assert_allclose(result.jacobian_determinant, 1.0, atol=1e-6)
-
-
-def test_api_refusals():
-    registrar = Registrar(AnalyticMethod())
-    good = heart((40, 40))
-    nan = good.copy()
-    nan[3, 3] = np.nan
-    for arguments, options, message in [
-        ((nan, good), {}, "moving: holds NaN"),
-        ((good, np.ones((40, 40))), {}, "fixed: is constant|constant"),
-        ((good, good[None]), {}, "have shapes"),
-        ((good[None], np.stack([good, good])), {}, "the same B"),
-        ((good, good), {"spacing": 0}, "spacing"),
-        ((good, good), {"spacing": (1, -2)}, "spacing"),
-        ((good, good), {"refine": -1}, "refine"),
-        ((good, good), {"centre": (-3, 2)}, "outside"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            registrar(*arguments, **options)
-
-
-def test_network_that_returns_nan_is_named():
-    class Broken(AnalyticMethod):
-        def displacement(self, moving, fixed):
-            return super().displacement(moving, fixed) * jnp.nan
-
-    with pytest.raises(ValueError, match="analytic: predicted NaN"):
-        Registrar(Broken())(heart((40, 40)), heart((40, 40)))
-
-
-def test_model_grid_is_the_training_crop():
-    """A 256x256 image at the training spacing: the grid is its pixels 64 to 191, exactly."""
-    image = image_from_array(heart((256, 256)), 1.25)
-    grid = place_model_grid(image, 128, 1.25)
-    np.testing.assert_array_equal(grid.fixed_pixels()[0, 0], [64, 64])
-    np.testing.assert_array_equal(grid.fixed_pixels()[-1, -1], [191, 191])
-    method = AnalyticMethod(128, 1.25)
-    prepared = inference.prepare(method, image, image)
-    crop = image.array[64:192, 64:192]
-    np.testing.assert_allclose(prepared.fixed[0], (crop - crop.min()) / np.ptp(crop), atol=1e-6)
-    u = np.asarray(method.displacement(prepared.moving[..., None], prepared.fixed[..., None]))
-    transform = inference.to_transform(prepared, u, image.geometry, image.geometry)
-    np.testing.assert_allclose(transform.displacement[64:192, 64:192], u[0], atol=1e-6)
-    # beyond the grid the displacement fades without a step, to nothing at half a grid's distance
-    edge = transform.displacement[:66, 100]
-    np.testing.assert_allclose(edge[0], 0, atol=1e-3)
-    assert np.abs(np.diff(edge, axis=0)).max() < 0.1 * np.abs(edge).max()
-    shifted = place_model_grid(image, 128, 1.25, centre=(100.5, 90.5))
-    np.testing.assert_array_equal(shifted.fixed_pixels()[0, 0], [37, 27])
-
-
-def test_refinement_improves_and_pairs_are_independent():
-    registrar = Registrar(AnalyticMethod(amplitude=0.0))
-    a = heart((64, 64), radius=0.55), heart((64, 64), radius=0.47)
-    b = heart((64, 64), radius=0.5, seed=3), heart((64, 64), radius=0.6, seed=3)
-    both = registrar(*(np.stack(x) for x in zip(a, b, strict=True)), spacing=2.0, refine=40)
-    for k, registration in enumerate(both.registrations):
-        before, after = registration.prediction.dissimilarity[0]
-        assert after < 0.5 * before
-        correlations = [
-            registration.correlation(t)
-            for t in (registration.network_transform, registration.transform)
-        ]
-        assert correlations[1] > correlations[0] + 0.02
-        assert both.jacobian_determinant[k].min() > 0
-    # the result of B is the same whether A, or something else, is refined beside it or before it
-    other = registrar(*(np.stack(x) for x in zip(a[::-1], b, strict=True)), spacing=2.0, refine=40)
-    np.testing.assert_array_equal(both.displacement[1], other.displacement[1])
-    alone = registrar(*b, spacing=2.0, refine=40)
-    np.testing.assert_allclose(alone.displacement, both.displacement[1], atol=1e-3)
-    np.testing.assert_array_equal(
-        registrar(*b, spacing=2.0, refine=40).displacement, alone.displacement
-    )
+# -- refinement and velocities
 
 
 def test_refine_on_the_command_line(pair, analytic, capsys):
@@ -510,7 +413,7 @@ def test_refine_on_the_command_line(pair, analytic, capsys):
 
 def test_diffeomorphic_unfolds(pair, analytic, capsys):
     class Folding(AnalyticMethod):
-        def displacement(self, moving, fixed):
+        def field(self, moving, fixed):
             x = np.arange(self.image_size)
             wave = np.zeros((*moving.shape[:3], 2), np.float32)
             wave[..., 1] = 6 * np.sin(2 * np.pi * x / 32)
@@ -530,7 +433,7 @@ def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, anal
         predicts_velocity = True
 
         def field(self, moving, fixed):
-            return 4 * AnalyticMethod.displacement(self, moving, fixed)
+            return 4 * AnalyticMethod.field(self, moving, fixed)
 
         def to_displacement(self, field):
             return integrate_velocity(field, 6)
@@ -542,7 +445,7 @@ def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, anal
     np.testing.assert_array_equal(plain.displacement, asked.displacement)
     assert plain.jacobian_determinant.min() > 0
     assert registrar(*arrays, spacing=2.0, refine=5).jacobian_determinant.min() > 0
-    monkeypatch.setattr(inference, "load", lambda name: registrar)
+    monkeypatch.setattr(register, "load_model", lambda name: registrar)
     assert run(register, *on(pair, "--out", pair / "out", "--diffeomorphic")) == 0
     metrics = json.loads((pair / "out" / "metrics.json").read_text())
     assert metrics["diffeomorphic"] is True
@@ -639,6 +542,7 @@ def test_report_names_are_escaped(tmp_path, analytic):
 def weights_file(tmp_path_factory):
     """A tiny untrained LDM-Morph as a weights file."""
     from ldm_morph_jax.config import paper_config
+    from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.runs.trained import TrainedMethod
 
     config = paper_config()
@@ -653,13 +557,14 @@ def weights_file(tmp_path_factory):
             "fusion": "none",
         }
     )
-    method = TrainedMethod(config.lock(), None, {}, spacing_mm=3.0)
-    method.params = jax.jit(lambda key: method.method.init(key, 32))(jax.random.key(0))
+    network = build_method(config.lock())
+    params = jax.jit(lambda key: network.init(key, 32))(jax.random.key(0))
     # untrained, the last layer moves nothing: enlarge it, so that there is something to see
-    last = max(jax.tree_util.tree_leaves_with_path(method.params), key=_is_last_kernel)
-    method.params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf * 3e3 if path == last[0] else leaf, method.params
+    last = max(jax.tree_util.tree_leaves_with_path(params), key=_is_last_kernel)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 3e3 if path == last[0] else leaf, params
     )
+    method = TrainedMethod(network, params=params, config=config, spacing_mm=3.0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(method, path, {"name": "tiny"})
     return path, method
@@ -728,8 +633,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_notebook_runs(tmp_path):
     """docs/registering.ipynb from top to bottom in a kernel of its own."""
-    if inference.DEFAULT_MODEL not in SHA256:
-        pytest.skip(f"the weights {inference.DEFAULT_MODEL} do not ship yet")
+    if DEFAULT_MODEL not in SHA256:
+        pytest.skip(f"the weights {DEFAULT_MODEL} do not ship yet")
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(DOCS / "registering.ipynb", as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
@@ -755,7 +660,7 @@ def test_documented_commands_and_code_run(pair, analytic, monkeypatch):
     (pair / "landmarks.csv").write_text("x,y\n60.5,31.0\n")
     text = (DOCS / "registering.md").read_text()
     commands = {"register": register, "warp": warp, "jacobian": jacobian}
-    typed = re.findall(r"^    python -m ldm_morph_jax\.(\w+) (.*)$", text, re.MULTILINE)
+    typed = re.findall(r"^    ldm-morph (\w+) (.*)$", text, re.MULTILINE)
     assert [name for name, _ in typed] == ["register", "warp", "warp", "warp", "jacobian"]
     for name, arguments in typed:
         assert run(commands[name], *arguments.split()) == 0, arguments

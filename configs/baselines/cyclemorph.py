@@ -13,11 +13,9 @@ DSC 0.824, 0.945 % of pixels with J <= 0 on CAMUS 2CH.
 Sources and choices: docs/baselines.md.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import baseline
 
 
 def get_config(like: str = "quickstart"):
     """`like`: the experiment to repeat, NAME or NAME:ARGUMENT."""
-    return baseline("cyclemorph", like, configs=Path(__file__).parents[1])
+    return baseline("cyclemorph", like)

@@ -13,11 +13,9 @@ size: its row of Table 1 is DSC 0.852, 0.437 % of pixels with J <= 0 on CAMUS 2C
 Sources and choices: docs/baselines.md.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import baseline
 
 
 def get_config(like: str = "quickstart"):
     """`like`: the experiment to repeat, NAME or NAME:ARGUMENT."""
-    return baseline("diffusemorph", like, configs=Path(__file__).parents[1])
+    return baseline("diffusemorph", like)

@@ -13,11 +13,9 @@ paper's size: its row of Table 1 is DSC 0.871, 0.523 % of pixels with J <= 0 on 
 Sources and choices: docs/baselines.md.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import baseline
 
 
 def get_config(like: str = "quickstart"):
     """`like`: the experiment to repeat, NAME or NAME:ARGUMENT."""
-    return baseline("transmatch", like, configs=Path(__file__).parents[1])
+    return baseline("transmatch", like)

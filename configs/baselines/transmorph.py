@@ -13,11 +13,9 @@ Table 1 is DSC 0.871, 0.696 % of pixels with J <= 0 on CAMUS 2CH.
 Sources and choices: docs/baselines.md.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import baseline
 
 
 def get_config(like: str = "quickstart"):
     """`like`: the experiment to repeat, NAME or NAME:ARGUMENT."""
-    return baseline("transmorph", like, configs=Path(__file__).parents[1])
+    return baseline("transmorph", like)

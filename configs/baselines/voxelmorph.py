@@ -14,11 +14,9 @@ makes it diffeomorphic.
 Sources and choices: docs/baselines.md.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import baseline
 
 
 def get_config(like: str = "quickstart"):
     """`like`: the experiment to repeat, NAME or NAME:ARGUMENT."""
-    return baseline("voxelmorph", like, configs=Path(__file__).parents[1])
+    return baseline("voxelmorph", like)

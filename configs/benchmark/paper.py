@@ -13,18 +13,15 @@ data need registrations of one's own.
     table 2, figure 6   trained on EchoNet-Dynamic, tested on both views of CAMUS
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import benchmark_config
 
-CONFIGS = Path(__file__).parent.parent
 DATASETS = ("camus_2ch", "camus_4ch", "echonet", "acdc")
 
 
 def get_config():
     return benchmark_config(
         title="The paper's tables and figures",
-        datasets={name: experiment(CONFIGS / f"{name}.py") for name in DATASETS},
+        datasets={name: experiment(name) for name in DATASETS},
         transfer=(("echonet", "camus_2ch"), ("echonet", "camus_4ch")),
     )

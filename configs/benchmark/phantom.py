@@ -8,22 +8,18 @@ Table 2 tests on apical (echo-like) pairs what was trained on short-axis ones. S
 `ants`.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import benchmark_config
 
-CONFIGS = Path(__file__).parent.parent
-
 
 def get_config():
-    sax = experiment(CONFIGS / "quickstart.py")
+    sax = experiment("quickstart")
     sax.data.options.n_test = 20
     sax.registration.train.steps = 100
     sax.registration.train.batch_size = 4
     sax.registration.train.evaluate_every = 100
     sax.registration.train.log_every = 25
-    apical = experiment(CONFIGS / "quickstart.py")
+    apical = experiment("quickstart")
     apical.data.options.look = "echo"
     apical.data.options.n_test = 20
     return benchmark_config(

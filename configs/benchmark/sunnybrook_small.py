@@ -8,17 +8,13 @@ methods get its budget, steps x pairs per step, and its augmentation; their netw
 ":small" ones of configs/baselines/. SyN needs the extra `ants`. Table 1, Table 3 and Figs. 4, 5, 7.
 """
 
-from pathlib import Path
-
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import benchmark_config
-
-CONFIGS = Path(__file__).parent.parent
 
 
 def get_config():
     return benchmark_config(
         title="Sunnybrook, small",
-        datasets={"sunnybrook": experiment(CONFIGS / "sunnybrook_small.py")},
+        datasets={"sunnybrook": experiment("sunnybrook_small")},
         baseline_size="small",
     )

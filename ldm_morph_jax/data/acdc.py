@@ -1,4 +1,4 @@
-"""TFDS builder `acdc`: the middle short-axis slice of cine MRI of the ACDC challenge.
+"""Dataset `acdc`: the middle short-axis slice of cine MRI of the ACDC challenge.
 
 Reads `database/{training,testing}/patientXXX/`: `Info.cfg` names the ED and ES frames,
 `patientXXX_frameYY.nii.gz` and `..._gt.nii.gz` hold them. As in the published preprocessing, in the
@@ -13,55 +13,51 @@ file's axes (x, y, z), which become (row, column, slice):
 Splits: of the training patients 1 to 100 the last five are for validation; testing 101 to 150.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import (
     NOT_THERE,
     SPLITS,
-    Archive,
     ArchiveBuilder,
-    ArchiveConfig,
-    Entry,
-    RawPair,
-    check_complete,
     find_patients,
     missing_files_error,
-    to_square,
+    spacing_text,
 )
+from ldm_morph_jax.data.base import Entry, Found, Pair
 from ldm_morph_jax.data.nifti import read_nifti
 
 LAST_PATIENT = {"train": 95, "validation": 100, "test": 150}
-PAIRS = {"train": 95, "validation": 5, "test": 50}
 LABELS = range(4)  # background, right ventricle, myocardium, left ventricle
 WIDE_BUT_UPRIGHT = (117, 126, 141, 143)
 ROTATED_THOUGH_TALL = (124,)
 SPACING_MM = (1.5, 1.5, 3.15)
 SHAPE = (128, 128, 32)
-HELP = (
-    "download the ACDC database (free, after registration) from "
-    "https://www.creatis.insa-lyon.fr/Challenge/acdc/ and give the folder that contains "
-    "database/training/patient001/Info.cfg, database/testing/patient101 and so on as the source"
-)
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
-class AcdcConfig(ArchiveConfig):
-    """Scored are myocardium and left ventricle (paper); masks keep all three labels."""
+class Acdc(ArchiveBuilder):
+    """ACDC, the middle slice of each patient; masks keep the right ventricle, which the paper does
+    not score."""
 
-    @property
-    def labels(self) -> dict[int, str]:
-        return {3: "left ventricle", 2: "myocardium"}
+    name = "acdc"
+    labels = {3: "left ventricle", 2: "myocardium"}
+    spacing_note = "resampled to 1.5 mm, then scaled with the image"
+    source_help = (
+        "download the ACDC database (free, after registration) from "
+        "https://www.creatis.insa-lyon.fr/Challenge/acdc/ and give the folder that contains "
+        "database/training/patient001/Info.cfg, database/testing/patient101 and so on as the source"
+    )
+    paper_pairs = {"train": 95, "validation": 5, "test": 50}
+    description = "Short-axis cine MRI at ED and ES with masks, middle slice, 150 patients."
+    homepage = "https://www.creatis.insa-lyon.fr/Challenge/acdc/"
+    citation = (
+        "Bernard O, Lalande A, Zotti C, et al. Deep Learning Techniques for Automatic MRI Cardiac "
+        "Multi-Structures Segmentation and Diagnosis: Is the Problem Solved? IEEE TMI 37(11), 2018."
+    )
 
-    @property
-    def spacing_note(self) -> str:
-        return "resampled to 1.5 mm, then scaled with the image"
-
-    def find(self) -> Archive:
+    def find(self) -> Found:
         root = self.source / "database"
         root = root if root.is_dir() else self.source
         patients = find_patients("acdc", [root / "training", root / "testing"], digits=3)
@@ -88,14 +84,40 @@ class AcdcConfig(ArchiveConfig):
                 raise missing_files_error("acdc", patient, files)
             files.append(folder / "Info.cfg")
             entries[split].append(Entry(patient, patient, "sax", tuple(files), number))
-        return check_complete(
-            "acdc",
-            Archive(entries, {NOT_THERE: not_there}),
-            PAIRS,
-            allow_partial=self.allow_partial,
-            source=self.source,
-            help=HELP,
+        return self.checked(Found(entries, left_out={NOT_THERE: not_there}))
+
+    def read(self, entry: Entry) -> Pair:
+        volumes = [read_volume(*entry.files[i : i + 2]) for i in (0, 2)]
+        (ed, _, spacing), (es, _, es_spacing) = volumes
+        if ed.shape != es.shape or not np.allclose(spacing, es_spacing, rtol=1e-3):
+            raise ValueError(
+                f"{entry.files[2]}: ES is {es.shape} at {spacing_text(es_spacing)}, "
+                f"ED {ed.shape} at {spacing_text(spacing)}; they must agree"
+            )
+        (ed, ed_mask), (es, es_mask) = (
+            self._slice(image, mask, spacing, entry.detail, file)
+            for (image, mask, _), file in zip(
+                volumes, (entry.files[0], entry.files[2]), strict=True
+            )
         )
+        size = self.options.content_size
+        in_plane = preprocessing.resized_spacing(SPACING_MM[:2], SHAPE[:2], (size, size))
+        return Pair(ed, es, ed_mask, es_mask, in_plane, SHAPE[2] // 2)
+
+    def _slice(self, image, mask, spacing, patient: int, file: Path):
+        """The prepared slice of one volume and its mask, [S, S]."""
+        if is_rotated(patient, image.shape):
+            image, mask = (np.transpose(v, (1, 0, 2))[:, ::-1] for v in (image, mask))
+            spacing = (spacing[1], spacing[0], spacing[2])
+        image = resample(image, spacing, SPACING_MM)
+        mask = resample(mask, spacing, SPACING_MM, nearest=True)
+        image = preprocessing.centre(image, SHAPE, image.min())[..., SHAPE[2] // 2]
+        mask = preprocessing.centre(mask, SHAPE)[..., SHAPE[2] // 2]
+        preprocessing.check_image(image, f"{file}, middle slice")
+        size = (self.options.content_size,) * 2
+        image = preprocessing.resize(image, size)
+        # Black border: the published code scales to [0, 1] first and pads with 0 afterwards.
+        return self.to_square(image, mask, border=image.min())
 
 
 def read_info(path: Path) -> dict[str, int]:
@@ -152,55 +174,3 @@ def resample(volume: np.ndarray, spacing, new_spacing, *, nearest: bool = False)
             )
         volume = moved * (at < last + 0.5).reshape(widths).astype(moved.dtype)
     return volume
-
-
-class Acdc(ArchiveBuilder):
-    """ACDC, the middle slice of each patient."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    CONFIG = AcdcConfig
-    SOURCE_HELP = HELP
-    PAPER_PAIRS = PAIRS
-    DESCRIPTION = "Short-axis cine MRI at ED and ES with masks, middle slice, 150 patients."
-    HOMEPAGE = "https://www.creatis.insa-lyon.fr/Challenge/acdc/"
-    CITATION = (
-        "Bernard O, Lalande A, Zotti C, et al. Deep Learning Techniques for Automatic MRI Cardiac "
-        "Multi-Structures Segmentation and Diagnosis: Is the Problem Solved? IEEE TMI 37(11), 2018."
-    )
-
-    def read(self, entry: Entry) -> RawPair:
-        volumes = [read_volume(*entry.files[i : i + 2]) for i in (0, 2)]
-        (ed, _, spacing), (es, _, es_spacing) = volumes
-        if ed.shape != es.shape or not np.allclose(spacing, es_spacing, rtol=1e-3):
-            raise ValueError(
-                f"{entry.files[2]}: ES is {es.shape} at {_round(es_spacing)} mm, "
-                f"ED {ed.shape} at {_round(spacing)} mm; they must agree"
-            )
-        (ed, ed_mask), (es, es_mask) = (
-            self._slice(image, mask, spacing, entry.detail, file)
-            for (image, mask, _), file in zip(
-                volumes, (entry.files[0], entry.files[2]), strict=True
-            )
-        )
-        size = self.builder_config.content_size
-        in_plane = preprocessing.resized_spacing(SPACING_MM[:2], SHAPE[:2], (size, size))
-        return RawPair(ed, es, ed_mask, es_mask, in_plane, SHAPE[2] // 2)
-
-    def _slice(self, image, mask, spacing, patient: int, file: Path):
-        """The prepared slice of one volume and its mask, [S, S]."""
-        if is_rotated(patient, image.shape):
-            image, mask = (np.transpose(v, (1, 0, 2))[:, ::-1] for v in (image, mask))
-            spacing = (spacing[1], spacing[0], spacing[2])
-        image = resample(image, spacing, SPACING_MM)
-        mask = resample(mask, spacing, SPACING_MM, nearest=True)
-        image = preprocessing.centre(image, SHAPE, image.min())[..., SHAPE[2] // 2]
-        mask = preprocessing.centre(mask, SHAPE)[..., SHAPE[2] // 2]
-        preprocessing.check_image(image, f"{file}, middle slice")
-        size = (self.builder_config.content_size,) * 2
-        image = preprocessing.resize(image, size)
-        # Black border: the published code scales to [0, 1] first and pads with 0 afterwards.
-        return to_square(image, mask, self.builder_config, border=image.min())
-
-
-def _round(spacing) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing)

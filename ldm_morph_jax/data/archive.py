@@ -1,94 +1,30 @@
-"""What the readers of the paper's datasets share: from a downloaded archive to prepared pairs.
-
-A dataset file defines a config that finds the pairs (`find`) and a builder that reads one (`read`).
-Nothing is read before all pairs have been found, so that a missing file shows at once.
-"""
+"""What the readers of the paper's datasets share: their option, splits, checks and preparation."""
 
 import dataclasses
-import functools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.builder import PairBuilder, PairConfig, make_example
+from ldm_morph_jax.data.base import DatasetBuilder, Found, Options, option
 
 SPLITS = ("train", "validation", "test")
 NOT_THERE = "not there"  # reason why a patient of the paper gives no pair
 
 
-class Entry(NamedTuple):
-    """A pair that has been found: its names, its files in the manifest's order, and what `read`
-    needs to know besides."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArchiveOptions(Options):
+    """Options of a dataset of the paper."""
 
-    id: str
-    patient: str
-    view: str
-    files: tuple[Path, ...]
-    detail: Any = None
-
-
-class Archive(NamedTuple):
-    """The pairs of a source.
-
-    entries: split -> pairs in their order; a split may be empty or missing.
-    left_out: reason -> names of what gives no pair.
-    tables: further files that the pairs depend on.
-    """
-
-    entries: dict[str, list[Entry]]
-    left_out: dict[str, list[str]]
-    tables: tuple[Path, ...] = ()
-
-
-class RawPair(NamedTuple):
-    """A pair that has been read and brought to [S, S], before intensities are normalised.
-
-    moving, fixed: ED and ES, real numbers; masks: uint8 labels; spacing: mm (row, column);
-    slice: number in the patient's stack.
-    """
-
-    moving: np.ndarray
-    fixed: np.ndarray
-    moving_mask: np.ndarray
-    fixed_mask: np.ndarray
-    spacing: tuple[float, float]
-    slice: int = 0
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class SourceConfig(PairConfig):
-    """Options of a dataset whose pairs are found in `source`."""
+    allow_partial: bool = option(
+        False,
+        "take those of the paper's patients that are there; training then needs "
+        "--config.data.options.allow_partial=True",
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.image_size < 32 or self.image_size % 32:
-            raise ValueError(
-                f"image_size must be a multiple of 32 (paper: 128), found {self.image_size}"
-            )
-
-    def find(self) -> Archive:
-        """Finds the pairs under `source`; ValueError when something needed is not there."""
-        raise NotImplementedError
-
-    @functools.cached_property
-    def archive(self) -> Archive:
-        return self.find()
-
-    def source_digest(self) -> str:
-        files = [f for entries in self.archive.entries.values() for e in entries for f in e.files]
-        root = self.source.parent if self.source.is_file() else self.source
-        return preprocessing.content_digest(root, sorted({*files, *self.archive.tables}))
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class ArchiveConfig(SourceConfig):
-    """`allow_partial`: take those of the paper's patients that are there, instead of an error."""
-
-    allow_partial: bool = False
+        check_size(self.image_size)
 
     @property
     def content_size(self) -> int:
@@ -96,77 +32,47 @@ class ArchiveConfig(SourceConfig):
         return self.image_size * 7 // 8
 
 
-class ArchiveBuilder(PairBuilder, skip_registration=True):
-    """Base of the builders that read archives; a subclass defines `read`."""
+def check_size(image_size: int) -> None:
+    """Refuses an image size that the paper's networks cannot halve five times."""
+    if image_size < 32 or image_size % 32:
+        raise ValueError(f"image_size must be a multiple of 32 (paper: 128), found {image_size}")
 
-    PHASES = ("ED-ES", "ES-ED")  # as read, reversed
 
-    def read(self, entry: Entry) -> RawPair:
-        """Reads one pair; ValueError, naming the file, when it cannot be used."""
-        raise NotImplementedError
+class ArchiveBuilder(DatasetBuilder):
+    """Base of the builders of the paper's datasets."""
 
-    def pair_files(self, id: str) -> tuple[Path, ...]:
-        return self._files[id]
+    Options = ArchiveOptions
 
-    def left_out(self) -> dict[str, list[str]]:
-        return self.builder_config.archive.left_out
-
-    def _split_generators(self, dl_manager):
-        entries = self.builder_config.archive.entries
-        self._files = {entry.id: entry.files for found in entries.values() for entry in found}
-        return {
-            split: self._generate_examples(self._examples(split, found), split)
-            for split, found in entries.items()
-            if found
-        }
-
-    def _examples(self, split: str, entries: list[Entry]) -> Iterator[dict]:
-        reverse = self.builder_config.reverse
-        for entry in tqdm(entries, desc=f"{self.name} {split}", unit="pair", mininterval=1):
-            pair = self.read(entry)
-            moving, fixed = (pair.moving, pair.moving_mask), (pair.fixed, pair.fixed_mask)
-            if reverse:
-                moving, fixed = fixed, moving
-            yield make_example(
-                id=entry.id,
-                patient=entry.patient,
-                view=entry.view,
-                phase=self.PHASES[reverse],
-                slice=pair.slice,
-                moving=moving[0],
-                fixed=fixed[0],
-                moving_mask=moving[1],
-                fixed_mask=fixed[1],
-                spacing=pair.spacing,
-                intensity=self.builder_config.intensity,
+    def checked(self, found: Found) -> Found:
+        """What was found, if it is the paper's pairs per split, or some with `allow_partial`."""
+        counts = {split: len(found.pairs.get(split, ())) for split in self.paper_pairs}
+        if not any(counts.values()):
+            raise ValueError(f"{self.name}: found no pair in {self.source}; {self.source_help}")
+        if counts != self.paper_pairs and not self.options.allow_partial:
+            reasons = "; ".join(
+                f"{reason}: {', '.join(names[:5])}{f' ... ({len(names)})' if names[5:] else ''}"
+                for reason, names in found.left_out.items()
+                if names
             )
+            raise ValueError(
+                f"{self.name}: found {_text(counts)} pairs in {self.source}, expected "
+                f"{_text(self.paper_pairs)} as in the paper ({reasons or 'nothing was left out'}); "
+                "to use what is there, give --allow-partial (training: "
+                "--config.data.options.allow_partial=True)"
+            )
+        return found
 
+    def to_square(
+        self, image: np.ndarray, mask: np.ndarray, border: float = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Resizes [H, W] to 112 x 112 (cubic; labels nearest), pads to 128 x 128 with `border`.
 
-def check_complete(
-    name: str,
-    archive: Archive,
-    paper_pairs: dict[str, int],
-    *,
-    allow_partial: bool,
-    source: Path,
-    help: str,
-) -> Archive:
-    """The archive, if it holds the paper's pairs per split, or any with `allow_partial`."""
-    found = {split: len(archive.entries.get(split, ())) for split in paper_pairs}
-    if not any(found.values()):
-        raise ValueError(f"{name}: found no pair in {source}; {help}")
-    if found != paper_pairs and not allow_partial:
-        reasons = "; ".join(
-            f"{reason}: {', '.join(names[:5])}{f' ... ({len(names)})' if len(names) > 5 else ''}"
-            for reason, names in archive.left_out.items()
-            if names
-        )
-        raise ValueError(
-            f"{name}: found {_counts(found)} pairs in {source}, expected {_counts(paper_pairs)} as "
-            f"in the paper ({reasons or 'nothing was left out'}); to use what is there, give "
-            "--allow-partial (training: --config.data.options.allow_partial=True)"
-        )
-    return archive
+        At another `image_size` both numbers scale.
+        """
+        inside, whole = (self.options.content_size,) * 2, (self.options.image_size,) * 2
+        image = preprocessing.centre(preprocessing.resize(image, inside), whole, border)
+        mask = preprocessing.centre(preprocessing.resize(mask, inside, nearest=True), whole)
+        return image, mask
 
 
 def find_patients(name: str, folders: list[Path], digits: int) -> dict[int, Path]:
@@ -202,18 +108,9 @@ def missing_files_error(name: str, patient: str, files: list[Path]) -> ValueErro
     )
 
 
-def to_square(
-    image: np.ndarray, mask: np.ndarray, config: ArchiveConfig, border: float = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes [H, W] to 112 x 112 (cubic; labels nearest) and pads to 128 x 128 (image: `border`).
-
-    At another `image_size` both numbers scale.
-    """
-    inside, whole = (config.content_size,) * 2, (config.image_size,) * 2
-    image = preprocessing.centre(preprocessing.resize(image, inside), whole, border)
-    mask = preprocessing.centre(preprocessing.resize(mask, inside, nearest=True), whole)
-    return image, mask.astype(np.uint8)
+def spacing_text(spacing: tuple[float, ...]) -> str:
+    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
-def _counts(pairs: dict[str, int]) -> str:
-    return ", ".join(f"{split} {n}" for split, n in pairs.items())
+def _text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {n}" for split, n in counts.items())

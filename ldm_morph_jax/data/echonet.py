@@ -1,4 +1,4 @@
-"""TFDS builder `echonet`: apical four-chamber videos of EchoNet-Dynamic.
+"""Dataset `echonet`: apical four-chamber videos of EchoNet-Dynamic.
 
 Reads `FileList.csv` (video, split), `VolumeTracings.csv` (outlines of the left ventricle in two
 frames of each video) and `Videos/*.avi` (Motion-JPEG, 112 x 112; needs PyAV, the extra `echonet`).
@@ -11,59 +11,50 @@ smaller. Videos with fewer than two traced frames are left out and counted. Fram
 from 0. Splits are those of FileList.csv.
 """
 
-import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.archive import (
-    NOT_THERE,
-    Archive,
-    ArchiveBuilder,
-    ArchiveConfig,
-    Entry,
-    RawPair,
-    check_complete,
-    to_square,
-)
+from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
+from ldm_morph_jax.data.base import Entry, Found, Pair
 from ldm_morph_jax.data.tables import read_rows
 
-PAIRS = {"train": 7460, "validation": 1288, "test": 1276}
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
 FILE_COLUMNS = ("FileName", "Split")
 TRACE_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
 UNTRACED = "fewer than two traced frames"
-HELP = (
-    "download EchoNet-Dynamic (free, after registration) from https://echonet.github.io/dynamic/ "
-    "and give the folder that contains FileList.csv, VolumeTracings.csv and Videos/*.avi as the "
-    "source"
-)
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
-class EchonetConfig(ArchiveConfig):
-    """Options: those of every archive."""
+class Echonet(ArchiveBuilder):
+    """EchoNet-Dynamic, the two traced frames of each video."""
 
-    @property
-    def labels(self) -> dict[int, str]:
-        return {1: "left ventricle"}
+    name = "echonet"
+    labels = {1: "left ventricle"}
+    spacing_note = "unknown, 1 is a placeholder: the videos carry no geometry"
+    source_help = (
+        "download EchoNet-Dynamic (free, after registration) from "
+        "https://echonet.github.io/dynamic/ and give the folder that contains FileList.csv, "
+        "VolumeTracings.csv and Videos/*.avi as the source"
+    )
+    paper_pairs = {"train": 7460, "validation": 1288, "test": 1276}
+    description = "Apical four-chamber echocardiograms at ED and ES with left-ventricle masks."
+    homepage = "https://echonet.github.io/dynamic/"
+    citation = (
+        "Ouyang D, He B, Ghorbani A, et al. Video-based AI for beat-to-beat assessment of cardiac "
+        "function. Nature 580, 2020."
+    )
 
-    @property
-    def spacing_note(self) -> str:
-        return "unknown, 1 is a placeholder: the videos carry no geometry"
-
-    def find(self) -> Archive:
+    def find(self) -> Found:
         root = self.source / "EchoNet-Dynamic"
         root = root if root.is_dir() else self.source
         file_list, tracings = root / "FileList.csv", root / "VolumeTracings.csv"
         for path in (file_list, tracings):
             if not path.is_file():
-                raise ValueError(f"echonet: no file {path}; {HELP}")
+                raise ValueError(f"echonet: no file {path}; {self.source_help}")
         traces = read_tracings(tracings)
-        entries = {split: [] for split in PAIRS}
+        entries = {split: [] for split in SPLITS}
         left_out, seen = {UNTRACED: [], NOT_THERE: []}, set()
         for line, row in read_rows(file_list, FILE_COLUMNS):
             video, split = _without_suffix(row["FileName"]), row["Split"].upper()
@@ -83,14 +74,31 @@ class EchonetConfig(ArchiveConfig):
             else:
                 files = (path, tracings)
                 entries[SPLIT_NAMES[split]].append(Entry(video, video, "4ch", files, traces[video]))
-        return check_complete(
-            "echonet",
-            Archive(entries, left_out, (file_list, tracings)),
-            PAIRS,
-            allow_partial=self.allow_partial,
-            source=self.source,
-            help=HELP,
+        return self.checked(Found(entries, {}, left_out, (file_list, tracings)))
+
+    def read(self, entry: Entry) -> Pair:
+        path, traces = entry.files[0], entry.detail
+        phases = []
+        for number, image in zip(traces, read_frames(path, list(traces)), strict=True):
+            name = f"{path}, frame {number}"
+            preprocessing.check_image(image, name)
+            if len(traces[number]) < 3:
+                raise ValueError(
+                    f"{name}: VolumeTracings.csv has {len(traces[number])} rows for it, expected "
+                    "the long axis and at least two chords"
+                )
+            mask = fill_polygon(outline(traces[number]), image.shape).astype(np.uint8)
+            if not mask.any():
+                raise ValueError(
+                    f"{name}: its outline in VolumeTracings.csv holds no pixel of the "
+                    f"{image.shape[0]} x {image.shape[1]} image"
+                )
+            phases.append((int(mask.sum()), image, mask))
+        phases.sort(key=lambda phase: phase[0], reverse=True)
+        (ed, ed_mask), (es, es_mask) = (
+            self.to_square(image, mask) for _, image, mask in (phases[0], phases[-1])
         )
+        return Pair(ed, es, ed_mask, es_mask, (1.0, 1.0))
 
 
 def read_tracings(path: Path) -> dict[str, dict[int, np.ndarray]]:
@@ -143,7 +151,7 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
         import av
     except ImportError:
         raise ValueError(
-            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[echonet]'"
+            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[video]'"
         ) from None
     frames = {}
     try:
@@ -163,46 +171,6 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
                 "before it"
             )
     return [frames[number] for number in numbers]
-
-
-class Echonet(ArchiveBuilder):
-    """EchoNet-Dynamic, the two traced frames of each video."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    CONFIG = EchonetConfig
-    SOURCE_HELP = HELP
-    PAPER_PAIRS = PAIRS
-    DESCRIPTION = "Apical four-chamber echocardiograms at ED and ES with left-ventricle masks."
-    HOMEPAGE = "https://echonet.github.io/dynamic/"
-    CITATION = (
-        "Ouyang D, He B, Ghorbani A, et al. Video-based AI for beat-to-beat assessment of cardiac "
-        "function. Nature 580, 2020."
-    )
-
-    def read(self, entry: Entry) -> RawPair:
-        path, traces = entry.files[0], entry.detail
-        phases = []
-        for number, image in zip(traces, read_frames(path, list(traces)), strict=True):
-            name = f"{path}, frame {number}"
-            preprocessing.check_image(image, name)
-            if len(traces[number]) < 3:
-                raise ValueError(
-                    f"{name}: VolumeTracings.csv has {len(traces[number])} rows for it, expected "
-                    "the long axis and at least two chords"
-                )
-            mask = fill_polygon(outline(traces[number]), image.shape).astype(np.uint8)
-            if not mask.any():
-                raise ValueError(
-                    f"{name}: its outline in VolumeTracings.csv holds no pixel of the "
-                    f"{image.shape[0]} x {image.shape[1]} image"
-                )
-            phases.append((int(mask.sum()), image, mask))
-        phases.sort(key=lambda phase: phase[0], reverse=True)
-        (ed, ed_mask), (es, es_mask) = (
-            to_square(image, mask, self.builder_config)
-            for _, image, mask in (phases[0], phases[-1])
-        )
-        return RawPair(ed, es, ed_mask, es_mask, (1.0, 1.0))
 
 
 def _without_suffix(name: str) -> str:

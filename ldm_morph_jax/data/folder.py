@@ -1,4 +1,4 @@
-"""TFDS builder `folder`: your own pairs, listed in a CSV file.
+"""Dataset `folder`: your own pairs, listed in a CSV file.
 
 Columns `id,split,moving,fixed` and, as far as there are any, `moving_mask,fixed_mask` (labels 0 to
 255, 0 is background) and `slice` (which slice, from 0, of files that hold a stack). Files are PNG,
@@ -14,37 +14,43 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.archive import (
-    SPLITS,
-    Archive,
-    ArchiveBuilder,
-    Entry,
-    RawPair,
-    SourceConfig,
-)
+from ldm_morph_jax.data.archive import SPLITS, check_size
+from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
 from ldm_morph_jax.data.tables import read_rows
 from ldm_morph_jax.files.images import read_image
 
 COLUMNS = ("id", "split", "moving", "fixed")
 OPTIONAL = ("moving_mask", "fixed_mask", "slice")
-HELP = (
-    f"give a CSV file with the columns {','.join(COLUMNS)}[,{','.join(OPTIONAL)}] as the source, "
-    f"split one of {', '.join(SPLITS)}, the others paths of images relative to the CSV file"
-)
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
-class FolderConfig(SourceConfig):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderOptions(Options):
     """No options of its own."""
 
-    @property
-    def spacing_note(self) -> str:
-        return "from the files, scaled with the image; 1 where a file does not tell"
+    def __post_init__(self):
+        super().__post_init__()
+        check_size(self.image_size)
 
-    def find(self) -> Archive:
+
+class Folder(DatasetBuilder):
+    """Pairs of a CSV file."""
+
+    name = "folder"
+    Options = FolderOptions
+    labels = None  # all that occur
+    spacing_note = "from the files, scaled with the image; 1 where a file does not say"
+    source_is_file = True
+    source_help = (
+        f"give a CSV file with the columns {','.join(COLUMNS)}[,{','.join(OPTIONAL)}] as the "
+        f"source, split one of {', '.join(SPLITS)}, the others paths of images relative to the "
+        "CSV file"
+    )
+    phases = ("as listed", "reversed")
+    description = "Pairs listed in a CSV file."
+
+    def find(self) -> Found:
         entries, lines = {split: [] for split in SPLITS}, {}
         for line, row in read_rows(self.source, COLUMNS, OPTIONAL):
             where = f"{self.source}, line {line}"
@@ -71,10 +77,29 @@ class FolderConfig(SourceConfig):
                 if not file.is_file():
                     raise ValueError(f"{where}: no such file {file}")
             number = int(row["slice"]) if row["slice"] else None
-            entries[row["split"]].append(Entry(row["id"], row["id"], "unknown", files, number))
+            entries[row["split"]].append(Entry(row["id"], files=files, detail=number))
         if not lines:
-            raise ValueError(f"{self.source}: lists no pair; {HELP}")
-        return Archive(entries, {}, (self.source,))
+            raise ValueError(f"{self.source}: lists no pair; {self.source_help}")
+        return Found(entries, tables=(self.source,))
+
+    def read(self, entry: Entry) -> Pair:
+        moving, fixed = (read_image(file, slice=entry.detail) for file in entry.files[:2])
+        if fixed.array.shape != moving.array.shape:
+            raise ValueError(
+                f"{entry.files[1]}: fixed image is {fixed.array.shape}, "
+                f"moving {moving.array.shape}; they must agree"
+            )
+        masks = [np.zeros(moving.array.shape, np.uint8)] * 2
+        if len(entry.files) > 2:
+            masks = [_read_mask(file, entry.detail, moving.array) for file in entry.files[2:]]
+        size = self.options.image_size
+        shape = moving.array.shape
+        return Pair(
+            *(fit(image.array, size) for image in (moving, fixed)),
+            *(fit(mask, size, nearest=True) for mask in masks),
+            spacing=preprocessing.resized_spacing(moving.spacing, shape, fitted_shape(shape, size)),
+            slice=entry.detail or 0,
+        )
 
 
 def fit(array: np.ndarray, size: int, *, nearest: bool = False) -> np.ndarray:
@@ -88,44 +113,7 @@ def fitted_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return tuple(max(1, round(n * size / max(shape))) for n in shape)
 
 
-class Folder(ArchiveBuilder):
-    """Pairs of a CSV file."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    CONFIG = FolderConfig
-    SOURCE_IS_FILE = True
-    SOURCE_HELP = HELP
-    PHASES = ("as listed", "reversed")
-    DESCRIPTION = "Pairs listed in a CSV file."
-
-    def scored_labels(self) -> dict[int, str]:
-        return {label: f"label {label}" for label in sorted(self._labels)}
-
-    def _split_generators(self, dl_manager):
-        self._labels: set[int] = set()
-        return super()._split_generators(dl_manager)
-
-    def read(self, entry: Entry) -> RawPair:
-        moving, fixed = (read_image(file, slice=entry.detail) for file in entry.files[:2])
-        if fixed.array.shape != moving.array.shape:
-            raise ValueError(
-                f"{entry.files[1]}: fixed image is {fixed.array.shape}, "
-                f"moving {moving.array.shape}; they must agree"
-            )
-        masks = [np.zeros(moving.array.shape, np.uint8)] * 2
-        if len(entry.files) > 2:
-            masks = [self._read_mask(file, entry.detail, moving.array) for file in entry.files[2:]]
-        size = self.builder_config.image_size
-        shape = moving.array.shape
-        return RawPair(
-            *(fit(image.array, size) for image in (moving, fixed)),
-            *(fit(mask, size, nearest=True) for mask in masks),
-            spacing=preprocessing.resized_spacing(moving.spacing, shape, fitted_shape(shape, size)),
-            slice=entry.detail or 0,
-        )
-
-    def _read_mask(self, file: Path, number: int | None, image: np.ndarray) -> np.ndarray:
-        mask = read_image(file, slice=number, labels=True).array
-        preprocessing.check_mask(mask, image, str(file), values=range(256))
-        self._labels.update(np.unique(mask[mask > 0]).tolist())
-        return mask.astype(np.uint8)
+def _read_mask(file: Path, number: int | None, image: np.ndarray) -> np.ndarray:
+    mask = read_image(file, slice=number, labels=True).array
+    preprocessing.check_mask(mask, image, str(file), values=range(256))
+    return mask

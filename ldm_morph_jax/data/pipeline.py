@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from ldm_morph_jax.data.orientation import ORIENTATIONS, orient, orient_displacement
+from ldm_morph_jax.devices.batches import fill_up
 
 IMAGES = ("moving", "fixed", "image")
 MASKS = ("moving_mask", "fixed_mask")
@@ -185,12 +186,12 @@ def evaluation_batches(
     """
     shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
     rows = local_rows(batch_size, shard)
+    mine = slice(shard.shard_index * rows, (shard.shard_index + 1) * rows)
     for start in range(0, len(source), batch_size):
-        positions = start + shard.shard_index * rows + np.arange(rows)
-        valid = positions < len(source)
-        elements = [source[i] for i in np.minimum(positions, len(source) - 1)]
+        elements = [source[i] for i in range(start, min(start + batch_size, len(source)))]
         batch = {key: np.stack([one[key] for one in elements]) for key in elements[0]}
-        yield batch | {"valid": valid}
+        batch, valid = fill_up(batch, batch_size)
+        yield {key: value[mine] for key, value in (batch | {"valid": valid}).items()}
 
 
 def local_rows(batch_size: int, shard: grain.sharding.ShardOptions) -> int:

@@ -1,4 +1,4 @@
-"""TFDS builder `sunnybrook`: Sunnybrook Cardiac Data, real short-axis cine MRI (public domain).
+"""Dataset `sunnybrook`: Sunnybrook Cardiac Data, real short-axis cine MRI (public domain).
 
 Reads the PNG conversion of github.com/mshunshin/SegNetCMR (its folder `Data/`):
 
@@ -16,17 +16,17 @@ so that the numbers on `test` stay comparable. Never tune on test or part3.
 """
 
 import dataclasses
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
-from PIL import Image
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.builder import UNPAIRED, PairBuilder, PairConfig, make_example
+from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
+from ldm_morph_jax.files.images import read_image
 
 FULL_SIZE = 256
 CROP = (64, 192)
@@ -35,11 +35,77 @@ PHASES_PER_SLICE = 20
 VALIDATION_PATIENTS = ("SC-HF-I-02", "SC-HF-NI-04", "SC-HYP-03")
 FILE_NAME = re.compile(r"(SC-[A-Z]+(?:-[A-Z]+)?-\d+)-IM-\d+-(\d+)\.dcm\.png")
 PARTS = {1: "Train", 2: "Train", 3: "Test"}
-EXPECTED = (
-    "expected Data/Train/Images/Sunnybrook_Part1, Data/Train/Labels/Sunnybrook_Part1 and the same "
-    "for Part2, with files SC-*-IM-*.dcm.png; get the folder Data/ of "
-    "https://github.com/mshunshin/SegNetCMR and give the folder that contains it as `source`"
-)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SunnybrookOptions(Options):
+    """No options of its own; `image_size` is the fixed crop, 128."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        size = CROP[1] - CROP[0]
+        if self.image_size != size:
+            raise ValueError(
+                f"sunnybrook: image_size is {size} (fixed crop without resampling), "
+                f"found {self.image_size}"
+            )
+
+
+class Sunnybrook(DatasetBuilder):
+    """Sunnybrook Cardiac Data, PNG conversion; end-diastole to end-systole of each slice."""
+
+    name = "sunnybrook"
+    version = "1.1.0"
+    Options = SunnybrookOptions
+    labels = {1: "left ventricle"}
+    spacing_note = "1.25 mm from the protocol (320 mm / 256 pixels); the files carry no geometry"
+    source_help = (
+        "expected Data/Train/Images/Sunnybrook_Part1, Data/Train/Labels/Sunnybrook_Part1 and the "
+        "same for Part2, with files SC-*-IM-*.dcm.png; get the folder Data/ of "
+        "https://github.com/mshunshin/SegNetCMR and give the folder that contains it as `source`"
+    )
+    description = "Short-axis cine MRI with left-ventricle masks, ED and ES, 2D slices (CC0 1.0)."
+    homepage = "https://www.cardiacatlas.org/sunnybrook-cardiac-data/"
+    citation = (
+        "Radau P, Lu Y, Connelly K, Paul G, Dick AJ, Wright GA. Evaluation Framework for "
+        "Algorithms Segmenting Short Axis Cardiac MRI. The MIDAS Journal - Cardiac MR Left "
+        "Ventricle Segmentation Challenge. http://hdl.handle.net/10380/3070"
+    )
+
+    def find(self) -> Found:
+        pairs = {split: [] for split in ("train", "validation", "test")}
+        unpaired, patients = defaultdict(list), defaultdict(list)
+        for frame in find_frames(self.source, self.source_help):
+            patients[frame.part, frame.patient].append(frame)
+        for (part, patient), frames in sorted(patients.items()):
+            split = {2: "test", 3: "part3"}.get(part, "train")
+            if patient in VALIDATION_PATIENTS:
+                split = "validation"
+            check_phases(patient, frames)
+            for number in sorted({frame.slice for frame in frames}):
+                of_slice = [frame for frame in frames if frame.slice == number]
+                files = tuple(file for frame in of_slice for file in (frame.image, frame.label))
+                name, detail = f"{patient}-slice{number:02d}", (of_slice, tuple(frames))
+                if len(of_slice) > 1:
+                    pairs.setdefault(split, []).append(Entry(name, patient, "sax", files, detail))
+                else:
+                    name = f"{name}-phase{of_slice[0].phase:02d}"
+                    unpaired[split].append(Entry(name, patient, "sax", files, detail))
+        for split, entries in pairs.items():
+            if not entries:
+                raise ValueError(
+                    f"sunnybrook: no pair for split {split!r} in {self.source} "
+                    f"(test: Part2; validation: {', '.join(VALIDATION_PATIENTS)}; train: the "
+                    f"others of Part1); {self.source_help}"
+                )
+        return Found(pairs, unpaired)
+
+    def read(self, entry: Entry) -> Pair:
+        of_slice, of_patient = entry.detail
+        first = end_diastole(of_patient)
+        ordered = sorted(of_slice, key=lambda frame: frame.phase != first)
+        (ed, ed_mask), (es, es_mask) = read_frame(ordered[0]), read_frame(ordered[-1])
+        return Pair(ed, es, ed_mask, es_mask, (SPACING_MM, SPACING_MM), ordered[0].slice)
 
 
 class Frame(NamedTuple):
@@ -60,40 +126,13 @@ class Frame(NamedTuple):
         return (self.instance - 1) % PHASES_PER_SLICE
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
-class SunnybrookConfig(PairConfig):
-    """No options of its own; `image_size` is the fixed crop, 128."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        size = CROP[1] - CROP[0]
-        if self.image_size != size:
-            raise ValueError(
-                f"sunnybrook: image_size is {size} (fixed crop without resampling), "
-                f"found {self.image_size}"
-            )
-
-    @property
-    def labels(self) -> dict[int, str]:
-        return {1: "left ventricle"}
-
-    @property
-    def spacing_note(self) -> str:
-        return "1.25 mm from the protocol (320 mm / 256 pixels); the files carry no geometry"
-
-    def source_digest(self) -> str:
-        files = [file for frame in find_frames(self.source) for file in (frame.image, frame.label)]
-        return preprocessing.content_digest(Path(self.source), files)
-
-
-def find_frames(source: Path) -> list[Frame]:
+def find_frames(source: Path, expected: str) -> list[Frame]:
     """All annotated images under `source` (the folder with `Data`, or `Data` itself), sorted.
 
     Raises:
       ValueError: no such folder, Part 1 or Part 2 missing or empty, a file name of another form,
-        an image without label or a label without image.
+        an image without label or a label without image; `expected` ends the message.
     """
-    source = Path(source)
     data = source / "Data" if (source / "Data").is_dir() else source
     frames = []
     for part, stage in PARTS.items():
@@ -105,7 +144,7 @@ def find_frames(source: Path) -> list[Frame]:
         for folder in (images, labels):
             names[folder] = {file.name for file in folder.glob("*.png")}
             if not names[folder]:
-                raise ValueError(f"sunnybrook: found no PNG files in {folder}; {EXPECTED}")
+                raise ValueError(f"sunnybrook: found no PNG files in {folder}; {expected}")
         alone = sorted(names[images] ^ names[labels])
         if alone:
             raise ValueError(
@@ -115,38 +154,34 @@ def find_frames(source: Path) -> list[Frame]:
         for name in sorted(names[images]):
             match = FILE_NAME.fullmatch(name)
             if not match or int(match[2]) < 1:
-                raise ValueError(f"sunnybrook: unexpected file name {images / name}; {EXPECTED}")
+                raise ValueError(f"sunnybrook: unexpected file name {images / name}; {expected}")
             frames.append(Frame(part, match[1], int(match[2]), images / name, labels / name))
     return frames
 
 
-def read_png(file: Path) -> np.ndarray:
-    """Reads a PNG with one channel or three equal ones as [H, W] uint8.
+def check_phases(patient: str, frames: list[Frame]) -> None:
+    """Every patient has two annotated phases, end-diastole and end-systole."""
+    phases = sorted({frame.phase for frame in frames})
+    if len(phases) != 2:
+        raise ValueError(
+            f"sunnybrook: patient {patient}: expected two annotated phases (ED and ES), "
+            f"found {len(phases)}: {phases} in {frames[0].image.parent}"
+        )
 
-    Raises:
-      ValueError: truncated or damaged file, other mode, channels that differ.
-    """
-    try:
-        with Image.open(file) as picture:
-            array = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for damaged PNGs
-        raise ValueError(f"{file}: truncated or damaged PNG ({error})") from error
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise ValueError(f"{file}: expected 8-bit grey or RGB, found {array.dtype} {array.shape}")
-    if array.ndim == 3:
-        channels = array.shape[-1]
-        if channels != 3 or (array != array[..., :1]).any():
-            raise ValueError(
-                f"{file}: expected 1 channel or 3 equal ones, found {channels}"
-                f"{' that differ' if channels == 3 else ''}"
-            )
-        array = array[..., 0]
-    return array
+
+@functools.cache
+def end_diastole(frames: tuple[Frame, ...]) -> int:
+    """The phase in which a patient's blood pool is larger, over all annotated slices."""
+    area = defaultdict(int)
+    for frame in frames:
+        _, mask = read_frame(frame)
+        area[frame.phase] += int(mask.sum())
+    return max(area, key=area.get)
 
 
 def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """Image [128, 128] uint8 and mask [128, 128] in {0, 1} of the fixed crop, checked."""
-    image, label = read_png(frame.image), read_png(frame.label)
+    """Image [128, 128] and mask [128, 128] in {0, 1} of the fixed crop, checked."""
+    image, label = read_image(frame.image).array, read_image(frame.label, labels=True).array
     if image.shape != (FULL_SIZE, FULL_SIZE):
         raise ValueError(f"{frame.image}: expected {FULL_SIZE} x {FULL_SIZE}, found {image.shape}")
     preprocessing.check_mask(label, image, str(frame.label), values=(0, 255))
@@ -156,92 +191,3 @@ def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     if lost:
         raise ValueError(f"{frame.label}: {lost} mask pixels lie outside the crop {CROP}")
     return image, mask // 255
-
-
-class Sunnybrook(PairBuilder):
-    """Sunnybrook Cardiac Data, PNG conversion; end-diastole to end-systole of each slice."""
-
-    VERSION = tfds.core.Version("1.0.1")
-    CONFIG = SunnybrookConfig
-    SOURCE_HELP = EXPECTED
-    DESCRIPTION = "Short-axis cine MRI with left-ventricle masks, ED and ES, 2D slices (CC0 1.0)."
-    HOMEPAGE = "https://www.cardiacatlas.org/sunnybrook-cardiac-data/"
-    CITATION = (
-        "Radau P, Lu Y, Connelly K, Paul G, Dick AJ, Wright GA. Evaluation Framework for "
-        "Algorithms Segmenting Short Axis Cardiac MRI. The MIDAS Journal - Cardiac MR Left "
-        "Ventricle Segmentation Challenge. http://hdl.handle.net/10380/3070"
-    )
-
-    def _split_generators(self, dl_manager):
-        patients, self._files = defaultdict(list), {}
-        for frame in find_frames(self.builder_config.source):
-            patients[frame.part, frame.patient].append(frame)
-        examples = {name: [] for name in ("train", "validation", "test")}
-        for (part, patient), frames in sorted(patients.items()):
-            split = {2: "test", 3: "part3"}.get(part, "train")
-            if patient in VALIDATION_PATIENTS:
-                split = "validation"
-            pairs, unpaired = self._patient_examples(patient, frames)
-            examples.setdefault(split, []).extend(pairs)
-            examples.setdefault(split + UNPAIRED, []).extend(unpaired)
-        for split in ("train", "validation", "test"):
-            if not examples[split]:
-                raise ValueError(
-                    f"sunnybrook: no pair for split {split!r} in {self.builder_config.source} "
-                    f"(test: Part2; validation: {', '.join(VALIDATION_PATIENTS)}; train: the "
-                    f"others of Part1); {EXPECTED}"
-                )
-        return {
-            name: self._generate_examples(found, name) for name, found in examples.items() if found
-        }
-
-    def pair_files(self, id: str) -> tuple[Path, ...]:
-        return self._files[id]
-
-    def _patient_examples(self, patient: str, frames: list[Frame]):
-        """Pairs and unpaired images of one patient."""
-        contents = {(frame.slice, frame.phase): read_frame(frame) for frame in frames}
-        area = defaultdict(int)
-        for (_, phase), (_, mask) in contents.items():
-            area[phase] += int(mask.sum())
-        if len(area) != 2:
-            raise ValueError(
-                f"sunnybrook: patient {patient}: expected two annotated phases (ED and ES), "
-                f"found {len(area)}: {sorted(area)} in {frames[0].image.parent}"
-            )
-        end_diastole, end_systole = sorted(area, key=area.get, reverse=True)
-
-        def example(slice_index, phase, moving_phase, fixed_phase):
-            moving, moving_mask = contents[slice_index, moving_phase]
-            fixed, fixed_mask = contents[slice_index, fixed_phase]
-            still = f"-phase{moving_phase:02d}" if phase == "still" else ""
-            return make_example(
-                id=f"{patient}-slice{slice_index:02d}{still}",
-                patient=patient,
-                view="sax",
-                phase=phase,
-                slice=slice_index,
-                moving=moving,
-                fixed=fixed,
-                moving_mask=moving_mask,
-                fixed_mask=fixed_mask,
-                spacing=(SPACING_MM, SPACING_MM),
-                intensity=self.builder_config.intensity,
-            )
-
-        pairs, unpaired = [], []
-        for slice_index in sorted({index for index, _ in contents}):
-            phases = [p for p in (end_diastole, end_systole) if (slice_index, p) in contents]
-            if len(phases) == 1:
-                unpaired.append(example(slice_index, "still", phases[0], phases[0]))
-            elif self.builder_config.reverse:
-                pairs.append(example(slice_index, "ES-ED", end_systole, end_diastole))
-            else:
-                pairs.append(example(slice_index, "ED-ES", end_diastole, end_systole))
-            self._files[f"{patient}-slice{slice_index:02d}"] = tuple(
-                file
-                for frame in frames
-                if frame.slice == slice_index
-                for file in (frame.image, frame.label)
-            )
-        return pairs, unpaired

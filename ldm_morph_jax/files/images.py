@@ -190,6 +190,16 @@ def read_image(
     return image
 
 
+def parse_slice(text: str) -> int | str:
+    """What `slice` of `read_image` is in text: a whole number or "all"; ValueError otherwise."""
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number nor 'all'") from None
+
+
 def _reader_of(path: Path):
     name = path.name.lower()
     if name.endswith((".png", ".tif", ".tiff")):

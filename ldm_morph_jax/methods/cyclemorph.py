@@ -5,13 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from ldm_morph_jax.methods.base import Method
 from ldm_morph_jax.models.cyclemorph import DeformationUNet
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.losses import ncc, smoothness
 
 
 @dataclasses.dataclass(frozen=True)
-class CycleMorph:
+class CycleMorph(Method):
     """Generator "forward" registers moving to fixed, "backward" fixed to moving.
 
     Parameters are {"forward", "backward"}; registering uses "forward" alone.
@@ -29,6 +30,29 @@ class CycleMorph:
     identity_weight: float = 0.5
 
     name = "cyclemorph"
+    title = "CycleMorph"
+    defaults = {
+        "model": {
+            "encoder_channels": (16, 32, 32, 32, 32),
+            "decoder_channels": (32, 32, 32, 8, 8),
+            "convolutions": 1,
+        },
+        "smoothness_weight": 1.0,  # beside an NCC, whose scale is another than that of an MSE
+        "cycle_weight": 0.1,
+        "identity_weight": 0.5,
+        "optimiser": {"b1": 0.5},
+        "train": {"learning_rate": 2e-4},
+    }
+
+    @classmethod
+    def from_config(cls, config):
+        c = config.registration
+        return cls(
+            DeformationUNet(**c.model),
+            smoothness_weight=c.smoothness_weight,
+            cycle_weight=c.cycle_weight,
+            identity_weight=c.identity_weight,
+        )
 
     def init(self, key: jax.Array, image_size: int):
         """Initial parameters of both generators."""
@@ -43,7 +67,7 @@ class CycleMorph:
         """The displacement of one generator, `[B, H, W, 2]`."""
         return self.generator.apply({"params": generator_params}, source, target)
 
-    def displacement(self, params, frozen, moving, fixed) -> jax.Array:
+    def field(self, params, frozen, moving, fixed) -> jax.Array:
         """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]` in pixels."""
         return self.predict(params["forward"], moving, fixed)
 

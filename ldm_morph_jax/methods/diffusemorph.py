@@ -5,15 +5,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from ldm_morph_jax.methods.base import Method
 from ldm_morph_jax.models.cyclemorph import DeformationUNet
 from ldm_morph_jax.models.diffusemorph import DenoisingUNet
-from ldm_morph_jax.ops.diffusion import Schedule, q_sample
+from ldm_morph_jax.ops.diffusion import Schedule, linear_beta_schedule, q_sample
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.losses import diffusion_loss, pixel_similarity, smoothness
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffuseMorph:
+class DiffuseMorph(Method):
     """Noise predictor and deformation network, trained together: {"denoiser", "deformation"}.
 
     The networks see images in [-1, 1]; images are warped and compared in [0, 1].
@@ -33,6 +34,57 @@ class DiffuseMorph:
     smoothness_weight: float = 0.01
 
     name = "diffusemorph"
+    title = "DiffuseMorph"
+    defaults = {
+        "model": {
+            "denoiser": {
+                "base_channels": 64,
+                "channel_multipliers": (1, 2, 4, 4),
+                "residual_blocks": 1,
+                "norm_groups": 32,
+            },
+            "deformation": {
+                "encoder_channels": (64, 128, 256, 512, 1024),
+                "decoder_channels": (1024, 512, 256, 128, 64),
+                "convolutions": 2,
+                "weights_std": 0.02,
+            },
+        },
+        "timesteps": 2000,
+        "beta_start": 1e-6,
+        "beta_end": 1e-2,
+        "registration_weight": 2.0,
+        "smoothness_weight": 0.01,  # within the registration part
+        "optimiser": {"b1": 0.5},
+        "train": {"learning_rate": 2e-4},
+    }
+    small = {  # the plan of the official 3D configuration, its denoiser twice as wide
+        "model": {
+            "denoiser": {
+                "base_channels": 16,
+                "channel_multipliers": (1, 2, 4, 4),
+                "residual_blocks": 1,
+                "norm_groups": 4,
+            },
+            "deformation": {
+                "encoder_channels": (16, 32, 32, 32, 32),
+                "decoder_channels": (32, 32, 32, 8, 8),
+                "convolutions": 1,
+                "weights_std": 0.02,
+            },
+        }
+    }
+
+    @classmethod
+    def from_config(cls, config):
+        c = config.registration
+        return cls(
+            DenoisingUNet(**c.model.denoiser),
+            DeformationUNet(**c.model.deformation),
+            linear_beta_schedule(c.timesteps, c.beta_start, c.beta_end),
+            registration_weight=c.registration_weight,
+            smoothness_weight=c.smoothness_weight,
+        )
 
     def init(self, key: jax.Array, image_size: int):
         """Initial parameters of both networks."""
@@ -51,7 +103,7 @@ class DiffuseMorph:
         """Displacement `[B, H, W, 2]` from the moving image in [-1, 1] and predicted noise."""
         return self.deformation.apply({"params": params["deformation"]}, moving, noise)
 
-    def displacement(self, params, frozen, moving, fixed, eta: float = 1.0) -> jax.Array:
+    def field(self, params, frozen, moving, fixed, eta: float = 1.0) -> jax.Array:
         """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]` in pixels.
 
         One pass: the fixed image itself, without noise, stands for x_t at t = 0. `eta` scales the

@@ -1,4 +1,4 @@
-"""What VoxelMorph, TransMorph and TransMatch share: one network, squared error, smoothness."""
+"""What VoxelMorph, TransMorph and TransMatch share: one network, similarity, smoothness."""
 
 import dataclasses
 from typing import ClassVar
@@ -7,26 +7,58 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldm_morph_jax.methods.base import Method
+from ldm_morph_jax.methods.velocity import HEAD_DEFAULTS, VelocityHead
 from ldm_morph_jax.ops.geometry import warp
-from ldm_morph_jax.ops.losses import pixel_similarity, smoothness
+from ldm_morph_jax.ops.losses import named_similarity, smoothness
+
+# below config.registration
+SETTINGS = HEAD_DEFAULTS | {"similarity": "mse", "smoothness_of": "displacement"}
 
 
 @dataclasses.dataclass(frozen=True)
-class DisplacementNetwork:
-    """A network (moving, fixed) -> displacement, trained with MSE + weight * smoothness.
+class DisplacementNetwork(Method):
+    """A network (moving, fixed) -> field, trained with similarity + weight * smoothness.
+
+    A subclass names its network's class; its settings are `config.registration.model`.
 
     Attributes:
       network: module `(moving, fixed, train=...)` -> `[B, H, W, 2]` in pixels.
       smoothness_weight: on the scale of LDM-Morph's lambda, `ops.losses.smoothness`.
+      head: whether the output is the displacement or a velocity.
+      smoothness_of: "displacement", or "velocity": the predicted velocity at half size, as in the
+        official code of VoxelMorph's diffeomorphic form.
+      similarity: of the warped and the fixed image, by its name in `ops.losses`.
     """
 
     network: nn.Module
     smoothness_weight: float
+    head: VelocityHead = VelocityHead()
+    smoothness_of: str = "displacement"
+    similarity: str = "mse"
 
-    name: ClassVar[str]
+    network_class: ClassVar[type[nn.Module]]
+
+    def __post_init__(self):
+        named_similarity(self.similarity)
+        if self.smoothness_of not in ("displacement", "velocity"):
+            raise ValueError(
+                f"registration.smoothness_of is {self.smoothness_of!r}, "
+                "expected 'displacement' or 'velocity'"
+            )
+
+    @classmethod
+    def from_config(cls, config):
+        c = config.registration
+        head = VelocityHead.from_config(config)
+        network = cls.network_class(**c.model)
+        return cls(network, c.smoothness_weight, head, c.smoothness_of, c.similarity)
+
+    @property
+    def predicts_velocity(self) -> bool:
+        return self.head.predicts_velocity
 
     def init(self, key: jax.Array, image_size: int):
-        """Initial parameters."""
         image = jnp.zeros((1, image_size, image_size, 1))
         return self.network.init(key, image, image, train=False)["params"]
 
@@ -35,22 +67,37 @@ class DisplacementNetwork:
         rngs = {} if key is None else {"dropout": key}
         return self.network.apply({"params": params}, moving, fixed, train=train, rngs=rngs)
 
-    def displacement(self, params, frozen, moving, fixed) -> jax.Array:
-        """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]` in pixels."""
-        return self.predict(params, moving, fixed)
+    def field(self, params, frozen, moving, fixed) -> jax.Array:
+        return self.head.field(lambda m, f: self.predict(params, m, f), moving, fixed)
+
+    def to_displacement(self, field: jax.Array) -> jax.Array:
+        return self.head.to_displacement(field)
 
     def objective(self, frozen, moving, fixed, displacement):
         """The terms of the loss, means over the batch: loss, pixel, smoothness."""
         return self._terms(moving, fixed, displacement, smoothness(displacement))
 
     def loss(self, params, frozen, batch, key, step):
-        """Training loss of a batch and its terms."""
         moving, fixed = batch["moving"], batch["fixed"]
-        u = self.predict(params, moving, fixed, train=True, key=key)
-        terms = self.objective(frozen, moving, fixed, u)
+
+        def predict(moving, fixed):
+            return self.predict(params, moving, fixed, train=True, key=key)
+
+        field = self.head.field(predict, moving, fixed)
+        terms = self._directed_terms(moving, fixed, field)
+        if self.head.symmetric:
+            backward = self._directed_terms(fixed, moving, -field)
+            terms = jax.tree.map(lambda a, b: (a + b) / 2, terms, backward)
         return terms["loss"], terms
 
+    def _directed_terms(self, moving, fixed, field):
+        u = self.to_displacement(field)
+        penalised = u
+        if self.predicts_velocity and self.smoothness_of == "velocity":
+            penalised = self.head.halved(field)
+        return self._terms(moving, fixed, u, smoothness(penalised))
+
     def _terms(self, moving, fixed, displacement, smooth):
-        pixel = pixel_similarity(fixed, warp(moving, displacement))
+        pixel = named_similarity(self.similarity)(fixed, warp(moving, displacement))
         total = pixel + self.smoothness_weight * smooth
         return {"loss": total, "pixel": pixel, "smoothness": smooth}

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ldm_morph_jax.methods.base import Method
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import compose, jacobian_determinant, warp
 
 
 @dataclasses.dataclass(frozen=True)
-class LDDMM:
-    """Settings of the optimisation; lengths in pixels, dt = 1 / time_steps.
+class LDDMM(Method):
+    """The paper's five velocities, 500 iterations (Sec. 4.4); pixels, dt = 1 / time_steps.
 
     Attributes:
       alpha, power: of the operator A.
@@ -41,6 +42,13 @@ class LDDMM:
     step_size: float = 5e-3
     iterations: int = 500
     intensity_scale: float = 255.0
+
+    name = "lddmm"
+    title = "LDDMM"
+    trained = False
+
+    def field(self, params, frozen, moving, fixed) -> jax.Array:
+        return self.register(moving, fixed)[0]
 
     @functools.partial(jax.jit, static_argnums=0)
     def register(self, moving: jax.Array, fixed: jax.Array) -> tuple[jax.Array, jax.Array]:

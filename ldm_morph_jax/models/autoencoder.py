@@ -187,8 +187,9 @@ def nearest_codewords(z: jax.Array, codebook: jax.Array) -> jax.Array:
     picks a neighbour at several per cent of the positions. Written channel by channel, XLA
     fuses it into the search for the minimum, so the `[..., K]` distances are never stored.
     """
-    distance = sum((z[..., c, None] - codebook[:, c]) ** 2 for c in range(codebook.shape[1]))
-    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+    rows = z.reshape(-1, z.shape[-1])
+    distance = sum((rows[:, None, c] - codebook[None, :, c]) ** 2 for c in range(z.shape[-1]))
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(z.shape[:-1])
 
 
 def codebook_usage(indices: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:

@@ -110,7 +110,7 @@ class DenoisingUNet(nn.Module):
     def _time_embedding(self, t):
         half = self.base_channels // 2
         frequency = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
-        angle = t.astype(jnp.float32)[:, None] * frequency
+        angle = jnp.outer(t.astype(jnp.float32), frequency)
         h = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
         h = nn.Dense(4 * self.base_channels, name="time0", **ORTHOGONAL)(h)
         return nn.Dense(self.base_channels, name="time1", **ORTHOGONAL)(nn.silu(h))

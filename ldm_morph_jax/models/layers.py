@@ -109,7 +109,7 @@ class ConvTranspose(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         x = x.reshape(batch, height, width, 2, 2, self.features).swapaxes(2, 3)
-        return x.reshape(batch, 2 * height, 2 * width, self.features) + bias
+        return x.reshape(batch, 2 * height, 2 * width, self.features) + bias[None, None, None]
 
 
 def near_zero_head(x: jax.Array, *, dtype: Dtype = jnp.float32) -> jax.Array:
@@ -172,6 +172,7 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean = group_mean(x)
         variance = jnp.maximum(group_mean(x**2) - mean**2, 0)
+        scale, bias = (leaf[None, None, None] for leaf in (scale, bias))
         x = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
         return x.astype(self.dtype)
 

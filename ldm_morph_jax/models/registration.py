@@ -123,7 +123,7 @@ class UpperStreamLevel(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = conv(x, self.features, dtype=self.dtype, name="conv")
         slope = self.param("slope", nn.initializers.constant(0.25), (1,))
-        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+        return jnp.where(x >= 0, x, slope[0].astype(x.dtype) * x)
 
 
 class DecoderBlock(nn.Module):
@@ -243,7 +243,7 @@ class RegistrationNetwork(nn.Module):
         normalised = nn.soft_sign(x.astype(jnp.float32))
 
         height, width = pair.shape[1:3]
-        displacement = normalised * np.array([height - 1, width - 1], np.float32) / 2
+        displacement = normalised * np.array([[[[height - 1, width - 1]]]], np.float32) / 2
         if not return_intermediates:
             return displacement
         return displacement, {

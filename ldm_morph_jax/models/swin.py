@@ -119,10 +119,11 @@ class WindowAttention(nn.Module):
             nn.initializers.normal(0.02),
             ((2 * window - 1) ** 2, heads),
         )
-        bias = table[relative_position_index(window)].transpose(2, 0, 1)  # [heads, query, key]
+        bias = table[relative_position_index(window)].transpose(2, 0, 1)
+        bias = bias[None, None]  # [1, 1, heads, query, key]
         if shift:
             mask = shifted_window_mask(padded_height, padded_width, window, shift)
-            bias = bias + mask[:, None]  # [windows, heads, query, key]
+            bias = bias + mask[None, :, None]  # [1, windows, heads, query, key]
 
         scores = jnp.einsum(
             "bnqhc,bnkhc->bnhqk",

@@ -38,7 +38,7 @@ class TimeEmbedding(nn.Module):
     def __call__(self, t):
         half = self.base_channels // 2
         frequency = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
-        angle = t.astype(jnp.float32)[:, None] * frequency
+        angle = jnp.outer(t.astype(jnp.float32), frequency)
         h = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
         h = dense(h, 4 * self.base_channels, dtype=self.dtype, name="dense0")
         return dense(nn.silu(h), 4 * self.base_channels, dtype=self.dtype, name="dense1")

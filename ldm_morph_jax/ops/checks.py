@@ -1,5 +1,6 @@
-"""The one shape check of `ops`: a clear error instead of a silent broadcast."""
+"""The one shape check of `ops`: chex, with the argument's name and sizes that go together."""
 
+import chex
 import numpy as np
 
 
@@ -10,13 +11,17 @@ def check_shape(name: str, array, axes: str, sizes: dict[str, int] | None = None
     `sizes` (the result of an earlier check) where it has one. Raises ValueError otherwise. Reads
     the shape only, so it costs nothing inside `jit`.
     """
-    sizes = sizes or {}
+    names, sizes = axes.split(), sizes or {}
+    expected = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in names]
+    wanted = [axis if size is None else size for axis, size in zip(names, expected, strict=True)]
     found = np.shape(array)
-    expected = [int(axis) if axis.isdigit() else sizes.get(axis, axis) for axis in axes.split()]
-    fits = len(found) == len(expected) and all(
-        isinstance(e, str) or e == f for e, f in zip(expected, found, strict=True)
+    chex.assert_shape(
+        array if hasattr(array, "shape") else np.asarray(array),
+        tuple(expected),
+        custom_message=(
+            f"{name}: found shape {found}, expected [{', '.join(map(str, wanted))}] ({axes})"
+        ),
+        include_default_message=False,
+        exception_type=ValueError,
     )
-    if not fits:
-        wanted = ", ".join(map(str, expected))
-        raise ValueError(f"{name}: found shape {tuple(found)}, expected [{wanted}] ({axes})")
-    return dict(zip(axes.split(), found, strict=True))
+    return dict(zip(names, found, strict=True))

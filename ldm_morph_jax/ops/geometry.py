@@ -34,7 +34,7 @@ def warp(image: jax.Array, displacement: jax.Array, *, interpolation: str = "lin
     """
     sizes = check_shape("image", image, "B H W C")
     check_shape("displacement", displacement, "B H W 2", sizes)
-    coordinates = identity_grid(sizes["H"], sizes["W"]) + _at_least_float32(displacement)
+    coordinates = identity_grid(sizes["H"], sizes["W"])[None] + _at_least_float32(displacement)
     return _sample(image, coordinates, interpolation)
 
 
@@ -94,7 +94,7 @@ def resize_displacement(u: jax.Array, size: tuple[int, int]) -> jax.Array:
     coordinates = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32)
     coordinates = jnp.broadcast_to(coordinates, (sizes["B"], height, width, 2))
     scale = np.array([(height - 1) / (sizes["H"] - 1), (width - 1) / (sizes["W"] - 1)], np.float32)
-    return _sample(u, coordinates, "linear") * scale.astype(u.dtype)
+    return _sample(u, coordinates, "linear") * scale[None, None, None].astype(u.dtype)
 
 
 def integrate_velocity(v: jax.Array, steps: int = 7) -> jax.Array:
@@ -134,7 +134,7 @@ def _sample(image, coordinates, interpolation):
     """Values of `image` `[B, H, W, C]` at `coordinates` `[B, H2, W2, 2]`, border replicated."""
     _, height, width, _ = image.shape
     _check_2x2("image", height, width)
-    last = jnp.array([height - 1, width - 1], coordinates.dtype)
+    last = jnp.array([[[[height - 1, width - 1]]]], coordinates.dtype)
     # `where`, not `clip`: on the border itself clip would hand back half of the gradient, and with
     # a zero displacement every border pixel is on the border.
     coordinates = jnp.where(coordinates < 0, 0, coordinates)

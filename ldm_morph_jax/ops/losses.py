@@ -3,6 +3,8 @@
 Equation numbers are the paper's. Conventions: `ldm_morph_jax.ops`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -11,7 +13,29 @@ from ldm_morph_jax.ops.checks import check_shape
 
 # --- registration ---------------------------------------------------------------------------------
 
+Similarity = Callable[[jax.Array, jax.Array], jax.Array]  # (fixed, warped) -> to be minimised
+SIMILARITIES: dict[str, Similarity] = {}  # by name: what `config.registration.similarity` may be
 
+
+def similarity(name: str) -> Callable[[Similarity], Similarity]:
+    """Decorator: methods can be trained with this function of `[B, H, W, C]` images."""
+
+    def register(function):
+        SIMILARITIES[name] = function
+        return function
+
+    return register
+
+
+def named_similarity(name: str) -> Similarity:
+    """The similarity of that name; ValueError lists the names there are."""
+    if name not in SIMILARITIES:
+        known = ", ".join(sorted(SIMILARITIES))
+        raise ValueError(f"registration.similarity is {name!r}, expected one of {known}")
+    return SIMILARITIES[name]
+
+
+@similarity("mse")
 def pixel_similarity(fixed: jax.Array, warped: jax.Array) -> jax.Array:
     """L_pix = mean (I_f - warped)^2 of images `[B, H, W, C]` (eq. 14)."""
     return _mean_squared_error("fixed", fixed, "warped", warped)
@@ -39,6 +63,7 @@ def smoothness(u: jax.Array) -> jax.Array:
     return (by_row + by_column) / 2
 
 
+@similarity("ncc")
 def ncc(a: jax.Array, b: jax.Array, *, window: int = 9, eps: float = 1e-5) -> jax.Array:
     """Minus the mean squared local correlation coefficient of images `[B, H, W, C]`, in [-1, 0].
 

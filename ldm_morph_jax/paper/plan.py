@@ -17,8 +17,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import with_method
-from ldm_morph_jax.methods.build import LEARNED_METHODS, build_method, needs_ldm
-from ldm_morph_jax.methods.iterative import ITERATIVE_METHODS
+from ldm_morph_jax.methods import build_method, method_names
 
 OURS = "ldm_morph"
 
@@ -149,8 +148,9 @@ def all_evaluations(config: ConfigDict, out: Path) -> list[Evaluation]:
     """
     _check(config)
     experiments = {**config.datasets, **config.unseen}
-    iterative = [m for m in config.methods if m in ITERATIVE_METHODS]
-    learned = [m for m in config.methods if m not in ITERATIVE_METHODS]
+    untrained = method_names(trained=False)
+    iterative = [m for m in config.methods if m in untrained]
+    learned = [m for m in config.methods if m not in untrained]
     cells = {name: list(_learned_cells(config, name, learned, out)) for name in config.datasets}
     evaluations = []
     for target, data_of in experiments.items():
@@ -174,7 +174,7 @@ def _learned_cells(config, dataset: str, learned: Sequence[str], out: Path) -> I
 
     def cell(name, seed, changed):
         workdir = folder / f"{name}-seed{seed}"
-        if not needs_ldm(build_method(changed)):
+        if not build_method(changed).reads_ldm:
             changed.ldm_from = None
         elif base.ldm_from is None:
             changed.ldm_from = str(ldm.workdir)
@@ -203,7 +203,7 @@ def _changed(base: ConfigDict, **changes) -> ConfigDict:
 
 
 def _check(config: ConfigDict) -> None:
-    known = (*ITERATIVE_METHODS, *LEARNED_METHODS)
+    known = method_names()
     refuse_unknown("config.methods", config.methods, known)
     if len(set(config.seeds)) < len(config.seeds) or not config.seeds:
         raise ValueError(f"config.seeds is {config.seeds}, expected at least one, none twice")

@@ -22,7 +22,6 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.evaluation import evaluate_split
-from ldm_morph_jax.methods.iterative import ITERATIVE_METHODS
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.paper.pages import write_benchmark
 from ldm_morph_jax.paper.plan import Cell, Evaluation, all_evaluations, restrict, tasks
@@ -34,7 +33,7 @@ from ldm_morph_jax.runs.directory import (
     locked,
     write_json,
 )
-from ldm_morph_jax.runs.trained import load_run
+from ldm_morph_jax.runs.trained import load_method, load_run
 from ldm_morph_jax.training.errors import Preempted
 from ldm_morph_jax.training.run import dataset_of, train
 
@@ -173,7 +172,7 @@ def _evaluate(task: Evaluation, dataset) -> None:
         trained = load_run(cell.workdir)
         register = trained.displacement
     else:
-        register = ITERATIVE_METHODS[cell.name]()
+        register = load_method(cell.name).displacement
     pairs = dataset.split("test")
     evaluate_split(
         register,

@@ -13,13 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ldm_morph_jax.devices.mesh import check_batch_size, replicated, sharded
-from ldm_morph_jax.methods.build import (
-    build_autoencoder,
-    build_method,
-    build_schedule,
-    build_unet,
-    needs_ldm,
-)
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.runs.directory import abstract_autoencoder, abstract_unet
 from ldm_morph_jax.training.loop import Stage, jit_step
 from ldm_morph_jax.training.stages.autoencoder import autoencoder_stage
@@ -74,14 +69,10 @@ def stage_program(config, name: str, *, cached: bool) -> Program:
         stage = diffusion_stage(config, autoencoder, unet, schedule, frozen, None, None)
     else:
         method = build_method(config)
-        frozen = abstract_ldm(config) if needs_ldm(method) else {}
+        frozen = abstract_ldm(config) if method.reads_ldm else {}
         batch = {"moving": images, "fixed": images}
-        if cached and needs_ldm(method) and method.features.deterministic:
-            features = jax.eval_shape(
-                lambda frozen, x: method.features(frozen, x, with_taps=method.uses_taps),
-                frozen,
-                images,
-            )
+        if cached and method.features_are_constant:
+            features = jax.eval_shape(method.image_features, frozen, images)
             batch |= {"moving_features": features, "fixed_features": features}
         stage = registration_stage(config, method, frozen, None, None, {})
     state = jax.eval_shape(stage.init, jax.random.key(0))
@@ -121,7 +112,7 @@ def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
     if name == "registration" and not cached and program.frozen:
         more = config.features.inversion_steps - 1
         method = build_method(config)
-        if more and method.uses_taps and method.features.deterministic:
+        if more and method.features_are_constant:
             flops += more * _unet_flops(config, 2 * config[name].train.batch_size)
     return flops
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.devices.mesh import global_batch, replicated
-from ldm_morph_jax.methods.build import build_method, needs_ldm
+from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
 
 # dense bfloat16 peak of one device in FLOP/s, from vendors' data sheets, by the start of JAX's
@@ -83,14 +83,17 @@ def time_registration(config, batch: int, *, given: bool, repeats: int, seconds:
     rng = np.random.default_rng(0)
     method, size = build_method(config), config.data.image_size
     params = jax.jit(lambda key: method.init(key, size))(jax.random.key(0))
-    frozen = random_arrays(costs.abstract_ldm(config), rng) if needs_ldm(method) else {}
+    frozen = random_arrays(costs.abstract_ldm(config), rng) if method.reads_ldm else {}
     moving, fixed = rng.random((2, batch, size, size, 1), np.float32)
     arguments = params, frozen, moving, fixed
     function = method.displacement
     if given:
-        features = jax.eval_shape(method.pair_features, frozen, moving, fixed)
-        arguments = params, moving, fixed, random_arrays(features, rng)
-        function = method.predict
+        features = [jax.eval_shape(method.image_features, frozen, moving)] * 2
+        arguments = params, {}, moving, fixed, random_arrays(features, rng)
+
+        def function(*arguments):
+            return method.to_displacement(method.field_from_features(*arguments))
+
     arguments = jax.device_put(arguments)
     lowered = jax.jit(function).lower(*arguments)
     began = time.perf_counter()

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_morph_jax.files.images import atomic
-from ldm_morph_jax.methods.build import build_method, build_schedule
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.methods.ldm import build_schedule
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.models.lpips import lpips_file_from_torch
 from ldm_morph_jax.ops.diffusion import linear_schedule

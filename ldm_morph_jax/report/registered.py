@@ -1,40 +1,24 @@
 """What `register` shows of one pair: overview.png and an interactive report.html.
 
-The page needs nothing else, neither a network nor files beside it; a Content-Security-Policy in it
-forbids both.
+Slices are arguments of `figures.pair_figure`, one dict for a 2-D pair. The page needs nothing else,
+neither a network nor files beside it; a Content-Security-Policy in it forbids both.
 """
 
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
-from ldm_morph_jax.registering.registrar import Registration
 from ldm_morph_jax.report import figures, html
 from ldm_morph_jax.report.views import pair_view
 
 _MOST_ROWS = 8  # slices of a stack in overview.png
 
 
-def write_overview(
-    path: Path,
-    registration: Registration,
-    moving_mask: np.ndarray | None = None,
-    fixed_mask: np.ndarray | None = None,
-) -> None:
-    """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen.
-
-    Args:
-        path: the file.
-        registration: the pair.
-        moving_mask: labels on the moving image's grid, or None.
-        fixed_mask: labels on the fixed image's grid, or None.
-    """
-    slices = _slices(registration, moving_mask, fixed_mask)
-    sources = (registration.moving.source, registration.fixed.source)
-    title = " → ".join(Path(source).name for source in sources)
+def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
+    """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen."""
     if len(slices) == 1:
         figure = figures.pair_figure(**slices[0], title=title)
     else:
@@ -53,16 +37,10 @@ def write_overview(
     path.write_bytes(figures.png_bytes(figure))
 
 
-def write_report(
-    path: Path,
-    registration: Registration,
-    metrics: Mapping,
-    moving_mask: np.ndarray | None = None,
-    fixed_mask: np.ndarray | None = None,
-) -> None:
+def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
     """report.html: slider and checkerboard before/after, deformed grid, Jacobian map, numbers.
 
-    Args: as `write_overview`; metrics is the content of metrics.json.
+    `metrics` is the content of metrics.json.
     """
     source = importlib.resources.files("ldm_morph_jax.report") / "templates" / "registration.html"
     environment = jinja2.Environment(
@@ -74,7 +52,7 @@ def write_report(
         fixed_name=Path(metrics["fixed"]["file"]).name,
         rows=_rows(metrics),
         facts=_facts(metrics),
-        slices=[_slice_page(one) for one in _slices(registration, moving_mask, fixed_mask)],
+        slices=[_slice_page(one) for one in slices],
         moving_colour=figures.MOVING_COLOUR,
         fixed_colour=figures.FIXED_COLOUR,
         fold_colour=figures.FOLD_COLOUR,
@@ -83,41 +61,6 @@ def write_report(
         motion_colours=html._colours(figures.MOTION_MAP, html.MOTION_CLASSES),
     )
     path.write_text(text, encoding="utf-8")
-
-
-def _slices(registration, moving_mask, fixed_mask) -> list[dict]:
-    """Arguments of `figures.pair_figure` for every slice, all on the fixed image's grid.
-
-    The moving image stands where it lay before registration; the displacement is what came on top.
-    """
-    fixed = registration.fixed.array
-    moving = registration.start.warp(registration.moving.array)
-    if moving_mask is not None:
-        moving_mask = registration.start.warp(moving_mask, "nearest")
-    stacks = {
-        "moving": _unit(moving),
-        "fixed": _unit(fixed),
-        "displacement": registration.pixel_displacement,
-        "moving_mask": moving_mask,
-        "fixed_mask": fixed_mask,
-    }
-    count = len(fixed) if fixed.ndim == 3 else 1
-    return [
-        {
-            name: array if array is None or fixed.ndim == 2 else array[k]
-            for name, array in stacks.items()
-        }
-        | {"spacing": registration.fixed.spacing}
-        for k in range(count)
-    ]
-
-
-def _unit(array) -> np.ndarray:
-    """To [0, 1]; a few very bright or dark pixels do not set the scale."""
-    low, high = np.percentile(array, [0.2, 99.8])
-    if low == high:
-        low, high = array.min(), array.max()
-    return np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
 
 
 def _slice_page(one: dict) -> dict:

@@ -33,6 +33,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, read_only: bool = False):
         self.directory, self._failed = Path(directory).absolute(), False
+        self._damaged = set()  # steps whose checkpoints could not be read
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -58,11 +59,15 @@ class Checkpoints:
     def save(self, step: int, state, iterator, metrics: dict[str, float]) -> None:
         """Save asynchronously; `metrics` must hold `score`.
 
+        A checkpoint of this step is kept, unless `restore` found it damaged: then it is replaced.
         Raises OSError when this checkpoint, or the one before it, could not be written.
         """
-        if step in self._manager.all_steps():
+        if step in self._manager.all_steps() and step not in self._damaged:
             return
         with self._writing():
+            if step in self._damaged:
+                self._damaged.remove(step)
+                self._manager.delete(step)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -103,6 +108,7 @@ class Checkpoints:
             if np.all(processes.gather(restored is not None)):
                 iterator.set_state(restored["data"])
                 return step, restored["state"]
+            self._damaged.add(step)
             log.warning(
                 "checkpoint %s/%08d cannot be read (%s); trying an older one",
                 self.directory,

@@ -66,6 +66,15 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
     return digest
 
 
+def save_weights(method, path: str | os.PathLike, card: Mapping) -> str:
+    """Write a `runs.trained.TrainedMethod` as one compact file that `load` reads; its sha256."""
+    params = {"params": method.params, "frozen": method.frozen}
+    config = method.config.to_dict()
+    # where things lay when it was trained is nobody else's business
+    config |= {"ldm_from": None, "data": config["data"] | {"source": None, "directory": "data"}}
+    return save_compact(params, path, {"config": config, "spacing_mm": method.spacing_mm}, card)
+
+
 def load_compact(
     path: str | os.PathLike, expected_sha256: str | None = None
 ) -> tuple[dict, dict, dict]:

@@ -16,13 +16,8 @@ from ldm_morph_jax.data.pipeline import (
 )
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
-from ldm_morph_jax.methods.build import (
-    build_autoencoder,
-    build_method,
-    build_schedule,
-    build_unet,
-    needs_ldm,
-)
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.runs.directory import (
     completed,
     latent_scale,
@@ -80,7 +75,7 @@ def train(
     workdir = Path(workdir)
     method = build_method(config)
     if stages is None:
-        own_ldm = needs_ldm(method) and config.ldm_from is None
+        own_ldm = method.reads_ldm and config.ldm_from is None
         stages = ("autoencoder", "diffusion", "registration") if own_ldm else ("registration",)
     for stage in stages:
         c = config[stage].train
@@ -185,7 +180,7 @@ def _registration(config, workdir, dataset, method):
         shard=grain.sharding.ShardByJaxProcess(),
     )
     frozen = {}
-    if needs_ldm(method):
+    if method.reads_ldm:
         frozen = load_ldm(Path(config.ldm_from or workdir), config)
         cache = _feature_cache(config, dataset, pairs, augment, method, frozen)
         if cache is not None:
@@ -207,32 +202,20 @@ def _feature_cache(config, dataset, pairs, augment, method, frozen):
     """The cached features of the training pairs, or None where they have to be computed anew."""
     if not config.features.cache:
         return None
-    if not method.features.deterministic:
+    if not method.features_are_constant:
         log.info("features: computed at every step, since noising is random (%s)", "q_sample")
         return None
     if not augment.orientation_only:
         log.info("features: computed at every step, since augmentation changes the images")
         return None
-
-    def compute(frozen, images):
-        return method.features(frozen, images, with_taps=method.uses_taps)
-
     return FeatureCache(
         Path(config.data.directory) / "features",
-        "taps" if method.uses_taps else "pair-latents",
+        "taps",
         PairImages(pairs),
         augment.orientations,
-        compute,
+        method.image_features,
         frozen,
-        depends_on=[
-            tree_digest(frozen),
-            repr(
-                [m.clone(remat=False) for m in (method.features.autoencoder, method.features.unet)]
-            ),
-            repr((config.diffusion.timesteps, config.diffusion.beta_start)),
-            repr((config.diffusion.beta_end, config.features.to_dict())),
-            dataset.fingerprint("train"),
-        ],
+        depends_on=[tree_digest(frozen), method.feature_settings(), dataset.fingerprint("train")],
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ldm_morph_jax.data import DATASETS, load_dataset, preprocessing
+from ldm_morph_jax.data import dataset_class, load_dataset, preprocessing
 from ldm_morph_jax.data.acdc import SPACING_MM, is_rotated, resample
 from ldm_morph_jax.data.echonet import fill_polygon, outline, read_frames
 from ldm_morph_jax.ops.geometry import warp
@@ -393,7 +393,7 @@ def test_any_subset_will_do(tmp_path):
 def test_prepared_once_and_found_without_the_source(tmp_path, monkeypatch):
     source = archives.write_acdc(tmp_path / "acdc", patients=(101,))
     first = load("acdc", source)
-    monkeypatch.setattr(DATASETS["acdc"], "read", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(dataset_class("acdc"), "read", lambda *_: pytest.fail("prepared again"))
     assert load("acdc", source).path == first.path
     again = load_dataset("acdc", directory=tmp_path / "out", allow_partial=True)
     assert again.path == first.path
@@ -405,13 +405,13 @@ def test_killed_preparation_is_not_taken_for_complete(tmp_path):
     source = archives.write_camus(tmp_path / "camus", views=("2CH",))
     killed = f"""
         import os
-        from ldm_morph_jax.data import DATASETS, load_dataset
-        read = DATASETS["camus_2ch"].read
+        from ldm_morph_jax.data import dataset_class, load_dataset
+        read = dataset_class("camus_2ch").read
         def dying(self, entry):
             if entry.patient == "patient0421":
                 os._exit(9)
             return read(self, entry)
-        DATASETS["camus_2ch"].read = dying
+        dataset_class("camus_2ch").read = dying
         load_dataset("camus_2ch", source={str(source)!r}, directory={str(tmp_path / "out")!r},
                      allow_partial=True)
     """

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from ldm_morph_jax.data import DATASETS, contact_sheet, load_dataset
+from ldm_morph_jax.data import contact_sheet, dataset_class, load_dataset
 from ldm_morph_jax.data.phantom import phantom_pair
 
 SMALL = dict(image_size=32, n_train=3, n_validation=1, n_test=2)
@@ -77,7 +77,7 @@ def test_changed_options_do_not_meet_old_data(tmp_path, change):
 
 def test_prepared_once(tmp_path, monkeypatch):
     first = load_dataset("phantom", directory=tmp_path, **SMALL)
-    monkeypatch.setattr(DATASETS["phantom"], "_pairs", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(dataset_class("phantom"), "pair", lambda *_: pytest.fail("prepared again"))
     again = load_dataset("phantom", directory=tmp_path, **SMALL)
     assert again.path == first.path and again.fingerprint("train") == first.fingerprint("train")
 
@@ -85,13 +85,13 @@ def test_prepared_once(tmp_path, monkeypatch):
 def test_killed_preparation_is_not_taken_for_complete(tmp_path):
     killed = f"""
         import os
-        from ldm_morph_jax.data import DATASETS, load_dataset
-        pairs = DATASETS["phantom"]._pairs
-        def dying(self, number, split):
-            yield next(pairs(self, number, split))
-            if split == "test":
+        from ldm_morph_jax.data import dataset_class, load_dataset
+        pair = dataset_class("phantom").pair
+        def dying(self, entry):
+            if entry.id == "phantom-test-0001":
                 os._exit(9)
-        DATASETS["phantom"]._pairs = dying
+            return pair(self, entry)
+        dataset_class("phantom").pair = dying
         load_dataset("phantom", directory={str(tmp_path)!r}, **{SMALL!r})
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(killed)], check=False)
@@ -103,20 +103,19 @@ def test_killed_preparation_is_not_taken_for_complete(tmp_path):
 
 
 def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
-    builder = DATASETS["phantom"]
-    prepare, pairs = builder.download_and_prepare, builder._pairs
-    raced = []
+    builder = dataset_class("phantom")
+    pair, others = builder.pair, []
 
-    def slow_pairs(self, number, split):  # the other process finishes while this one writes
-        if not raced:
-            raced.append(True)
-            config = self.builder_config
-            prepare(builder(data_dir=tmp_path, config=config, file_format="array_record"))
-        yield from pairs(self, number, split)
+    def slow_pair(self, entry):  # the other process finishes while this one writes
+        if not others:
+            others.append(None)
+            others[0] = load_dataset("phantom", directory=tmp_path, **SMALL)
+        return pair(self, entry)
 
-    monkeypatch.setattr(builder, "_pairs", slow_pairs)
+    monkeypatch.setattr(builder, "pair", slow_pair)
     dataset = load_dataset("phantom", directory=tmp_path, **SMALL)
-    assert raced and len(list(dataset.split("train"))) == 3
+    assert others[0].path == dataset.path and len(list(dataset.split("train"))) == 3
+    assert [path.name for path in dataset.path.parent.iterdir()] == ["1.0.1"]  # no leftovers
 
 
 def test_runs_without_tensorflow(tmp_path):
@@ -131,7 +130,7 @@ def test_runs_without_tensorflow(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'mnist', there are: phantom, sunnybrook"):
+    with pytest.raises(ValueError, match="unknown dataset 'mnist', there are: acdc, .*phantom,"):
         load_dataset("mnist", directory=tmp_path)
     with pytest.raises(ValueError, match="unknown options colour; there are: .*look.*n_train"):
         load_dataset("phantom", directory=tmp_path, colour="red")

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from ldm_morph_jax.data import load_dataset
-from ldm_morph_jax.data.phantom import phantom_pair
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "sunnybrook"
 # patient -> (part, [(slice, phase, radius of the blood pool), ...])
@@ -199,12 +198,12 @@ def damage_border(image, label):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (damage_truncated, "0021.dcm.png: truncated or damaged PNG"),
+        (damage_truncated, "0021.dcm.png: not a readable image"),
         (damage_shape, r"0021.dcm.png: mask is \(128, 128\), its image \(256, 256\)"),
         (damage_size, r"0021.dcm.png: expected 256 x 256, found \(128, 128\)"),
-        (damage_constant, "0021.dcm.png: constant image"),
+        (damage_constant, r"0021.dcm.png: is constant \(9\)"),
         (damage_values, r"0021.dcm.png: mask values must be among \[0, 255\], found \[200\]"),
-        (damage_channels, "0021.dcm.png: expected 1 channel or 3 equal ones, found 3 that differ"),
+        (damage_channels, "0021.dcm.png: colour image .*, expected grey values"),
         (damage_border, "0021.dcm.png: 1 mask pixels lie outside the crop"),
     ],
 )
@@ -221,24 +220,6 @@ def test_other_than_two_phases(tmp_path, phases):
     tree = write(tmp_path / "source", PATIENTS | {"SC-N-05": (2, frames)})
     with pytest.raises(ValueError, match=f"SC-N-05: expected two .* found {len(phases)}"):
         load(tree)
-
-
-def test_the_schema_refuses_nan():
-    from ldm_morph_jax.data.builder import make_example
-
-    pair = phantom_pair(0, image_size=32)._asdict()
-    pair["fixed"] = pair["fixed"].copy()
-    pair["fixed"][3, 3] = np.nan
-    with pytest.raises(ValueError, match=r"heart-1 \(fixed\): expected finite values"):
-        make_example(
-            id="heart-1",
-            patient="1",
-            view="sax",
-            phase="ED-ES",
-            spacing=(1, 1),
-            intensity="minmax",
-            **pair,
-        )
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real Sunnybrook images are not here")

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_morph_jax.config import BASELINES, paper_config, with_method
+from ldm_morph_jax.config import method_config, paper_config, with_method
 from ldm_morph_jax.data.phantom import phantom_pair
-from ldm_morph_jax.methods.build import build_method
+from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.methods.cyclemorph import CycleMorph
 from ldm_morph_jax.methods.diffusemorph import DiffuseMorph
+from ldm_morph_jax.methods.velocity import VelocityHead
 from ldm_morph_jax.methods.voxelmorph import VoxelMorph
 from ldm_morph_jax.ops.diffusion import linear_beta_schedule
 from ldm_morph_jax.ops.geometry import resize_displacement, warp
@@ -57,14 +58,14 @@ def batch():
     }
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count_at_the_papers_size(name):
     method = build_method(with_method(paper_config(), name))
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), 128))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_a_few_training_steps_lower_the_loss(name):
     config = tiny_config(name)
     method, images = build_method(config), batch()
@@ -92,7 +93,7 @@ def test_a_few_training_steps_lower_the_loss(name):
     assert u.shape == (2, 32, 32, 2) and np.all(np.isfinite(u)) and np.abs(u).max() > 1e-3
     terms = method.objective({}, images["moving"], images["fixed"], u)
     similarity = terms["ncc" if name == "cyclemorph" else "pixel"]
-    weight = BASELINES[name]["smoothness_weight"]
+    weight = method_config(name).smoothness_weight
     assert float(terms["loss"]) == pytest.approx(float(similarity + weight * terms["smoothness"]))
 
 
@@ -121,10 +122,13 @@ class Waves(nn.Module):
 def test_voxelmorph_integrates_a_velocity_when_asked_to():
     images = batch()
     pair = images["moving"], images["fixed"]
-    u = VoxelMorph(Constant(), 0.01, 7).displacement({"u": jnp.array([1.0, -2.0])}, {}, *pair)
+    params, head = {"u": jnp.array([1.0, -2.0])}, VelocityHead(7)
+    u = VoxelMorph(Constant(), 0.01, head).displacement(params, {}, *pair)
     np.testing.assert_allclose(u, np.broadcast_to([1.0, -2.0], u.shape), atol=1e-5)
 
-    plain, integrated = (VoxelMorph(Waves(), 0.01, steps) for steps in (0, 7))
+    plain, integrated = (
+        VoxelMorph(Waves(), 0.01, VelocityHead(steps), "velocity") for steps in (0, 7)
+    )
     u, v = plain.displacement({}, {}, *pair), integrated.displacement({}, {}, *pair)
     assert np.abs(u - v).max() > 0.2
     terms = integrated.loss({}, {}, images, jax.random.key(0), 0)[1]
@@ -202,7 +206,7 @@ def test_diffusemorph_registers_at_time_zero_without_noise():
     params = {"denoiser": {}, "deformation": {}}
     moving, fixed = batch()["moving"], batch()["fixed"]
     for eta in (0.0, 0.25, 1.0):
-        u = method.displacement(params, {}, moving, fixed, eta=eta)
+        u = method.field(params, {}, moving, fixed, eta=eta)
         expected = np.concatenate([2 * moving - 1, eta * (2 * moving - 1)], axis=-1)
         np.testing.assert_allclose(u, expected, atol=1e-6)
     np.testing.assert_array_equal(u, method.displacement(params, {}, moving, fixed))  # eta = 1

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax.data.phantom import phantom_pair
-from ldm_morph_jax.methods.iterative import ITERATIVE_METHODS
 from ldm_morph_jax.methods.lddmm import LDDMM
 from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
 from ldm_morph_jax.ops.metrics import dice
+from ldm_morph_jax.runs.trained import load_method
 
 LABELS = {1: "left ventricle", 2: "myocardium", 3: "right ventricle"}
 
@@ -125,7 +125,7 @@ def test_evaluation_gets_the_papers_settings():
     lddmm = LDDMM()
     assert (lddmm.time_steps, lddmm.iterations) == (5, 500)
     image = np.zeros((2, 32, 32, 1), np.float32)
-    u = ITERATIVE_METHODS["lddmm"]()(image, image)
+    u = load_method("lddmm").displacement(image, image)
     assert u.shape == (2, 32, 32, 2) and u.dtype == np.float32 and not np.any(u)
 
 

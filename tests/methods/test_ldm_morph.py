@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from ldm_morph_jax.methods.build import build_method
-from ldm_morph_jax.ops.geometry import integrate_velocity, jacobian_determinant
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant
+from ldm_morph_jax.profiling.costs import abstract_ldm
+from ldm_morph_jax.profiling.timing import random_arrays
 
 
 def method(tmp_path, **changes):
@@ -40,3 +42,48 @@ def test_a_velocity_is_smoothed_and_integrated(tmp_path):
 def test_smoothing_without_a_velocity_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"velocity_sigma is 2\.0.*integration_steps above 0"):
         method(tmp_path, velocity_sigma=2.0)
+
+
+@pytest.mark.parametrize("fusion", ["none", "lgca"])
+def test_exchanged_images_have_the_inverse_and_the_same_image_none(tmp_path, fusion):
+    config = tiny_config(tmp_path)
+    with config.unlocked():
+        config.registration.update(integration_steps=6, velocity_sigma=4.0, symmetric=True)
+        config.registration.model.fusion = fusion
+    method = build_method(config)
+    rng = np.random.default_rng(0)
+    moving, fixed = rng.random((2, 1, 32, 32, 1), np.float32)
+    params = jax.tree.map(
+        lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape, a.dtype),
+        method.init(jax.random.key(0), 32),
+    )
+    frozen = random_arrays(abstract_ldm(config), rng)
+    field = jax.jit(method.field)
+    forward = field(params, frozen, moving, fixed)
+    assert np.abs(forward).max() > 0.1
+    np.testing.assert_allclose(field(params, frozen, fixed, moving), -forward, atol=1e-5)
+    np.testing.assert_allclose(field(params, frozen, moving, moving), 0, atol=1e-5)
+    there, back = method.to_displacement(forward), method.to_displacement(-forward)
+    assert np.abs(compose(there, back))[0, 4:-4, 4:-4].max() < 0.1 * np.abs(there).max()
+
+
+def test_a_symmetric_loss_is_the_same_for_exchanged_images(tmp_path):
+    config = tiny_config(tmp_path)
+    with config.unlocked():
+        config.registration.update(integration_steps=6, symmetric=True)
+        config.registration.model.drop_path_rate = 0.0
+    method = build_method(config)
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 2, 32, 32, 1), np.float32)
+    params, frozen = method.init(jax.random.key(0), 32), random_arrays(abstract_ldm(config), rng)
+    loss = jax.jit(
+        lambda m, f: method.loss(params, frozen, {"moving": m, "fixed": f}, jax.random.key(0), 0)[1]
+    )
+    forward, exchanged = loss(a, b), loss(b, a)
+    for name in forward:
+        np.testing.assert_allclose(forward[name], exchanged[name], rtol=1e-4)
+
+
+def test_symmetry_without_a_velocity_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"symmetric is True.*integration_steps above 0"):
+        method(tmp_path, symmetric=True)

@@ -5,7 +5,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from ldm_morph_jax.methods.iterative import syn
+from ldm_morph_jax.methods.syn import SyN
 from ldm_morph_jax.ops.geometry import warp
 
 pytest.importorskip("ants", reason="the extra `ants` is not installed")
@@ -22,7 +22,7 @@ def test_a_displaced_blob_is_found(tmp_path, monkeypatch):
 
     # pull-back: fixed(p) = moving(p + u), so u = (3, -2)
     moving, fixed = blob(35, 28), blob(32, 30)
-    u = syn()(moving, fixed)
+    u = SyN().displacement({}, {}, moving, fixed)
     assert u.shape == (1, 64, 64, 2) and u.dtype == np.float32
     np.testing.assert_allclose(u[0, 28:37, 26:35].mean((0, 1)), [3, -2], atol=0.5)
     before, after = (np.mean((image - fixed) ** 2) for image in (moving, warp(moving, u)))

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax.models.lgca import LGCA
+from ldm_morph_jax.models.swin import SwinBlock
 
 
 def random(*shape, seed=0):
@@ -22,9 +23,17 @@ def test_one_set_of_weights_serves_both_branches(lgca):
     other = module.apply(variables, y, x, train=False)
     assert branch.shape == other.shape == x.shape
     assert not np.allclose(branch, other)
-    # with equal maps the two branches are one
-    same = module.apply(variables, x, x, train=False)
-    np.testing.assert_array_equal(same, module.apply(variables, x, x.copy(), train=False))
+
+
+def test_of_one_map_it_is_self_attention(lgca):
+    """A block of LGCA is then a Swin block; the LayerNorm after it starts as the plain one."""
+    _, variables, x, _ = lgca
+    params = {name: variables["params"][name] for name in ("block0", "norm")}
+    found = LGCA(num_heads=2, window_size=3, depth=1).apply({"params": params}, x, x, train=False)
+    swin = np.asarray(SwinBlock(num_heads=2, window_size=3).apply({"params": params["block0"]}, x))
+    swin = swin - swin.mean(-1, keepdims=True)
+    expected = swin / np.sqrt(np.mean(swin**2, axis=-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_queries_come_from_y_and_nothing_else_does(lgca):

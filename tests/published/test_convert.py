@@ -17,7 +17,7 @@ from tiny import tiny_config
 
 from ldm_morph_jax import convert as command
 from ldm_morph_jax.config import official_code, paper_config
-from ldm_morph_jax.methods.build import build_schedule
+from ldm_morph_jax.methods.ldm import build_schedule
 from ldm_morph_jax.methods.ldm_morph import LDMMorph
 from ldm_morph_jax.models.lpips import SCALE, SHIFT, STAGES, load_lpips, lpips
 from ldm_morph_jax.ops.losses import smoothness

@@ -1,10 +1,20 @@
 """Shipped weights: compact, complete, and refused when tampered with."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from ldm_morph_jax.config import paper_config
 from ldm_morph_jax.runs import weights
-from ldm_morph_jax.runs.weights import WeightsError, load_compact, save_compact, sha256
+from ldm_morph_jax.runs.weights import (
+    WeightsError,
+    load_compact,
+    save_compact,
+    save_weights,
+    sha256,
+)
 
 CONFIG = {"config": {"seed": 0}, "spacing_mm": 1.25}
 CARD = {"name": "tiny", "data": "none"}
@@ -34,6 +44,22 @@ def test_round_trip(tmp_path):
         "model.safetensors",
         "model.safetensors.sha256",
     ]
+
+
+def test_a_method_and_nothing_of_the_machine_it_was_trained_on(tmp_path):
+    config = paper_config()
+    config.data.source = str(tmp_path / "private" / "images")
+    config.data.directory = str(tmp_path / "private" / "data")
+    config.ldm_from = str(tmp_path / "private" / "run")
+    method = SimpleNamespace(**params(), config=config, spacing_mm=1.25)
+    path = tmp_path / "model.safetensors"
+    assert save_weights(method, path, CARD) == sha256(path)
+    assert b"private" not in path.read_bytes()
+    found, stored, card = load_compact(path)
+    assert card == CARD and stored["spacing_mm"] == 1.25
+    assert stored["config"]["registration"] == json.loads(config.registration.to_json())
+    assert found["frozen"]["codebook"].tolist() == [0, 1, 2, 3]
+    assert config.data.source and config.ldm_from  # the method's own configuration is left alone
 
 
 def test_tampered_file_is_refused(tmp_path):

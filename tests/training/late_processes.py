@@ -15,8 +15,8 @@ LATE = 35  # seconds; Gloo waits 30
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--coordinator")
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--process_id", type=int)
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
     arguments = parser.parse_args()
     processes.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
 

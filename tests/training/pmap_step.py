@@ -7,7 +7,7 @@ import optax
 from tiny_run import get_config
 
 from ldm_morph_jax.devices.mesh import data_mesh, global_batch, over_batches, replicated_jit
-from ldm_morph_jax.methods.build import build_method
+from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.training.loop import jit_step
 from ldm_morph_jax.training.optimiser import adam
 from ldm_morph_jax.training.stages.registration import registration_stage

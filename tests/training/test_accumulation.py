@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from ldm_morph_jax.methods.build import build_autoencoder, build_method, build_unet
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 from ldm_morph_jax.models.lgca import LGCA
 from ldm_morph_jax.models.registration import DecoderBlock, RegistrationNetwork
 from ldm_morph_jax.profiling import costs

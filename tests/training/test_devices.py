@@ -16,7 +16,7 @@ from tiny import tiny_config
 
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh, over_batches
-from ldm_morph_jax.methods.build import build_autoencoder, build_schedule, build_unet
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.runs.checkpoints import restore_part
 from ldm_morph_jax.training.stages.diffusion import diffusion_stage
 

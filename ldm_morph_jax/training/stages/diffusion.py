@@ -74,7 +74,8 @@ def diffusion_stage(
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
-        decay = jnp.minimum(c.ema_decay, (2.0 + step) / (11.0 + step))
+        n = jnp.asarray(step + 1, jnp.float32)
+        decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
         terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms

@@ -1,0 +1,61 @@
+"""The one console command: `ldm-morph NAME ...` is `python -m ldm_morph_jax.NAME ...`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ldm_morph_jax import __version__
+
+# The module of that name is imported when it is chosen, so that help is there at once.
+COMMANDS = {
+    "register": "register two images, or a table of pairs",
+    "warp": "carry an image, labels or points through a saved transform",
+    "jacobian": "map and statistics of the Jacobian determinant of a transform",
+    "prepare": "read a dataset's original files and write pairs ready for training",
+    "train": "train a method",
+    "evaluate": "score a trained run, or a method without weights, on a split",
+    "benchmark": "train and score every method; the paper's tables and figures",
+    "convert": "take over checkpoints of the published code, give ours back, export weights",
+    "plan": "parameters, FLOPs and memory of training, without training",
+    "speed": "time training steps and registration on this machine",
+}
+
+
+def help_text() -> str:
+    """What `ldm-morph --help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    return "\n".join(
+        [
+            "usage: ldm-morph COMMAND ...",
+            "",
+            "Deformable registration of 2D cardiac images, guided by latent diffusion.",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),
+            "",
+            "ldm-morph COMMAND --help lists a command's options; ldm-morph --version the version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(help_text(), file=sys.stderr)
+        sys.exit(2)
+    name, *rest = arguments
+    if name in ("--help", "-h"):
+        print(help_text())
+    elif name == "--version":
+        print(f"ldm-morph {__version__}")
+    elif name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: ldm-morph has no command {name!r}, expected one of {known}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        sys.argv = [f"ldm-morph {name}", *rest]  # what a run records as its command
+        importlib.import_module(f"ldm_morph_jax.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    main()

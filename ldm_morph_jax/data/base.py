@@ -1,0 +1,223 @@
+"""What a dataset is: the class that a new dataset defines, in one file, and nothing else.
+
+    class Hearts(DatasetBuilder):
+        name = "hearts"
+        labels = {1: "left ventricle"}
+        spacing_note = "1.25 mm, by the protocol"
+        source_help = "get the folder hearts/ of https://... and give it as the source"
+
+        def find(self):
+            files = sorted(self.source.glob("*/ed.png"))
+            return Found({"train": [Entry(file.parent.name, files=(file,)) for file in files]})
+
+        def read(self, entry):
+            ...
+            return Pair(ed, es, ed_mask, es_mask, spacing=(1.25, 1.25))
+
+A subclass registers itself by its `name` when its file is imported: files of this package are, and
+plugins (`ldm_morph_jax.plugins`). `load_dataset("hearts", source=...)` then checks, scales, stores
+and opens the pairs, with manifest and progress; `store.py` states what is stored.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ldm_morph_jax.data import preprocessing
+from ldm_morph_jax.plugins import import_all, load_plugins
+
+DATASETS: dict[str, type["DatasetBuilder"]] = {}  # filled by the subclasses
+
+
+def option(default, help: str):
+    """A field of `Options`: its default, and what `prepare --help` says of it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose. Every field, also those that a subclass adds, keys the stored data.
+
+    Fields hold plain values (int, float, str, bool) and have defaults.
+    """
+
+    image_size: int = option(128, "height and width in pixels")
+    intensity: str = option("minmax", "minmax, or percentile: clip to the 1st to 99th first")
+    reverse: bool = option(False, "moving = ES and fixed = ED")
+
+    def __post_init__(self):
+        if self.intensity not in preprocessing.INTENSITIES:
+            raise ValueError(
+                f"intensity must be one of {preprocessing.INTENSITIES}, found {self.intensity!r}"
+            )
+
+    def key(self) -> str:
+        """Readable and unique for these options: part of the prepared folder's name."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        phase = "es-to-ed" if self.reverse else "ed-to-es"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self.image_size}px_{self.intensity}_{phase}_{digest}"
+
+
+class Entry(NamedTuple):
+    """A pair, or a single image, that has been found and not yet read.
+
+    id: unique in its split; patient: "" stands for the id; view: "sax", "echo", "2ch", ...;
+    files: what it is made of, in the manifest's order; detail: what `read` needs to know besides.
+    """
+
+    id: str
+    patient: str = ""
+    view: str = "unknown"
+    files: tuple[Path, ...] = ()
+    detail: Any = None
+
+
+class Found(NamedTuple):
+    """What a source holds.
+
+    pairs: split -> pairs in their order; a split may be empty.
+    unpaired: split -> images without a partner, for the autoencoder and the diffusion model.
+    left_out: reason -> names of what gives no pair.
+    tables: further files that the pairs depend on.
+    """
+
+    pairs: Mapping[str, list[Entry]]
+    unpaired: Mapping[str, list[Entry]] = {}
+    left_out: Mapping[str, list[str]] = {}
+    tables: tuple[Path, ...] = ()
+
+
+class Pair(NamedTuple):
+    """A pair as it has been read, brought to [S, S] but with its own intensities.
+
+    moving, fixed: ED and ES, real numbers; masks: integer labels, 0 = background; spacing: mm
+    (row, column); slice: number in the patient's stack; displacement: the true one, [S, S, 2]
+    pixels, where it is known. Of an unpaired entry both images are that image.
+    """
+
+    moving: np.ndarray
+    fixed: np.ndarray
+    moving_mask: np.ndarray
+    fixed_mask: np.ndarray
+    spacing: tuple[float, float] = (1.0, 1.0)
+    slice: int = 0
+    displacement: np.ndarray | None = None
+
+
+class DatasetBuilder:
+    """Base class: a subclass says what the dataset is, finds its pairs and reads one.
+
+    Class attributes:
+      name: registry key, `config.data.name`.
+      version: raise it when the same files and options give other pairs.
+      Options: the dataset's options, a subclass of `Options` where it has its own.
+      labels: mask label -> structure, for those that are scored; None: all that occur.
+      spacing_note: where the pixel spacing comes from.
+      source_help: what to get from where, for the error without a source; "": it is generated.
+      source_is_file: whether the source is a file rather than a folder.
+      paper_pairs: split -> pairs in the paper, for the summary.
+      phases: what the pairs are called as read, and under `reverse`.
+      has_displacement: whether the true displacement is known.
+      description, homepage, citation: of the data.
+
+    Args:
+      options: of the class `Options`.
+      source: the original files; None where they are generated.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1.0.0"
+    Options: ClassVar[type[Options]] = Options
+    labels: Mapping[int, str] | None = None
+    spacing_note: str = "unknown"
+    source_help: ClassVar[str] = ""
+    source_is_file: ClassVar[bool] = False
+    paper_pairs: ClassVar[Mapping[str, int]] = {}
+    phases: ClassVar[tuple[str, str]] = ("ED-ES", "ES-ED")
+    has_displacement: ClassVar[bool] = False
+    description: ClassVar[str] = ""
+    homepage: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        if "name" not in vars(cls):
+            return  # shared by several datasets, none itself
+        known = DATASETS.get(cls.name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise ValueError(f"two datasets are called {cls.name!r}: {known} and {cls}")
+        DATASETS[cls.name] = cls  # a reloaded module defines its class again
+
+    def __init__(self, options: Options, source: Path | None = None):
+        self.options, self.source = options, source
+
+    def find(self) -> Found:
+        """All pairs there are; nothing but names and tables is read, so it is quick.
+
+        Raises ValueError when something needed is not there.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say where its pairs are")
+
+    def read(self, entry: Entry) -> Pair:
+        """Read one pair, ED first. Raises ValueError, naming the file, when it cannot be used."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how a pair is read")
+
+    def pair(self, entry: Entry) -> Pair:
+        """A pair in the order that `options.reverse` asks for.
+
+        To be overridden, instead of `read`, where the true displacement is known.
+        """
+        pair = self.read(entry)
+        if not self.options.reverse:
+            return pair
+        return pair._replace(
+            moving=pair.fixed,
+            fixed=pair.moving,
+            moving_mask=pair.fixed_mask,
+            fixed_mask=pair.moving_mask,
+        )
+
+    @functools.cached_property
+    def found(self) -> Found:
+        """What `find` finds, looked for once."""
+        return self.find()
+
+    @property
+    def root(self) -> Path | None:
+        """The folder that names of source files are relative to."""
+        return self.source.parent if self.source_is_file and self.source else self.source
+
+    def source_digest(self) -> str:
+        """sha256 over the names and contents of all files that the pairs are made of."""
+        if self.source is None:
+            return "generated"
+        groups = (*self.found.pairs.values(), *self.found.unpaired.values())
+        files = {file for entries in groups for entry in entries for file in entry.files}
+        return preprocessing.content_digest(self.root, sorted({*files, *self.found.tables}))
+
+
+@functools.cache
+def _import_datasets() -> None:
+    import_all(sys.modules[__package__])
+    load_plugins()
+
+
+def dataset_names() -> list[str]:
+    """Names of all datasets, plugins' included, in alphabetical order."""
+    _import_datasets()
+    return sorted(DATASETS)
+
+
+def dataset_class(name: str) -> type[DatasetBuilder]:
+    """The dataset of that name; ValueError lists the names there are."""
+    if name not in dataset_names():
+        raise ValueError(f"unknown dataset {name!r}, there are: {', '.join(dataset_names())}")
+    return DATASETS[name]

@@ -1,0 +1,207 @@
+"""How prepared pairs are stored: array_record files that TFDS reads, a manifest, the facts.
+
+Every stored example has these keys. Images are square, so that every orientation fits:
+
+    id, patient     text; the id is unique in its split
+    view            text: "sax", "echo", "2ch", ...
+    phase           text: "ED-ES" (moving is end-diastole), "ES-ED" reversed
+    slice           int32: number in the patient's stack of slices, 0 where there is one image
+    moving, fixed   [S, S, 1] float32 in [0, 1]
+    moving_mask, fixed_mask   [S, S, 1] uint8 labels, 0 = background
+    spacing         [2] float32: mm per pixel, (row, column)
+    displacement    [S, S, 2] float32 pixels; only where the true motion is known (phantom)
+
+A split `<name>_unpaired` holds single images without a partner (for the autoencoder and the
+diffusion model), stored as a pair of the image with itself, phase "still".
+
+Beside them lie `manifest.csv`, a row per pair (MANIFEST_COLUMNS), and `preparation.json`: dataset,
+options, labels, pairs per split (found, the paper's), what was left out. The folder gets its name
+when all of it is written. TFDS is imported by the functions that need it, TensorFlow by none.
+"""
+
+import csv
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm_morph_jax.data import preprocessing
+from ldm_morph_jax.data.base import DatasetBuilder, Entry
+from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.ops.metrics import dice
+
+UNPAIRED = "_unpaired"
+STILL = "still"  # the phase of an image without a partner
+TEXT_KEYS = ("id", "patient", "view", "phase")
+MANIFEST, PREPARATION = "manifest.csv", "preparation.json"
+COMPLETE = "dataset_info.json"  # TFDS' own description, there in every prepared folder
+# files: relative to the source, separated by ";"; sha256: of each of them, in the same order, so
+# that `sha256sum` can check them. dsc_initial: mean over the scored structures, no registration.
+MANIFEST_COLUMNS = ("id", "split", "files", "sha256", "dsc_initial")
+SHARD, CHUNK = 4096, 64  # examples in a file, and encoded at a time
+
+
+def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
+    """Read, check and store all that `builder` has found, below `path`, whole or not at all.
+
+    `config_name` is what TFDS calls the options and the source together. When another process has
+    been faster its result, which is the same, stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic(path) as part:
+            part.mkdir()
+            pairs = _write_examples(builder, part, config_name)
+            labels = builder.labels
+            if labels is None:
+                labels = {k: f"label {k}" for k in sorted({k for p in pairs for k in p["dsc"]})}
+            _write_manifest(builder, part / MANIFEST, pairs, labels)
+            _write_facts(builder, part / PREPARATION, pairs, labels)
+    except OSError:
+        if not (path / COMPLETE).exists():
+            raise
+
+
+def open_records(path: Path):
+    """The TFDS builder of a prepared folder: `info` and `as_data_source(split=...)`."""
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(path)
+
+
+def _write_examples(builder: DatasetBuilder, folder: Path, config_name: str) -> list[dict]:
+    """Store all examples; returns id, split, files and DSC by label of every pair."""
+    import tensorflow_datasets as tfds
+
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=builder.name,
+            version=tfds.core.Version(builder.version),
+            data_dir=str(folder),
+            module_name=type(builder).__module__,
+            config_name=config_name,
+        ),
+        description=builder.description,
+        features=_features(builder),
+        homepage=builder.homepage,
+        citation=builder.citation,
+        disable_shuffling=True,
+    )
+    splits = {split: entries for split, entries in builder.found.pairs.items() if entries}
+    splits |= {s + UNPAIRED: entries for s, entries in builder.found.unpaired.items() if entries}
+    if not splits:
+        raise ValueError(f"dataset {builder.name}: found no pair; {builder.source_help}")
+    writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    pairs = []
+    # the bar, with the time that is left, appears when it takes longer than a second
+    count = sum(map(len, splits.values()))
+    with tqdm(total=count, desc=builder.name, unit="pair", mininterval=1, delay=1) as bar:
+        for split, entries in splits.items():
+            still = split.endswith(UNPAIRED)
+            _check_unique(builder.name, split, entries)
+            for start in range(0, len(entries), CHUNK):
+                examples = []
+                for entry in entries[start : start + CHUNK]:
+                    examples.append(_example(builder, entry, still))
+                    if not still:
+                        pairs.append(_scored(examples[-1], split, entry.files))
+                    bar.update()
+                writer.add_examples({split: examples})
+    writer.close_all()
+    return pairs
+
+
+def _features(builder: DatasetBuilder):
+    import tensorflow_datasets as tfds
+
+    size = builder.options.image_size
+    image = tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32)
+    mask = tfds.features.Tensor(shape=(size, size, 1), dtype=np.uint8, encoding="zlib")
+    features = {key: tfds.features.Text() for key in TEXT_KEYS} | {
+        "slice": tfds.features.Scalar(dtype=np.int32),
+        "moving": image,
+        "fixed": image,
+        "moving_mask": mask,
+        "fixed_mask": mask,
+        "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+    }
+    if builder.has_displacement:
+        features["displacement"] = tfds.features.Tensor(shape=(size, size, 2), dtype=np.float32)
+    return tfds.features.FeaturesDict(features)
+
+
+def _check_unique(name: str, split: str, entries: Sequence[Entry]) -> None:
+    id, times = Counter(entry.id for entry in entries).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"dataset {name}: {id} is {times} times in split {split}, expected once")
+
+
+def _example(builder: DatasetBuilder, entry: Entry, still: bool) -> dict:
+    """One pair, read, checked, and with intensities in [0, 1], in the stored schema."""
+    pair, options = builder.pair(entry), builder.options
+    shape = (options.image_size,) * 2
+    example = {
+        "id": entry.id,
+        "patient": entry.patient or entry.id,
+        "view": entry.view,
+        "phase": STILL if still else builder.phases[options.reverse],
+        "slice": pair.slice,
+        "spacing": np.asarray(pair.spacing, np.float32),
+    }
+    for role in ("moving", "fixed"):
+        name = f"{entry.id} ({role})"
+        image, mask = getattr(pair, role), getattr(pair, f"{role}_mask")
+        if image.shape != shape:
+            raise ValueError(f"{name}: is {image.shape}, expected {shape}")
+        preprocessing.check_mask(mask, image, name, values=range(256))
+        example[role] = preprocessing.normalise(image, options.intensity, name)[..., None]
+        example[f"{role}_mask"] = mask.astype(np.uint8)[..., None]
+    if builder.has_displacement:
+        example["displacement"] = pair.displacement.astype(np.float32)
+    return example
+
+
+def _scored(example: dict, split: str, files: tuple[Path, ...]) -> dict:
+    """What the manifest needs to know of a pair: id, split, files, DSC by label that occurs."""
+    labels = np.union1d(example["moving_mask"], example["fixed_mask"])
+    scores = dice(example["moving_mask"], example["fixed_mask"], labels[labels > 0])
+    return {"id": example["id"], "split": split, "files": files, "dsc": scores}
+
+
+def _write_manifest(
+    builder: DatasetBuilder, path: Path, pairs: Iterable[dict], labels: Mapping[int, str]
+) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(MANIFEST_COLUMNS)
+        for pair in pairs:
+            scores = [pair["dsc"][label] for label in labels if label in pair["dsc"]]
+            table.writerow(
+                [
+                    pair["id"],
+                    pair["split"],
+                    ";".join(preprocessing.name_below(builder.root, f) for f in pair["files"]),
+                    ";".join(preprocessing.file_sha256(f) for f in pair["files"]),
+                    f"{np.mean(scores):.4f}" if scores else "",
+                ]
+            )
+
+
+def _write_facts(
+    builder: DatasetBuilder, path: Path, pairs: Iterable[dict], labels: Mapping[int, str]
+) -> None:
+    facts = {
+        "dataset": builder.name,
+        "version": builder.version,
+        "options": dataclasses.asdict(builder.options),
+        "labels": dict(labels),
+        "pairs": Counter(pair["split"] for pair in pairs),
+        "paper_pairs": dict(builder.paper_pairs),
+        "left_out": dict(builder.found.left_out),
+    }
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,22 @@
+"""Batches of one size, so that a program is compiled once."""
+
+import jax
+import numpy as np
+
+
+def fill_up(batch, size: int):
+    """Fill a batch up to `size` rows with copies of its last row.
+
+    Args:
+      batch: tree of arrays `[n, ...]`, 1 <= n <= size.
+      size: rows wanted.
+
+    Returns:
+      (tree of arrays `[size, ...]`, valid `[size]` bool: False for the copies).
+    """
+    rows = {len(leaf) for leaf in jax.tree.leaves(batch)}
+    if len(rows) != 1 or not 1 <= min(rows) <= size:
+        raise ValueError(f"batch has {sorted(rows)} rows, expected one number from 1 to {size}")
+    [n] = rows
+    filled = jax.tree.map(lambda leaf: leaf[np.minimum(np.arange(size), n - 1)], batch)
+    return filled, np.arange(size) < n

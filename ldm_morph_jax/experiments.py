@@ -1,0 +1,33 @@
+"""The files of `configs/`, which are installed with the package, by name."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+# in a wheel inside the package, in a checkout beside it
+FOLDER = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
+
+
+def experiment_names() -> list[str]:
+    """ "quickstart", "baselines/voxelmorph", ..., in alphabetical order."""
+    files = FOLDER.glob("**/[!_]*.py")
+    return sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in files)
+
+
+def experiment_file(name: str) -> str:
+    """The file of an experiment that comes with the package; paths to `.py` files stay as they are.
+
+    Args:
+        name: "NAME", "NAME:ARGUMENT" or a path; NAME as in `experiment_names`.
+
+    Raises ValueError, which lists the names, for a name that is not there.
+    """
+    stem, colon, argument = name.partition(":")
+    if stem.endswith(".py"):
+        return name
+    file = FOLDER / f"{stem}.py"
+    if file.is_file():
+        return f"{file}{colon}{argument}"
+    raise ValueError(
+        f"found experiment {name!r}, expected a path ending in .py or one of "
+        f"{', '.join(experiment_names())}"
+    )

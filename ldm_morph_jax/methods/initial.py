@@ -1,0 +1,16 @@
+"""No registration: the zero displacement, the row that every table starts with."""
+
+import jax.numpy as jnp
+
+from ldm_morph_jax.methods.base import Method
+
+
+class Initial(Method):
+    """Leaves the moving image where it is."""
+
+    name = "initial"
+    title = "Initial"
+    trained = False
+
+    def field(self, params, frozen, moving, fixed):
+        return jnp.zeros((*fixed.shape[:3], 2), jnp.float32)

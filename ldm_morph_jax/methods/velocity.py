@@ -1,0 +1,89 @@
+"""The head that turns a network's output into a displacement, the same for every network.
+
+Off (the default, as in the papers): the output is the displacement. On, the output is a stationary
+velocity, made antisymmetric, smoothed and integrated.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ldm_morph_jax.ops.geometry import integrate_velocity, resize_displacement, smooth_gaussian
+
+# the keys of config.registration that make up the head
+HEAD_DEFAULTS = {"integration_steps": 0, "velocity_sigma": 0.0, "symmetric": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class VelocityHead:
+    """Settings of the head.
+
+    Attributes:
+      integration_steps: 0: the network predicts the displacement. Otherwise a stationary velocity,
+        which so many squarings integrate at half the size (Dalca et al., Medical Image Analysis
+        57, 2019): the displacement is invertible, so that a weak smoothness can follow large
+        contractions without folds.
+      velocity_sigma: pixels (of the image) of the Gaussian that smooths the velocity first (the
+        regularisation of LDDMM and SyN, a kernel instead of a penalty): the network cannot fit
+        noise.
+      symmetric: the velocity is half the difference of what the network predicts for (moving,
+        fixed) and for (fixed, moving). Exchanged images then have the inverse displacement, and
+        twice the same image has none, whatever the weights. It takes two passes of the network.
+
+    Raises ValueError where a setting needs a velocity and there is none.
+    """
+
+    integration_steps: int = 0
+    velocity_sigma: float = 0.0
+    symmetric: bool = False
+
+    def __post_init__(self):
+        if self.integration_steps < 0:
+            raise ValueError(
+                f"registration.integration_steps is {self.integration_steps}, expected 0 or more"
+            )
+        for name in ("velocity_sigma", "symmetric"):
+            if getattr(self, name) and not self.integration_steps:
+                raise ValueError(
+                    f"registration.{name} is {getattr(self, name)}, but no velocity is "
+                    "predicted: expected registration.integration_steps above 0"
+                )
+
+    @classmethod
+    def from_config(cls, config) -> "VelocityHead":
+        return cls(**{name: config.registration[name] for name in HEAD_DEFAULTS})
+
+    @property
+    def predicts_velocity(self) -> bool:
+        return self.integration_steps > 0
+
+    def field(self, predict: Callable, moving, fixed) -> jax.Array:
+        """`[B, H, W, 2]`: what `predict(moving, fixed)` gives, or its antisymmetric part.
+
+        `moving` and `fixed` are trees of arrays `[B, ...]`: images, with features where there are
+        any. Both directions share one call of the network.
+        """
+        if not self.symmetric:
+            return predict(moving, fixed)
+
+        def both(first, second):
+            return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+        forward, backward = jnp.split(predict(both(moving, fixed), both(fixed, moving)), 2)
+        return (forward - backward) / 2
+
+    def to_displacement(self, field: jax.Array) -> jax.Array:
+        """Field -> displacement, both `[B, H, W, 2]` in pixels."""
+        if not self.predicts_velocity:
+            return field
+        height, width = field.shape[1:3]
+        velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
+        u = integrate_velocity(velocity, self.integration_steps)
+        return resize_displacement(u, (height, width))
+
+    def halved(self, field: jax.Array) -> jax.Array:
+        """The velocity on the grid on which it is integrated, in that grid's pixels."""
+        height, width = field.shape[1:3]
+        return resize_displacement(field, (height // 2, width // 2))

@@ -1,0 +1,157 @@
+"""One pair from files to files."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm_morph_jax.files.images import Image, ImageError, read_image
+from ldm_morph_jax.registering.measures import measure, notes
+from ldm_morph_jax.registering.outputs import (
+    output_names,
+    staged,
+    write_images,
+    write_metrics,
+    write_pages,
+)
+from ldm_morph_jax.registering.registrar import Registrar
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pair to register, and where to.
+
+    moving, fixed: image files.
+    out: the folder of the results.
+    moving_mask, fixed_mask: label files.
+    slice: which slice of 3-D files, or "all".
+    """
+
+    moving: Path
+    fixed: Path
+    out: Path
+    moving_mask: Path | None = None
+    fixed_mask: Path | None = None
+    slice: int | str | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pairs are read, registered and written: the options of `register`.
+
+    model: what `load` is given, for metrics.json.
+    spacing, oblique: see `files.images.read_image`.
+    align, centre: see `grid.prepare`.
+    refine, diffeomorphic: see `prediction.predict`.
+    inverse: write the inverse transform, too.
+    overwrite: replace earlier results.
+    """
+
+    model: str
+    spacing: float | tuple[float, float] | None = None
+    oblique: bool = False
+    align: str = "auto"
+    centre: tuple[float, float] | None = None
+    refine: int = 0
+    diffeomorphic: bool = False
+    inverse: bool = False
+    overwrite: bool = False
+
+
+def register_job(
+    job: Job, options: Options, load: Callable[[], Registrar], started: float | None = None
+) -> dict:
+    """Register one pair and write every result.
+
+    Args:
+        job: the pair.
+        options: how.
+        load: gives the registrar; called once the files have been read, so that a mistake shows
+            at once.
+        started: `time.perf_counter()` when the command began, to count what came before.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        ValueError, OSError: whatever keeps the pair from being registered; nothing is left behind.
+    """
+    moving, fixed, moving_mask, fixed_mask = read_pair(job, options)
+    names = output_names(moving, moving_mask=moving_mask, inverse=options.inverse)
+    with staged(job.out, names, options.overwrite) as folder:
+        registrar = load()
+        loaded = time.perf_counter()
+        registration = registrar.register_images(
+            [(moving, fixed)],
+            align=options.align,
+            centre=options.centre,
+            refine=options.refine,
+            diffeomorphic=options.diffeomorphic,
+        )[0]
+        registered = time.perf_counter()
+        write_images(folder, registration, moving_mask, inverse=options.inverse)
+        masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
+        metrics = {
+            "model": options.model,
+            "method": registrar.method.name,
+            **measure(
+                registration,
+                moving_mask=masks[0],
+                fixed_mask=masks[1],
+                refine=options.refine,
+                inverse=options.inverse,
+            ),
+            "notes": notes(registration, registrar.method, diffeomorphic=options.diffeomorphic),
+        }
+        write_pages(folder, registration, metrics, *masks)
+        seconds = {
+            "start_and_weights": None if started is None else loaded - started,
+            "registration": registered - loaded,
+            "files_and_report": time.perf_counter() - registered,
+        }
+        seconds["total"] = sum(s for s in seconds.values() if s is not None)
+        metrics["seconds"] = {k: None if s is None else round(s, 3) for k, s in seconds.items()}
+        write_metrics(folder, metrics)
+    return metrics
+
+
+def read_pair(job: Job, options: Options) -> tuple[Image, Image, Image | None, Image | None]:
+    """(moving, fixed, moving mask, fixed mask) of a job, checked."""
+    reading = {"slice": job.slice, "spacing": options.spacing, "oblique": options.oblique}
+    moving, fixed = read_image(job.moving, **reading), read_image(job.fixed, **reading)
+    masks = []
+    for path, image in ((job.moving_mask, moving), (job.fixed_mask, fixed)):
+        mask = None
+        if path is not None:
+            mask = read_image(path, **reading, labels=True)
+            if mask.array.shape != image.array.shape:
+                raise ImageError(
+                    f"{path}: mask is {mask.array.shape}, its image {image.source} "
+                    f"{image.array.shape}; they must agree"
+                )
+        masks.append(mask)
+    return moving, fixed, *masks
+
+
+def summary_text(metrics: dict, out: Path) -> str:
+    """What `register` prints at the end."""
+    lines = [f"{metrics['moving']['file']} -> {metrics['fixed']['file']}  ({metrics['model']})"]
+    c = metrics["correlation"]
+    refined = f" (network {c['network']:.3f})" if "refinement" in metrics else ""
+    lines.append(f"correlation  {c['before']:.3f} before, {c['after']:.3f} after{refined}")
+    for label, score in metrics.get("dice", {}).items():
+        lines.append(f"DSC label {label}  {score['before']:.3f} before, {score['after']:.3f} after")
+    lines.append(f"folding      {metrics['jacobian']['nonpositive_percent']:.2f} % of the pixels")
+    if "inverse" in metrics:
+        lines.append(
+            f"inverse      residual {metrics['inverse']['residual_mm_largest']:.3g} mm at most"
+        )
+    lines += [f"note: {note}" for note in metrics["notes"]]
+    s = metrics["seconds"]
+    lines.append(f"wrote {out}/; look at {out / 'report.html'}")
+    lines.append(
+        f"{s['total']:.1f} s: {s['start_and_weights']:.1f} start and weights, "
+        f"{s['registration']:.1f} registration (compilation included), "
+        f"{s['files_and_report']:.1f} files and report"
+    )
+    return "\n".join(lines)

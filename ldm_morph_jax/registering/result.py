@@ -1,0 +1,115 @@
+"""What registering a pair gives: the transform, its inverse, the warped image."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.transforms import Transform
+from ldm_morph_jax.registering.grid import Prepared, to_transform
+from ldm_morph_jax.registering.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One registered pair of images.
+
+    transform: from fixed to moving, see `files.transforms.Transform`.
+    moving, fixed: the images.
+    prepared, prediction: the same on the model grid.
+    diffeomorphic: whether the displacement is the integral of a velocity.
+    """
+
+    transform: Transform
+    moving: Image
+    fixed: Image
+    prepared: Prepared
+    prediction: Prediction
+    diffeomorphic: bool = False
+
+    @functools.cached_property
+    def warped(self) -> np.ndarray:
+        """Moving image on the fixed image's grid, float32, original intensities."""
+        return self.transform.warp(self.moving.array)
+
+    @functools.cached_property
+    def inverse(self) -> tuple[Transform, np.ndarray]:
+        """(transform from moving to fixed, residual in mm on the moving image)."""
+        return self.transform.inverse()
+
+    @functools.cached_property
+    def pixel_displacement(self) -> np.ndarray:
+        """`[*fixed.shape, 2]` in fixed pixels, without shift and change of grid: what moved."""
+        moved = self.transform.displacement_mm - self.start.displacement_mm
+        return self.fixed.geometry.vectors_to_index(moved)[..., -2:]
+
+    @functools.cached_property
+    def network_transform(self) -> Transform:
+        """The transform before refinement."""
+        return self._transform_of(self.prediction.network)
+
+    @functools.cached_property
+    def start(self) -> Transform:
+        """The transform before registration: the shift alone."""
+        return self._transform_of(np.zeros_like(self.prediction.network))
+
+    def _transform_of(self, displacement):
+        return to_transform(self.prepared, displacement, self.moving.geometry, self.fixed.geometry)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `load(name)(moving, fixed)` returns; arrays are `[H, W]` or `[B, H, W]` as given.
+
+    Displacements are in pixels, components (row, column), pull-back:
+    warped[x] = moving[x + displacement[x]].
+    """
+
+    registrations: tuple[Registration, ...]
+    batched: bool
+
+    @functools.cached_property
+    def warped(self) -> np.ndarray:
+        """Moving image on the fixed image's grid: `[H, W]` or `[B, H, W]` float32."""
+        return self._stack(r.warped for r in self.registrations)
+
+    @functools.cached_property
+    def displacement(self) -> np.ndarray:
+        """`[..., H, W, 2]` pixels; to positions in the moving *array*, also where sizes differ."""
+        return self._stack(r.transform.displacement for r in self.registrations)
+
+    @functools.cached_property
+    def jacobian_determinant(self) -> np.ndarray:
+        """`[..., H, W]`; area in the moving per area in the fixed image, below zero it folds."""
+        return self._stack(r.transform.jacobian_determinant() for r in self.registrations)
+
+    @functools.cached_property
+    def inverse(self) -> np.ndarray:
+        """`[..., H, W, 2]` pixels on the moving image's grid: carries the fixed image there."""
+        return self._stack(r.inverse[0].displacement for r in self.registrations)
+
+    @functools.cached_property
+    def inverse_residual(self) -> np.ndarray:
+        """`[..., H, W]` mm: how far the transform after its inverse lands from where it began."""
+        return self._stack(r.inverse[1] for r in self.registrations)
+
+    def warp(self, array, interpolation: str = "linear", *, inverse: bool = False) -> np.ndarray:
+        """Carry anything on the moving image's grid to the fixed one (labels: "nearest").
+
+        With `inverse`, from the fixed image's grid to the moving one.
+        """
+        array = np.asarray(array)
+        arrays = array if self.batched else array[None]
+        if len(arrays) != len(self.registrations):
+            raise ImageError(
+                f"array: found {len(arrays)} images, expected {len(self.registrations)}"
+            )
+        return self._stack(
+            (r.inverse[0] if inverse else r.transform).warp(one, interpolation)
+            for r, one in zip(self.registrations, arrays, strict=True)
+        )
+
+    def _stack(self, arrays):
+        arrays = list(arrays)
+        return np.stack(arrays) if self.batched else arrays[0]

@@ -1,0 +1,51 @@
+"""A finished run as one compact weights file, with a model card."""
+
+import json
+from pathlib import Path
+
+from ldm_morph_jax.runs.directory import completed
+from ldm_morph_jax.runs.trained import load_run
+from ldm_morph_jax.runs.weights import save_weights
+
+
+def export_weights(
+    workdir: str | Path, path: str | Path, additions: str | Path | None = None
+) -> str:
+    """Write a finished run as one compact file that `load` reads; its sha256.
+
+    The model card holds the run's dataset ("data"), environment (revision, versions, devices), best
+    validation scores and the summaries of its evaluations ("metrics"), and what the JSON file
+    `additions` says. Commands and paths of the machine are left out.
+
+    Raises:
+        ValueError: no finished run, or `additions` is no JSON object.
+    """
+    workdir = Path(workdir)
+    method = load_run(workdir)
+    card = {
+        "method": method.name,
+        "data": json.loads((workdir / "dataset.json").read_text()),
+        "environment": {
+            key: value
+            for key, value in json.loads((workdir / "environment.json").read_text()).items()
+            if key != "command"
+        },
+        "validation": completed(workdir / "registration"),
+        "metrics": {
+            file.parent.name: {
+                key: value
+                for key, value in json.loads(file.read_text()).items()
+                if isinstance(value, dict) and "mean" in value
+            }
+            for file in sorted(workdir.glob("evaluation/*/summary.json"))
+        },
+    }
+    if additions is not None:
+        try:
+            more = json.loads(Path(additions).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{additions} is not JSON: {error}") from None
+        if not isinstance(more, dict):
+            raise ValueError(f"{additions} holds a {type(more).__name__}, expected an object")
+        card |= more
+    return save_weights(method, path, card)

@@ -1,0 +1,183 @@
+"""The Python API: `load(name)(moving, fixed)`, with analytic, learned and iterative methods."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from analytic_method import AnalyticMethod, heart
+
+from ldm_morph_jax.config import paper_config, with_method
+from ldm_morph_jax.files.images import ImageError, image_from_array
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.ops.geometry import integrate_velocity
+from ldm_morph_jax.registering.measures import correlation
+from ldm_morph_jax.registering.registrar import Registrar, load
+from ldm_morph_jax.runs.trained import TrainedMethod
+
+SHAPE, SPACING = (70, 90), (1.5, 1.25)
+
+
+def test_api_shapes_and_contents():
+    registrar = Registrar(AnalyticMethod())
+    moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
+    one = registrar(moving, fixed, spacing=SPACING)
+    many = registrar(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]), spacing=SPACING)
+    for result, lead in ((one, ()), (many, (2,))):
+        assert result.warped.shape == result.jacobian_determinant.shape == (*lead, *SHAPE)
+        assert result.displacement.shape == result.inverse.shape == (*lead, *SHAPE, 2)
+        assert result.inverse_residual.max() < 1e-3
+    np.testing.assert_allclose(many.warped[0], one.warped, atol=0.01)
+    np.testing.assert_array_equal(one.warp(moving), one.warped)
+    labels = (moving > 420).astype(np.int16)
+    assert set(np.unique(one.warp(labels, interpolation="nearest"))) == {0, 1}
+    there_and_back = one.warp(one.warp(moving), inverse=True)[15:-15, 15:-15]
+    assert (
+        np.abs(there_and_back - moving[15:-15, 15:-15]).mean() < 15
+    )  # of 1000, interpolated twice
+    with pytest.raises(ImageError, match="2 images|expected 2"):
+        many.warp(labels[None])
+
+
+def test_api_different_sizes():
+    registrar = Registrar(AnalyticMethod(amplitude=0.0))
+    moving, fixed = heart((120, 100)), heart((60, 50))
+    result = registrar(moving, fixed, spacing=2.0, moving_spacing=1.0)
+    assert result.displacement.shape == (60, 50, 2) and result.inverse.shape == (120, 100, 2)
+    # nothing moves, so the same heart appears at half the resolution, centre on centre
+    np.testing.assert_allclose(result.warped[1:-1, 1:-1], fixed[1:-1, 1:-1], atol=60)
+    np.testing.assert_allclose(result.jacobian_determinant, 1.0, atol=1e-6)
+
+
+def test_api_refusals():
+    registrar = Registrar(AnalyticMethod())
+    good = heart((40, 40))
+    nan = good.copy()
+    nan[3, 3] = np.nan
+    for arguments, options, message in [
+        ((nan, good), {}, "moving: holds NaN"),
+        ((good, np.ones((40, 40))), {}, "fixed: is constant|constant"),
+        ((good, good[None]), {}, "have shapes"),
+        ((good[None], np.stack([good, good])), {}, "the same B"),
+        ((good, good), {"spacing": 0}, "spacing"),
+        ((good, good), {"spacing": (1, -2)}, "spacing"),
+        ((good, good), {"refine": -1}, "refine"),
+        ((good, good), {"centre": (-3, 2)}, "outside"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            registrar(*arguments, **options)
+
+
+def test_network_that_returns_nan_is_named():
+    class Broken(AnalyticMethod):
+        def field(self, moving, fixed):
+            return super().field(moving, fixed) * jnp.nan
+
+    with pytest.raises(ValueError, match="analytic: predicted NaN"):
+        Registrar(Broken())(heart((40, 40)), heart((40, 40)))
+
+
+def test_refinement_improves_and_pairs_are_independent():
+    registrar = Registrar(AnalyticMethod(amplitude=0.0))
+    a = heart((64, 64), radius=0.55), heart((64, 64), radius=0.47)
+    b = heart((64, 64), radius=0.5, seed=3), heart((64, 64), radius=0.6, seed=3)
+    both = registrar(*(np.stack(x) for x in zip(a, b, strict=True)), spacing=2.0, refine=40)
+    for k, registration in enumerate(both.registrations):
+        before, after = registration.prediction.dissimilarity[0]
+        assert after < 0.5 * before
+        correlations = [
+            correlation(registration, t)
+            for t in (registration.network_transform, registration.transform)
+        ]
+        assert correlations[1] > correlations[0] + 0.02
+        assert both.jacobian_determinant[k].min() > 0
+    # the result of B is the same whether A, or something else, is refined beside it or before it
+    other = registrar(*(np.stack(x) for x in zip(a[::-1], b, strict=True)), spacing=2.0, refine=40)
+    np.testing.assert_array_equal(both.displacement[1], other.displacement[1])
+    alone = registrar(*b, spacing=2.0, refine=40)
+    np.testing.assert_allclose(alone.displacement, both.displacement[1], atol=1e-3)
+    np.testing.assert_array_equal(
+        registrar(*b, spacing=2.0, refine=40).displacement, alone.displacement
+    )
+
+
+def test_images_of_different_sizes_on_grids_of_their_own():
+    """A method for any grid registers every image on one of its own size, in any order."""
+
+    class AnySize(AnalyticMethod):
+        def field(self, moving, fixed):
+            self.image_size = moving.shape[1]
+            found = super().field(moving, fixed)
+            self.image_size = None
+            return found
+
+    shapes = [(40, 44), (70, 60), (44, 40)]
+    images = [(image_from_array(heart(s)), image_from_array(heart(s, radius=0.4))) for s in shapes]
+    registrations = Registrar(AnySize(None, None)).register_images(images)
+    for shape, pair, registration in zip(shapes, images, registrations, strict=True):
+        assert registration.fixed is pair[1]
+        assert registration.warped.shape == shape
+        assert registration.prepared.grid.size == 32 * -(-max(shape) // 32)
+        alone = Registrar(AnySize(None, None)).register_images([pair])[0]
+        np.testing.assert_array_equal(registration.warped, alone.warped)
+
+
+def test_lddmm_by_name():
+    registrar = load("lddmm")
+    moving, fixed = heart((64, 60), radius=0.5), heart((64, 60), radius=0.42)
+    result = registrar(moving, fixed)
+    registration = result.registrations[0]
+    before, after = (
+        correlation(registration, t) for t in (registration.start, registration.transform)
+    )
+    assert after > 0.95 > before + 0.1
+    assert result.jacobian_determinant.min() > 0
+    for option in ({"refine": 3}, {"diffeomorphic": True}):
+        with pytest.raises(ValueError, match="works on what a network predicts; lddmm has none"):
+            registrar(moving, fixed, **option)
+
+
+def test_syn_by_name():
+    pytest.importorskip("ants")
+    moving, fixed = heart((64, 60), radius=0.5), heart((64, 60), radius=0.42)
+    registration = load("syn")(moving, fixed).registrations[0]
+    assert correlation(registration, registration.transform) > 0.95
+
+
+def diffeomorphic_voxelmorph():
+    """An untrained VoxelMorph that integrates a velocity of some pixels."""
+    config = with_method(paper_config(), "voxelmorph", "small")
+    config.data.image_size = 32
+    config.registration.integration_steps = 7
+    method = build_method(config.lock())
+    params = method.init(jax.random.key(0), 32)
+    # untrained, the last layer moves nothing: enlarge it, so that there is something to see
+    params = jax.tree.map(lambda leaf: leaf * 1e6 if leaf.shape[-1:] == (2,) else leaf, params)
+    return TrainedMethod(method, params=params, config=config)
+
+
+def test_a_velocity_is_integrated_once():
+    """VoxelMorph with integration steps: --diffeomorphic has nothing to add."""
+    method = diffeomorphic_voxelmorph()
+    moving, fixed = heart((32, 32), radius=0.5), heart((32, 32), radius=0.42)
+    plain, asked = (Registrar(method)(moving, fixed, diffeomorphic=d) for d in (False, True))
+    on_grid = plain.registrations[0].prediction.displacement
+    assert np.abs(on_grid).max() > 0.5
+    np.testing.assert_array_equal(plain.displacement, asked.displacement)
+    twice = np.asarray(integrate_velocity(jnp.asarray(on_grid, jnp.float32)))
+    assert np.abs(twice - on_grid).max() > 0.05  # so that integrating twice would show
+    prepared = plain.registrations[0].prepared
+    images = prepared.moving[..., None], prepared.fixed[..., None]
+    np.testing.assert_allclose(on_grid, method.displacement(*images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lddmm", "voxelmorph"])
+def test_registrars_can_be_pickled(name):
+    card = {"name": "a test"}
+    method = diffeomorphic_voxelmorph() if name == "voxelmorph" else load(name).method
+    registrar = Registrar(method, card)
+    again = pickle.loads(pickle.dumps(registrar))
+    assert again.card == card and again.method.name == name
+    images = [heart((32, 32), radius=r) for r in (0.5, 0.42)]
+    np.testing.assert_array_equal(again(*images).displacement, registrar(*images).displacement)

@@ -1,0 +1,211 @@
+"""The console command, the spelling of options, what is imported when, the compilation cache."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ldm_morph_jax
+from ldm_morph_jax import cli, commands
+from ldm_morph_jax.experiments import experiment_file
+
+ROOT = Path(__file__).parent.parent
+SLOW_IMPORTS = (
+    "jax tensorflow_datasets grain orbax matplotlib pydicom nibabel SimpleITK flax scipy absl"
+).split()
+
+
+def call(*arguments, **environment):
+    """A command in a fresh process."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ldm_morph_jax; ldm_morph_jax.__version__, dir(ldm_morph_jax)",
+        "from ldm_morph_jax import cli; cli.main(['--help'])",
+        *(
+            "import contextlib\nwith contextlib.suppress(SystemExit):\n"
+            f"    from ldm_morph_jax import cli; cli.main(['{name}', '--help'])"
+            for name in ("register", "warp", "jacobian")
+        ),
+    ],
+)
+def test_help_and_import_are_light(code):
+    done = call("-c", f"{code}\nimport sys; print(); print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    imported = done.stdout.splitlines()[-1].split()
+    assert "ldm_morph_jax" in imported
+    assert not set(SLOW_IMPORTS) & set(imported)
+
+
+def test_help_version_and_unknown_commands(capsys):
+    cli.main(["--help"])
+    told = capsys.readouterr().out
+    for name, what in cli.COMMANDS.items():
+        assert f"{name} " in told and what in told
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"ldm-morph {ldm_morph_jax.__version__}\n"
+    for arguments, message in (([], "usage: ldm-morph"), (["regster"], "no command 'regster'")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(name):
+    done = call("-m", "ldm_morph_jax.cli", name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "options:" in done.stdout
+    options = [word for word in done.stdout.split() if word.startswith("--")]
+    assert options and not any("_" in option for option in options if "." not in option)
+
+
+def test_the_console_command_is_installed():
+    setup = (ROOT / "setup.py").read_text()
+    assert '"console_scripts": ["ldm-morph = ldm_morph_jax.cli:main"]' in setup
+
+
+def test_public_names():
+    for name in ldm_morph_jax.__all__:
+        assert getattr(ldm_morph_jax, name)
+        assert name in dir(ldm_morph_jax)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ldm_morph_jax.nothing
+
+
+def test_spelling():
+    given = [
+        "--moving-mask",
+        "a_b-c.png",
+        "--fixed_mask=x-y_z",
+        "--config.a_b.c=1",
+        "-o",
+        "--",
+        "-",
+    ]
+    assert commands.spelled(given, "-")[2] == "--fixed-mask=x-y_z"
+    assert commands.spelled(given, "_")[0] == "--moving_mask"
+    for separator in "-_":
+        kept = commands.spelled(given, separator)
+        assert [kept[k] for k in (1, 3, 4, 5, 6)] == [given[k] for k in (1, 3, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("option", ["--moving-mask", "--moving_mask"])
+def test_either_spelling_argparse(option, tmp_path, capsys):
+    register = importlib.import_module("ldm_morph_jax.register")
+    files = ["--fixed", "b.png", option, "m.png", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        register.main(files)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: --moving missing (or use --batch or --example)\n"
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])
+@pytest.mark.parametrize(
+    "module", [("ldm_morph_jax.benchmark",), ("ldm_morph_jax.cli", "benchmark")]
+)
+def test_either_spelling_flags(option, module, tmp_path):
+    config = ("--config", "configs/benchmark/phantom.py")
+    done = call("-m", *module, *config, "--out", tmp_path / "out", option)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and not (tmp_path / "out").exists()
+
+
+def test_experiments_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # from any folder
+    assert experiment_file("dir/x.py:small") == "dir/x.py:small"
+    found = experiment_file("camus_2ch:small")
+    assert found == f"{ROOT / 'configs' / 'camus_2ch.py'}:small"
+    given = ["--config", "quickstart", "--config=benchmark/phantom", "--config.seed=1", "--config"]
+    first, quickstart, phantom, *rest = commands.with_experiment_files(given)
+    assert quickstart == str(ROOT / "configs/quickstart.py")
+    assert phantom == f"--config={ROOT / 'configs/benchmark/phantom.py'}"
+    assert [first, *rest] == [given[0], *given[3:]]
+    with pytest.raises(ValueError, match="--config is 'sunybrok', expected .* quickstart, sunny"):
+        experiment_file("sunybrok")
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--config", "sunybrok"], "expected a path ending in .py or one of acdc"),
+        (["--no-such-option"], "no_such_option"),
+        (["--workdir=x", "stray", "words"], "unexpected arguments stray words"),
+        ([], "--workdir"),
+    ],
+)
+def test_wrong_flags_get_one_line(arguments, message):
+    done = call("-m", "ldm_morph_jax.cli", "evaluate", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+# -- the compilation cache
+
+COMPILE = """
+import json, jax, jax.numpy as jnp, sys
+from ldm_morph_jax import commands
+commands.use_compilation_cache(at_least_seconds=0.0)
+assert jax.jit(lambda a: jnp.sin(a) + 1)(jnp.ones(3)).shape == (3,)
+print(json.dumps(jax.config.jax_compilation_cache_dir))
+"""
+
+
+def cache_after(**environment):
+    """The cache directory of a process that compiled something, and what it told."""
+    environment = {"LDM_MORPH_CACHE": "", "JAX_COMPILATION_CACHE_DIR": ""} | environment
+    done = call("-c", COMPILE, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_places_of_the_cache(tmp_path):
+    ours, theirs, home = (str(tmp_path / name) for name in ("ours", "theirs", "home"))
+    directory, _ = cache_after(LDM_MORPH_CACHE=ours, JAX_COMPILATION_CACHE_DIR=theirs)
+    assert directory == ours and os.listdir(ours) and not os.path.exists(theirs)
+    assert cache_after(JAX_COMPILATION_CACHE_DIR=theirs)[0] == theirs and os.listdir(theirs)
+    directory, _ = cache_after(HOME=home)
+    assert directory == f"{home}/.cache/ldm_morph_jax" and os.listdir(directory)
+
+
+def test_without_a_place_for_the_cache(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for name in ("HOME", "LDM_MORPH_CACHE"):
+        directory, told = cache_after(**{name: str(tmp_path / "file")})
+        assert directory is None and not told
+    # a container's user that no file lists has no home: Path.home raises RuntimeError
+    code = f"import os, pwd; del os.environ['HOME']; os.getuid = lambda: 54321\n{COMPILE}"
+    done = call("-c", code, LDM_MORPH_CACHE="", JAX_COMPILATION_CACHE_DIR="")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) is None
+
+
+def test_read_only_cache(tmp_path, monkeypatch):
+    """What is there is read; nothing is written, and nothing complains."""
+    import jax
+
+    settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in settings}
+    monkeypatch.setenv("LDM_MORPH_CACHE", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    try:
+        commands.use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == float("inf")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
