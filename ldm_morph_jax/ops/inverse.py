@@ -1,0 +1,188 @@
+"""The inverse of a displacement by Newton's method, on a grid (JAX) or at points (NumPy).
+
+Both solve x + u(x) = q, u read between pixels linearly and beyond the border with its border value,
+which is what an exported field means to every other tool. Each point follows Newton's direction
+with the derivative of that interpolant, no further than a few pixels at once, and half as far
+whenever the residual would not fall. A fixed-point iteration needs |grad u| < 1, which maps without
+any fold exceed; this needs none. Where a map folds a point may have no solution: the residual, how
+far x + u(x) lands from q, tells.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ldm_morph_jax.ops.checks import check_shape
+from ldm_morph_jax.ops.geometry import identity_grid
+
+_LONGEST_STEP = 3.0  # pixels
+_SHORTEST_SHARE = 1e-3  # of Newton's step; a point that needs less is given up
+
+
+class Inverse(NamedTuple):
+    """displacement `[B, H, W, 2]` pixels; residual `[B, H, W]` pixels; converged `[B, H, W]`."""
+
+    displacement: jax.Array
+    residual: jax.Array
+    converged: jax.Array
+
+
+def invert(
+    u: jax.Array, start: jax.Array | None = None, *, steps: int = 60, tolerance: float = 1e-3
+) -> Inverse:
+    """The displacement w with (x + w(x)) + u(x + w(x)) = x at every pixel x.
+
+    Args:
+        u: `[B, H, W, 2]`, pixels.
+        start: a first guess of w of that shape, such as exp(-v) where u = exp(v); -u otherwise.
+        steps: at most so many; it ends when all pixels have converged or are given up.
+        tolerance: of the residual, pixels; float32 coordinates allow for about 1e-4.
+    """
+    sizes = check_shape("u", u, "B H W 2")
+    start = -u if start is None else start
+    check_shape("start", start, "B H W 2", sizes)
+    target = jnp.broadcast_to(identity_grid(sizes["H"], sizes["W"])[None], u.shape)
+
+    def error_at(x):
+        value, derivative = _interpolate(u, x)
+        error = x + value - target
+        return error, derivative, jnp.linalg.norm(error, axis=-1)
+
+    def unfinished(state):
+        step, _, _, _, residual, share = state
+        return (step < steps) & jnp.any((residual > tolerance) & (share > _SHORTEST_SHARE))
+
+    def advance(state):
+        step, x, error, derivative, residual, share = state
+        trial = x + share[..., None] * _newton_step(error, derivative)
+        new_error, new_derivative, new_residual = error_at(trial)
+        better = new_residual < residual
+
+        def choose(new, old):
+            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 3)), new, old)
+
+        share = jnp.where(better, jnp.minimum(2 * share, 1), share / 2)
+        # a solved point would fail to improve for ever and only lose its share
+        share = jnp.where(residual > tolerance, share, 1)
+        return (
+            step + 1,
+            choose(trial, x),
+            choose(new_error, error),
+            choose(new_derivative, derivative),
+            choose(new_residual, residual),
+            share,
+        )
+
+    x = target + start
+    state = (0, x, *error_at(x), jnp.ones(u.shape[:-1], u.dtype))
+    _, x, _, _, residual, _ = lax.while_loop(unfinished, advance, state)
+    return Inverse(x - target, residual, residual <= tolerance)
+
+
+def _newton_step(error, derivative):
+    """-(1 + derivative)^-1 error, no longer than `_LONGEST_STEP`; `[..., 2]`."""
+    rr, rc = 1 + derivative[..., 0, 0], derivative[..., 0, 1]
+    cr, cc = derivative[..., 1, 0], 1 + derivative[..., 1, 1]
+    determinant = rr * cc - rc * cr
+    determinant = jnp.where(jnp.abs(determinant) < 1e-6, 1e-6, determinant)
+    step = -jnp.stack(
+        [cc * error[..., 0] - rc * error[..., 1], rr * error[..., 1] - cr * error[..., 0]], axis=-1
+    )
+    step = step / determinant[..., None]
+    length = jnp.linalg.norm(step, axis=-1, keepdims=True)
+    return step * jnp.minimum(1, _LONGEST_STEP / jnp.maximum(length, 1e-6))
+
+
+def _interpolate(u, x):
+    """u at positions x, both `[B, H, W, 2]`, and its derivative `[B, H, W, 2 (u), 2 (x)]`."""
+    height, width = u.shape[1:3]
+    last = jnp.array([[[[height - 1, width - 1]]]], x.dtype)
+    inside = jnp.clip(x, 0, last)
+    corner = jnp.minimum(jnp.floor(inside), last - 1)
+    row, column = jnp.split(inside - corner, 2, axis=-1)
+    index = corner.astype(jnp.int32)
+    flat = u.reshape(len(u), height * width, 2)
+
+    def value(down, right):
+        at = (index[..., 0] + down) * width + index[..., 1] + right
+        picked = jnp.take_along_axis(flat, at.reshape(len(u), -1, 1), axis=1)
+        return picked.reshape(u.shape)
+
+    a, b, c, d = value(0, 0), value(0, 1), value(1, 0), value(1, 1)
+    top, bottom = a + column * (b - a), c + column * (d - c)
+    # beyond the border nothing changes across it
+    moves = ((x >= 0) & (x <= last)).astype(u.dtype)
+    by_row = (bottom - top) * moves[..., :1]
+    by_column = ((b - a) * (1 - row) + (d - c) * row) * moves[..., 1:]
+    return top + row * (bottom - top), jnp.stack([by_row, by_column], axis=-1)
+
+
+def invert_at(
+    u: np.ndarray,
+    targets: np.ndarray,
+    start: np.ndarray | None = None,
+    *,
+    steps: int = 60,
+    tolerance: float = 1e-6,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The points x with x + u(x) = target, in float64 on the host, for grids of any dimension n.
+
+    Args:
+        u: `[*shape, n]`, array indices per array index.
+        targets: `[P, n]`, array indices, also outside the grid.
+        start: `[P, n]`, a first guess of x; target - u(target) otherwise.
+        steps, tolerance: as in `invert`.
+
+    Returns:
+        (x `[P, n]`, residual `[P]`): the residual is |x + u(x) - target|.
+    """
+    u, targets = np.asarray(u, np.float64), np.asarray(targets, np.float64)
+    if start is None:
+        start = targets - _interpolate_at(u, targets)[0]
+    x = np.array(start, np.float64)
+    value, derivative = _interpolate_at(u, x)
+    error = x + value - targets
+    residual = np.linalg.norm(error, axis=-1)
+    share = np.ones(len(x))
+    for _ in range(steps):
+        left = np.flatnonzero((residual > tolerance) & (share > _SHORTEST_SHARE))
+        if not left.size:
+            break
+        slope = np.eye(u.shape[-1]) + derivative[left]
+        # a singular slope has no direction of its own; the least-squares one is as good as any
+        step = -np.einsum("pij,pj->pi", np.linalg.pinv(slope, rcond=1e-9), error[left])
+        length = np.linalg.norm(step, axis=-1)
+        step *= (share[left] * np.minimum(1, _LONGEST_STEP / np.maximum(length, 1e-9)))[:, None]
+        trial = x[left] + step
+        value, new_derivative = _interpolate_at(u, trial)
+        new_error = trial + value - targets[left]
+        new_residual = np.linalg.norm(new_error, axis=-1)
+        better = new_residual < residual[left]
+        moved = left[better]
+        x[moved], error[moved] = trial[better], new_error[better]
+        derivative[moved], residual[moved] = new_derivative[better], new_residual[better]
+        share[left] = np.where(better, np.minimum(2 * share[left], 1), share[left] / 2)
+    return x, residual
+
+
+def _interpolate_at(u, x):
+    """u `[*shape, n]` at array indices x `[P, n]`: values `[P, n]`, derivative `[P, n, n]`."""
+    shape = np.array(u.shape[:-1])
+    n = len(shape)
+    inside = np.clip(x, 0, shape - 1)
+    corner = np.clip(np.floor(inside), 0, np.maximum(shape - 2, 0)).astype(int)
+    share = inside - corner
+    moves = (x >= 0) & (x <= shape - 1)
+    value, derivative = np.zeros(x.shape), np.zeros((*x.shape, n))
+    for upper in np.ndindex(*(2,) * n):
+        weights = np.where(upper, share, 1 - share)
+        # a single slice has no upper neighbour: it stands for itself
+        picked = u[tuple(np.minimum(corner + upper, shape - 1).T)]
+        value += weights.prod(axis=-1)[:, None] * picked
+        for axis in range(n):
+            slope = (1 if upper[axis] else -1) * np.delete(weights, axis, axis=1).prod(axis=-1)
+            derivative[:, :, axis] += (slope * moves[:, axis])[:, None] * picked
+    return value, derivative

@@ -1,0 +1,128 @@
+"""Local correlation of two images and its gradient, written out.
+
+Both are what registration without a network spends its time on. Windows are Gaussians, applied as
+matrix products: on a CPU these are fast inside of a loop, where convolutions are not, and compile
+in no time. Images are `[B, H, W]` here.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def gaussian_matrix(size: int, sigma: jax.Array | float) -> jax.Array:
+    """`[size, size]`: smooths a line of `size` pixels by a Gaussian of `sigma` > 0 pixels.
+
+    Rows sum to 1: near the ends what lies beyond is left out, as if it were unknown.
+    """
+    position = jnp.arange(size, dtype=jnp.float32)
+    weights = jnp.exp(-0.5 * jnp.square((position[:, None] - position[None, :]) / sigma))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def smooth(x: jax.Array, sigma: jax.Array | float) -> jax.Array:
+    """`[..., H, W]` smoothed by a Gaussian of `sigma` pixels."""
+    rows, columns = (gaussian_matrix(size, sigma) for size in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+class Window(NamedTuple):
+    """Weighted means around every pixel; made by `gaussian_window`.
+
+    rows, columns: `[H, H]` and `[W, W]`.
+    weight: `[B, H, W]`, what each pixel counts.
+    total: `[B, H, W]`, the weight around every pixel; infinite where there is none.
+    """
+
+    rows: jax.Array
+    columns: jax.Array
+    weight: jax.Array
+    total: jax.Array
+
+    def mean(self, x: jax.Array) -> jax.Array:
+        """`[..., B, H, W]`: the mean around every pixel."""
+        return self.rows @ (x * self.weight) @ self.columns.T / self.total
+
+    def adjoint(self, x: jax.Array) -> jax.Array:
+        """The transposed of `mean`: what a derivative by the means is, by the pixels."""
+        return self.rows.T @ (x / self.total) @ self.columns * self.weight
+
+
+def gaussian_window(weight: jax.Array, sigma: jax.Array | float) -> Window:
+    """Gaussian means of `sigma` pixels that count each pixel by `weight` `[B, H, W]` >= 0."""
+    rows, columns = (gaussian_matrix(size, sigma) for size in weight.shape[1:])
+    total = rows @ weight @ columns.T
+    return Window(rows, columns, weight, jnp.where(total > 1e-6, total, jnp.inf))
+
+
+def local_correlation(
+    a: jax.Array, b: jax.Array, window: Window, floor: jax.Array | float
+) -> jax.Array:
+    """Correlation of `[B, H, W]` images around every pixel, in [-1, 1].
+
+    cov(a, b) / sqrt((var(a) + floor) (var(b) + floor)). The floor, a variance, keeps noise in flat
+    regions from counting: for intensities in [0, 1] a deviation of sqrt(floor) counts by half.
+    """
+    moments = _moments(jnp.stack([a, b]), window, floor)
+    return moments.correlation
+
+
+class CorrelationGradient(NamedTuple):
+    """value: local correlation `[B, H, W]`, the same for both images.
+
+    gradient: `[2B, H, W]` of its sum, by the pixels of the first and of the second image.
+    precision: `[2B, H, W]`, the mean of 1 / (variance + floor) around every pixel of each: squared
+      contrast times this is how well the correlation tells where that contrast lies.
+    """
+
+    value: jax.Array
+    gradient: jax.Array
+    precision: jax.Array
+
+
+def correlation_gradient(
+    images: jax.Array, window: Window, floor: jax.Array | float
+) -> CorrelationGradient:
+    """`local_correlation` of pairs and its gradient.
+
+    Args:
+        images: `[2B, H, W]`, all first and then all second images. Both halves go through the same
+            operations, so that exchanging them exchanges the result.
+        window, floor: see `local_correlation`.
+    """
+    pairs = images.reshape(2, -1, *images.shape[1:])
+    mean, variance, correlation = _moments(pairs, window, floor)
+    # d correlation = scale d cov - correlation / (2 var_a) d var_a - the same of b
+    scale = lax.rsqrt(variance[0] * variance[1])[None]
+    ratio, other = correlation[None] / variance, mean[::-1]
+    spread = window.adjoint(
+        jnp.concatenate([scale, scale * other, ratio, ratio * mean, 1 / variance])
+    )
+    by_scale, by_other, by_ratio, by_mean, precision = (
+        spread[0:1],
+        spread[1:3],
+        spread[3:5],
+        spread[5:7],
+        spread[7:9],
+    )
+    gradient = by_scale * pairs[::-1] - by_other - by_ratio * pairs + by_mean
+    return CorrelationGradient(
+        correlation, gradient.reshape(images.shape), precision.reshape(images.shape)
+    )
+
+
+class _Moments(NamedTuple):
+    mean: jax.Array  # [2, B, H, W]
+    variance: jax.Array  # [2, B, H, W], floor included
+    correlation: jax.Array  # [B, H, W]
+
+
+def _moments(pairs, window, floor):
+    means = window.mean(jnp.concatenate([pairs, pairs * pairs, pairs[:1] * pairs[1:]]))
+    mean = means[:2]
+    # rounding can make the variance of a flat patch negative
+    variance = jnp.maximum(means[2:4] - mean * mean, 0) + floor
+    covariance = means[4] - mean[0] * mean[1]
+    return _Moments(mean, variance, covariance * lax.rsqrt(variance[0] * variance[1]))

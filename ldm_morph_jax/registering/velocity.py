@@ -1,0 +1,223 @@
+"""Find the stationary velocity of a pair, from coarse to fine, on the whole image.
+
+The velocity v stands for two maps, exp(v) from the fixed to the moving image and exp(-v) back. At
+every step both images are brought half the way to each other, moving(exp(v/2)) and
+fixed(exp(-v/2)), and compared there: exchanging the images changes v to -v, and for the same image
+twice nothing moves, up to rounding.
+
+They are compared by local correlation, which neither gain nor offset nor a slow bias field changes.
+One step is one of Gauss and Newton's for a Gaussian neighbourhood (Lucas and Kanade 1981, here for
+correlation): the mean force divided by the mean squared contrast is a motion in pixels, so that
+there is no step size to choose. Steps are smooth (fluid regularisation), and what they add up to is
+smoothed a little every time (elastic regularisation), as SyN and log-demons do (Avants et al. 2008,
+Vercauteren et al. 2008).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ldm_morph_jax.ops.checks import check_shape
+from ldm_morph_jax.ops.geometry import integrate_velocity, warp
+from ldm_morph_jax.ops.inverse import Inverse, invert
+from ldm_morph_jax.ops.similarity import (
+    correlation_gradient,
+    gaussian_window,
+    local_correlation,
+    smooth,
+)
+
+SIZE_STEP = 32  # sides are padded to multiples of this: few programs serve all sizes
+_HALF_SQUARINGS = 5  # of v / 2 while it is searched
+_SQUARINGS = 7  # of the result
+_SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # tried from left to right
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Settings of the search; lengths in pixels of the level at hand.
+
+    Chosen on validation and training patients of Sunnybrook, ACDC and CAMUS (docs/performance.md).
+
+    Attributes:
+      levels: how much coarser each level is than the images, a power of two; coarse to fine.
+      steps: on each level.
+      window: sigma of the Gaussian window in which images are correlated.
+      floor: see `ops.similarity.local_correlation`.
+      fluid: sigma of the neighbourhood of a step.
+      elastic: sigma of what smooths the velocity after every step.
+      stiffness: added to the mean squared normalised contrast: the larger, the smaller are steps
+        where images show little.
+      longest_step: pixels.
+    """
+
+    levels: tuple[int, ...] = (4, 2, 1)
+    steps: tuple[int, ...] = (40, 30, 12)
+    window: float = 2.8
+    floor: float = 1e-3
+    fluid: float = 4.0
+    elastic: float = 0.5
+    stiffness: float = 0.15
+    longest_step: float = 0.5
+
+    def __post_init__(self):
+        if len(self.levels) != len(self.steps):
+            raise ValueError(
+                f"levels {self.levels} and steps {self.steps}: expected as many of each"
+            )
+        if any(s not in (1, 2, 4, 8, 16, 32) for s in self.levels):
+            raise ValueError(f"levels: found {self.levels}, expected powers of two up to 32")
+
+
+class Refined(NamedTuple):
+    """What `refine` found for every pair; `[B, H, W]` images, pull-back, pixels.
+
+    velocity: `[B, H, W, 2]`, scaled back.
+    displacement: exp(velocity) - id: warped(x) = moving(x + displacement(x)).
+    inverse: of the displacement, with its residual and where it converged.
+    scale: `[B]`, s in [0, 1]: what was found was exp(v / s); 0: no motion is better than any.
+    correlation: `[B, 2]`, mean local correlation of fixed and moving image, before and after.
+    rms: `[B, 2]`, root of the mean squared difference, before and after.
+    """
+
+    velocity: jax.Array
+    displacement: jax.Array
+    inverse: Inverse
+    scale: jax.Array
+    correlation: jax.Array
+    rms: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def refine(
+    moving: jax.Array,
+    fixed: jax.Array,
+    valid: jax.Array | None = None,
+    start: jax.Array | None = None,
+    settings: Refinement = Refinement(),
+) -> Refined:
+    """Register `[B, H, W]` images in about [0, 1]; pairs do not see each other.
+
+    Args:
+        moving, fixed: float32.
+        valid: `[B, H, W]` bool, where both images are known; None: everywhere.
+        start: `[B, H, W, 2]`, a velocity to begin with; None: zero.
+        settings: see `Refinement`.
+    """
+    sizes = check_shape("moving", moving, "B H W")
+    check_shape("fixed", fixed, "B H W", sizes)
+    height, width = sizes["H"], sizes["W"]
+    weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
+    check_shape("valid", weight, "B H W", sizes)
+    v = jnp.zeros((*moving.shape, 2)) if start is None else start
+    check_shape("start", v, "B H W 2", sizes)
+
+    pad = [(0, 0), (0, -height % SIZE_STEP), (0, -width % SIZE_STEP)]
+    images = jnp.concatenate([jnp.pad(image, pad, mode="edge") for image in (moving, fixed)])
+    weight = jnp.pad(weight, pad)
+    v = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, 2, H, W] inside
+    scale_of_v = 1
+    for level, steps in zip(settings.levels, settings.steps, strict=True):
+        v = _rescale(v, scale_of_v, level)
+        scale_of_v = level
+        v = _search(v, _shrink(images, level), _shrink(weight, level), steps, settings)
+    v = jnp.moveaxis(_rescale(v, scale_of_v, 1), 1, -1)[:, :height, :width]
+    return _scaled_back(v, moving, fixed, weight[:, :height, :width], settings)
+
+
+def _search(v, images, weight, steps, settings):
+    """`steps` improvements of v `[B, 2, H, W]` on one level; images `[2B, H, W]`."""
+    window = gaussian_window(weight, settings.window)
+
+    def step(_, v):
+        both = jnp.moveaxis(jnp.concatenate([v, -v]), 1, -1) / 2
+        halfway = warp(images[..., None], integrate_velocity(both, _HALF_SQUARINGS))[..., 0]
+        likeness = correlation_gradient(halfway, window, settings.floor)
+        contrast = jnp.stack(jnp.gradient(halfway, axis=(1, 2)), axis=1)
+        force, contrasts = (
+            (contrast * factor[:, None]).reshape(2, *v.shape)
+            for factor in (likeness.gradient, jnp.sqrt(likeness.precision))
+        )
+        force = (force[0] - force[1]) / 2
+        squared = jnp.sum(jnp.square((contrasts[0] + contrasts[1]) / 2), axis=1, keepdims=True)
+        around = smooth(jnp.concatenate([force, squared], axis=1), settings.fluid)
+        move = around[:, :2] / (around[:, 2:] + settings.stiffness)
+        length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
+        move = move / jnp.maximum(1, length / settings.longest_step)
+        return smooth(v + move, settings.elastic)
+
+    return lax.fori_loop(0, steps, step, v)
+
+
+def _scaled_back(v, moving, fixed, weight, settings):
+    """The largest of `_SCALES` at which no image is less like the other than without motion."""
+    pixels = jnp.sum(weight, axis=(1, 2))
+    window = gaussian_window(weight, settings.window)
+    images = jnp.concatenate([moving, fixed])[..., None]
+
+    def compare(displacement):
+        """(rms, correlation), each `[2, B]`: moving to fixed, fixed to moving."""
+        warped = warp(images, displacement)[..., 0].reshape(2, *moving.shape)
+        others = jnp.stack([fixed, moving])
+
+        def average(x):
+            return jnp.sum(x * weight, axis=(2, 3)) / pixels
+
+        rms = jnp.sqrt(average(jnp.square(warped - others)))
+        return rms, average(
+            jax.vmap(lambda a, b: local_correlation(a, b, window, settings.floor))(warped, others)
+        )
+
+    def attempt(scale):
+        both = integrate_velocity(scale * jnp.concatenate([v, -v]), _SQUARINGS)
+        return (both, *compare(both))
+
+    displacements, rms, correlation = lax.map(attempt, jnp.array(_SCALES))
+    fine = jnp.all((rms <= rms[-1:]) & (correlation >= correlation[-1:]), axis=1)  # [S, B]
+    chosen = jnp.argmax(fine, axis=0)
+    pair = jnp.arange(len(moving))
+    there, back = (displacements[chosen, pair + k * len(moving)] for k in (0, 1))
+    scale = jnp.array(_SCALES)[chosen]
+    return Refined(
+        v * scale[:, None, None, None],
+        there,
+        invert(there, back),
+        scale,
+        jnp.stack([correlation[-1, 0], correlation[chosen, 0, pair]], axis=-1),
+        jnp.stack([rms[-1, 0], rms[chosen, 0, pair]], axis=-1),
+    )
+
+
+def _shrink(x, factor):
+    """`[B, H, W]` -> means of `factor` x `factor` pixels."""
+    n, height, width = x.shape
+    return x.reshape(n, height // factor, factor, width // factor, factor).mean(axis=(2, 4))
+
+
+def _rescale(v, old, new):
+    """A velocity `[B, 2, H, W]` of a level `old` times coarser than the images, for level `new`."""
+    if old == new:
+        return v
+    if new > old:
+        factor = new // old
+        return (
+            _shrink(v.reshape(-1, *v.shape[2:]), factor).reshape(
+                *v.shape[:2], v.shape[2] // factor, v.shape[3] // factor
+            )
+            / factor
+        )
+    factor = old // new
+    rows, columns = (_enlarging_matrix(size, factor) for size in v.shape[2:])
+    return factor * (rows @ v @ columns.T)
+
+
+def _enlarging_matrix(size, factor):
+    """`[factor * size, size]`: linear interpolation between the centres of blocks of `factor`."""
+    position = (jnp.arange(factor * size, dtype=jnp.float32) + 0.5) / factor - 0.5
+    position = jnp.clip(position, 0, size - 1)
+    distance = jnp.abs(position[:, None] - jnp.arange(size, dtype=jnp.float32)[None, :])
+    return jnp.maximum(0, 1 - distance)

@@ -1,0 +1,136 @@
+"""The search for a velocity: what must hold by construction, and that it finds a known motion."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant, warp
+from ldm_morph_jax.registering.velocity import Refinement, refine
+
+SHAPE = (64, 64)
+QUICK = Refinement(levels=(2, 1), steps=(30, 15))
+
+
+def texture(seed, shape=SHAPE, sigma=2.0):
+    image = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    image = (image - image.min()) / (image.max() - image.min())
+    return image.astype(np.float32)
+
+
+def contraction(shape=SHAPE, strength=0.25, centre=(32.0, 32.0)):
+    """A velocity `[1, H, W, 2]` towards a centre, strongest ten pixels away from it."""
+    positions = np.moveaxis(np.indices(shape), 0, -1) - np.array(centre)
+    squared = (positions**2).sum(-1, keepdims=True)
+    return jnp.asarray((strength * positions * np.exp(-squared / 200))[None], jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    moving = texture(0)[None]
+    v = contraction()
+    fixed = warp(moving[..., None], integrate_velocity(v))[..., 0]
+    return jnp.asarray(moving), fixed, v
+
+
+@pytest.fixture(scope="module")
+def refined(pair):
+    return refine(*pair[:2], settings=QUICK)
+
+
+def test_known_motion_is_found(pair, refined):
+    moving, fixed, v = pair
+    truth = integrate_velocity(v)
+    error = jnp.linalg.norm(refined.displacement - truth, axis=-1)
+    assert error.mean() < 0.15 * jnp.linalg.norm(truth, axis=-1).mean()
+    assert (jacobian_determinant(refined.displacement) > 0).all()
+    assert refined.scale[0] == 1
+    assert refined.rms[0, 1] < 0.2 * refined.rms[0, 0]
+    # the floor keeps it below 1
+    assert refined.correlation[0, 1] > 0.93 > refined.correlation[0, 0]
+    warped = warp(moving[..., None], refined.displacement)[..., 0]
+    np.testing.assert_allclose(
+        refined.rms[0, 1], jnp.sqrt(jnp.mean((warped - fixed) ** 2)), rtol=1e-4
+    )
+
+
+def test_gain_offset_and_bias_change_little(pair):
+    moving, fixed, v = pair
+    ramp = jnp.linspace(0.7, 1.3, SHAPE[1])[None, None]
+    found = refine(moving, 0.6 * fixed * ramp + 0.1, settings=QUICK)
+    truth = integrate_velocity(v)
+    error = jnp.linalg.norm(found.displacement - truth, axis=-1)
+    assert error.mean() < 0.3 * jnp.linalg.norm(truth, axis=-1).mean()
+
+
+def test_exchanged_images_negate_the_velocity(pair, refined):
+    moving, fixed, _ = pair
+    back = refine(fixed, moving, settings=QUICK)
+    np.testing.assert_allclose(back.velocity, -refined.velocity, atol=1e-5)
+    there_and_back = compose(refined.displacement, back.displacement)
+    assert jnp.abs(there_and_back[:, 4:-4, 4:-4]).max() < 0.1
+
+
+def test_same_image_twice_does_not_move(pair):
+    for image in (
+        pair[0],
+        jnp.asarray(np.random.default_rng(1).uniform(size=(1, 40, 56)), jnp.float32),
+    ):
+        found = refine(image, image, settings=QUICK)
+        assert jnp.abs(found.velocity).max() < 1e-5 and jnp.abs(found.displacement).max() < 1e-5
+
+
+def test_inverse_holds_everywhere(refined):
+    assert refined.inverse.converged.all()
+    assert refined.inverse.residual.max() < 1e-3
+    assert jnp.abs(compose(refined.displacement, refined.inverse.displacement)).max() < 2e-3
+
+
+def test_a_good_start_is_kept_and_a_bad_one_given_up(pair):
+    moving, fixed, v = pair
+    few = Refinement(levels=(1,), steps=(0,))
+    kept = refine(moving, fixed, start=v, settings=few)
+    assert kept.scale[0] == 1
+    np.testing.assert_allclose(kept.velocity, v, atol=1e-6)
+    wrong = refine(moving, fixed, start=-v, settings=few)
+    assert wrong.scale[0] == 0 and not wrong.displacement.any()
+    np.testing.assert_array_equal(wrong.rms[:, 0], wrong.rms[:, 1])
+    too_far = refine(moving, fixed, start=1.9 * v, settings=few)
+    assert 0 < too_far.scale[0] < 1
+    assert too_far.rms[0, 1] < too_far.rms[0, 0]
+
+
+def test_pairs_do_not_see_each_other(pair, refined):
+    moving, fixed, _ = pair
+    other = jnp.asarray(texture(5))[None], jnp.asarray(texture(6))[None]
+    both = refine(
+        jnp.concatenate([other[0], moving]), jnp.concatenate([other[1], fixed]), settings=QUICK
+    )
+    np.testing.assert_allclose(both.velocity[1], refined.velocity[0], atol=1e-4)
+
+
+def test_size_need_not_be_a_multiple_and_what_is_unknown_does_not_count(pair, refined):
+    moving, fixed, _ = pair
+    pad = ((0, 0), (0, 9), (0, 5))
+    noise = np.random.default_rng(2).uniform(size=(2, 1, 73, 69)).astype(np.float32)
+    valid = jnp.pad(jnp.ones((1, *SHAPE), bool), pad)
+    wide = [
+        jnp.where(valid, jnp.pad(image, pad), n)
+        for image, n in zip((moving, fixed), noise, strict=True)
+    ]
+    found = refine(*wide, valid=valid, settings=QUICK)
+    assert found.velocity.shape == (1, 73, 69, 2)
+    inside = found.velocity[:, : SHAPE[0], : SHAPE[1]]
+    difference = jnp.linalg.norm(inside - refined.velocity, axis=-1)[:, 8:-8, 8:-8]
+    assert difference.mean() < 0.05 * jnp.linalg.norm(refined.velocity, axis=-1).mean()
+
+
+def test_refused_settings_and_shapes():
+    with pytest.raises(ValueError, match="as many of each"):
+        Refinement(levels=(2, 1), steps=(10,))
+    with pytest.raises(ValueError, match="powers of two"):
+        Refinement(levels=(3,), steps=(10,))
+    with pytest.raises(ValueError, match="fixed: found shape"):
+        refine(jnp.zeros((1, 32, 32)), jnp.zeros((1, 32, 33)))
+    assert jax.tree.leaves(Refinement()) == [Refinement()]  # static: part of the compiled program
