@@ -71,14 +71,24 @@ def run_stage(
         log.info("%s: resumed at step %d of %d", program.name, start, train.steps)
     writer = MetricWriter(directory, resume_step=start)
     stop = _StopOnSignal()
+
+    def out_of_patience(step):
+        """Whether so many validations in a row have been no better than the best."""
+        checkpoints.wait()  # the best is that of what is on disk, also after a restart
+        waited = step - (checkpoints.best() or 0)
+        return 0 < train.patience * train.evaluate_every <= waited
+
+    step = start
     try:
-        if start < train.steps:
+        # a run that was stopped between its end and the note of it trains no further
+        steps = start if out_of_patience(start) else train.steps
+        if start < steps:
             began = time.perf_counter()
             compiled = lower_step(program, mesh, seed=seed).compile()
             processes.wait_for_all(f"{program.name} compiled")
             log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
         progress = Progress(program.name, train.steps, program.images_per_step, start)
-        for step in range(start, train.steps):
+        for step in range(start, steps):
             batch = next(batches)
             batch = global_batch({name: batch[name] for name in program.batch}, mesh)
             if profile_steps and step == profile_steps[0]:
@@ -126,6 +136,18 @@ def run_stage(
                     # a copy: on the CPU what is being written may share memory with the state,
                     # which the next step overwrites (it is donated)
                     checkpoints.save(step, jax.tree.map(jnp.copy, state), batches, scores)
+                if train.patience and out_of_patience(step):
+                    log.info(
+                        "%s: ended at step %d, %d validations without a new best",
+                        program.name,
+                        step,
+                        train.patience,
+                    )
+                    if not pictures:
+                        _, figures = program.evaluate(state, frozen, validation, pictures=True)
+                        for name, figure in figures.items():
+                            writer.picture(step, name, figure)
+                    break
             elif stopping:
                 checkpoints.save(step, state, batches, {SCORE: -np.inf})
             if stopping and not last:
@@ -135,7 +157,7 @@ def run_stage(
         best = checkpoints.best()
         final = checkpoints.metrics(best)
         if processes.is_main():
-            record = {"steps": train.steps, "best_step": best, "metrics": final}
+            record = {"steps": step, "best_step": best, "metrics": final}
             write_json(directory / COMPLETE, record)
         processes.wait_for_all(f"{program.name} complete")
         return final

@@ -1,5 +1,6 @@
 """A whole run, small: all stages, what they leave on disk, exact resume, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -164,6 +165,34 @@ def test_cached_features_are_what_is_computed_anew(finished, data, tmp_path):
         losses[cache] = json.loads(next(rows))
     for term in ("loss", "latent", "gradient_norm"):
         assert losses[True][term] == pytest.approx(losses[False][term], rel=1e-4)
+
+
+def test_training_ends_when_validation_no_longer_improves(data, tmp_path, monkeypatch):
+    """Two validations without a new best; the same when it was stopped before it noted its end."""
+    config = voxelmorph_config(data)
+    config.registration.train.update(steps=20, evaluate_every=2, patience=2)
+    scores = {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.7, 10: 1.0}
+    programs = run.stage_program
+
+    def scripted(*arguments, **options):
+        program, steps = programs(*arguments, **options), iter(scores)
+
+        def evaluate(state, frozen, validation, *, pictures):
+            return {"score": scores[next(steps)]}, {}
+
+        # pictures are drawn once more at the end, when no score is asked for
+        return dataclasses.replace(program, evaluate=evaluate)
+
+    monkeypatch.setattr(run, "stage_program", scripted)
+    record = tmp_path / "run/registration/complete.json"
+    for _ in range(2):
+        assert run.train(config, tmp_path / "run")["registration"]["score"] == 0.9
+        assert json.loads(record.read_text()) | {"metrics": 0} == {
+            "steps": 8,
+            "best_step": 4,
+            "metrics": 0,
+        }
+        record.unlink()
 
 
 def test_another_configuration_is_refused(finished, data):
