@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": "read a dataset's original files and write pairs ready for training",
     "train": "train a method",
     "evaluate": "score a trained run, or a method without weights, on a split",
+    "sample": "draw images from a trained diffusion model",
     "benchmark": "train and score every method; the paper's tables and figures",
     "convert": "take over checkpoints of the published code, give ours back, export weights",
     "plan": "parameters, FLOPs and memory of training, without training",

@@ -92,9 +92,9 @@ def output_directory(named: str, run: Path | None, config) -> Path:
 def evaluate() -> None:
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
+    from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.metrics import read_curves
     from ldm_morph_jax.runs.trained import load_method
-    from ldm_morph_jax.training.run import dataset_of
 
     commands.use_compilation_cache()
     named = MODEL.value or WORKDIR.value

@@ -9,9 +9,7 @@ not exist is an empty cell.
 
 import importlib.metadata
 import io
-import json
 import logging
-import math
 import os
 import platform
 import re
@@ -25,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ldm_morph_jax.devices.batches import fill_up
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.writing import atomic, json_text, without_nan
 from ldm_morph_jax.ops import metrics
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.report.evaluated import report_figures, report_page
@@ -326,20 +324,6 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
 def patient_of(pair_id: str) -> str:
     """The patient of a pair: its id without the number of a slice, "P1-slice03" -> "P1"."""
     return re.sub(r"-slice\d+$", "", pair_id)
-
-
-def json_text(value) -> str:
-    """JSON, NaN as null."""
-    return json.dumps(without_nan(value), indent=2, allow_nan=False, default=str) + "\n"
-
-
-def without_nan(value):
-    """NaN and infinity -> None, which JSON has."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -15,8 +15,14 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# these train: they compile much and compute little
+# these train, or try networks of a few channels: they compile much and compute little
 QUICKLY_COMPILED = {
+    "test_autoencoder",
+    "test_discriminator",
+    "test_lgca",
+    "test_registration",
+    "test_swin",
+    "test_unet",
     "test_benchmark",
     "test_run",
     "test_commands",
@@ -26,7 +32,7 @@ QUICKLY_COMPILED = {
     "test_devices",
     "test_accumulation",
     "test_stages",
-    "test_traces",
+    "test_tracing",
     "test_parity_cyclemorph",
     "test_parity_diffusemorph",
     "test_parity_transmatch",

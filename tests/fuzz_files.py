@@ -150,8 +150,8 @@ def fuzz(folder: Path, name: str, damages: int, seed: int) -> tuple[collections.
 
 
 def _unlike_itk(path, array, name):
-    # ITK has no reader of .npy; JPEG is Pillow's, which takes damaged streams otherwise; of damaged
-    # JPEG 2000 ITK returns what happens to lie in memory
+    # ITK has no reader of .npy; JPEG is Pillow's, which takes damaged streams otherwise; damaged
+    # JPEG 2000 crashes ITK
     if name in ("npy", "jpg", "jp2"):
         return
     try:

@@ -135,8 +135,6 @@ def test_experiments_by_name(tmp_path, monkeypatch):
     assert phantom == f"--config={ROOT / 'configs/benchmark/phantom.py'}"
     assert [first, *rest] == [given[0], *given[3:]]
     with pytest.raises(ValueError, match="'sunybrok', expected .* quickstart, sunny"):
-        ValueError, match="found experiment 'sunybrok', expected .* quickstart, sunny"
-    ):
         experiment_file("sunybrok")
 
 

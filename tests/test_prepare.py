@@ -144,7 +144,7 @@ def test_configs(name):
     small = load_config(name, "small")
     assert small.data.to_dict() == paper.data.to_dict()
     assert small.registration.model.embed_dim < paper.registration.model.embed_dim
-    with pytest.raises(ValueError, match="config argument 'tiny', expected nothing, 'paper', 'sma"):
+    with pytest.raises(ValueError, match="config argument 'tiny', expected nothing or 'paper'"):
         load_config(name, "tiny")
 
 

@@ -70,6 +70,12 @@ class Camus(ArchiveBuilder):
                 raise missing_files_error(self.name, patient, files)
             else:
                 not_there.append(patient)
+        old = next(self.source.rglob(f"patient*_{self.view}_*.mhd"), None)
+        if old is not None and not any(entries.values()):
+            raise ValueError(
+                f"{self.name}: {old} is of the first release (.mhd), expected that in NIfTI; "
+                f"{self.source_help}"
+            )
         return self.checked(Found(entries, left_out={NOT_THERE: not_there}))
 
     def read(self, entry: Entry) -> Pair:

@@ -19,6 +19,7 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
 from ldm_morph_jax.data.base import Entry, Found, Pair
+from ldm_morph_jax.files.movies import video_frames
 from ldm_morph_jax.files.tables import read_rows
 
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
@@ -147,23 +148,12 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
     Raises:
       ValueError: PyAV is not installed, the video cannot be read or has too few frames.
     """
-    try:
-        import av
-    except ImportError:
-        raise ValueError(
-            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[video]'"
-        ) from None
     frames = {}
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in numbers:
-                    frames[number] = frame.to_ndarray(format="gray")
-                if number >= max(numbers):
-                    break
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable video ({reason})") from error
+    for number, (_, frame) in enumerate(video_frames(path)):
+        if number in numbers:
+            frames[number] = frame
+        if number >= max(numbers):
+            break
     for number in numbers:
         if number not in frames:
             raise ValueError(

@@ -136,4 +136,4 @@ def _read_mask(
     """Labels of `image` on the grid of `onto`."""
     mask = resample_labels(read_mask(file, image, number, frame=frame), onto).array
     preprocessing.check_mask(mask, onto.array, str(file), values=range(256))
-    return mask.astype(np.uint8)
+    return mask

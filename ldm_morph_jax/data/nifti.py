@@ -20,9 +20,15 @@ def read_nifti(
     Raises:
       ImageError: what `read_stored` refuses, another number of dimensions.
     """
-    stored = read_stored(file, labels=labels)
+    try:
+        stored = read_stored(file, labels=labels)
+    except ImageError as error:
+        if not file.is_file():
+            raise
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ImageError(f"{file}: not a readable NIfTI file ({reason})") from None
     shape, spacing = stored.array.shape[::-1], stored.geometry.spacing[::-1]
-    if any(n != 1 for n in shape[dimension:]):
-        raise ImageError(f"{file}: has shape {shape}, expected {dimension} dimensions")
-    array = stored.array.transpose().reshape(shape[:dimension])
-    return array, (*spacing, 1.0)[:dimension]
+    found = 4 if shape[3] > 1 else stored.geometry.dimension
+    if found < dimension or any(n != 1 for n in shape[dimension:]):
+        raise ImageError(f"{file}: has shape {shape[:found]}, expected {dimension} dimensions")
+    return stored.array.transpose().reshape(shape[:dimension]), spacing[:dimension]

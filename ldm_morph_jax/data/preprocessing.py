@@ -2,12 +2,16 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from tqdm import tqdm
+
+from ldm_morph_jax.files.writing import sha256
 
 INTENSITIES = ("minmax", "percentile")
 
@@ -119,7 +123,7 @@ def centre(array: np.ndarray, shape: tuple[int, ...], value=0) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2**17)
 def _file_sha256(file: Path, size: int, changed_ns: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256(file)
 
 
 def file_sha256(file: Path) -> str:
@@ -136,10 +140,11 @@ def name_below(root: Path, file: Path) -> str:
 def content_digest(root: Path, files: Iterable[Path]) -> str:
     """sha256 over names (relative to root) and contents of files, in the order given."""
     files = list(files)
+    bar = {"total": len(files), "unit": "file", "mininterval": 1, "delay": 2}
     with ThreadPoolExecutor(8) as pool:  # hashing releases the interpreter lock
         contents = pool.map(file_sha256, files)
         digest = hashlib.sha256()
-        for file, content in zip(files, contents, strict=True):
-            digest.update(f"{name_below(root, file)}\0".encode())
+        for file, content in zip(files, tqdm(contents, "checksums", **bar), strict=True):
+            digest.update(os.fsencode(f"{name_below(root, file)}\0"))
             digest.update(bytes.fromhex(content))
     return digest.hexdigest()

@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.base import DatasetBuilder, Entry
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.ops.metrics import dice
 
 UNPAIRED = "_unpaired"
@@ -51,6 +52,13 @@ def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
     `config_name` is what TFDS calls the options and the source together. When another process has
     been faster its result, which is the same, stays.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="replace").decode()
+        raise ValueError(
+            f"{shown}: array_record files need a folder whose name is UTF-8; choose another one"
+        ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic(path) as part:
@@ -61,7 +69,7 @@ def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
                 labels = {k: f"label {k}" for k in sorted({k for p in pairs for k in p["dsc"]})}
             _write_manifest(builder, part / MANIFEST, pairs, labels)
             _write_facts(builder, part / PREPARATION, pairs, labels)
-    except OSError:
+    except FileError:
         if not (path / COMPLETE).exists():
             raise
 
@@ -176,7 +184,7 @@ def _scored(example: dict, split: str, files: tuple[Path, ...]) -> dict:
 def _write_manifest(
     builder: DatasetBuilder, path: Path, pairs: Iterable[dict], labels: Mapping[int, str]
 ) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(MANIFEST_COLUMNS)
         for pair in pairs:

@@ -56,7 +56,7 @@ def join(
     elif distributed or (distributed is None and _scheduled_together()):
         jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     if jax.process_count() > 1:
-        if not is_main():  # what all of them do is told once
+        if not is_main():  # what all of them do is logged once
             logging.getLogger().setLevel(logging.WARNING)
         log.info(
             "%d processes, %d devices, %d of them here",

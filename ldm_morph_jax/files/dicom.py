@@ -18,7 +18,7 @@ from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, ortho
 from ldm_morph_jax.files.stored import Stored
 
 _CENTIMETRES, _TISSUE = 3, 1  # PhysicalUnits, RegionSpatialFormat: 2-D
-_CODECS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+_CODECS = "pip install 'ldm_morph_jax[codecs]'"
 # bytes of chroma in YBR_FULL_422 are shared by two pixels
 _SHARED_CHROMA = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
@@ -125,8 +125,13 @@ def _dataset(path, source):
 
 
 def _check_length(file, source):
-    """ImageError if uncompressed pixels end early; GDCM fills up with what lies in memory."""
-    if "PixelData" not in file or file.file_meta.TransferSyntaxUID.is_compressed:
+    """ImageError if pixels end early; GDCM fills up with what lies in memory, or asks for more."""
+    from pydicom.encaps import parse_fragments
+
+    if "PixelData" not in file:
+        return
+    if file.file_meta.TransferSyntaxUID.is_compressed:
+        parse_fragments(file.PixelData)  # raises ValueError where the chain of their lengths breaks
         return
     samples = int(file.get("SamplesPerPixel") or 1)
     samples = 2 if file.PhotometricInterpretation in _SHARED_CHROMA else samples

@@ -164,7 +164,20 @@ def read_image(
         ImageError: one line, on anything that cannot be registered.
     """
     source = os.fspath(path)
-    stored = _with_spacing(read_stored(path, labels=labels), spacing, source)
+    stored = with_spacing(read_stored(path, labels=labels), spacing, source)
+    return image_of_frame(stored, frame, slice, source, oblique=oblique, labels=labels)
+
+
+def image_of_frame(
+    stored: Stored,
+    frame: int | None,
+    slice: int | str | None,
+    source: str,
+    *,
+    oblique: bool = False,
+    labels: bool = False,
+) -> Image:
+    """A frame and slice of what a file holds, checked; arguments as in `read_image`."""
     stack, slice = _select_frame(stored, frame, slice, source)
     image = _select_slice(stack, slice, oblique)
     if labels:
@@ -315,8 +328,11 @@ def _check_alike(image: Image, onto: Image, what: str) -> None:
         )
 
 
-def _with_spacing(stored: Stored, spacing, source: str) -> Stored:
-    """With the spacing that was given by hand, if the file's own means nothing."""
+def with_spacing(stored: Stored, spacing, source: str) -> Stored:
+    """With a spacing (mm, row and column) given by hand, if the file's own means nothing.
+
+    Raises ImageError where the file has another one of its own.
+    """
     if spacing is None:
         return stored
     given, own = check_spacing(spacing, source), stored.geometry.spacing

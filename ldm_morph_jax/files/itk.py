@@ -1,6 +1,7 @@
 """Reading with SimpleITK: the array and geometry that every other reader is held against."""
 
 import contextlib
+import locale
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def recognise(path: Path) -> str | None:
     """Name of the ITK class that can read a file, None if there is none."""
     import SimpleITK
 
-    with name_for_itk(path) as name, _silence():
+    with name_for_itk(path) as name, undisturbed():
         try:
             return SimpleITK.ImageFileReader.GetImageIOFromFileName(name) or None
         except RuntimeError:
@@ -47,10 +48,14 @@ def load(path: Path, source: str) -> Reading:
 
     reader = SimpleITK.ImageFileReader()
     try:
-        with name_for_itk(path) as name, _silence():
+        with name_for_itk(path) as name, undisturbed():
             reader.SetFileName(name)
             image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
+        if "orthonormal" in str(error):
+            raise ImageError(
+                f"{source}: its axes are not orthonormal (sheared direction)"
+            ) from None
         raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
     array = SimpleITK.GetArrayFromImage(image)
     n, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
@@ -113,10 +118,15 @@ def name_for_itk(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Without what ITK's C libraries print: whatever matters they also raise."""
+def undisturbed() -> Iterator[None]:
+    """Without what ITK's C libraries print and what ITK does to the process's locale.
+
+    Whatever matters they also raise. Reading a VTK file leaves the locale "C" behind, in which text
+    files are ASCII.
+    """
     import SimpleITK
 
+    before = locale.setlocale(locale.LC_ALL)
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -124,6 +134,7 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
+        locale.setlocale(locale.LC_ALL, before)
 
 
 @contextlib.contextmanager

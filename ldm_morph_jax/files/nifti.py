@@ -34,13 +34,13 @@ _VECTORS = 1007
 def read(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
     """Read a NIfTI-1 file (.nii, .nii.gz, .hdr and .img) or an Analyze pair."""
     header = read_header(path, source)
-    _check_finite(path, header, source)
     reading = itk.load(path, source)
     if header["intent"] == _VECTORS and reading.components > 1:
         raise ImageError(
             f"{source}: holds vectors of {reading.components} components, expected grey values"
         )
-    grey, notes = to_grey(reading.array, reading.components, source, luminance=luminance)
+    values = _with_nan(reading.array, path, header)
+    grey, notes = to_grey(values, reading.components, source, luminance=luminance)
     array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
     known = bool(header["magic"]) and (header["qform_code"] > 0 or header["sform_code"] > 0)
     if geometry.dimension == 2 and known:
@@ -56,7 +56,6 @@ def read_vectors(path: Path, source: str) -> tuple[np.ndarray, Geometry]:
     and the intent 1007.
     """
     header = read_header(path, source)
-    _check_finite(path, header, source)
     reading = itk.load(path, source)
     n = reading.geometry.dimension
     if header["intent"] != _VECTORS or reading.components != n or n not in (2, 3):
@@ -65,7 +64,9 @@ def read_vectors(path: Path, source: str) -> tuple[np.ndarray, Geometry]:
             f"{source}: not a displacement field (found shape {shape}, intent "
             f"{header['intent']}; expected (x, y, 1, 1, 2) or (x, y, z, 1, 3), intent 1007)"
         )
-    return reading.array.astype(np.float64), reading.geometry
+    vectors = np.moveaxis(reading.array, -1, 0)  # as the file has them: components last
+    vectors = np.moveaxis(_with_nan(vectors, path, header), 0, -1)
+    return vectors.astype(np.float64), reading.geometry
 
 
 def read_header(path: Path, source: str) -> np.void:
@@ -119,23 +120,26 @@ def _start_and_length(path: Path, source: str) -> tuple[bytes, int]:
     return start, path.stat().st_size
 
 
-def _check_finite(path: Path, header: np.void, source: str) -> None:
-    """ImageError if a file of floats holds NaN or infinity, which ITK reads as 0."""
+def _with_nan(array: np.ndarray, path: Path, header: np.void) -> np.ndarray:
+    """`array` with the NaN and infinities of the file, which ITK reads as 0."""
     dtype = {16: "f4", 64: "f8"}.get(int(header["datatype"]))
     if dtype is None:
-        return
-    pixels = _beside(path, ".img") if _is_pair(path) else path
+        return array
+    pair = _is_pair(path)
+    pixels = _beside(path, ".img") if pair else path
     with open(pixels, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     with (gzip.open if zipped else open)(pixels, "rb") as file:
-        file.seek(max(0 if _is_pair(path) else 348, int(header["vox_offset"])))
-        count = int(np.prod(header["dim"][1 : 1 + header["dim"][0]].astype(np.int64)))
-        values = np.frombuffer(file.read(count * int(dtype[1])), dtype)
+        file.seek(max(0 if pair else 348, int(header["vox_offset"])))
+        values = np.frombuffer(file.read(array.size * int(dtype[1])), dtype)
     if header.dtype["size"].byteorder == ">":
         values = values.byteswap()
-    bad = values.size - np.count_nonzero(np.isfinite(values))
-    if bad:
-        raise ImageError(f"{source}: holds NaN or infinite values ({bad} of {values.size})")
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return array
+    array = np.array(array, order="C")
+    array.reshape(-1)[bad] = values[bad]
+    return array
 
 
 def _is_pair(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""PNG, TIFF, JPEG and BMP, where ITK loses something or does not notice damage.
+"""PNG, TIFF, JPEG, JPEG 2000 and BMP, where ITK loses something or does not notice damage.
 
 None of them tells where a picture lies, and the resolution some carry is that of printing (72, 96
 or 300 dpi, whatever the program that wrote them has by default), so spacing counts as unknown.
@@ -53,6 +53,17 @@ def read_jpeg(path: Path, source: str, *, labels: bool = False, luminance: bool 
     return _picture(array, 1 if array.ndim == 2 else 3, source, luminance)
 
 
+def read_jpeg2000(
+    path: Path, source: str, *, labels: bool = False, luminance: bool = False
+) -> Stored:
+    """Read a JPEG 2000 file with Pillow: ITK crashes on some damaged ones.
+
+    Both decode with OpenJPEG, to the same values.
+    """
+    array = np.asarray(_pillow(path, source, "JPEG2000"))
+    return _picture(array, 1 if array.ndim == 2 else array.shape[-1], source, luminance)
+
+
 def read_bmp(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
     """Read a BMP file; Pillow notices where it ends early, and has the indices of a palette."""
     image = _pillow(path, source, "BMP")
@@ -67,8 +78,8 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
 
     ITK reads planar, tiled and bilevel files and those with an opacity channel as eight-bit
     colours, float16 as integers, and refuses 64-bit samples, so tifffile decodes. Without the
-    optional package imagecodecs it has no LZW, PackBits or JPEG; ITK then decodes those, and what
-    it read must be what the file's tags say.
+    optional package imagecodecs it has no LZW, PackBits or JPEG; ITK then decodes those, or Pillow,
+    and what they read must be what the file's tags say.
 
     0 is white in some files ("MINISWHITE"): they are inverted, as ITK inverts DICOM's MONOCHROME1,
     but labels are not.
@@ -86,7 +97,7 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
             if all(page.compression in tifffile.TIFF.DECOMPRESSORS for page in pages):
                 samples = [_samples(page, source) for page in pages]
             else:
-                samples = _samples_of_itk(path, source, pages)
+                samples = _samples_elsewhere(path, source, pages)
             planes = [
                 _tiff_values(page, array, source, **options)
                 for page, array in zip(pages, samples, strict=True)
@@ -143,21 +154,45 @@ def _tiff_values(page, array, source, *, labels, luminance):
     return to_grey(array, components, source, luminance=luminance)
 
 
-def _samples_of_itk(path, source, pages) -> list[np.ndarray]:
-    """`[H, W]` or `[H, W, C]` of each page, decoded by ITK; ImageError unless the tags agree."""
+def _samples_elsewhere(path, source, pages) -> list[np.ndarray]:
+    """`[H, W]` or `[H, W, C]` of each page, decoded by ITK or Pillow, as the tags have it."""
     page = pages[0]
-    kind = getattr(page.compression, "name", page.compression)
     shape = page.imagelength, page.imagewidth
     if page.samplesperpixel > 1:
         shape = (*shape, page.samplesperpixel)
+    for decode in (_by_itk, _by_pillow):
+        samples = decode(path, source, pages, shape)
+        if all(array.shape == shape and array.dtype == page.dtype for array in samples):
+            return samples
+    kind = getattr(page.compression, "name", page.compression)
+    raise ImageError(
+        f"{source}: compressed by {kind}, which needs: pip install 'ldm_morph_jax[codecs]'"
+    )
+
+
+def _by_itk(path, source, pages, shape):
     try:
         array = itk.load(path, source).array
     except ImageError:
-        array = np.empty(0)
-    palette = page.photometric == 3
-    if palette or array.dtype != page.dtype or array.size != len(pages) * np.prod(shape):
-        raise ImageError(f"{source}: compressed by {kind}, which needs: pip install imagecodecs")
-    return list(array.reshape(-1, *shape))
+        return [np.empty(0)]
+    whole = array.size == len(pages) * np.prod(shape)
+    return list(array.reshape(len(pages), *shape)) if whole else [array]
+
+
+def _by_pillow(path, source, pages, shape):
+    import PIL.Image
+
+    if pages[0].photometric == 0:  # 0 is white: Pillow inverts some types, and some it does not
+        return [np.empty(0)]
+    samples = []
+    try:
+        with itk.undisturbed(), PIL.Image.open(path, formats=("TIFF",)) as image:
+            for page in pages:
+                image.seek(page.index)
+                samples.append(np.asarray(image))
+    except (OSError, ValueError, SyntaxError):  # a layout that it does not know, damaged pixels
+        return [np.empty(0)]
+    return samples
 
 
 def _picture(array, components, source, luminance) -> Stored:
@@ -191,8 +226,9 @@ def _pillow(file, source, kind: str):
     import PIL.Image
 
     try:
-        image = PIL.Image.open(file, formats=(kind,))
-        image.load()
+        with itk.undisturbed():
+            image = PIL.Image.open(file, formats=(kind,))
+            image.load()
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
     return image

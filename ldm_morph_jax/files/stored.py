@@ -63,7 +63,7 @@ def read_stored(
         )
     try:
         with open(path, "rb") as file:
-            head = file.read(8)
+            head = file.read(132)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from None
     if head.startswith((b"PK\3\4", b"\x93NUMPY")) or path.suffix.lower() in (".npz", ".npy"):
@@ -80,9 +80,12 @@ def read_stored(
         "TIFFImageIO": pictures.read_tiff,
         "LSMImageIO": pictures.read_tiff,
         "JPEGImageIO": pictures.read_jpeg,
+        "JPEG2000ImageIO": pictures.read_jpeg2000,
         "BMPImageIO": pictures.read_bmp,
     }
-    kind = itk.recognise(path)
+    # not asking ITK about these: of damaged ones it prints on stdout, crashes, or takes a gigabyte
+    starts = (kind for kind, at, start in _STARTS if head.startswith(start, at))
+    kind = next(starts, None) or itk.recognise(path)
     if kind is None:
         kind = _claimed_kind(path)
         if kind is None:
@@ -95,6 +98,12 @@ def read_stored(
     return _slices_first(stored)
 
 
+_STARTS = (
+    ("JPEGImageIO", 0, b"\xff\xd8"),
+    ("JPEG2000ImageIO", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("JPEG2000ImageIO", 0, b"\xff\x4f\xff\x51"),
+    ("GDCMImageIO", 128, b"DICM"),  # DICOM files often have no suffix
+)
 # Kinds whose reader knows better than ITK why a file cannot be read.
 _TELL_WHY = ("NiftiImageIO", "GDCMImageIO")
 _SUFFIXES = {
@@ -103,6 +112,7 @@ _SUFFIXES = {
     "PNGImageIO": (".png",),
     "TIFFImageIO": (".tif", ".tiff"),
     "JPEGImageIO": (".jpg", ".jpeg"),
+    "JPEG2000ImageIO": (".jp2", ".j2k"),
     "BMPImageIO": (".bmp",),
     "MetaImageIO": (".mha", ".mhd"),
     "NrrdImageIO": (".nrrd", ".nhdr"),
@@ -110,10 +120,7 @@ _SUFFIXES = {
 
 
 def _claimed_kind(path: Path) -> str | None:
-    """What a file that ITK does not recognise should be, by its suffix or its first bytes."""
-    with open(path, "rb") as file:
-        if file.read(132)[128:] == b"DICM":  # DICOM files often have no suffix
-            return "GDCMImageIO"
+    """What a file that ITK does not recognise should be, by its suffix."""
     name = path.name.lower()
     return next((kind for kind, ends in _SUFFIXES.items() if name.endswith(ends)), None)
 

@@ -1,11 +1,13 @@
-"""Writing files, whole or not at all; images by their suffix; the hash of a file."""
+"""Writing files, whole or not at all; images by their suffix; JSON; the hash of a file."""
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,20 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
             raise FileError(f"{path}: cannot write there ({error.strerror})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def json_text(value) -> str:
+    """A value as the text of a JSON file; NaN and infinity, which JSON has not, become null."""
+    return json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n"
+
+
+def without_nan(value):
+    """NaN and infinity -> None, in mappings and lists of any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -141,7 +141,7 @@ def _pairs(rows: Sequence[Row]) -> list[str]:
         told += f", seed {seeds[0]}"
     elif seeds:
         several = [row.label for row in rows if len(row.scores.done) > 1]
-        told += f", scores averaged over seeds {', '.join(map(str, seeds))} of {', '.join(several)}"
+        told += f"; averaged over seeds {', '.join(map(str, seeds))}: {'; '.join(several)}"
     return [f"{told}. Intervals resample patients and seeds; p is corrected for the whole table."]
 
 
@@ -169,12 +169,12 @@ def _weights(config, rows: Sequence[Row]) -> list[str]:
     chosen = []
     for row in rows:
         weights = [r.smoothness_weight for r in row.scores.done if r.smoothness_weight is not None]
-        if weights:
+        if weights and not row.scores.name.endswith(f"-{REFINED}"):
             chosen.append(f"{row.label} {weights[0]:g}")
     factors = ", ".join(f"{factor:g}" for factor in config.weights)
     return [
         f"Smoothness weights: the best on validation of each method's own times {factors}, first "
-        f"seed: {', '.join(chosen)}."
+        f"seed: {'; '.join(chosen)}."
     ]
 
 

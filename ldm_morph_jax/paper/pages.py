@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ldm_morph_jax.evaluation import json_text, write_file
+from ldm_morph_jax.evaluation import write_file
+from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.paper.claims import (
     CLAIMS_HEADER,
     CLAIMS_NOTES,

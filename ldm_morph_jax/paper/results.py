@@ -25,7 +25,11 @@ ERROR = "error.json"
 def finished(task: Run | Evaluation) -> bool:
     """Whether a run is trained, or an evaluation written, to its end."""
     if isinstance(task, Evaluation):
-        return (task.directory / "summary.json").exists()
+        stale = task.run.is_best_try and not finished(task.run)  # of what was best before
+        return not stale and (task.directory / "summary.json").exists()
+    if task.is_best_try:
+        done = all(map(finished, task.tries))
+        return done and task.workdir.resolve() == best_try(task).workdir.resolve()
     return all(completed(task.workdir / stage) is not None for stage in task.stages)
 
 

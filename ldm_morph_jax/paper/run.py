@@ -35,11 +35,12 @@ from ldm_morph_jax.paper.results import (
     read_result,
 )
 from ldm_morph_jax.registering.prediction import refined_displacement
+from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.directory import check_same, checked_config, locked, write_json
 from ldm_morph_jax.runs.metrics import read_curves
 from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.training.errors import Preempted
-from ldm_morph_jax.training.run import dataset_of, train
+from ldm_morph_jax.training.run import train
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _check_same(task: Evaluation) -> None:
     """Raise ValueError where what is on disk was made with another configuration."""
     for run in task.needs:
         config = chosen_config(run)
-        if run.stages and config is not None:
+        if run.stages and config is not None and not run.is_best_try:
             checked_config(config, run.workdir)
     if finished(task):
         path = task.directory / "summary.json"
@@ -149,7 +150,12 @@ def _choose(run: Run) -> None:
     """Make the best of a run's tries the run: a link, so that nothing is trained or kept twice."""
     best = best_try(run)
     log.info("%s: smoothness weight %g", run, best.config.registration.smoothness_weight)
-    os.symlink(best.workdir.name, run.workdir, target_is_directory=True)
+    if run.workdir.is_dir() and not run.workdir.is_symlink():
+        raise ValueError(f"{run.workdir} is a run of its own, expected a link to one of its tries")
+    link = run.workdir.with_name(f"{run.workdir.name}.new")
+    link.unlink(missing_ok=True)
+    link.symlink_to(best.workdir.name, target_is_directory=True)
+    os.replace(link, run.workdir)
 
 
 def _evaluate(task: Evaluation, dataset) -> None:

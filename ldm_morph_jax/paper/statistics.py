@@ -36,7 +36,10 @@ class Comparison(NamedTuple):
     def reversed(self) -> "Comparison":
         """The second method minus the first."""
         return self._replace(
-            difference=-self.difference, low=-self.high, high=-self.low, seeds=self.seeds[::-1]
+            difference=0.0 - self.difference,  # 0, where -0 would be written with a sign
+            low=0.0 - self.high,
+            high=0.0 - self.low,
+            seeds=self.seeds[::-1],
         )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.published.names import CheckpointError
 
 RESAVE = """\

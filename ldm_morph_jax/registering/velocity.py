@@ -108,10 +108,27 @@ def refine(
         start: `[B, H, W, 2]`, a velocity to begin with; None: zero.
         settings: see `Refinement`.
     """
+    weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
+    v = search(moving, fixed, weight, start, settings)
+    return _scaled_back(v, moving, fixed, weight, settings)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def search(
+    moving: jax.Array,
+    fixed: jax.Array,
+    weight: jax.Array | None = None,
+    start: jax.Array | None = None,
+    settings: Refinement = Refinement(),
+) -> jax.Array:
+    """The velocity `[B, H, W, 2]` of `refine` before it is compared with no motion.
+
+    `weight` `[B, H, W]` >= 0 is what each pixel counts; None: all alike.
+    """
     sizes = check_shape("moving", moving, "B H W")
     check_shape("fixed", fixed, "B H W", sizes)
     height, width = sizes["H"], sizes["W"]
-    weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
+    weight = jnp.ones(moving.shape) if weight is None else weight
     check_shape("valid", weight, "B H W", sizes)
     v = jnp.zeros((*moving.shape, 2)) if start is None else start
     check_shape("start", v, "B H W 2", sizes)
@@ -125,8 +142,7 @@ def refine(
         v = _rescale(v, scale_of_v, level)
         scale_of_v = level
         v = _search(v, _shrink(images, level), _shrink(weight, level), steps, settings)
-    v = jnp.moveaxis(_rescale(v, scale_of_v, 1), 1, -1)[:, :height, :width]
-    return _scaled_back(v, moving, fixed, weight[:, :height, :width], settings)
+    return jnp.moveaxis(_rescale(v, scale_of_v, 1), 1, -1)[:, :height, :width]
 
 
 def _search(v, images, weight, steps, settings):

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import config_from_json
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.files.images import atomic
 from ldm_morph_jax.files.locking import held
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 
 COMPLETE = "complete.json"  # written last by a stage that was trained to its end

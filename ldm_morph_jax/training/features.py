@@ -166,7 +166,9 @@ class FeatureCache:
         began = time.perf_counter()
         for start in range(done, rows, batch_size):
             stop = min(start + batch_size, rows)
-            batch, valid = fill_up(np.stack([oriented(row) for row in range(start, stop)]), batch_size)
+            batch, valid = fill_up(
+                np.stack([oriented(row) for row in range(start, stop)]), batch_size
+            )
             for array, values in zip(arrays, jax.tree.leaves(compute(batch)), strict=True):
                 array[start:stop] = np.asarray(values)[valid].view(array.dtype)
                 array.flush()

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh, global_batch, replicated
+from ldm_morph_jax.devices.mesh import data_mesh, global_batch, replicated
 from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints
 from ldm_morph_jax.runs.directory import COMPLETE, write_json
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
@@ -54,7 +54,6 @@ def run_stage(
     directory = Path(directory)
     # -- devices and state
     train, mesh = program.train, data_mesh()
-    check_batch_size(train.batch_size, mesh, train.micro_batches)
     processes.wait_for_all(f"{program.name} prepared")
     # run once: not worth optimising, which would take longer than everything else before step 1
     init = jax.jit(
@@ -71,18 +70,27 @@ def run_stage(
     if restored:
         log.info("%s: resumed at step %d of %d", program.name, start, train.steps)
     writer = MetricWriter(directory, resume_step=start)
-    progress = Progress(program.name, train.steps, program.images_per_step, start)
-    compiled, stop = None, _StopOnSignal()
+    stop = _StopOnSignal()
+
+    def out_of_patience(step):
+        """Whether so many validations in a row have been no better than the best."""
+        checkpoints.wait()  # the best is that of what is on disk, also after a restart
+        waited = step - (checkpoints.best() or 0)
+        return 0 < train.patience * train.evaluate_every <= waited
+
+    step = start
     try:
-        for step in range(start, train.steps):
+        # a run that was stopped between its end and the note of it trains no further
+        steps = start if out_of_patience(start) else train.steps
+        if start < steps:
+            began = time.perf_counter()
+            compiled = lower_step(program, mesh, seed=seed).compile()
+            processes.wait_for_all(f"{program.name} compiled")
+            log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
+        progress = Progress(program.name, train.steps, program.images_per_step, start)
+        for step in range(start, steps):
             batch = next(batches)
             batch = global_batch({name: batch[name] for name in program.batch}, mesh)
-            if compiled is None:
-                with progress.pause():
-                    began = time.perf_counter()
-                    compiled = lower_step(program, mesh, seed=seed).compile()
-                    processes.wait_for_all(f"{program.name} compiled")
-                    log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
             if profile_steps and step == profile_steps[0]:
                 jax.profiler.start_trace(str(directory / "profile"))
             with jax.profiler.StepTraceAnnotation(program.name, step_num=step):
@@ -122,12 +130,24 @@ def run_stage(
                     writer.scalars(
                         step, **{f"validation/{n}": v for n, v in scores.items() if n != SCORE}
                     )
-                    _check_finite(program.name, step, {SCORE: scores[SCORE]})
+                    _check_finite(program.name, step, {"validation score": scores[SCORE]})
                     for name, figure in figures.items():
                         writer.picture(step, name, figure)
                     # a copy: on the CPU what is being written may share memory with the state,
                     # which the next step overwrites (it is donated)
                     checkpoints.save(step, jax.tree.map(jnp.copy, state), batches, scores)
+                if train.patience and out_of_patience(step):
+                    log.info(
+                        "%s: ended at step %d, %d validations without a new best",
+                        program.name,
+                        step,
+                        train.patience,
+                    )
+                    if not pictures:
+                        _, figures = program.evaluate(state, frozen, validation, pictures=True)
+                        for name, figure in figures.items():
+                            writer.picture(step, name, figure)
+                    break
             elif stopping:
                 checkpoints.save(step, state, batches, {SCORE: -np.inf})
             if stopping and not last:
@@ -137,7 +157,7 @@ def run_stage(
         best = checkpoints.best()
         final = checkpoints.metrics(best)
         if processes.is_main():
-            record = {"steps": train.steps, "best_step": best, "metrics": final}
+            record = {"steps": step, "best_step": best, "metrics": final}
             write_json(directory / COMPLETE, record)
         processes.wait_for_all(f"{program.name} complete")
         return final

@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.ops.diffusion import ddpm_sample
+from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.directory import load_autoencoder, load_config, load_ldm
 from ldm_morph_jax.training.logging import Progress
 
@@ -68,3 +70,15 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
     images = [np.asarray(compiled(frozen, jax.random.fold_in(key, i))) for i in range(batches)]
     jax.effects_barrier()  # the last lines of progress
     return np.concatenate(images)[:count]
+
+
+def write_samples(images: np.ndarray, out: str | Path, *, seed: int) -> Path:
+    """Write images `[N, H, W, 1]` to `out`: samples.npz and a sheet, whose path is returned."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(out / "samples.npz") as path:
+        np.savez_compressed(path, images=images, seed=seed)
+    figure = image_grid(images, title=f"samples of the diffusion model, seed {seed}")
+    with atomic(out / "samples.png") as path:
+        figure.savefig(path)
+    return out / "samples.png"

@@ -20,6 +20,7 @@ from scipy import ndimage
 from ldm_morph_jax.data import dataset_class, load_dataset, preprocessing
 from ldm_morph_jax.data.acdc import SPACING_MM, is_rotated, resample
 from ldm_morph_jax.data.echonet import fill_polygon, outline, read_frames
+from ldm_morph_jax.files.images import Geometry, write_image
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice
 
@@ -471,6 +472,7 @@ ACDC_FILE = "database/training/patient001/patient001_frame"
         ("ED_gt.nii.gz", lambda a: a[:-1], r"ED_gt.nii.gz: mask is \(299, 410\), its image \(300,"),
         ("ED_gt.nii.gz", label(7), r"ED_gt.nii.gz: mask values must be among .* found \[7\]"),
         ("ES.nii.gz", "gzip", "2CH_ES.nii.gz: not a readable NIfTI file"),
+        ("ES_gt.nii.gz", "bit", "2CH_ES_gt.nii.gz: .*damaged or cut short"),
         ("ES.nii.gz", "text", "2CH_ES.nii.gz: not a readable NIfTI file"),
         ("ED.nii.gz", nan_at((3, 4)), "2CH_ED.nii.gz: expected finite values, found 1 NaN"),
         ("ED.nii.gz", np.zeros_like, "2CH_ED.nii.gz: constant image"),
@@ -517,6 +519,8 @@ def spoil(file, damage):
         file.unlink()
     elif damage == "gzip":
         archives.damage_gzip(file)
+    elif damage == "bit":
+        archives.flip_bit(file)
     elif damage == "text":
         file.write_text("not found")
     else:
@@ -673,3 +677,51 @@ def test_folder_without_masks_and_with_slices(tmp_path):
     )
     assert dataset.labels == {} and not example["moving_mask"].any()
     assert dataset.metadata("test")[0]["slice"] == 2
+
+
+@pytest.mark.parametrize("flipped", ["fixed", "fixed_mask", "moving_mask", "fixed fixed_mask"])
+def test_folder_compares_in_millimetres(tmp_path, flipped):
+    """Whatever is stored the other way round, the pair is the same."""
+    scene, points = archives.Scene(99, 79), archives.grid((100, 80), (1, 1))
+    geometry = Geometry((100, 80), (1.0, 1.0), np.array([5.0, -3.0]), np.eye(2))
+    turned = Geometry((100, 80), (1.0, 1.0), np.array([84.0, -3.0]), np.diag([-1.0, 1.0]))
+    tables = []
+    for turn in ("", flipped):
+        folder = tmp_path / (turn or "straight")
+        folder.mkdir()
+        for role, phase in (("moving", "ED"), ("fixed", "ES")):
+            image = scene.image(points, phase).astype(np.float32)
+            for key, array in ((role, image), (f"{role}_mask", scene.mask(points, phase))):
+                there = key in turn.split()
+                array = array[:, ::-1] if there else array
+                write_image(folder / f"{key}.nii.gz", array, turned if there else geometry)
+        names = ("moving", "fixed", "moving_mask", "fixed_mask")
+        row = ",".join(f"{name}.nii.gz" for name in names)
+        (folder / "pairs.csv").write_text(f"id,split,{','.join(names)}\na,train,{row}\n")
+        tables.append(folder / "pairs.csv")
+    straight, other = (
+        load_dataset("folder", source=table, directory=tmp_path / "out", image_size=96).split(
+            "train"
+        )[0]
+        for table in tables
+    )
+    for key in ("moving", "fixed", "moving_mask", "fixed_mask"):
+        np.testing.assert_allclose(other[key], straight[key], atol=1e-6)
+
+
+def test_folder_refuses_images_that_lie_elsewhere(tmp_path):
+    array = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    for name, x in (("a", 0.0), ("b", 20.0)):
+        geometry = Geometry((64, 64), (1.0, 1.0), np.array([x, 5.0]), np.eye(2))
+        write_image(tmp_path / f"{name}.nii.gz", array, geometry)
+    (tmp_path / "pairs.csv").write_text("id,split,moving,fixed\na,train,a.nii.gz,b.nii.gz\n")
+    with pytest.raises(ValueError, match=r"b.nii.gz: covers 69 % of .*a.nii.gz, expected all"):
+        load_dataset("folder", source=tmp_path / "pairs.csv", directory=tmp_path / "out")
+
+
+def test_camus_of_the_first_release(tmp_path):
+    archives.write_camus(tmp_path / "camus", patients=(1,), views=("2CH",))
+    for file in list(tmp_path.rglob("*.nii.gz")):
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".mhd")))
+    with pytest.raises(ValueError, match=r"2CH_E.\S*.mhd is of the first release \(.mhd\), exp"):
+        load("camus_2ch", tmp_path / "camus")

@@ -185,7 +185,7 @@ def damage_values(image, label):
 
 def damage_channels(image, label):
     array = np.asarray(Image.open(image)).copy()
-    array[..., 1] += 1
+    array[..., 1] += 50
     replace(image, array)
 
 
@@ -203,7 +203,7 @@ def damage_border(image, label):
         (damage_size, r"0021.dcm.png: expected 256 x 256, found \(128, 128\)"),
         (damage_constant, r"0021.dcm.png: is constant \(9\)"),
         (damage_values, r"0021.dcm.png: mask values must be among \[0, 255\], found \[200\]"),
-        (damage_channels, "0021.dcm.png: colour image .*, expected grey values"),
+        (damage_channels, "0021.dcm.png: colour image, expected grey values"),
         (damage_border, "0021.dcm.png: 1 mask pixels lie outside the crop"),
     ],
 )

@@ -88,13 +88,13 @@ def pillow(array, mode=None, **options):
     ).save(path, **options)
 
 
-def palette(array, colours):
+def palette(array, colours, **options):
     """A picture of indices into `colours`."""
 
     def write(path):
         image = PIL.Image.fromarray(array.astype(np.uint8))
         image.putpalette(np.ravel(colours).tolist())
-        image.save(path)
+        image.save(path, **options)
 
     return write
 
@@ -315,6 +315,8 @@ AS_ITK = {
     "grey.bmp": pillow(_grey8),
     "rgb.bmp": pillow(_three8),
     "grey.jp2": pillow(_grey8),
+    "grey16.jp2": pillow(_grey16),
+    "rgb.jp2": pillow(_three8),
     "mr.dcm": dicom(_grey16),
     "signed.dcm": dicom(picture(np.int16)),
     "IM0001": dicom(_grey16, RescaleSlope=2, RescaleIntercept=-1000),

@@ -1,5 +1,7 @@
 """Every kind of file against SimpleITK's reading: the array and the geometry, or why not."""
 
+import locale
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -25,9 +27,12 @@ from ldm_morph_jax.files.stored import read_stored
 def test_as_simpleitk(tmp_path, name):
     path = tmp_path / name
     AS_ITK[name](path)
-    itk = SimpleITK.ReadImage(path)
-    array = SimpleITK.GetArrayFromImage(itk)
+    before = locale.setlocale(locale.LC_ALL)
     stored = read_stored(path)
+    assert locale.setlocale(locale.LC_ALL) == before  # ITK's VTK reader changes it
+    itk = SimpleITK.ReadImage(path)
+    locale.setlocale(locale.LC_ALL, before)
+    array = SimpleITK.GetArrayFromImage(itk)
     if itk.GetNumberOfComponentsPerPixel() > 1:
         array = array[..., 0]  # grey in channels
     assert stored.array.dtype == array.dtype

@@ -26,7 +26,9 @@ def test_archives_refuse_a_damaged_gzip_stream(tmp_path, damage):
     data = bytearray(path.read_bytes())
     data[-6] ^= 4
     path.write_bytes(data if damage == "bit" else data[:-200])
-    with pytest.raises(FileError, match="image.nii.gz: damaged or cut short"):
+    with pytest.raises(
+        FileError, match=r"image.nii.gz: not a readable NIfTI file \(damaged or cut"
+    ):
         read_nifti(path, 2)
 
 
@@ -38,7 +40,7 @@ def test_archive_reader_has_the_files_axes(tmp_path):
     read, spacing = read_nifti(tmp_path / "image.nii.gz", 3)
     np.testing.assert_array_equal(read, array.T)
     assert spacing == (1.5, 2.5, 8.0)
-    with pytest.raises(FileError, match=r"has shape \(4, 3, 2, 1\), expected 2 dimensions"):
+    with pytest.raises(FileError, match=r"has shape \(4, 3, 2\), expected 2 dimensions"):
         read_nifti(tmp_path / "image.nii.gz", 2)
 
 

@@ -271,6 +271,7 @@ def bad_files(folder):
     shear = np.eye(4)
     shear[0, 1] = 0.5
     rgb = np.zeros((7, 9, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    rgb["R"] = picture((7, 9, 1))
     cut = text("whole.png")
     PIL.Image.fromarray(picture((64, 64), np.uint8)).save(cut)
     return [
@@ -299,7 +300,7 @@ def bad_files(folder):
         (npz("inf.npz", image=good, spacing=[np.inf, 1.0]), r"spacing \(inf, 1\) mm"),
         (npz("shape.npz", image=good, spacing=[1.0]), "spacing has shape"),
         (npz("two.npz", a=good, b=good), 'expected an array "image"'),
-        (npz("rgb.npz", image=np.zeros((9, 7, 3))), "colour"),
+        (npz("rgb.npz", image=picture((9, 7, 3))), "colour"),
         (npz("pickle.npz", image=np.array([{}])), "not a readable NPZ"),
         (npz("words.npz", image=np.array([["a", "b"], ["c", "d"]])), "expected numbers"),
     ]

@@ -196,11 +196,13 @@ def test_resampling_an_image(tmp_path):
 COLOURS, GREYS = [[0, 0, 0], [255, 0, 0], [0, 255, 0]], [[0, 0, 0], [128] * 3, [255] * 3]
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "lzw.tif"])
 @pytest.mark.parametrize("colours", [COLOURS, GREYS])
 def test_labels_of_a_palette_are_its_indices(tmp_path, suffix, colours):
     path = tmp_path / f"mask.{suffix}"
-    if suffix == "tif":
+    if suffix == "lzw.tif":
+        samples.palette(samples.labels(), colours, compression="tiff_lzw")(path)
+    elif suffix == "tif":
         table = np.zeros((3, 256), np.uint16)
         table[:, :3] = np.transpose(colours) * 257
         samples.tiff(samples.labels(), photometric="palette", colormap=table)(path)
@@ -209,7 +211,7 @@ def test_labels_of_a_palette_are_its_indices(tmp_path, suffix, colours):
     np.testing.assert_array_equal(read_image(path, labels=True).array, samples.labels())
     if colours is GREYS:
         grey = read_image(path).array
-        assert np.unique(grey // (257 if suffix == "tif" else 1)).tolist() == [0, 128, 255]
+        assert np.unique(grey // (256 if "tif" in suffix else 1)).tolist() == [0, 128, 255]
     else:
         with pytest.raises(ImageError, match="colour image"):
             read_image(path)
@@ -222,6 +224,7 @@ def test_labels_of_a_palette_are_its_indices(tmp_path, suffix, colours):
         "bits2.png": samples.png(samples.labels(), 0, bits=2),
         "bits4.png": samples.png(samples.labels(), 0, bits=4),
         "bilevel.tif": samples.tiff(samples.labels() > 0, photometric="minisblack"),
+        "bilevel fax.tif": samples.pillow(samples.labels() > 0, compression="group4"),
         "0 is white.tif": samples.tiff(samples.labels(), photometric="miniswhite"),
     }.items(),
 )
@@ -315,4 +318,15 @@ def test_nifti_2_is_refused_in_plain_words(tmp_path):
     path = tmp_path / "two.nii"
     nibabel.save(nibabel.Nifti2Image(UINT8.T, np.eye(4)), path)
     with pytest.raises(ImageError, match="two.nii: NIfTI-2, which ITK does not read; convert"):
+        read_image(path)
+
+
+def test_compression_that_needs_a_package(tmp_path):
+    path = tmp_path / "image.tif"
+    samples.tiff(samples.picture(np.uint16))(path)
+    data = path.read_bytes()
+    tag = b"\x03\x01\x03\x00\x01\x00\x00\x00"  # compression, one short number
+    at = data.index(tag) + len(tag)
+    path.write_bytes(data[:at] + (34712).to_bytes(2, "little") + data[at + 2 :])  # JPEG 2000
+    with pytest.raises(ImageError, match=r"compressed by JPEG2000, which needs: pip install 'ldm_"):
         read_image(path)

@@ -7,8 +7,8 @@ from tiny import tiny_config
 
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant
-from ldm_morph_jax.profiling.costs import abstract_ldm
 from ldm_morph_jax.profiling.timing import random_arrays
+from ldm_morph_jax.runs.directory import abstract_ldm
 
 
 def method(tmp_path, **changes):

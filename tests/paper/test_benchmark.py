@@ -117,32 +117,14 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
 # -- the whole plan, with methods that need no training
 
 
-@pytest.fixture(scope="module")
-def faked(data, tmp_path_factory):
-    """A benchmark of every kind of run; VoxelMorph fails in training, SyN in evaluation.
+@contextlib.contextmanager
+def faked_work(patch):
+    """Runs "train" by writing what a finished stage leaves; methods that need no training.
 
-    Runs "train" by writing what a finished stage leaves, and move everything by a part of a pixel
-    that depends on their name. On validation TransMorph likes the larger smoothness weight, all
-    others the smaller; TransMorph is best at its last step.
+    Trained ones move everything by a part of a pixel that depends on their name. On validation
+    TransMorph likes the larger smoothness weight, all others the smaller; TransMorph is best at its
+    last step. VoxelMorph fails in training, SyN in evaluation.
     """
-    out = tmp_path_factory.mktemp("benchmark") / "out"
-    own = tiny_config(data)
-    own.registration.train.patience = 1
-    own.registration.update({"integration_steps": 3, "velocity_sigma": 2.0, "symmetric": True})
-    apical = copy.deepcopy(own)
-    apical.data.options.look = "echo"
-    config = benchmark_config(
-        title="Every <kind> of run",
-        datasets={"sax": own},
-        methods=("initial", "syn", "voxelmorph", "transmorph", "ldm_morph"),
-        our_head=("transmorph",),
-        seeds=(0, 1),
-        weights=(0.5, 2.0),
-        refine=3,
-        betas=(1.0, 0.2),
-        unseen={"apical": apical},
-        transfer=(("sax", "apical"),),
-    )
 
     def train(config, workdir, *, stages):
         c = config.registration
@@ -169,10 +151,36 @@ def faked(data, tmp_path_factory):
     def refined(method, moving, fixed, *, steps):
         return method.displacement(moving, fixed) / (1 + steps)
 
-    with pytest.MonkeyPatch.context() as patch, numbers_only(patch):
-        patch.setattr(benchmark, "train", train)
-        patch.setattr(benchmark, "load_method", load_fake)
-        patch.setattr(benchmark, "refined_displacement", refined)
+    with numbers_only(patch) as context:
+        context.setattr(benchmark, "train", train)
+        context.setattr(benchmark, "load_method", load_fake)
+        context.setattr(benchmark, "refined_displacement", refined)
+        yield
+
+
+@pytest.fixture(scope="module")
+def faked(data, tmp_path_factory):
+    """A benchmark of every kind of run."""
+    out = tmp_path_factory.mktemp("benchmark") / "out"
+    own = tiny_config(data)
+    own.registration.train.patience = 1
+    own.registration.update({"integration_steps": 3, "velocity_sigma": 2.0, "symmetric": True})
+    apical = copy.deepcopy(own)
+    apical.data.options.look = "echo"
+    config = benchmark_config(
+        title="Every <kind> of run",
+        datasets={"sax": own},
+        methods=("initial", "syn", "voxelmorph", "transmorph", "ldm_morph"),
+        our_head=("transmorph",),
+        seeds=(0, 1),
+        weights=(0.5, 2.0),
+        refine=3,
+        betas=(1.0, 0.2),
+        unseen={"apical": apical},
+        transfer=(("sax", "apical"),),
+    )
+
+    with pytest.MonkeyPatch.context() as patch, faked_work(patch):
         failed = run_benchmark(config, out)
     return config, out, failed
 
@@ -256,6 +264,31 @@ def test_smoothness_weights_are_chosen_on_validation(faked):
     assert "each method's own times 0.5, 2, first seed: TransMorph 0.04" in (
         (out / "tables/table1.md").read_text()
     )
+
+
+def test_a_further_try_may_be_the_best(data, tmp_path, monkeypatch):
+    def weight_of_the_row():
+        summary = tmp_path / "runs/sax/transmorph-seed0/evaluation/test/summary.json"
+        return json.loads(summary.read_text())["config"]["registration"]["smoothness_weight"]
+
+    with faked_work(monkeypatch):
+        config = tiny_benchmark(data, methods=("initial", "transmorph"), weights=(0.5, 1.0))
+        assert run_benchmark(config, tmp_path) == []
+        assert weight_of_the_row() == 0.02
+        config.weights = (0.5, 1.0, 2.0)
+        assert run_benchmark(config, tmp_path) == []
+        assert weight_of_the_row() == 0.04
+    [row] = [row for row in rows_of(tmp_path, 1) if row["method"] == "transmorph"]
+    assert float(row["smoothness_weight"]) == 0.04
+    # a run that was made without tries is never replaced
+    folder = tmp_path / "other"
+    with faked_work(monkeypatch):
+        config.weights = (1.0,)
+        assert run_benchmark(config, folder) == []
+        config.weights = (0.5, 1.0)
+        [choice, evaluation] = run_benchmark(config, folder)
+    assert "transmorph-seed0 is a run of its own, expected a link" in choice
+    assert not (folder / "runs/sax/transmorph-seed0").is_symlink()
 
 
 def test_what_has_not_converged_is_marked(faked):

@@ -78,7 +78,8 @@ def diffusion_program(config, *, cached: bool) -> Program:
         # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
         n = jnp.asarray(number + 1, jnp.float32)
         decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
-        ema = optax.incremental_update(params, state["ema"], 1 - decay)
+        # decay * average + (1 - decay) * params: this way round, 1 - decay is rounded once
+        ema = optax.incremental_update(state["ema"], params, decay)
         terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 

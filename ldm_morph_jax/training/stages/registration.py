@@ -72,6 +72,8 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         u, warped_mask = over_batches(
             register, (state["params"], frozen), pairs, batch_size=VALIDATION_BATCH
         )
+        if not np.isfinite(u).all():  # exploded parameters have no score; the loop stops there
+            return {SCORE: float("nan"), "dsc": float("nan")}, {}
         masks = zip(warped_mask, pairs["fixed_mask"], strict=True)
         dsc = float(np.mean([np.nanmean(list(dice(*both, labels).values())) for both in masks]))
         folds = float(np.mean([nonpositive_jacobian_percent(one) for one in u]))
