@@ -30,7 +30,7 @@ from ldm_morph_jax.files.transforms import Transform, sample_vectors
 from ldm_morph_jax.registering.method import Method
 
 # Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
-_MIN_OVERLAP = 0.25
+MIN_OVERLAP = 0.25
 # Grids of methods that take any: few sizes, so that few programs are compiled, and a bounded cost.
 _GRID_STEP, _LARGEST_GRID = 32, 256
 
@@ -149,7 +149,7 @@ def prepare(
         fixed_sample = _sample_plane(fixed_stack[k], pixels, grid.scale)
         inside = np.isfinite(fixed_sample)
         overlap = np.isfinite(moving_sample[inside]).mean() if inside.any() else 0.0
-        if overlap < _MIN_OVERLAP:
+        if overlap < MIN_OVERLAP:
             raise ImageError(
                 f"{moving.source}: covers {100 * overlap:.0f} % of what is registered of "
                 f"{fixed.source}; use --align centre to put their centres on each other"

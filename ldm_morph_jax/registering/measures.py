@@ -100,14 +100,25 @@ def correlation(registration: Registration, transform: Transform) -> float:
 def overlap(
     registration: Registration, moving_mask: np.ndarray, fixed_mask: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """DSC of every label of the fixed mask, before and after; a stack's is its volume's."""
+    """DSC of every label, before and after; a stack's is its volume's.
+
+    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it.
+    """
     before = registration.start.warp(moving_mask, "nearest")
     after = registration.transform.warp(moving_mask, "nearest")
-    labels = [int(k) for k in np.unique(fixed_mask) if k != 0]
+    masks = {"the moving mask": moving_mask, "the fixed mask": fixed_mask}
+    found = {name: {int(k) for k in np.unique(mask) if k != 0} for name, mask in masks.items()}
+    labels = sorted(set.union(*found.values()))
     # dice counts pixels, however they are arranged
     before, after, fixed = (a.reshape(-1, a.shape[-1]) for a in (before, after, fixed_mask))
     scores = {"before": dice(before, fixed, labels), "after": dice(after, fixed, labels)}
-    return {str(k): {when: score[k] for when, score in scores.items()} for k in labels}
+    table = {}
+    for k in labels:
+        table[str(k)] = {when: score[k] for when, score in scores.items()}
+        for name in masks:
+            if k not in found[name]:
+                table[str(k)]["lacking"] = name
+    return table
 
 
 def jacobian_numbers(determinant: np.ndarray) -> dict[str, float]:
@@ -139,7 +150,11 @@ def inverse_residual(registration: Registration) -> dict[str, float]:
 
 def notes(registration: Registration, method: Method, *, diffeomorphic: bool) -> list[str]:
     """What the user should know about this result; `diffeomorphic`: whether it was asked for."""
-    found = []
+    found = [
+        f"{image.source}: {note}"
+        for image in (registration.moving, registration.fixed)
+        for note in image.notes
+    ]
     if diffeomorphic and not method.predicts_velocity:
         found.append(NOT_TRAINED_FOR_VELOCITY)
     if method.spacing_mm is not None and not registration.fixed.spacing_known:

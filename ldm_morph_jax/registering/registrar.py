@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm_morph_jax.files.images import Image, ImageError, check_spacing, image_from_array
+from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.files.images import Image, ImageError, images_from_array
 from ldm_morph_jax.registering.grid import Prepared, prepare, to_transform
 from ldm_morph_jax.registering.method import Method
 from ldm_morph_jax.registering.prediction import Prediction, join, predict
@@ -34,9 +35,6 @@ class Registrar:
     card: the model card that came with the weights, {} without.
     """
 
-    # pairs per call of the network: bounds its memory, whatever the caller passes
-    _CHUNK = 16
-
     def __init__(self, method: Method, card: Mapping[str, Any] | None = None):
         self.method = method
         self.card = dict(card or {})
@@ -55,8 +53,9 @@ class Registrar:
         """Register arrays.
 
         Args:
-            moving, fixed: NumPy or JAX arrays, `[H, W]` or `[B, H, W]` with the same B, grey values
-                of any range. Sizes may differ; centres are then put on each other.
+            moving, fixed: NumPy or JAX arrays of grey values of any range: `[H, W]`, `[H, W, 1]`,
+                `[H, W, 3]` of equal channels, or `[B, H, W]` with the same B. Sizes may differ;
+                centres are then put on each other.
             spacing: mm, one number or (row, column); None where unknown.
             moving_spacing: of the moving image where it differs.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
@@ -67,29 +66,20 @@ class Registrar:
         Raises:
             ImageError: NaN, constant images, shapes or spacing that cannot be used.
         """
-        moving, fixed = np.asarray(moving), np.asarray(fixed)
-        if (
-            moving.ndim != fixed.ndim
-            or moving.ndim not in (2, 3)
-            or (moving.ndim == 3 and len(moving) != len(fixed))
-        ):
-            raise ImageError(
-                f"moving and fixed have shapes {moving.shape} and {fixed.shape}, expected [H, W] "
-                "or [B, H, W] with the same B"
-            )
-        batched = moving.ndim == 3
-        if not batched:
-            moving, fixed = moving[None], fixed[None]
-        spacing = None if spacing is None else check_spacing(spacing, "fixed")
         if moving_spacing is None:
             moving_spacing = spacing
-        images = [
-            (
-                image_from_array(m, moving_spacing, source="moving"),
-                image_from_array(f, spacing, source="fixed"),
+        moving, batched = images_from_array(moving, moving_spacing, source="moving")
+        fixed, also_batched = images_from_array(fixed, spacing, source="fixed")
+        if (batched, len(moving)) != (also_batched, len(fixed)):
+            found = [
+                f"{len(images)} images" if many else "one image"
+                for images, many in ((moving, batched), (fixed, also_batched))
+            ]
+            raise ImageError(
+                f"moving holds {found[0]}, fixed {found[1]}; expected [H, W] each, or [B, H, W] "
+                "with the same B"
             )
-            for m, f in zip(moving, fixed, strict=True)
-        ]
+        images = list(zip(moving, fixed, strict=True))
         options = {"refine": refine, "diffeomorphic": diffeomorphic}
         return Result(tuple(self.register_images(images, centre=centre, **options)), batched)
 
@@ -128,14 +118,29 @@ class Registrar:
         found: dict[int, Prediction] = {}
         for size in dict.fromkeys(one.grid.size for one in prepared):
             members = {k: one for k, one in enumerate(prepared) if one.grid.size == size}
-            moving = np.concatenate([one.moving for one in members.values()])
-            fixed = np.concatenate([one.fixed for one in members.values()])
-            parts = [
-                predict(self.method, moving[chunk], fixed[chunk], **options)
-                for chunk in (slice(i, i + self._CHUNK) for i in range(0, len(moving), self._CHUNK))
+            stacks = [
+                np.concatenate([getattr(one, name) for one in members.values()])
+                for name in ("moving", "fixed")
             ]
+            parts, first = [], 0
+            while left := len(stacks[0]) - first:
+                # an iterative method would spend on filling up what nobody reads
+                batch = 1 if self.method.image_size is None else _batch_size(left)
+                used = min(batch, left)
+                filled, _ = fill_up([stack[first : first + used] for stack in stacks], batch)
+                parts.append(predict(self.method, *filled, **options)[:used])
+                first += used
             whole, first = join(parts), 0
             for k, one in members.items():
                 found[k] = whole[first : first + len(one.shift)]
                 first += len(one.shift)
         return [found[k] for k in range(len(prepared))]
+
+
+def _batch_size(left: int) -> int:
+    """How many pairs a network takes at once while `left` are left.
+
+    Every size is a program to compile, the largest bounds the memory. Two or three pairs are filled
+    up to four.
+    """
+    return 16 if left >= 16 else min(left, 2) ** 2

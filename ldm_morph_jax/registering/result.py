@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldm_morph_jax.files.arrays import image_planes
 from ldm_morph_jax.files.images import Image, ImageError
 from ldm_morph_jax.files.transforms import Transform
 from ldm_morph_jax.registering.grid import Prepared, to_transform
@@ -99,12 +100,10 @@ class Result:
 
         With `inverse`, from the fixed image's grid to the moving one.
         """
-        array = np.asarray(array)
-        arrays = array if self.batched else array[None]
-        if len(arrays) != len(self.registrations):
-            raise ImageError(
-                f"array: found {len(arrays)} images, expected {len(self.registrations)}"
-            )
+        arrays, batched = image_planes(array, "array")
+        if (batched, len(arrays)) != (self.batched, len(self.registrations)):
+            expected = f"{len(self.registrations)} images" if self.batched else "one image"
+            raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
         return self._stack(
             (r.inverse[0] if inverse else r.transform).warp(one, interpolation)
             for r, one in zip(self.registrations, arrays, strict=True)

@@ -40,6 +40,65 @@ def test_api_shapes_and_contents():
         many.warp(labels[None])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda image: image[..., None],
+        lambda image: np.stack([image] * 3, -1),
+        lambda image: jnp.asarray(image, jnp.bfloat16).astype(jnp.float32)[..., None],
+        list,
+    ],
+)
+def test_api_takes_an_image_in_several_shapes(given):
+    registrar = Registrar(AnalyticMethod())
+    moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
+    result = registrar(given(moving), given(fixed), spacing=SPACING)
+    assert result.displacement.shape == (*SHAPE, 2)
+    expected = registrar(moving, fixed, spacing=SPACING)
+    np.testing.assert_allclose(result.warped, expected.warped, atol=4)
+    assert result.warp(given(moving)).shape == SHAPE
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.int16, np.uint8, np.float64])
+def test_api_takes_any_type(dtype):
+    images = [heart((40, 44), radius=r).clip(0, 250) for r in (0.5, 0.4)]
+    images = [image.astype(dtype) for image in images]
+    result = Registrar(AnalyticMethod())(*images, spacing=2.0)
+    assert result.warped.dtype == np.float32 and np.isfinite(result.warped).all()
+
+
+def test_stacks_of_many_sizes_share_few_programs():
+    """Every batch size is a program; what fills a batch up changes nothing."""
+
+    class Counting(AnalyticMethod):
+        def __init__(self):
+            super().__init__()
+            self.batches = []
+
+        def field(self, moving, fixed):
+            self.batches.append(len(moving))
+            return super().field(moving, fixed)
+
+    method = Counting()
+    images = np.stack([heart((32, 32), radius=0.4 + 0.01 * k) for k in range(18)])
+    for count, batches in {
+        1: [1],
+        2: [4],
+        3: [4],
+        4: [4],
+        5: [4, 1],
+        7: [4, 4],
+        16: [16],
+        18: [16, 4],
+    }.items():
+        method.batches.clear()
+        result = Registrar(method)(images[:count], images[::-1][:count])
+        assert method.batches == batches
+        assert len(result.registrations) == count
+    alone = Registrar(method)(images[17], images[0])
+    np.testing.assert_allclose(result.displacement[17], alone.displacement, atol=1e-5)
+
+
 def test_api_different_sizes():
     registrar = Registrar(AnalyticMethod(amplitude=0.0))
     moving, fixed = heart((120, 100)), heart((60, 50))
@@ -58,8 +117,15 @@ def test_api_refusals():
     for arguments, options, message in [
         ((nan, good), {}, "moving: holds NaN"),
         ((good, np.ones((40, 40))), {}, "fixed: is constant|constant"),
-        ((good, good[None]), {}, "have shapes"),
+        ((good, good[None]), {}, "moving holds one image, fixed 1 images"),
         ((good[None], np.stack([good, good])), {}, "the same B"),
+        (
+            (good[None, None], good),
+            {},
+            r"found shape \(1, 1, 40, 40\), expected \[H, W\], \[H, W, 1",
+        ),
+        ((np.stack([good, good, nan], -1), good), {}, "colour image"),
+        ((good.astype(str), good), {}, "expected numbers"),
         ((good, good), {"spacing": 0}, "spacing"),
         ((good, good), {"spacing": (1, -2)}, "spacing"),
         ((good, good), {"refine": -1}, "refine"),
