@@ -60,9 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--refine",
         type=int,
-        default=0,
         metavar="N",
-        help="steps of instance optimisation for this pair, from the network's prediction",
+        help="steps of refinement on the whole image, from what the network predicts "
+        "(default: 82; 0: the network alone; iterative methods are not refined)",
     )
     parser.add_argument("--inverse", action="store_true", help="write the inverse transform, too")
     parser.add_argument(
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> bool:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ValueError where options are missing or do not go together."""
-    if args.refine < 0:
+    if args.refine is not None and args.refine < 0:
         raise ValueError(f"--refine is {args.refine}, expected 0 or more steps")
     files = ("moving", "fixed", "moving_mask", "fixed_mask", "slice", "frame")
     given = [name for name in files if getattr(args, name) is not None]

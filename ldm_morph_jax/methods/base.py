@@ -81,6 +81,34 @@ class Method:
         """Whether `field` is a stationary velocity."""
         return False
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        """The velocity of a predicted field, at full size; a displacement stands for itself."""
+        return field
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether exchanging the images negates `field`."""
+        return False
+
+    def velocity(self, params, frozen, moving, fixed) -> jax.Array:
+        """A stationary velocity `[B, H, W, 2]` that exchanging the images negates, in pixels.
+
+        Half the difference of what is predicted in both directions: none for the same image twice.
+        """
+        if self.symmetric:
+            return self.to_velocity(self.field(params, frozen, moving, fixed))
+        key = jax.random.key(0)
+        pair = [(image, self.image_features(frozen, image, key)) for image in (moving, fixed)]
+
+        def both(a, b):
+            return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
+
+        (there, there_features), (back, back_features) = both(*pair), both(*pair[::-1])
+        features = there_features, back_features
+        field = self.field_from_features(params, frozen, there, back, features)
+        forward, backward = jnp.split(self.to_velocity(field), 2)
+        return (forward - backward) / 2
+
     # -- what a learned method does
 
     def init(self, key: jax.Array, image_size: int) -> Any:

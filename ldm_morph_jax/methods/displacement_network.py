@@ -73,6 +73,13 @@ class DisplacementNetwork(Method):
     def to_displacement(self, field: jax.Array) -> jax.Array:
         return self.head.to_displacement(field)
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        return self.head.to_velocity(field)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.head.symmetric
+
     def objective(self, frozen, moving, fixed, displacement):
         """The terms of the loss, means over the batch: loss, pixel, smoothness."""
         return self._terms(moving, fixed, displacement, smoothness(displacement))

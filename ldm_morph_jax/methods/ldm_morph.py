@@ -214,6 +214,13 @@ class LDMMorph(Method):
     def to_displacement(self, field: jax.Array) -> jax.Array:
         return self.head.to_displacement(field)
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        return self.head.to_velocity(field)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.head.symmetric
+
     # -- the loss
 
     def _smoothness_factor(self, size: tuple[int, int]) -> np.ndarray:

@@ -83,6 +83,13 @@ class VelocityHead:
         u = integrate_velocity(velocity, self.integration_steps)
         return resize_displacement(u, (height, width))
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        """What `to_displacement` integrates, at full size; a predicted displacement as it is."""
+        if not self.predicts_velocity:
+            return field
+        velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
+        return resize_displacement(velocity, field.shape[1:3])
+
     def halved(self, field: jax.Array) -> jax.Array:
         """The velocity on the grid on which it is integrated, in that grid's pixels."""
         height, width = field.shape[1:3]

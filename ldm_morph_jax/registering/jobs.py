@@ -52,7 +52,7 @@ class Options:
     model: what `load` is given, for metrics.json.
     spacing, oblique: see `files.images.read_image`.
     align, centre: see `grid.prepare`.
-    refine, diffeomorphic: see `prediction.predict`.
+    refine, diffeomorphic: see `registrar.Registrar`.
     inverse: write the inverse transform, too.
     overwrite: replace earlier results.
     """
@@ -62,7 +62,7 @@ class Options:
     oblique: bool = False
     align: str = "auto"
     centre: tuple[float, float] | None = None
-    refine: int = 0
+    refine: int | None = None
     diffeomorphic: bool = False
     inverse: bool = False
     overwrite: bool = False
@@ -90,12 +90,12 @@ def register_job(
     names = output_names(moving, moving_mask=moving_mask, inverse=options.inverse)
     with staged(job.out, names, options.overwrite) as folder:
         registrar = load()
-        loaded = time.perf_counter()
+        loaded, steps = time.perf_counter(), registrar.steps(options.refine)
         registration = registrar.register_images(
             [(moving, fixed)],
             align=options.align,
             centre=options.centre,
-            refine=options.refine,
+            refine=steps,
             diffeomorphic=options.diffeomorphic,
         )[0]
         registered = time.perf_counter()
@@ -108,10 +108,15 @@ def register_job(
                 registration,
                 moving_mask=masks[0],
                 fixed_mask=masks[1],
-                refine=options.refine,
+                steps=steps,
                 inverse=options.inverse,
             ),
-            "notes": notes(registration, registrar.method, diffeomorphic=options.diffeomorphic),
+            "notes": notes(
+                registration,
+                registrar.method,
+                steps=steps,
+                diffeomorphic=options.diffeomorphic,
+            ),
         }
         for name, frame in zip(("moving", "fixed"), job.frames, strict=True):
             metrics[name] |= {"slice": job.slice, "frame": frame}
@@ -146,17 +151,16 @@ def summary_text(metrics: dict, out: Path) -> str:
     """What `register` prints at the end."""
     lines = [f"{metrics['moving']['file']} -> {metrics['fixed']['file']}  ({metrics['model']})"]
     c = metrics["correlation"]
-    refined = f" (network {c['network']:.3f})" if "refinement" in metrics else ""
-    lines.append(f"correlation  {c['before']:.3f} before, {c['after']:.3f} after{refined}")
+    lines.append(f"correlation  {c['before']:.3f} before, {c['after']:.3f} after")
     for label, score in metrics.get("dice", {}).items():
         lacking = f" ({score['lacking']} lacks it)" if "lacking" in score else ""
         before, after = (f"{score[when]:.3f} {when}" for when in ("before", "after"))
         lines.append(f"DSC label {label}  {before}, {after}{lacking}")
     lines.append(f"folding      {metrics['jacobian']['nonpositive_percent']:.2f} % of the pixels")
     if "inverse" in metrics:
-        lines.append(
-            f"inverse      residual {metrics['inverse']['residual_mm_largest']:.3g} mm at most"
-        )
+        i = metrics["inverse"]
+        missing = f"; none at {i['missing_pixels']} pixels" if i["missing_pixels"] else ""
+        lines.append(f"inverse      residual {i['residual_mm_largest']:.3g} mm at most{missing}")
     lines += [f"note: {note}" for note in metrics["notes"]]
     s = metrics["seconds"]
     lines.append(f"wrote {out}/; look at {out / 'report.html'}")

@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.files.images import Image, ImageError, images_from_array
-from ldm_morph_jax.registering.grid import Prepared, prepare, to_transform
+from ldm_morph_jax.registering.grid import prepare
 from ldm_morph_jax.registering.method import Method
-from ldm_morph_jax.registering.prediction import Prediction, join, predict
+from ldm_morph_jax.registering.prediction import find, is_velocity
 from ldm_morph_jax.registering.result import Registration, Result
+from ldm_morph_jax.registering.velocity import STEPS
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 
@@ -47,7 +45,7 @@ class Registrar:
         spacing=None,
         moving_spacing=None,
         centre: tuple[float, float] | None = None,
-        refine: int = 0,
+        refine: int | None = None,
         diffeomorphic: bool = False,
     ) -> Result:
         """Register arrays.
@@ -60,8 +58,9 @@ class Registrar:
             moving_spacing: of the moving image where it differs.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
                 the image's centre.
-            refine: steps of instance optimisation.
-            diffeomorphic: see `prediction.predict`.
+            refine: steps of refinement on the whole image; 0: what the network alone predicts. By
+                default `velocity.STEPS` for a network, none for an iterative method.
+            diffeomorphic: see `prediction.is_velocity`.
 
         Raises:
             ImageError: NaN, constant images, shapes or spacing that cannot be used.
@@ -89,58 +88,33 @@ class Registrar:
         *,
         align: str = "auto",
         centre: tuple[float, float] | None = None,
-        refine: int = 0,
+        refine: int | None = None,
         diffeomorphic: bool = False,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; a stack is registered slice by slice."""
-        if refine < 0:
-            raise ValueError(f"refine: found {refine}, expected 0 or more steps")
+        steps = self.steps(refine)
+        velocity = is_velocity(self.method, steps=steps, diffeomorphic=diffeomorphic)
         prepared = [
             prepare(self.method, moving, fixed, align=align, centre=centre)
             for moving, fixed in pairs
         ]
-        predictions = self._predict(prepared, refine=refine, diffeomorphic=diffeomorphic)
-        integrated = diffeomorphic or self.method.predicts_velocity
-        return [
-            Registration(
-                to_transform(one, found.displacement, moving.geometry, fixed.geometry),
-                moving,
-                fixed,
-                one,
-                found,
-                integrated,
+        found = iter(
+            find(
+                self.method,
+                [one for slices in prepared for one in slices],
+                steps=steps,
+                diffeomorphic=diffeomorphic,
             )
-            for (moving, fixed), one, found in zip(pairs, prepared, predictions, strict=True)
+        )
+        return [
+            Registration(moving, fixed, slices, [next(found) for _ in slices], velocity)
+            for (moving, fixed), slices in zip(pairs, prepared, strict=True)
         ]
 
-    def _predict(self, prepared: list[Prepared], **options) -> list[Prediction]:
-        """One prediction for every pair; all slices on grids of one size go through together."""
-        found: dict[int, Prediction] = {}
-        for size in dict.fromkeys(one.grid.size for one in prepared):
-            members = {k: one for k, one in enumerate(prepared) if one.grid.size == size}
-            stacks = [
-                np.concatenate([getattr(one, name) for one in members.values()])
-                for name in ("moving", "fixed")
-            ]
-            parts, first = [], 0
-            while left := len(stacks[0]) - first:
-                # an iterative method would spend on filling up what nobody reads
-                batch = 1 if self.method.image_size is None else _batch_size(left)
-                used = min(batch, left)
-                filled, _ = fill_up([stack[first : first + used] for stack in stacks], batch)
-                parts.append(predict(self.method, *filled, **options)[:used])
-                first += used
-            whole, first = join(parts), 0
-            for k, one in members.items():
-                found[k] = whole[first : first + len(one.shift)]
-                first += len(one.shift)
-        return [found[k] for k in range(len(prepared))]
-
-
-def _batch_size(left: int) -> int:
-    """How many pairs a network takes at once while `left` are left.
-
-    Every size is a program to compile, the largest bounds the memory. Two or three pairs are filled
-    up to four.
-    """
-    return 16 if left >= 16 else min(left, 2) ** 2
+    def steps(self, refine: int | None) -> int:
+        """How many steps of refinement `refine` means for this method."""
+        if refine is None:
+            return 0 if self.method.image_size is None else STEPS
+        if refine < 0:
+            raise ValueError(f"refine: found {refine}, expected 0 or more steps")
+        return refine

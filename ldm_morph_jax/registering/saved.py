@@ -25,7 +25,7 @@ from ldm_morph_jax.files.images import (
     write_image,
 )
 from ldm_morph_jax.files.tables import read_rows
-from ldm_morph_jax.files.transforms import Transform, read_transform
+from ldm_morph_jax.files.transforms import Inverse, Transform, read_transform
 from ldm_morph_jax.registering.grid import MIN_OVERLAP
 from ldm_morph_jax.registering.measures import jacobian_numbers
 
@@ -78,17 +78,18 @@ def warp_file(
         image = read_image(moving, **reading)
         transform = replace(transform, moving=_placed(image, transform.moving).geometry)
     if input.suffix.lower() == ".csv":
-        return Carried(_warp_points(transform, source, input, out, inverse))
+        return _warp_points(transform, source, input, out, inverse)
     image = read_image(input, **reading, labels=interpolation == "nearest")
-    largest = None
+    largest, notes = None, ()
     if inverse:
         _need_moving(transform, source)
         # the input lies on the fixed image's grid, and it is sampled through the inverse
-        transform, residual = transform.inverse()
-        largest = float(residual.max())
+        inverse = transform.inverse()
+        transform, largest = inverse.transform, float(inverse.residual_mm.max())
+        notes += _missing(inverse.missing, "pixels")
     image = _placed(image, transform.moving)
-    notes, outside = image.notes, _share_outside(transform, image)
-    if outside:
+    notes += image.notes
+    if outside := _share_outside(transform, image):
         notes += (f"{100 * outside:.2g} % of the result lie beyond the input: its border value",)
     warped = transform.warp(image.array, interpolation, image.geometry)
     if out.suffix.lower() in (".png", ".tif", ".tiff"):
@@ -182,8 +183,12 @@ def _share_outside(transform: Transform, image: Image) -> float:
     return float(outside)
 
 
+def _missing(count: int, what: str) -> tuple[str, ...]:
+    return (f"{count} {what} have no inverse: the transform folds there",) if count else ()
+
+
 def _warp_points(transform: Transform, source: str, path: Path, out: Path, inverse: bool):
-    """Move the points of a CSV file; the largest residual in mm, None where nothing is solved."""
+    """Move the points of a CSV file."""
     rows = [row for _, row in read_rows(path)]
     header = list(rows[0]) if rows else []
     n = transform.fixed.dimension
@@ -200,7 +205,7 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
         raise ImageError(f"{path}: holds coordinates that are not numbers") from None
     if not np.isfinite(points).all():
         raise ImageError(f"{path}: holds NaN or infinite coordinates")
-    in_pixels, largest = columns == index, None
+    in_pixels, largest, notes = columns == index, None, ()
     if in_pixels:
         _need_moving(transform, source)
         origin, target = transform.moving, transform.fixed
@@ -212,6 +217,8 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
     else:
         moved, residual = transform.map_points_back(points)
         largest = float(residual.max(initial=0))
+        lost = residual > Inverse.TOLERANCE * min(transform.fixed.spacing)
+        notes = _missing(np.count_nonzero(lost), "points")
     if in_pixels:
         moved = target.to_index(moved)
     for row, values in zip(rows, moved, strict=True):
@@ -220,7 +227,7 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
         writer = csv.DictWriter(file, header)
         writer.writeheader()
         writer.writerows(rows)
-    return largest
+    return Carried(largest, notes)
 
 
 def _need_moving(transform: Transform, source: str) -> None:

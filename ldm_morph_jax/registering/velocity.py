@@ -75,6 +75,20 @@ class Refinement:
         if any(s not in (1, 2, 4, 8, 16, 32) for s in self.levels):
             raise ValueError(f"levels: found {self.levels}, expected powers of two up to 32")
 
+    @classmethod
+    def of(cls, steps: int) -> "Refinement":
+        """The settings with `steps` steps in all, spread over the levels as usual; 0: none."""
+        if steps < 0:
+            raise ValueError(f"refine: found {steps}, expected 0 or more steps")
+        if not steps:
+            return cls(levels=(1,), steps=(0,))
+        usual = cls().steps
+        ends = [round(steps * sum(usual[:k]) / sum(usual)) for k in range(len(usual) + 1)]
+        return cls(steps=tuple(b - a for a, b in zip(ends[:-1], ends[1:], strict=True)))
+
+
+STEPS = sum(Refinement().steps)  # of refinement, unless asked for more or less
+
 
 class Refined(NamedTuple):
     """What `refine` found for every pair; `[B, H, W]` images, pull-back, pixels.

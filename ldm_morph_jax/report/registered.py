@@ -81,23 +81,14 @@ def _facts(metrics) -> list[tuple[str, str]]:
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
-    if "refinement" in metrics:
-        r, c = metrics["refinement"], metrics["correlation"]
-        facts.append(
-            (
-                "Refinement",
-                f"{r['steps']} steps; correlation {_number(c['network'], 3)} → "
-                f"{_number(c['after'], 3)}; folding {r['nonpositive_percent_before']:.2f} → "
-                f"{r['nonpositive_percent_after']:.2f} %",
-            )
-        )
     if "inverse" in metrics:
         i = metrics["inverse"]
         facts.append(
             (
                 "Inverse",
                 f"residual mean {_number(i['residual_mm_mean'], 4)}, "
-                f"largest {_number(i['residual_mm_largest'], 4)} mm",
+                f"largest {_number(i['residual_mm_largest'], 4)} mm; none at "
+                f"{i['missing_pixels']} pixels",
             )
         )
     for name in ("moving", "fixed"):

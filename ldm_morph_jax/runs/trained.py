@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -26,7 +25,7 @@ class TrainedMethod:
       image_size: side of the square grid that the network works on, in pixels; None: any.
       spacing_mm: pixel spacing of the training data, None where unknown.
       intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
-      predicts_velocity: whether `field` is a stationary velocity.
+      predicts_velocity: whether the displacement is the integral of a predicted velocity.
       params, frozen: the weights.
       card: the model card of a weights file, {} otherwise.
     """
@@ -48,11 +47,8 @@ class TrainedMethod:
         self.params, self.frozen = params or {}, frozen or {}
         self.predicts_velocity = method.predicts_velocity
         compiled = (lambda function: function) if method.on_host else jax.jit
-        self._field = compiled(method.field)
         self._displacement = compiled(method.displacement)
-        self.to_displacement = compiled(method.to_displacement)
-        self._constants = jax.jit(method.objective_constants)
-        self._dissimilarity = jax.jit(self._objective_per_pair)
+        self._velocity = compiled(method.velocity)
 
     def __reduce__(self):
         # compiled functions cannot be pickled; they are made again
@@ -65,24 +61,9 @@ class TrainedMethod:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
         return self._displacement(self.params, self.frozen, moving, fixed)
 
-    def field(self, moving, fixed) -> jax.Array:
-        """As `displacement`, but the velocity, where the method predicts one."""
-        return self._field(self.params, self.frozen, moving, fixed)
-
-    def dissimilarity(self, moving, fixed) -> Callable[[jax.Array], jax.Array]:
-        """Function from a displacement to the training objective of every pair, `[B]`.
-
-        Differentiable; what depends on the images alone is computed once, here.
-        """
-        constants = self._constants(self.frozen, fixed)
-        return functools.partial(self._dissimilarity, self.frozen, constants, moving, fixed)
-
-    def _objective_per_pair(self, frozen, constants, moving, fixed, displacement):
-        def one(constants, *pair):
-            constants, pair = jax.tree.map(lambda array: array[None], (constants, pair))
-            return self.method.objective(frozen, *pair, **constants)["loss"]
-
-        return jax.vmap(one)(constants, moving, fixed, displacement)
+    def velocity(self, moving, fixed) -> jax.Array:
+        """As `displacement`, but the velocity that exchanging the images negates."""
+        return self._velocity(self.params, self.frozen, moving, fixed)
 
 
 def load_method(name_or_path: str | Path) -> TrainedMethod:

@@ -74,18 +74,18 @@ def test_a_pair_that_fails_in_any_way_is_a_row(tmp_path, capsys, error):
     class Fails(AnalyticMethod):
         calls = 0
 
-        def field(self, moving, fixed):
+        def displacement(self, moving, fixed):
             self.calls += 1
             if self.calls == 2:
                 raise error
-            return super().field(moving, fixed)
+            return super().displacement(moving, fixed)
 
     for name, radius in (("ed", 0.55), ("es", 0.45)):
         image = heart(SHAPE, radius=radius)
         write_image(tmp_path / f"{name}.nii", image, plain_geometry(SHAPE, (2.0, 2.0)))
     (tmp_path / "pairs.csv").write_text("moving,fixed\n" + "ed.nii,es.nii\n" * 3)
     out = tmp_path / "out"
-    jobs, options = read_jobs(tmp_path / "pairs.csv", out), Options(model="analytic")
+    jobs, options = read_jobs(tmp_path / "pairs.csv", out), Options(model="analytic", refine=0)
     rows, summary = register_batch(jobs, options, lambda: Registrar(Fails()), out)
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert rows[1]["error"].startswith(type(error).__name__) and "\n" not in rows[1]["error"]
