@@ -1,4 +1,4 @@
-"""A method with its weights: what evaluation, benchmark and `register` work with."""
+"""A method with its weights, as used by evaluation, benchmark and `register`."""
 
 import functools
 import json
@@ -15,17 +15,17 @@ from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named
 
 
 class TrainedMethod:
-    """(moving, fixed) -> displacement, compiled, with all that the weights were trained for.
+    """(moving, fixed) -> displacement, compiled, with the conditions the weights were trained for.
 
-    An iterative method has no weights and works on a grid of any size.
+    An iterative method has no weights and works on grids of any size.
 
     Attributes:
       name: the method's name.
       method: the method itself.
-      config: the configuration that it was trained with; None for an iterative method.
-      image_size: side of the square grid that the network works on, in pixels; None: any.
-      spacing_mm: pixel spacing of the training data, None where unknown.
-      intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
+      config: the configuration with which it was trained; None for an iterative method.
+      image_size: side of the square grid on which the network works, in pixels; None: any.
+      spacing_mm: pixel spacing of the training data, None if unknown.
+      intensity: how training images were scaled to [0, 1] ("minmax" or "percentile").
       predicts_velocity: whether `field` is a stationary velocity.
       params, frozen: the weights.
       card: the model card of a weights file, {} otherwise.
@@ -55,7 +55,7 @@ class TrainedMethod:
         self._dissimilarity = jax.jit(self._objective_per_pair)
 
     def __reduce__(self):
-        # compiled functions cannot be pickled; they are made again
+        # compiled functions cannot be pickled and are created again
         keywords = {
             n: getattr(self, n) for n in ("params", "frozen", "config", "spacing_mm", "card")
         }
@@ -66,13 +66,13 @@ class TrainedMethod:
         return self._displacement(self.params, self.frozen, moving, fixed)
 
     def field(self, moving, fixed) -> jax.Array:
-        """As `displacement`, but the velocity, where the method predicts one."""
+        """As `displacement`, but returns the velocity if the method predicts one."""
         return self._field(self.params, self.frozen, moving, fixed)
 
     def dissimilarity(self, moving, fixed) -> Callable[[jax.Array], jax.Array]:
-        """Function from a displacement to the training objective of every pair, `[B]`.
+        """A differentiable function from a displacement to every pair's training objective, `[B]`.
 
-        Differentiable; what depends on the images alone is computed once, here.
+        Everything that depends only on the images is computed once, here.
         """
         constants = self._constants(self.frozen, fixed)
         return functools.partial(self._dissimilarity, self.frozen, constants, moving, fixed)
@@ -86,11 +86,11 @@ class TrainedMethod:
 
 
 def load_method(name_or_path: str | Path) -> TrainedMethod:
-    """A run directory or a weights file by path; shipped weights or an iterative method by name.
+    """Load a run directory or weights file by path, shipped weights or iterative methods by name.
 
     Raises:
         WeightsError: unknown name; weights missing, damaged or tampered with.
-        ValueError: a directory that is no finished run.
+        ValueError: a directory that is not a finished run.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -128,7 +128,7 @@ def load_run(workdir: str | Path) -> TrainedMethod:
 
 
 def load_weights(path: str | Path, expected_sha256: str | None = None) -> TrainedMethod:
-    """A weights file (`runs.weights`), its checksum checked."""
+    """A weights file (`runs.weights`), after checking its checksum."""
     params, stored, card = load_compact(path, expected_sha256)
     config = config_from_json(stored["config"])
     return TrainedMethod(
