@@ -26,7 +26,6 @@ from ldm_morph_jax.registering.cine.measures import measure, summary
 from ldm_morph_jax.registering.cine.outputs import (
     SUMMARY,
     staged,
-    time_name,
     write_curves,
     write_frames,
     write_pages,
