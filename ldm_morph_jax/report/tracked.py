@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -264,8 +265,8 @@ def _path(lines, closed: bool = False) -> str:
 
 
 def _gradient() -> str:
-    samples = _STRAIN_MAP(np.linspace(0, 1, 11), bytes=True)[:, :3]
-    return f"linear-gradient(to right, {', '.join('#%02x%02x%02x' % tuple(c) for c in samples)})"
+    samples = (to_hex(_STRAIN_MAP(share)) for share in np.linspace(0, 1, 11))
+    return f"linear-gradient(to right, {', '.join(samples)})"
 
 
 def _rounded(values) -> list:

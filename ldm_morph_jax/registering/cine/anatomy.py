@@ -184,7 +184,7 @@ def _point(row, shape, path, line) -> tuple[float, float]:
 
 def _closed_outline(mask) -> np.ndarray:
     """Longest outline `[N, 2]` of a mask, its staircase smoothed, ordered from row to column."""
-    soft = ndimage.gaussian_filter(np.pad(mask, 2).astype(np.float64), 0.7)
+    soft = ndimage.gaussian_filter(np.pad(mask, 2).astype(np.float64), 1.0)
     lines = contour_generator(z=soft).lines(0.5) or contour_generator(z=soft).lines(soft.max() / 2)
     outline = max(lines, key=len)[:-1, ::-1] - 2
     return _even(_from_row_to_column(outline), closed=True)

@@ -141,17 +141,15 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
             continue
         if "strain" in name:
             peak, when = strain.peak(curve, at)
-            rate = measures.curves.get(f"{name}_rate")
             strains[name] = {
                 "peak": float(peak),
                 "time_to_peak": float(when),
                 "end_systolic": float(curve[measures.end_systole]),
             }
-            if rate is not None:
-                strains[name] |= {
-                    "lowest_rate": float(rate.min()),
-                    "highest_rate": float(rate.max()),
-                }
+            if f"{name}_rate" in measures.curves:
+                rate = measures.curves[f"{name}_rate"]
+                strains[name]["lowest_rate"] = float(rate.min())
+                strains[name]["highest_rate"] = float(rate.max())
             continue
         values = {when: float(curve[t]) for when, t in ends.items()}
         result[name] = values

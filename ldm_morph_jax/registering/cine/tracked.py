@@ -34,6 +34,7 @@ from ldm_morph_jax.registering.tracking import Tracking
 
 SEARCH = velocity.Refinement()
 IMPROVE = velocity.Refinement(levels=(1,), steps=(15,), window=2.0, fluid=3.0, elastic=0.3)
+DEFAULTS = Tracking()
 _LARGEST = 320  # pixels along a side
 
 Progress = Callable[[float], None]
@@ -130,7 +131,7 @@ def track_cine(
     *,
     reference: int = 0,
     period: float | str | None = None,
-    settings: Tracking = Tracking(),
+    settings: Tracking = DEFAULTS,
     progress: Progress = lambda share: None,
 ) -> Tracked:
     """Track the tissue of one frame through a cine of one slice.
