@@ -184,7 +184,9 @@ def test_baseline_has_the_size_of_the_experiment_it_repeats():
         "camus_2ch:small": 32,
         "sunnybrook_small": 32,
     }
-    with pytest.raises(ValueError, match="found experiment 'nothing', expected .* sunnybrook_small"):
+    with pytest.raises(
+        ValueError, match="found experiment 'nothing', expected .* sunnybrook_small"
+    ):
         experiment(path, "nothing")
 
 
