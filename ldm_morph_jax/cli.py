@@ -9,6 +9,7 @@ from ldm_morph_jax import __version__
 # The module of that name is imported when it is chosen, so that help is there at once.
 COMMANDS = {
     "register": "register two images, or a table of pairs",
+    "track": "follow the tissue of a cine: motion, contours, strain",
     "warp": "carry an image, labels or points through a saved transform",
     "jacobian": "map and statistics of the Jacobian determinant of a transform",
     "prepare": "read a dataset's original files and write pairs ready for training",

@@ -81,9 +81,14 @@ def pair_pictures(view: PairView, white: float) -> dict:
     }
 
 
+def picture_uri(content: bytes, kind: str) -> str:
+    """A file of a kind ("png", "jpeg") as the address of an embedded image."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def png_uri(content: bytes) -> str:
     """A PNG file as the address of an embedded image."""
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    return picture_uri(content, "png")
 
 
 def both_themes(draw: Callable[[bool], Figure]) -> dict[str, str]:

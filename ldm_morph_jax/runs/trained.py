@@ -1,4 +1,4 @@
-"""A method with its weights: what evaluation, benchmark and `register` work with."""
+"""A method with its weights, as used by evaluation, benchmark and `register`."""
 
 import functools
 import json
@@ -14,9 +14,9 @@ from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named
 
 
 class TrainedMethod:
-    """(moving, fixed) -> displacement, compiled, with all that the weights were trained for.
+    """(moving, fixed) -> displacement, compiled, with the conditions the weights were trained for.
 
-    An iterative method has no weights and works on a grid of any size.
+    An iterative method has no weights and works on grids of any size.
 
     Attributes:
       name: the method's name.
@@ -51,7 +51,7 @@ class TrainedMethod:
         self._velocity = compiled(method.velocity)
 
     def __reduce__(self):
-        # compiled functions cannot be pickled; they are made again
+        # compiled functions cannot be pickled and are created again
         keywords = {
             n: getattr(self, n) for n in ("params", "frozen", "config", "spacing_mm", "card")
         }
@@ -67,11 +67,11 @@ class TrainedMethod:
 
 
 def load_method(name_or_path: str | Path) -> TrainedMethod:
-    """A run directory or a weights file by path; shipped weights or an iterative method by name.
+    """Load a run directory or weights file by path, shipped weights or iterative methods by name.
 
     Raises:
         WeightsError: unknown name; weights missing, damaged or tampered with.
-        ValueError: a directory that is no finished run.
+        ValueError: a directory that is not a finished run.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -109,7 +109,7 @@ def load_run(workdir: str | Path) -> TrainedMethod:
 
 
 def load_weights(path: str | Path, expected_sha256: str | None = None) -> TrainedMethod:
-    """A weights file (`runs.weights`), its checksum checked."""
+    """A weights file (`runs.weights`), after checking its checksum."""
     params, stored, card = load_compact(path, expected_sha256)
     config = config_from_json(stored["config"])
     return TrainedMethod(
