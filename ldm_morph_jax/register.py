@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> bool:
         slice=args.slice,
         frames=frames_of(args.frame),
     )
-    metrics = register_job(job, options, lambda: load_model(args.model), _STARTED)
+    metrics = register_job(job, options, lambda: load_model(args.model, "once"), _STARTED)
     print(summary_text(metrics, args.out))
     return True
 
@@ -141,13 +141,13 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"{' and '.join(missing)} missing (or use --batch or --example)")
 
 
-def load_model(name: str):
-    """The registrar of that name, its compiled programs kept across calls."""
+def load_model(name: str, calls: str = "often"):
+    """The registrar of that name, its compiled programs kept for later processes."""
     from ldm_morph_jax.registering.registrar import load
 
     # a single pair spends more on many small programs than on the network: keep those, too
     commands.use_compilation_cache(at_least_seconds=0.0)
-    return load(name)
+    return load(name, calls=calls)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ class AnalyticMethod:
 
     name = "analytic"
     intensity = "minmax"
+    calls = "often"
     predicts_velocity = False
 
     def __init__(self, image_size=64, spacing_mm=2.0, amplitude=3.0):

@@ -12,6 +12,7 @@ class Method(Protocol):
     image_size: side of its square grid in pixels; None: any.
     spacing_mm: pixel spacing of the training data; None where unknown.
     intensity: how training images were brought to [0, 1]: "minmax" or "percentile".
+    calls: how often it will be called, see `devices.programs.options_for`.
     predicts_velocity: whether `displacement` is the integral of a stationary velocity.
     """
 
@@ -19,6 +20,7 @@ class Method(Protocol):
     image_size: int | None
     spacing_mm: float | None
     intensity: str
+    calls: str
     predicts_velocity: bool
 
     def displacement(self, moving: jax.Array, fixed: jax.Array) -> jax.Array:

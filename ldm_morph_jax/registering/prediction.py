@@ -1,5 +1,6 @@
 """Register slices that lie on their grids: the network's velocity, refined on the whole image."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.registering.grid import Grid, OnGrid, Slice, velocity_on_whole
 from ldm_morph_jax.registering.method import Method
-from ldm_morph_jax.registering.velocity import Refined, Refinement, refine
+from ldm_morph_jax.registering.velocity import Refinement, refine
 
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
 _SIZE_CLASS = 64
@@ -83,14 +85,14 @@ def find(
         velocity_on_whole(one, np.asarray(v, np.float64))
         for one, v in zip(slices, _run(method, method.velocity, slices), strict=True)
     ]
-    settings = Refinement.of(steps)
+    refining = _refining(steps, method.calls)
     found: list[Found | None] = [None] * len(slices)
     classes = [_size_class(one.whole.grid.shape) for one in slices]
     for size in dict.fromkeys(classes):
         members = [k for k, one in enumerate(classes) if one == size]
         inputs = [_filled_up(slices[k].whole, starts[k], size) for k in members]
         for part, filled in _batches([np.stack(arrays) for arrays in zip(*inputs, strict=True)]):
-            refined = refine(*filled, settings=settings)
+            refined = {name: np.asarray(value) for name, value in refining(*filled).items()}
             for row, k in enumerate(members[part]):
                 found[k] = _of_slice(refined, row, slices[k].whole.grid)
     return found
@@ -160,13 +162,33 @@ def _filled_up(pair: OnGrid, velocity: np.ndarray, size: tuple[int, int]) -> tup
     )
 
 
-def _of_slice(refined: Refined, row: int, grid: Grid) -> Found:
+_WANTED = ("displacement", "scale", "correlation", "rms", "start_gain")  # of velocity.Refined
+
+
+@functools.cache
+def _refining(steps: int, calls: str) -> Program:
+    """(moving, fixed, valid, start) -> what is wanted of `velocity.refine` with so many steps."""
+    settings = Refinement.of(steps)
+
+    def make():
+        def refined(*arguments):
+            whole = refine(*arguments, settings=settings)
+            return {name: getattr(whole, name) for name in _WANTED}
+
+        return refined
+
+    # its loop gains more by optimisation than that takes, even if it is called once
+    options = options_for("few" if calls == "once" else calls)
+    return Program(make, f"refine {settings}", options)
+
+
+def _of_slice(refined: dict[str, np.ndarray], row: int, grid: Grid) -> Found:
     rows, columns = grid.shape
     return Found(
         grid,
-        np.asarray(refined.displacement[row, :rows, :columns], np.float64),
-        float(refined.scale[row]),
-        tuple(map(float, refined.correlation[row])),
-        tuple(map(float, refined.rms[row])),
-        float(refined.start_gain[row]),
+        refined["displacement"][row, :rows, :columns].astype(np.float64),
+        float(refined["scale"][row]),
+        tuple(map(float, refined["correlation"][row])),
+        tuple(map(float, refined["rms"][row])),
+        float(refined["start_gain"][row]),
     )

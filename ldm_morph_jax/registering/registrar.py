@@ -13,8 +13,12 @@ from ldm_morph_jax.registering.velocity import STEPS
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 
-def load(name_or_path: str | Path = DEFAULT_MODEL) -> "Registrar":
+def load(name_or_path: str | Path = DEFAULT_MODEL, *, calls: str = "often") -> "Registrar":
     """A registrar of shipped weights or an iterative method by name, a run or weights file by path.
+
+    Args:
+        name_or_path: what to load.
+        calls: "often"; "once" starts sooner and registers more slowly.
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
@@ -22,7 +26,7 @@ def load(name_or_path: str | Path = DEFAULT_MODEL) -> "Registrar":
     """
     from ldm_morph_jax.runs.trained import load_method
 
-    method = load_method(name_or_path)
+    method = load_method(name_or_path, calls=calls)
     return Registrar(method, method.card)
 
 

@@ -1,61 +1,99 @@
-"""A method with its weights, as used by evaluation, benchmark and `register`."""
+"""A method with its weights: what evaluation, benchmark and `register` work with."""
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.config import config_from_json
-from ldm_morph_jax.methods import Method, build_method, method_class, method_names
-from ldm_morph_jax.runs.directory import load_config, load_ldm, trained_part
+from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named_weights
+
+# Methods and configurations are imported when a program has to be traced: to register two files
+# with one that is kept takes neither.
+if TYPE_CHECKING:
+    from ldm_morph_jax.methods import Method
 
 
 class TrainedMethod:
-    """(moving, fixed) -> displacement, compiled, with the conditions the weights were trained for.
+    """(moving, fixed) -> displacement, compiled, with all that the weights were trained for.
 
-    An iterative method has no weights and works on grids of any size.
+    An iterative method has no weights and works on a grid of any size.
 
-    Attributes:
-      name: the method's name.
-      method: the method itself.
-      config: the configuration that it was trained with; None for an iterative method.
-      image_size: side of the square grid that the network works on, in pixels; None: any.
+    Args:
+      method: the method; None: that of the configuration.
+      params, frozen: the weights.
+      config: the configuration that it was trained with, also as stored (`config_from_json`); None
+        for an iterative method.
       spacing_mm: pixel spacing of the training data, None where unknown.
+      card: the model card of a weights file.
+      calls: how often it will be called, see `devices.programs.options_for`.
+
+    Attributes, besides these:
+      name: the method's name.
+      image_size: side of the square grid that the network works on, in pixels; None: any.
       intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
       predicts_velocity: whether the displacement is the integral of a predicted velocity.
-      params, frozen: the weights.
-      card: the model card of a weights file, {} otherwise.
     """
 
     def __init__(
         self,
-        method: Method,
+        method: "Method | None" = None,
         *,
         params=None,
         frozen=None,
-        config=None,
+        config: Mapping | None = None,
         spacing_mm: float | None = None,
         card: dict | None = None,
+        calls: str = "often",
     ):
-        self.method, self.name, self.config = method, method.name, config
-        self.image_size = None if config is None else config.data.image_size
-        self.intensity = "minmax" if config is None else config.data.intensity
+        self._method, self._config, self.calls = method, config, calls
+        self.name = config["registration"]["method"] if method is None else method.name
+        self.image_size = None if config is None else config["data"]["image_size"]
+        self.intensity = "minmax" if config is None else config["data"]["intensity"]
         self.spacing_mm, self.card = spacing_mm, card or {}
         self.params, self.frozen = params or {}, frozen or {}
-        self.predicts_velocity = method.predicts_velocity
-        compiled = (lambda function: function) if method.on_host else jax.jit
-        self._displacement = compiled(method.displacement)
-        self._velocity = compiled(method.velocity)
+        key = json.dumps(config, sort_keys=True) if method is None else None
+        self._displacement = self._program("displacement", key)
+        self._velocity = self._program("velocity", key)
+
+    def _program(self, name: str, key: str | None):
+        if self._method is not None and self._method.on_host:
+            return getattr(self._method, name)
+        return Program(
+            lambda: getattr(self.method, name),
+            None if key is None else f"{name} {key}",
+            options_for(self.calls),
+        )
 
     def __reduce__(self):
-        # compiled functions cannot be pickled and are created again
-        keywords = {
-            n: getattr(self, n) for n in ("params", "frozen", "config", "spacing_mm", "card")
-        }
-        return functools.partial(TrainedMethod, self.method, **keywords), ()
+        # compiled functions cannot be pickled; they are made again
+        names = ("params", "frozen", "spacing_mm", "card", "calls")
+        keywords = {name: getattr(self, name) for name in names} | {"config": self._config}
+        return functools.partial(TrainedMethod, self._method, **keywords), ()
+
+    @functools.cached_property
+    def config(self):
+        if not isinstance(self._config, dict):
+            return self._config
+        from ldm_morph_jax.config import config_from_json
+
+        return config_from_json(self._config)
+
+    @functools.cached_property
+    def method(self) -> "Method":
+        if self._method is not None:
+            return self._method
+        from ldm_morph_jax.methods import build_method
+
+        return build_method(self.config)
+
+    @property
+    def predicts_velocity(self) -> bool:
+        return self.method.predicts_velocity
 
     def displacement(self, moving, fixed) -> jax.Array:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
@@ -66,8 +104,10 @@ class TrainedMethod:
         return self._velocity(self.params, self.frozen, moving, fixed)
 
 
-def load_method(name_or_path: str | Path) -> TrainedMethod:
+def load_method(name_or_path: str | Path, *, calls: str = "often") -> TrainedMethod:
     """Load a run directory or weights file by path, shipped weights or iterative methods by name.
+
+    `calls` says how often it will be called, see `devices.programs.options_for`.
 
     Raises:
         WeightsError: unknown name; weights missing, damaged or tampered with.
@@ -77,9 +117,11 @@ def load_method(name_or_path: str | Path) -> TrainedMethod:
     if path.is_dir():
         return load_run(path)
     if path.suffix == ".safetensors":
-        return load_weights(path)
+        return load_weights(path, calls=calls)
     if name in SHA256:
-        return load_weights(*named_weights(name))
+        return load_weights(*named_weights(name), calls=calls)
+    from ldm_morph_jax.methods import method_class, method_names
+
     iterative = method_names(trained=False)
     if name in iterative:
         return TrainedMethod(method_class(name)())
@@ -91,6 +133,9 @@ def load_method(name_or_path: str | Path) -> TrainedMethod:
 
 def load_run(workdir: str | Path) -> TrainedMethod:
     """The best registration weights of a finished run directory."""
+    from ldm_morph_jax.methods import build_method
+    from ldm_morph_jax.runs.directory import load_config, load_ldm, trained_part
+
     workdir = Path(workdir)
     config = load_config(workdir)
     method = build_method(config)
@@ -108,15 +153,16 @@ def load_run(workdir: str | Path) -> TrainedMethod:
     )
 
 
-def load_weights(path: str | Path, expected_sha256: str | None = None) -> TrainedMethod:
-    """A weights file (`runs.weights`), after checking its checksum."""
+def load_weights(
+    path: str | Path, expected_sha256: str | None = None, *, calls: str = "often"
+) -> TrainedMethod:
+    """A weights file (`runs.weights`), its checksum checked."""
     params, stored, card = load_compact(path, expected_sha256)
-    config = config_from_json(stored["config"])
     return TrainedMethod(
-        build_method(config),
-        params=jax.tree.map(jnp.asarray, params["params"]),
-        frozen=jax.tree.map(jnp.asarray, params.get("frozen", {})),
-        config=config,
+        params=jax.device_put(params["params"]),
+        frozen=jax.device_put(params.get("frozen", {})),
+        config=stored["config"],
         spacing_mm=stored["spacing_mm"],
         card=card,
+        calls=calls,
     )
