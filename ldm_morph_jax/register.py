@@ -9,6 +9,7 @@
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from ldm_morph_jax import commands
@@ -80,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
         "fixed_mask, slice, frame; paths relative to the CSV; results in DIR/<id>/ and "
         "DIR/summary.csv",
     )
+    parser.add_argument(
+        "--no-report", action="store_true", help="leave out overview.png and report.html"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results")
     return parser
 
@@ -103,6 +107,7 @@ def run(args: argparse.Namespace) -> bool:
         refine=args.refine,
         diffeomorphic=args.diffeomorphic,
         inverse=args.inverse,
+        report=not args.no_report,
         overwrite=args.overwrite,
     )
     if args.batch:
@@ -120,7 +125,8 @@ def run(args: argparse.Namespace) -> bool:
         slice=args.slice,
         frames=frames_of(args.frame),
     )
-    metrics = register_job(job, options, lambda: load_model(args.model, "once"), _STARTED)
+    with drawing_apart(options.report) as draw:
+        metrics = register_job(job, options, lambda: load_model(args.model, "once"), _STARTED, draw)
     print(summary_text(metrics, args.out))
     return True
 
@@ -139,6 +145,14 @@ def _check(args: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in ("moving", "fixed") if name not in given]
     if missing and not (args.batch or args.example):
         raise ValueError(f"{' and '.join(missing)} missing (or use --batch or --example)")
+
+
+def drawing_apart(wanted: bool):
+    """A process that imports what pages are drawn with while this one registers."""
+    from ldm_morph_jax.report.apart import Apart
+
+    module = "ldm_morph_jax.report.registered"
+    return Apart(module, "write_pages", "prepare") if wanted else nullcontext()
 
 
 def load_model(name: str, calls: str = "often"):

@@ -1,5 +1,6 @@
 """register, warp, jacobian and the Python API, with an analytic method and with a real network."""
 
+import contextlib
 import csv
 import io
 import json
@@ -35,6 +36,7 @@ OUTPUTS = {
     "overview.png",
     "report.html",
 }
+INVERSE = {"inverse_displacement.nii.gz", "inverse_displacement.npz"}
 SHAPE, SPACING = (70, 90), (1.5, 1.25)
 
 
@@ -55,6 +57,8 @@ def analytic(monkeypatch):
     method = AnalyticMethod()
     registrar = Registrar(method)
     monkeypatch.setattr(register, "load_model", lambda name, calls="often": registrar)
+    # pages are drawn here; in a process of its own: test_real_network_in_a_fresh_process
+    monkeypatch.setattr(register, "drawing_apart", lambda wanted: contextlib.nullcontext())
     return method
 
 
@@ -85,8 +89,7 @@ def test_register_writes_everything(pair, analytic, capsys):
     out = pair / "out"
     masks = ("--moving-mask", pair / "ed_mask.nii.gz", "--fixed-mask", pair / "es_mask.nii.gz")
     assert run(register, *on(pair, "--out", out, *masks, "--inverse")) == 0
-    inverse = {"inverse_displacement.nii.gz", "inverse_displacement.npz"}
-    assert names(out) == OUTPUTS | inverse | {"warped_mask.nii.gz"}
+    assert names(out) == OUTPUTS | INVERSE | {"warped_mask.nii.gz"}
     told = capsys.readouterr().out
     assert "correlation" in told and "DSC label 1" in told and "report.html" in told
     assert re.search(r"\d s: .* registration \(compilation included\)", told)
@@ -118,6 +121,12 @@ def test_example(tmp_path, analytic, capsys):
     assert run(register, "--example", "--refine", 0, "--out", tmp_path / "out") == 0
     assert "DSC label 1" in capsys.readouterr().out
     assert names(tmp_path / "out") == OUTPUTS | {"warped_mask.nii.gz"}
+
+
+def test_no_report(pair, analytic, capsys):
+    assert run(register, *on(pair, "--out", pair / "out", "--no-report")) == 0
+    assert names(pair / "out") == OUTPUTS - {"overview.png", "report.html"}
+    assert "report.html" not in capsys.readouterr().out
 
 
 def test_overwrite(pair, analytic, capsys):
@@ -733,7 +742,9 @@ def test_real_network_in_a_fresh_process(pair, weights_file, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "wrote" in done.stdout
         seconds.append(json.loads((pair / out / "metrics.json").read_text())["seconds"])
-    assert any((tmp_path / "cache").iterdir())
+        assert names(pair / out) == OUTPUTS | INVERSE
+    # two programs are traced by the first process and neither by the second
+    assert len(list((tmp_path / "cache" / "traced").iterdir())) == 2
     np.testing.assert_array_equal(
         array(pair / "a" / "displacement.nii.gz"), array(pair / "b" / "displacement.nii.gz")
     )

@@ -8,6 +8,7 @@ networks and trace them, which takes longer than one registration. What tracing 
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,22 @@ class Program:
     ):
         self._make, self._key, self._options = make, key, options
         self._compiled: dict[str, Callable] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, *arguments):
         """The function's value."""
         return self.compiled(*arguments)(*arguments)
 
+    def prepare(self, *arguments) -> None:
+        """Begin to compile for arguments of these shapes, in a thread of its own."""
+        threading.Thread(target=self.compiled, args=arguments, daemon=True).start()
+
     def compiled(self, *arguments) -> Callable:
-        """The program for arguments of these shapes."""
+        """The program for arguments of these shapes (or `jax.ShapeDtypeStruct`)."""
+        with self._lock:
+            return self._compiled_for(arguments)
+
+    def _compiled_for(self, arguments) -> Callable:
         leaves, tree = jax.tree.flatten(arguments)
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         signature = f"{tree} {shapes}"

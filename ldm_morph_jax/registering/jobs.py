@@ -8,11 +8,11 @@ from pathlib import Path
 from ldm_morph_jax.files.images import Image, read_image, read_mask
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
+    draw_pages,
     output_names,
     staged,
     write_images,
     write_metrics,
-    write_pages,
 )
 from ldm_morph_jax.registering.registrar import Registrar
 
@@ -54,6 +54,7 @@ class Options:
     align, centre: see `grid.prepare`.
     refine, diffeomorphic: see `registrar.Registrar`.
     inverse: write the inverse transform, too.
+    report: write overview.png and report.html.
     overwrite: replace earlier results.
     """
 
@@ -65,11 +66,16 @@ class Options:
     refine: int | None = None
     diffeomorphic: bool = False
     inverse: bool = False
+    report: bool = True
     overwrite: bool = False
 
 
 def register_job(
-    job: Job, options: Options, load: Callable[[], Registrar], started: float | None = None
+    job: Job,
+    options: Options,
+    load: Callable[[], Registrar],
+    started: float | None = None,
+    draw: Callable | None = None,
 ) -> dict:
     """Register one pair and write every result.
 
@@ -79,6 +85,7 @@ def register_job(
         load: gives the registrar; called once the files have been read, so that a mistake shows
             at once.
         started: `time.perf_counter()` when the command began, to count what came before.
+        draw: in place of `report.registered.write_pages`.
 
     Returns:
         The content of metrics.json.
@@ -87,7 +94,9 @@ def register_job(
         ValueError, OSError: whatever keeps the pair from being registered; nothing is left behind.
     """
     moving, fixed, moving_mask, fixed_mask = read_pair(job, options)
-    names = output_names(moving, moving_mask=moving_mask, inverse=options.inverse)
+    names = output_names(
+        moving, moving_mask=moving_mask, inverse=options.inverse, report=options.report
+    )
     with staged(job.out, names, options.overwrite) as folder:
         registrar = load()
         loaded, steps = time.perf_counter(), registrar.steps(options.refine)
@@ -99,11 +108,11 @@ def register_job(
             diffeomorphic=options.diffeomorphic,
         )[0]
         registered = time.perf_counter()
-        write_images(folder, registration, moving_mask, inverse=options.inverse)
         masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
         metrics = {
             "model": options.model,
             "method": registrar.method.name,
+            "report": options.report,
             **measure(
                 registration,
                 moving_mask=masks[0],
@@ -120,7 +129,11 @@ def register_job(
         }
         for name, frame in zip(("moving", "fixed"), job.frames, strict=True):
             metrics[name] |= {"slice": job.slice, "frame": frame}
-        write_pages(folder, registration, metrics, *masks)
+        if options.report:
+            wait = draw_pages(folder, registration, metrics, *masks, draw)
+        write_images(folder, registration, moving_mask, inverse=options.inverse)
+        if options.report:
+            wait()
         seconds = {
             "start_and_weights": None if started is None else loaded - started,
             "registration": registered - loaded,
@@ -163,7 +176,9 @@ def summary_text(metrics: dict, out: Path) -> str:
         lines.append(f"inverse      residual {i['residual_mm_largest']:.3g} mm at most{missing}")
     lines += [f"note: {note}" for note in metrics["notes"]]
     s = metrics["seconds"]
-    lines.append(f"wrote {out}/; look at {out / 'report.html'}")
+    report = out / "report.html"
+    look = f"; look at {report}" if metrics["report"] else ""
+    lines.append(f"wrote {out}/{look}")
     lines.append(
         f"{s['total']:.1f} s: {s['start_and_weights']:.1f} start and weights, "
         f"{s['registration']:.1f} registration (compilation included), "

@@ -13,7 +13,7 @@ metrics.json, overview.png, report.html
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,19 +25,20 @@ from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration
 
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
-_ALWAYS = (
-    "warped.nii.gz displacement.nii.gz displacement.npz jacobian.nii.gz metrics.json overview.png "
-    "report.html"
-).split()
-_ALL = (*_ALWAYS, "warped.png", "warped.tif", "warped_mask.nii.gz", *_INVERSE)
+_PAGES = ("overview.png", "report.html")
+_ALWAYS = "warped.nii.gz displacement.nii.gz displacement.npz jacobian.nii.gz metrics.json".split()
+_ALL = (*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz", *_INVERSE)
 
 
-def output_names(moving: Image, *, moving_mask: Image | None, inverse: bool) -> list[str]:
+def output_names(
+    moving: Image, *, moving_mask: Image | None, inverse: bool, report: bool
+) -> list[str]:
     """Names of the files that registering this image writes."""
     names, suffix = list(_ALWAYS), _picture_suffix(moving)
     names += [f"warped{suffix}"] if suffix else []
     names += ["warped_mask.nii.gz"] if moving_mask is not None else []
     names += _INVERSE if inverse else []
+    names += _PAGES if report else []
     return names
 
 
@@ -106,21 +107,25 @@ def write_images(
         write_transform(folder / name, registration.inverse.transform)
 
 
-def write_pages(
+def draw_pages(
     folder: Path,
     registration: Registration,
     metrics: Mapping,
     moving_mask: np.ndarray | None,
     fixed_mask: np.ndarray | None,
-) -> None:
-    """overview.png and report.html."""
-    from ldm_morph_jax.report.registered import write_overview, write_report
+    draw: Callable | None = None,
+) -> Callable[[], None]:
+    """Draw overview.png and report.html, by `draw` in another process or here.
 
+    Returns what waits until they are there.
+    """
     slices = _slices(registration, moving_mask, fixed_mask)
-    sources = (registration.moving.source, registration.fixed.source)
-    title = " → ".join(Path(source).name for source in sources)
-    write_overview(folder / "overview.png", slices, title)
-    write_report(folder / "report.html", slices, metrics)
+    if draw is not None:
+        return draw(folder, slices, dict(metrics))
+    from ldm_morph_jax.report.registered import write_pages
+
+    write_pages(folder, slices, metrics)
+    return lambda: None
 
 
 def write_metrics(folder: Path, metrics: Mapping) -> None:

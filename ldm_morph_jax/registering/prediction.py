@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,13 +82,15 @@ def find(
             Found(one.model.grid, np.asarray(u, np.float64))
             for one, u in zip(slices, _run(method, method.displacement, slices), strict=True)
         ]
+    refining = _refining(steps, method.calls)
+    classes = [_size_class(one.whole.grid.shape) for one in slices]
+    if method.calls == "once":  # two programs to load: both at once
+        refining.prepare(*_shapes(_batch_size(len(slices)), classes[0]))
     starts = [
         velocity_on_whole(one, np.asarray(v, np.float64))
         for one, v in zip(slices, _run(method, method.velocity, slices), strict=True)
     ]
-    refining = _refining(steps, method.calls)
     found: list[Found | None] = [None] * len(slices)
-    classes = [_size_class(one.whole.grid.shape) for one in slices]
     for size in dict.fromkeys(classes):
         members = [k for k, one in enumerate(classes) if one == size]
         inputs = [_filled_up(slices[k].whole, starts[k], size) for k in members]
@@ -141,10 +144,20 @@ def _batches(
     """
     first = 0
     while left := len(arrays[0]) - first:
-        size = 1 if one_by_one or left == 1 else 16 if left >= 16 else 4
+        size = 1 if one_by_one else _batch_size(left)
         part = slice(first, first + min(size, left))
         yield part, fill_up([array[part] for array in arrays], size)[0]
         first = part.stop
+
+
+def _batch_size(left: int) -> int:
+    return 1 if left == 1 else 16 if left >= 16 else 4
+
+
+def _shapes(batch: int, size: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
+    """Of the arguments of `_refining`."""
+    image, mask = (jax.ShapeDtypeStruct((batch, *size), kind) for kind in (np.float32, bool))
+    return [image, image, mask, jax.ShapeDtypeStruct((batch, *size, 2), np.float32)]
 
 
 def _size_class(shape: tuple[int, int]) -> tuple[int, int]:

@@ -18,6 +18,19 @@ from ldm_morph_jax.report.views import pair_view
 _MOST_ROWS = 8  # slices of a stack in overview.png
 
 
+def prepare() -> None:
+    """Have matplotlib load its fonts and all that a first figure takes."""
+    nothing = np.eye(16)
+    png_bytes(pair_figure(nothing, nothing, np.zeros((16, 16, 2)), title="→"))
+
+
+def write_pages(folder: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
+    """overview.png and report.html; `metrics` is the content of metrics.json."""
+    title = " → ".join(Path(metrics[name]["file"]).name for name in ("moving", "fixed"))
+    write_overview(folder / "overview.png", slices, title)
+    write_report(folder / "report.html", slices, metrics)
+
+
 def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
     """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen.
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 import numpy as np
 from contourpy import contour_generator
 
-from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
-
 GRID_LINES = 20  # lines along the longer side of an image
 
 
@@ -123,7 +121,7 @@ def pair_view(
         fixed=fixed,
         warped=_warp(moving, displacement),
         displacement=displacement,
-        jacobian=np.asarray(jacobian_determinant(displacement[None]))[0],
+        jacobian=_jacobian_determinant(displacement),
         moving_lines=moving_lines,
         fixed_lines=fixed_lines,
         warped_lines=warped_lines,
@@ -188,5 +186,20 @@ def _isolines(values, level) -> list[np.ndarray]:
     return [line[:, ::-1] for line in contour_generator(z=values).lines(level) if len(line) > 1]
 
 
+# As in `ops.geometry`, without JAX: pages are also drawn by a process that does nothing else.
+
+
 def _warp(plane, displacement) -> np.ndarray:
-    return np.asarray(warp(plane[None, :, :, None], displacement[None]))[0, :, :, 0]
+    last = np.array(plane.shape) - 1
+    at = np.clip(np.moveaxis(np.indices(plane.shape), 0, -1) + displacement, 0, last)
+    corner = np.minimum(np.floor(at), np.maximum(last - 1, 0)).astype(int)
+    row, column = np.moveaxis(at - corner, -1, 0).astype(plane.dtype)
+    (r, c), (below, right) = np.moveaxis(corner, -1, 0), np.moveaxis(corner + 1, -1, 0)
+    top = plane[r, c] * (1 - column) + plane[r, right] * column
+    bottom = plane[below, c] * (1 - column) + plane[below, right] * column
+    return top * (1 - row) + bottom * row
+
+
+def _jacobian_determinant(displacement) -> np.ndarray:
+    by_row, by_column = np.gradient(displacement, axis=(0, 1))
+    return (1 + by_row[..., 0]) * (1 + by_column[..., 1]) - by_column[..., 0] * by_row[..., 1]
