@@ -50,25 +50,6 @@ def compose(u: jax.Array, v: jax.Array) -> jax.Array:
     return v + warp(u, v)
 
 
-def invert(u: jax.Array, iterations: int = 30) -> tuple[jax.Array, jax.Array]:
-    """Inverse of a displacement by the fixed point w <- -u(x + w).
-
-    Converges where u changes by less than one pixel per pixel. Where it does not converge, or where
-    no point is mapped to x, the residual is large. (M. Chen et al., Medical Physics 35, 2008.)
-
-    Args:
-        u: `[B, H, W, 2]`, pixels.
-        iterations: how many times to iterate; with Lipschitz constant k the error falls as k^n.
-
-    Returns:
-        (inverse `[B, H, W, 2]`, residual `[B, H, W]`): the residual is |w(x) + u(x + w(x))| in
-        pixels, the distance of phi(inverse(x)) from x.
-    """
-    check_shape("u", u, "B H W 2")
-    inverse = lax.fori_loop(0, iterations, lambda _, w: -warp(u, w), jnp.zeros_like(u))
-    return inverse, jnp.linalg.norm(compose(u, inverse), axis=-1)
-
-
 def jacobian_determinant(u: jax.Array) -> jax.Array:
     """J = det d(x + u(x))/dx, `[B, H, W]` (paper eq. 18); below zero the map folds.
 
