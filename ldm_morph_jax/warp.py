@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.registering.saved import warp_file
 
-    residual = warp_file(
+    carried = warp_file(
         args.transform,
         args.input,
         args.out,
@@ -66,11 +66,14 @@ def run(args: argparse.Namespace) -> None:
         moving=args.moving,
         overwrite=args.overwrite,
         slice=args.slice,
+        frame=args.frame,
         spacing=args.spacing,
         oblique=args.oblique,
     )
-    if residual is not None:
-        print(f"inverse: residual {residual:.3g} mm at most (large where the transform folds)")
+    if carried.residual_mm is not None:
+        print(f"inverse: residual {carried.residual_mm:.3g} mm at most")
+    for note in carried.notes:
+        print(f"note: {args.input}: {note}")
 
 
 def main(argv: list[str] | None = None) -> None:

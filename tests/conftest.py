@@ -19,6 +19,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 QUICKLY_COMPILED = {
     "test_autoencoder",
     "test_discriminator",
+    "test_ldm_morph",
     "test_lgca",
     "test_registration",
     "test_swin",

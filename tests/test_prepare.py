@@ -160,7 +160,7 @@ def test_training_prepares_from_the_source(root, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--dataset", "camus"], "unknown dataset 'camus', there are: .*camus_2ch"),
+        (["--dataset", "camus"], "unknown dataset 'camus', expected one of .*camus_2ch"),
         (["--dataset", "acdc"], "give `source`, the original files .*database/training/patient001"),
         (["--dataset", "folder", "--source", "no.csv"], "source no.csv is not a file"),
         (

@@ -1,20 +1,21 @@
-"""Every method on the paper's ACDC pairs, 95/5/50, small networks, until converged.
+"""Every method on the paper's ACDC pairs, 95/5/50, small networks, to convergence.
 
-    python -m ldm_morph_jax.benchmark --config configs/benchmark/acdc_small.py \\
+    ldm-morph benchmark --config benchmark/acdc_small \\
         --config.datasets.acdc.data.source=DIR --config.unseen.sunnybrook.data.source=DIR \\
         --out results/acdc_small
 
-The test patients are the paper's; its numbers stand beside ours. LDM-Morph has the small networks
-of configs/acdc.py with a smoothed velocity (why: configs/sunnybrook_small.py). VoxelMorph,
-TransMorph and TransMatch have a second row with its head, similarity and smoothness weight
-(docs/benchmark.md has what is equal for all). LDM-Morph and its variants are trained with three
-seeds; `--config.seeded` adds methods. SyN needs the extra `ants`. Without Sunnybrook at hand,
-`--datasets acdc` leaves Table 2 out.
+The test patients are the paper's, and its numbers are shown next to ours. LDM-Morph has the small
+networks of configs/acdc.py with a smoothed velocity (configs/sunnybrook_small.py explains why).
+VoxelMorph, TransMorph and TransMatch each have a second row with LDM-Morph's head, similarity and
+smoothness weight (docs/benchmark.md lists what is equal for all). LDM-Morph and its variants are
+trained with three seeds; `--config.seeded` adds methods. SyN needs the extra `ants`. Without the
+Sunnybrook data, `--datasets acdc` leaves out Table 2.
 
     table 1, 4, 5   all methods           table 3, figure 7   LDM-Morph's variants
     table 2, figure 6   trained on ACDC, tested on Sunnybrook
 
-ACDC is under CC BY-NC-SA 4.0, and so is what is made of it: weights, and pictures of pairs.
+ACDC is licensed under CC BY-NC-SA 4.0, and so is what is derived from it: weights and pictures of
+pairs.
 """
 
 from ldm_morph_jax.config import experiment
@@ -37,7 +38,7 @@ def get_config():
     own.registration.update(HEAD)
     until_converged(own, steps=6000, evaluate_every=200, patience=8)
     unseen = experiment("sunnybrook_small")
-    unseen.data.intensity = own.data.intensity  # images as the methods know them
+    unseen.data.intensity = own.data.intensity  # scaled as the methods were trained
     return benchmark_config(
         title="ACDC, small",
         datasets={"acdc": own},

@@ -1,14 +1,14 @@
-"""Every method on real hearts: Sunnybrook, 100/25/128 pairs, small networks, until converged.
+"""Every method on real hearts: Sunnybrook, 100/25/128 pairs, small networks, to convergence.
 
-    python -m ldm_morph_jax.benchmark --config configs/benchmark/sunnybrook_small.py \\
+    ldm-morph benchmark --config benchmark/sunnybrook_small \\
         --config.datasets.sunnybrook.data.source=DIR --config.unseen.acdc.data.source=DIR \\
         --out results/sunnybrook_small
 
 Data and LDM-Morph are those of configs/sunnybrook_small.py. VoxelMorph, TransMorph and TransMatch
-have a second row with its head, similarity and smoothness weight (docs/benchmark.md has what is
-equal for all). LDM-Morph and its variants are trained with three seeds; `--config.seeded` adds
-methods. SyN needs the extra `ants`. Without ACDC at hand, `--datasets sunnybrook` leaves Table 2
-out.
+each have a second row with LDM-Morph's head, similarity and smoothness weight (docs/benchmark.md
+lists what is equal for all). LDM-Morph and its variants are trained with three seeds;
+`--config.seeded` adds methods. SyN needs the extra `ants`. Without the ACDC data, `--datasets
+sunnybrook` leaves out Table 2.
 
     table 1, 4, 5   all methods           table 3, figure 7   LDM-Morph's variants
     table 2, figure 6   trained on Sunnybrook, tested on ACDC
@@ -22,7 +22,7 @@ def get_config():
     own = experiment("sunnybrook_small")
     until_converged(own, steps=3000, evaluate_every=100, patience=8)
     unseen = experiment("acdc", "small")
-    unseen.data.intensity = own.data.intensity  # images as the methods know them
+    unseen.data.intensity = own.data.intensity  # scaled as the methods were trained
     return benchmark_config(
         title="Sunnybrook, small",
         datasets={"sunnybrook": own},

@@ -1,15 +1,15 @@
 """Dataset `folder`: your own pairs, listed in a CSV file.
 
-Columns `id,split,moving,fixed` and, as far as there are any, `moving_mask,fixed_mask` (labels 0 to
-255, 0 is background), `slice` (which slice, from 0, of files that hold a stack) and `moving_frame,
-fixed_frame` (which frame of files that hold several). Files are images of any kind that
-`ldm_morph_jax.files.images` reads; relative paths start at the CSV's folder. Splits are train,
+The required columns are `id,split,moving,fixed`. Optional columns are `moving_mask,fixed_mask`
+(labels 0 to 255, 0 is background), `slice` (slice number, from 0, for files that hold a stack) and
+`moving_frame,fixed_frame` (frame number for files that hold several). Files can be of any kind that
+`ldm_morph_jax.files.images` reads; relative paths start at the CSV file's folder. Splits are train,
 validation and test.
 
-Fixed image and masks are brought to the moving image's grid in millimetres where the files tell
-their places, however they are stored; where they do not, shapes must agree.
+If the files give their positions in space, the fixed image and the masks are resampled to the
+moving image's grid in millimetres, however they are stored. Otherwise the shapes must agree.
 
-An image of image_size x image_size is used as it is. Any other is scaled so that its longer side
+An image of image_size x image_size is used unchanged. Any other is scaled so that its longer side
 fits (cubic; labels nearest) and padded about the centre with its darkest value. All labels that
 occur are scored.
 """
@@ -40,17 +40,16 @@ class FolderOptions(Options):
 
 
 class Folder(DatasetBuilder):
-    """Pairs of a CSV file."""
+    """Pairs listed in a CSV file."""
 
     name = "folder"
     Options = FolderOptions
     labels = None  # all that occur
-    spacing_note = "from the files, scaled with the image; 1 where a file does not say"
+    spacing_note = "from the files, scaled with the image; 1 if a file has none"
     source_is_file = True
     source_help = (
         f"give a CSV file with the columns {','.join(COLUMNS)}[,{','.join(OPTIONAL)}] as the "
-        f"source, split one of {', '.join(SPLITS)}, the others paths of images relative to the "
-        "CSV file"
+        f"source; split is one of {', '.join(SPLITS)}, paths of images are relative to the CSV file"
     )
     phases = ("as listed", "reversed")
     description = "Pairs listed in a CSV file."
@@ -63,9 +62,7 @@ class Folder(DatasetBuilder):
                 if not row[key]:
                     raise ValueError(f"{where}: {key} is empty")
             if row["id"] in lines:
-                raise ValueError(
-                    f"{where}: id {row['id']!r} was on line {lines[row['id']]} already"
-                )
+                raise ValueError(f"{where}: id {row['id']!r} is already on line {lines[row['id']]}")
             lines[row["id"]] = line
             if row["split"] not in SPLITS:
                 raise ValueError(

@@ -1,7 +1,7 @@
-"""Reading images of an archive in their own axes.
+"""Reads images of an archive in the file's own axes.
 
-`ldm_morph_jax.files.images` gives an image its place in space. The published preprocessing of CAMUS
-and ACDC is stated in the file's axes (x, y, z) instead and ignores the orientation matrix.
+`ldm_morph_jax.files.images` places an image in space. The published preprocessing of CAMUS and ACDC
+instead works in the file's axes (x, y, z) and ignores the orientation matrix.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ def read_nifti(
     """Array in the file's axes (x, y[, z]), original values, and spacing in mm per axis.
 
     Raises:
-      ImageError: what `read_stored` refuses, another number of dimensions.
+      ImageError: `read_stored` refuses the file, or it has another number of dimensions.
     """
     try:
         stored = read_stored(file, labels=labels)

@@ -1,15 +1,15 @@
 """A 2D cardiac phantom with known motion: short-axis MRI ("sax") and apical echo ("echo").
 
-A heart is a set of implicit shapes and textures fixed to the tissue at end-diastole (ED). A
+A heart is a set of implicit shapes and textures attached to the tissue at end-diastole (ED). A
 composition of smooth maps sends every point x of the end-systolic (ES) image to the tissue point
 phi(x) that has moved there. The ED image shows the tissue at x, the ES image the tissue at phi(x),
 so u(x) = phi(x) - x is the exact displacement in the project's convention, with moving = ED and
 fixed = ES: moving(x + u(x)) ~ fixed(x). Images and masks are evaluated at these points, never
-resampled. What moves with the tissue is anatomy, texture and (mostly) speckle; noise, coil or
-beam shading, gain and the echo sector belong to the scanner and stay.
+resampled. Anatomy, texture and (mostly) speckle move with the tissue. Noise, coil or beam shading,
+gain and the echo sector belong to the scanner and do not move.
 
-All lengths are in "reference pixels": the field of view is 128 x 128 of them (160 mm), whatever
-the size of the image, so a seed gives the same heart at every image size. Points are (row, column).
+All lengths are in "reference pixels": the field of view is 128 x 128 reference pixels (160 mm) at
+any image size, so a seed gives the same heart at every size. Points are (row, column).
 """
 
 import copy
@@ -175,7 +175,7 @@ def _radial_map(origin, angle: float, aspect: float, radius: float, ratio: float
     """Contraction towards `origin`: the contour `ratio * radius` at ES was `radius` at ED.
 
     In the frame stretched by `aspect` the squared radius grows by A w(r): the cavity scales
-    (w ~ r^2), the wall keeps about its area (w ~ 1) and the rest comes to rest beyond `reach`.
+    (w ~ r^2), the wall roughly keeps its area (w ~ 1), and beyond `reach` nothing moves.
     """
 
     def weight(r, xp):
@@ -217,7 +217,7 @@ def _squeeze_map(origin, angle: float, centre: float, width: float, amount: floa
 
 
 def _shorten_map(origin, angle: float, base: float, amount: float, width: float) -> Map:
-    """Moves points along the axis, most at a = base; far to the side nothing moves."""
+    """Moves points along the axis, most of all at a = base; far to the side nothing moves."""
 
     def apply(p: Points) -> Points:
         (a, b), xp = _frame(p, origin, angle), p.__array_namespace__()
@@ -262,7 +262,7 @@ def _chain(*maps: Map) -> Map:
 
 
 class _Texture:
-    """Smooth random texture of zero mean and unit deviation, defined everywhere."""
+    """Smooth random texture with zero mean and unit standard deviation, defined everywhere."""
 
     MARGIN = 32
 
@@ -438,7 +438,7 @@ def _sax_heart(rng: np.random.Generator, pixel: float):
             blob = _ellipse(along, across, 1.25 * size, 0.85 * size) + 0.4 * medium(p)
             image = _paint(image, _inside(blob, edge) * _inside(endo, edge), 1.3 * muscle)
 
-        # The scanner: coil shading towards the chest wall, point spread, Rician noise.
+        # Scanner effects: coil shading towards the chest wall, point spread, Rician noise.
         nearness, _ = _frame(x, np.array([64.0, 64.0]), chest_angle)
         image = np.maximum(image, 0) * np.exp(shading * nearness / 64)
         image = (1 + (gain - 1) * moment.contraction) * image ** (
@@ -549,7 +549,7 @@ def _echo_heart(rng: np.random.Generator, pixel: float):
         level = _paint(level, septum, decibel["fibrous"])  # fibrous crux of the heart
         lateral = _line(b - 0.93 * width, 2.0) * _line(plane, 2.2)
         level = _paint(level, lateral, decibel["fibrous"])
-        # Mitral leaflets: from both hinges into the ventricle (tissue, so they move with it).
+        # Mitral leaflets: from both hinges into the ventricle; being tissue, they move with it.
         for side in (-1, 1):
             hinge = 0.86 * width
             inward = hinge - side * b
@@ -557,7 +557,7 @@ def _echo_heart(rng: np.random.Generator, pixel: float):
             leaf = leaf * _inside(-inward, 1) * _inside(inward - 0.75 * hinge, 2)
             level = _paint(level, 0.9 * leaf, decibel["valve"])
 
-        # The scanner: speckle, noise floor, haze near the probe, attenuation, sector.
+        # Scanner effects: speckle, noise floor, haze near the probe, attenuation, sector.
         depth, angle = _polar(x, probe)
         speckle = tissue_speckle(p)
         lost = (1 - kept) * moment.contraction

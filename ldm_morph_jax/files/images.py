@@ -214,6 +214,8 @@ def read_mask(
     """
     source = os.fspath(path)
     stored = read_stored(path, labels=True)
+    if len(stored.array) == 1:
+        frame = None  # one mask, of whichever frame of the image
     stack, slice = _select_frame(stored, frame, slice, source)
     in_space = image.array.ndim == 3 or image.space is not None
     if not (stack.position_known and image.position_known and in_space and stack.array.ndim == 3):

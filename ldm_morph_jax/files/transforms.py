@@ -12,6 +12,7 @@ size would cost more than it saves.
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from scipy.ndimage import map_coordinates
@@ -21,6 +22,7 @@ from ldm_morph_jax.files.arrays import read_npz
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.writing import atomic, write_image
+from ldm_morph_jax.ops.inverse import invert_at
 
 CONVENTION = (
     "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
@@ -86,35 +88,28 @@ class Transform:
         """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""
         return points + self._displacement_at(points)
 
-    def map_points_back(
-        self, points: np.ndarray, iterations: int = 100, tolerance: float = 1e-5
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def map_points_back(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve T(p) = q: positions `[P, n]` mm in the moving image -> in the fixed image.
 
-        Fixed point p <- q - d(p) (M. Chen et al., Medical Physics 35, 2008); it converges where d
-        changes by less than 1 mm per mm.
+        By Newton's method (`ops.inverse`), which finds p wherever there is one that T does not fold
+        onto another.
 
         Returns:
-            (p `[P, n]`, residual `[P]`): the residual is |T(p) - q| in mm, large where T folds.
+            (p `[P, n]`, residual `[P]`): |T(p) - q| in mm, below `Inverse.TOLERANCE` of a pixel
+            where p was found.
         """
-        found = points - self._displacement_at(points)
-        for _ in range(iterations):
-            step = points - self._displacement_at(found) - found
-            found = found + step
-            if np.abs(step).max(initial=0) < tolerance:
-                break
+        u = self.fixed.vectors_to_index(self.displacement_mm)
+        found, _ = invert_at(u, self.fixed.to_index(points))
+        found = self.fixed.to_physical(found)
         return found, np.linalg.norm(self.map_points(found) - points, axis=-1)
 
-    def inverse(self) -> tuple["Transform", np.ndarray]:
-        """The transform from moving to fixed image, on the moving image's grid, and its residual.
-
-        The residual `[*moving.shape]` is |T(inverse(q)) - q| in mm.
-        """
+    def inverse(self) -> "Inverse":
+        """The transform from moving to fixed image, on the moving image's grid."""
         moving = self._geometry(None)
         positions = moving.to_physical(moving.indices())
         found, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
         displacement = found.reshape(positions.shape) - positions
-        return Transform(displacement, moving, self.fixed), residual.reshape(moving.shape)
+        return Inverse(Transform(displacement, moving, self.fixed), residual.reshape(moving.shape))
 
     def _displacement_at(self, points):
         return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
@@ -128,6 +123,29 @@ class Transform:
                 f"the transform is {self.fixed.dimension}-D, the image {moving.dimension}-D"
             )
         return moving
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """The inverse of a transform.
+
+    transform: from the moving to the fixed image, given on the moving image.
+    residual_mm: `[*moving.shape]`, |T(inverse(q)) - q|: how far there and back leads from q.
+    """
+
+    TOLERANCE: ClassVar[float] = 0.01  # pixels
+    transform: Transform
+    residual_mm: np.ndarray
+
+    @property
+    def converged(self) -> np.ndarray:
+        """`[*moving.shape]` bool, False at positions that have no inverse."""
+        return self.residual_mm <= self.TOLERANCE * min(self.transform.fixed.spacing)
+
+    @property
+    def missing(self) -> int:
+        """How many positions have no inverse."""
+        return int(self.converged.size - np.count_nonzero(self.converged))
 
 
 def sample(array: np.ndarray, indices: np.ndarray, interpolation: str = "linear") -> np.ndarray:

@@ -1,14 +1,14 @@
-"""Which form of a computation a backend gets, decided here alone.
+"""Chooses between two implementations of a function, depending on the backend.
 
-XLA's CPU runs a few computations many times slower than another form of the same sum
-(docs/performance.md has the times). They are written twice, side by side: straightforwardly, with
-the library's function where there is one, and for the CPU. Every other backend takes the
-straightforward form.
+On XLA's CPU backend, the straightforward implementation of a few functions is many times slower
+than a mathematically equal one (docs/performance.md has the times). These functions are written
+twice, side by side: a straightforward implementation, which calls the library where it can, and one
+for the CPU. Every other backend uses the straightforward implementation.
 
-The choice is made when a function is traced, by JAX's default backend, which is the same for the
-life of a process. `jax.lax.platform_dependent` would make it when the program is lowered, but
-traces and differentiates both forms everywhere. What is traced on one backend to run on another
-(`jax.default_device`, `jax.export`) is as right, and merely slower.
+The choice is made when a function is traced and depends on JAX's default backend, which does not
+change during a process. `jax.lax.platform_dependent` would choose when the program is lowered, but
+it traces and differentiates both implementations everywhere. A function that is traced on one
+backend and run on another (`jax.default_device`, `jax.export`) is still correct, only slower.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class ByBackend:
-    """A function in two forms that take the same arguments and give the same up to rounding.
+    """Two implementations with the same arguments and, up to rounding, the same results.
 
     Attributes:
-      cpu: the form for XLA's CPU.
-      other: the straightforward form, for every other backend.
+      cpu: the implementation for XLA's CPU backend.
+      other: the straightforward implementation, for every other backend.
     """
 
     cpu: Callable

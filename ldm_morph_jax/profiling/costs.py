@@ -1,6 +1,6 @@
-"""What a training step costs, from the configuration alone: no data, no weights, nothing allocated.
+"""The cost of a training step, from the configuration alone: no data or weights are allocated.
 
-`plan` prints it and `speed` compares the clock with it.
+`plan` prints it, and `speed` compares measured times with it.
 """
 
 import math
@@ -18,10 +18,10 @@ from ldm_morph_jax.training.stages import stage_program
 
 
 def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
-    """Floating point operations of one step, of all devices together.
+    """Floating-point operations of one step, summed over all devices.
 
-    XLA counts the body of a loop once: micro-batches are therefore counted as one batch, and
-    further steps of the DDIM inversion are added.
+    XLA counts the body of a loop only once. Micro-batches are therefore counted as one batch, and
+    the other steps of the DDIM inversion are added.
     """
     whole = config.copy_and_resolve_references()
     with whole.unlocked():
@@ -52,7 +52,7 @@ def count(tree) -> int:
 
 
 def all_reduced_bytes(program_text: str) -> int:
-    """Bytes that a compiled program (its HLO text) sums over the devices."""
+    """Bytes that a compiled program (its HLO text) all-reduces over the devices."""
     total = 0
     for result in re.findall(r"= (.*) all-reduce(?:-start)?\(", program_text):
         for kind, bits, shape in re.findall(r"\b(pred|bf|[fsu])(\d*)\[([\d,]*)\]", result):
@@ -62,7 +62,7 @@ def all_reduced_bytes(program_text: str) -> int:
 
 
 def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
-    """The numbers of one stage; bytes are per device, FLOPs of all devices together."""
+    """The numbers of one stage; bytes are per device, FLOPs are summed over all devices."""
     program = stage_program(config, name, cached=cached)
     lowered = lower_step(program, mesh, seed=config.seed)
     began = time.perf_counter()
@@ -85,10 +85,10 @@ def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
 
 
 def table(planned: dict[str, dict]) -> str:
-    """The numbers for people."""
+    """The numbers as readable text."""
     head = (
         f"{'stage':<14}{'batch':>6}{'parameters':>13}{'frozen':>13}{'GFLOP/step':>12}"
-        f"{'peak GB':>9}{'of it temporary':>17}{'MB all-reduced':>16}{'compiled':>10}"
+        f"{'peak GB':>9}{'temporary GB':>17}{'MB all-reduced':>16}{'compiled':>10}"
     )
     rows = [
         f"{name:<14}{p['batch_size']:>6}{p['parameters']:>13,}{p['frozen_parameters']:>13,}"

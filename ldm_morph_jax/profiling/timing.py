@@ -14,8 +14,8 @@ from ldm_morph_jax.runs.directory import abstract_ldm
 from ldm_morph_jax.training.program import lower_step
 from ldm_morph_jax.training.stages import stage_program
 
-# dense bfloat16 peak of one device in FLOP/s, from vendors' data sheets, by the start of JAX's
-# device_kind
+# dense bfloat16 peak of one device in FLOP/s, from vendors' data sheets, keyed by the beginning of
+# JAX's device_kind
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -29,13 +29,13 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak of one device, None where it is not known (CPUs among others)."""
+    """Peak of one device; None if it is not known, as for CPUs."""
     found = [peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)]
     return found[0] if found else None
 
 
 def clock(call: Callable[[], object], repeats: int, seconds: float) -> dict:
-    """Seconds per call: {"median", "min", "max", "repeats"}; `call` returns when it is done."""
+    """Seconds per call: {"median", "min", "max", "repeats"}; `call` must block until it is done."""
     call()
     times, began = [], time.perf_counter()
     while len(times) < repeats and (not times or time.perf_counter() - began < seconds):
@@ -47,7 +47,7 @@ def clock(call: Callable[[], object], repeats: int, seconds: float) -> dict:
 
 
 def random_arrays(tree, rng):
-    """Arrays of the given shapes: small normal numbers, of use as weights, images and features."""
+    """Small normal random arrays of the given shapes, usable as weights, images and features."""
 
     def fill(a):
         return (0.1 * rng.standard_normal(a.shape)).astype(a.dtype)
@@ -82,7 +82,7 @@ def time_step(config, name: str, mesh, *, cached: bool, repeats: int, seconds: f
 
 
 def time_registration(config, batch: int, *, given: bool, repeats: int, seconds: float) -> dict:
-    """Registering `batch` pairs on one device; `given`: with the features of all images given."""
+    """Registration of `batch` pairs on one device; `given`: with the features of all images."""
     rng = np.random.default_rng(0)
     method, size = build_method(config), config.data.image_size
     params = jax.jit(lambda key: method.init(key, size))(jax.random.key(0))

@@ -1,8 +1,8 @@
 """Checkpoints of the published PyTorch code -> run directory (docs/fidelity.md).
 
 The published latent diffusion model's checkpoint holds its autoencoder, the U-Net, the U-Net's
-moving average and the noise schedule under prefixes; the autoencoder's own checkpoint holds it
-without one; the registration network is a bare state dict.
+moving average and the noise schedule, each under a prefix. The autoencoder's own checkpoint has no
+prefix, and the registration network's file is a plain state dict.
 """
 
 import hashlib
@@ -77,10 +77,10 @@ def convert(
 ) -> None:
     """Write the run directory `out` from checkpoints of the published code.
 
-    `config` gets the widths of the networks that the files hold, their noise schedule and latent
-    scale, and features.weights "raw" where there is no EMA; the dataset is prepared when needed.
-    Raises CheckpointError for a file that does not fit, listing what is wrong, ValueError for a
-    configuration or dataset that does not. `out` appears when it is complete, or not at all.
+    `config` is set to the files' network widths, noise schedule and latent scale, and to
+    features.weights "raw" if there is no EMA. The dataset is prepared if necessary. Raises
+    CheckpointError, listing what is wrong, for a file that does not fit, and ValueError for an
+    unsuitable configuration or dataset. `out` is created completely or not at all.
     """
     refuse_existing(out)
     config = config.copy_and_resolve_references()
@@ -89,13 +89,13 @@ def convert(
     files = {stage: path for stage, path in files.items() if path is not None}
     read = {stage: read_checkpoint(path) for stage, path in files.items()}
 
-    # an autoencoder of its own, or the copy within the diffusion model's file
+    # a separate autoencoder, or the copy in the diffusion model's file
     own = autoencoder is not None
     prefix = "" if own else AUTOENCODER
     autoencoder_file = read["autoencoder" if own else "diffusion"]
     sources = {"autoencoder": autoencoder if own else diffusion} | files
 
-    # what the files determine of the configuration, then their entries as parameters
+    # first what the files determine of the configuration, then their entries as parameters
     _configure_autoencoder(config.autoencoder, autoencoder_file, sources["autoencoder"], prefix)
     _configure_diffusion(config, read["diffusion"], diffusion)
     config.ldm_from = None
@@ -132,15 +132,15 @@ def convert(
 
 
 def _take_settings(c, checkpoint: Checkpoint, network: str) -> None:
-    """Set what no shape shows: as noted by `to_torch`, else as in the published code."""
+    """Set what shapes do not reveal: as noted by `to_torch`, or else as in the published code."""
     noted = checkpoint.settings.get(network, {})
     c.norm_groups = noted.get("norm_groups", NORM_GROUPS)
-    if "head_channels" in noted:  # else the configuration's
+    if "head_channels" in noted:  # otherwise keep the configuration's
         c.head_channels = noted["head_channels"]
 
 
 def _check_same_autoencoder(alone, alone_path, ldm, ldm_path) -> None:
-    """The diffusion model's latents are those of its own copy: another autoencoder is an error."""
+    """Refuse an autoencoder that differs from the one the diffusion model was trained with."""
     different = [
         name
         for name in alone
@@ -150,15 +150,15 @@ def _check_same_autoencoder(alone, alone_path, ldm, ldm_path) -> None:
     ]
     if different:
         raise CheckpointError(
-            f"{alone_path} holds another autoencoder than {ldm_path} was trained with: "
+            f"{alone_path} is not the autoencoder that {ldm_path} was trained with: "
             f"{', '.join(different[:5])} differ"
             + (f", and {len(different) - 5} more" if len(different) > 5 else "")
-            + "; leave --autoencoder out to take the diffusion model's own"
+            + "; leave out --autoencoder to use the diffusion model's own"
         )
 
 
 def _configure_autoencoder(c, checkpoint: Checkpoint, source, prefix: str) -> None:
-    """Set the widths of the autoencoder, and of the discriminator where the file has one."""
+    """Set the widths of the autoencoder and, if the file has one, of the discriminator."""
     entries = checkpoint.entries
     _take_settings(c.model, checkpoint, "autoencoder")
     c.model.update(autoencoder_widths(Sizes(entries, prefix, str(source))))
@@ -190,7 +190,7 @@ def _discriminator_state(entries, config, source, prefix: str) -> dict:
 
     variables = abstract_discriminator(config)
     statistics = {name: x for name, x in entries.items() if kind(name) in STATISTICS}
-    if not statistics:  # those of a network that has seen nothing
+    if not statistics:  # those of an untrained network
         statistics = {
             prefix + name: np.full(leaf.shape, name.endswith("var"), np.float32)
             for name, leaf in _named(variables["batch_stats"], discriminator_name).items()
@@ -215,7 +215,7 @@ def _discriminator_state(entries, config, source, prefix: str) -> dict:
 
 
 def _configure_diffusion(config, checkpoint: Checkpoint, source) -> None:
-    """Set the diffusion model's widths, noise schedule and latent scale, and which weights to use.
+    """Set the diffusion model's widths, noise schedule, latent scale and the weights to use.
 
     Raises CheckpointError for entries that no published diffusion model has.
     """
@@ -232,7 +232,7 @@ def _configure_diffusion(config, checkpoint: Checkpoint, source) -> None:
     ]
     if unexpected:
         raise CheckpointError(
-            f"{source} is no checkpoint of the published diffusion model: "
+            f"{source} is not a checkpoint of the published diffusion model: "
             + "; ".join(f"unexpected {name}" for name in unexpected[:10])
             + (f"; and {len(unexpected) - 10} more" if len(unexpected) > 10 else "")
         )
@@ -242,7 +242,7 @@ def _configure_diffusion(config, checkpoint: Checkpoint, source) -> None:
     c.latent_scale = float(scale.reshape(()))
     c.model.update(unet_widths(Sizes(entries, UNET, str(source))))
     if not any(name.startswith(EMA) for name in entries):
-        log.info("%s holds no EMA weights: features.weights becomes raw", source)
+        log.info("%s has no EMA weights: features.weights is set to raw", source)
         config.features.weights = "raw"
 
 
@@ -262,7 +262,7 @@ def _diffusion_state(entries, config, source) -> dict:
 
 
 def _take_schedule(betas, c, source) -> None:
-    """Set the noise schedule's length and ends; they stay where they say the same already."""
+    """Set the noise schedule's length and ends, unless they already agree with the file."""
 
     def says_the_same(steps, start, end):
         found = linear_schedule(steps, start, end).betas
@@ -294,15 +294,15 @@ def _registration_state(entries, config, source) -> dict:
     if wrong:
         raise CheckpointError(
             f"{source}: {', '.join(wrong)} are not the index tables of the published window "
-            "attention; the bias tables would be read in another order"
+            "attention; the bias tables would be read in the wrong order"
         )
     return {"params": params}
 
 
 def _write_stage(directory: Path, state: dict, step: int) -> None:
-    """A stage as training leaves it at its end, without the optimiser and the metrics."""
+    """Write a stage as a finished training would, without the optimiser and the metrics."""
     checkpoints = Checkpoints(directory / "checkpoints")
-    nothing = iter(grain.MapDataset.source([0]).to_iter_dataset())  # no data was read here
+    nothing = iter(grain.MapDataset.source([0]).to_iter_dataset())  # no data has been read
     checkpoints.save(step, state, nothing, {SCORE: -np.inf})
     checkpoints.wait()
     checkpoints.close()
@@ -321,7 +321,7 @@ def _sha256(path: Path) -> str:
 
 
 def convert_lpips(vgg: Path, linear: Path, out: Path) -> None:
-    """Write the file of LPIPS weights that config.autoencoder.lpips_weights names.
+    """Write a file of LPIPS weights for config.autoencoder.lpips_weights.
 
     vgg: torchvision's VGG16 state dict; linear: LPIPS' linear layers (`linK.model.1.weight`).
     """

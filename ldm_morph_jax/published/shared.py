@@ -1,4 +1,4 @@
-"""What both directions share: prefixes of the published checkpoints, shapes of their networks."""
+"""Shared by both directions: prefixes of the published checkpoints, shapes of their networks."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from ldm_morph_jax.published.registration import (
 
 # prefixes of the published latent diffusion model's entries
 AUTOENCODER, UNET, EMA = "first_stage_model.", "model.diffusion_model.", "model_ema."
-# within the autoencoder: its training loss, which holds two networks of its own
+# within the autoencoder: its training loss, which contains two more networks
 DISCRIMINATOR, PERCEPTUAL = "loss.discriminator.", "loss.perceptual_loss."
 NORM_GROUPS = 32  # of every GroupNorm in the published code
 STATISTICS = ("running_mean", "running_var")  # of the discriminator's norms
@@ -55,8 +55,8 @@ def check_published_architecture(config) -> None:
     c = config.registration
     if c.method != "ldm_morph" or c.model.fusion != "lgca" or len(c.model.depths) != LEVELS:
         raise ValueError(
-            f"the configuration is of registration.method {c.method!r}, fusion {c.model.fusion!r} "
-            f"and {len(c.model.depths)} levels; the published registration network is ldm_morph, "
+            f"found registration.method {c.method!r}, fusion {c.model.fusion!r} and "
+            f"{len(c.model.depths)} levels; the published registration network is ldm_morph, "
             f"lgca and {LEVELS} levels"
         )
 
@@ -68,7 +68,7 @@ def refuse_existing(out: Path) -> None:
 
 @contextlib.contextmanager
 def complete_or_absent(out: Path):
-    """A directory to fill; it gets its name `out` when the block ends well, else it vanishes."""
+    """A directory to fill; renamed to `out` if the block succeeds, otherwise deleted."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as part:
         part.mkdir()

@@ -56,8 +56,8 @@ def to_torch(workdir: Path, out: Path) -> list[str]:
     """Write a run's networks as the published code's checkpoints; returns the files' names.
 
     autoencoder.ckpt and diffusion.ckpt ({"state_dict": ...}) and registration.pth (a state dict),
-    of the stages that are complete. Raises ValueError for a run that the published networks cannot
-    hold. `out` appears when it is complete, or not at all.
+    for the stages that are complete. Raises ValueError for a run that the published networks cannot
+    represent. `out` is created completely or not at all.
     """
     refuse_existing(out)
     config = load_config(workdir)
@@ -70,7 +70,7 @@ def to_torch(workdir: Path, out: Path) -> list[str]:
     if any(noted["norm_groups"] != NORM_GROUPS for noted in settings.values()):
         log.warning(
             "this run's GroupNorms have %d (autoencoder) and %d (U-Net) groups; the published code "
-            "fixes %d, and computes something else with these weights until that is changed there",
+            "fixes %d and gives other results with these weights unless that number is changed",
             settings["autoencoder"]["norm_groups"],
             settings["unet"]["norm_groups"],
             NORM_GROUPS,
@@ -99,13 +99,13 @@ def _published_autoencoder(workdir: Path, config) -> dict[str, np.ndarray]:
         abstract = {"discriminator": abstract_discriminator(config)}
         part = trained_part(workdir, "autoencoder", abstract, what="discriminator")
         variables = part["discriminator"]
-    else:  # never trained; the published module has one all the same
+    else:  # not trained in this run, but the published module always has one
         variables = jax.tree.map(np.asarray, init_discriminator(config))
     for collection in ("params", "batch_stats"):
         entries |= to_published(variables[collection], discriminator_name, prefix=DISCRIMINATOR)
     for name in [name for name in entries if name.endswith("running_mean")]:
         counter = name.replace("running_mean", COUNTER)
-        entries[counter] = np.array(0, np.int64)  # read under another momentum setting only
+        entries[counter] = np.array(0, np.int64)  # read only with another momentum setting
     return entries
 
 
@@ -123,7 +123,7 @@ def _published_diffusion(workdir: Path, config) -> dict[str, np.ndarray]:
         entries[f"{EMA}decay"] = np.array(config.diffusion.ema_decay, np.float32)
         entries[f"{EMA}num_updates"] = np.array(best_step(workdir, "diffusion"), np.int32)
     scale = latent_scale(workdir)
-    if scale != 1:  # the published module has this buffer where it scales latents by their spread
+    if scale != 1:  # the published module has this buffer if it scales latents by their spread
         entries["scale_factor"] = np.array(scale, np.float32)
     return entries
 

@@ -103,7 +103,7 @@ def write_images(
     determinant = transform.jacobian_determinant().astype(np.float32)
     write_image(folder / "jacobian.nii.gz", determinant, geometry)
     for name in _INVERSE if inverse else ():
-        write_transform(folder / name, registration.inverse[0])
+        write_transform(folder / name, registration.inverse.transform)
 
 
 def write_pages(

@@ -49,10 +49,12 @@ class Refinement:
       window: sigma of the Gaussian window in which images are correlated.
       floor: see `ops.similarity.local_correlation`.
       fluid: sigma of the neighbourhood of a step.
-      elastic: sigma of what smooths the velocity after every step.
+      elastic: sigma of what smooths, after every step, all that was added to the start.
       stiffness: added to the mean squared normalised contrast: the larger, the smaller are steps
         where images show little.
       longest_step: pixels.
+      least_gain: a start that gains less is dropped, see `Refined.start_gain`. A network that was
+        trained on other images does more harm than good as a start.
     """
 
     levels: tuple[int, ...] = (4, 2, 1)
@@ -63,6 +65,7 @@ class Refinement:
     elastic: float = 0.5
     stiffness: float = 0.15
     longest_step: float = 0.5
+    least_gain: float = 0.1
 
     def __post_init__(self):
         if len(self.levels) != len(self.steps):
@@ -71,6 +74,20 @@ class Refinement:
             )
         if any(s not in (1, 2, 4, 8, 16, 32) for s in self.levels):
             raise ValueError(f"levels: found {self.levels}, expected powers of two up to 32")
+
+    @classmethod
+    def of(cls, steps: int) -> "Refinement":
+        """The settings with `steps` steps in all, spread over the levels as usual; 0: none."""
+        if steps < 0:
+            raise ValueError(f"refine: found {steps}, expected 0 or more steps")
+        if not steps:
+            return cls(levels=(1,), steps=(0,))
+        usual = cls().steps
+        ends = [round(steps * sum(usual[:k]) / sum(usual)) for k in range(len(usual) + 1)]
+        return cls(steps=tuple(b - a for a, b in zip(ends[:-1], ends[1:], strict=True)))
+
+
+STEPS = sum(Refinement().steps)  # of refinement, unless asked for more or less
 
 
 class Refined(NamedTuple):
@@ -82,6 +99,8 @@ class Refined(NamedTuple):
     scale: `[B]`, s in [0, 1]: what was found was exp(v / s); 0: no motion is better than any.
     correlation: `[B, 2]`, mean local correlation of fixed and moving image, before and after.
     rms: `[B, 2]`, root of the mean squared difference, before and after.
+    start_gain: `[B]`, which share of what local correlation lacks to 1 the start makes up for, each
+      pixel weighted by how far the start moves it; NaN without a start.
     """
 
     velocity: jax.Array
@@ -90,6 +109,7 @@ class Refined(NamedTuple):
     scale: jax.Array
     correlation: jax.Array
     rms: jax.Array
+    start_gain: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -109,8 +129,12 @@ def refine(
         settings: see `Refinement`.
     """
     weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
+    gain = jnp.full(len(moving), jnp.nan)
+    if start is not None:
+        gain = _start_gain(start, moving, fixed, weight, settings)
+        start = jnp.where((gain >= settings.least_gain)[:, None, None, None], start, 0)
     v = search(moving, fixed, weight, start, settings)
-    return _scaled_back(v, moving, fixed, weight, settings)
+    return _scaled_back(v, moving, fixed, weight, settings)._replace(start_gain=gain)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -123,33 +147,40 @@ def search(
 ) -> jax.Array:
     """The velocity `[B, H, W, 2]` of `refine` before it is compared with no motion.
 
-    `weight` `[B, H, W]` >= 0 is what each pixel counts; None: all alike.
+    Any start is taken. `weight` `[B, H, W]` >= 0 is what each pixel counts; None: all alike.
     """
     sizes = check_shape("moving", moving, "B H W")
     check_shape("fixed", fixed, "B H W", sizes)
     height, width = sizes["H"], sizes["W"]
     weight = jnp.ones(moving.shape) if weight is None else weight
-    check_shape("valid", weight, "B H W", sizes)
+    check_shape("weight", weight, "B H W", sizes)
     v = jnp.zeros((*moving.shape, 2)) if start is None else start
     check_shape("start", v, "B H W 2", sizes)
 
     pad = [(0, 0), (0, -height % SIZE_STEP), (0, -width % SIZE_STEP)]
     images = jnp.concatenate([jnp.pad(image, pad, mode="edge") for image in (moving, fixed)])
     weight = jnp.pad(weight, pad)
-    v = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, 2, H, W] inside
-    scale_of_v = 1
+    first = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, 2, H, W]
+    added, coarseness = jnp.zeros_like(first), 1
     for level, steps in zip(settings.levels, settings.steps, strict=True):
-        v = _rescale(v, scale_of_v, level)
-        scale_of_v = level
-        v = _search(v, _shrink(images, level), _shrink(weight, level), steps, settings)
-    return jnp.moveaxis(_rescale(v, scale_of_v, 1), 1, -1)[:, :height, :width]
+        added = _search(
+            _rescale(first, 1, level),
+            _rescale(added, coarseness, level),
+            _shrink(images, level),
+            _shrink(weight, level),
+            steps,
+            settings,
+        )
+        coarseness = level
+    return v + jnp.moveaxis(_rescale(added, coarseness, 1), 1, -1)[:, :height, :width]
 
 
-def _search(v, images, weight, steps, settings):
-    """`steps` improvements of v `[B, 2, H, W]` on one level; images `[2B, H, W]`."""
+def _search(start, added, images, weight, steps, settings):
+    """What is `added` to the start, `[B, 2, H, W]` both, after `steps` on one level."""
     window = gaussian_window(weight, settings.window)
 
-    def step(_, v):
+    def step(_, added):
+        v = start + added
         both = jnp.moveaxis(jnp.concatenate([v, -v]), 1, -1) / 2
         halfway = warp(images[..., None], integrate_velocity(both, _HALF_SQUARINGS))[..., 0]
         likeness = correlation_gradient(halfway, window, settings.floor)
@@ -164,39 +195,28 @@ def _search(v, images, weight, steps, settings):
         move = around[:, :2] / (around[:, 2:] + settings.stiffness)
         length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
         move = move / jnp.maximum(1, length / settings.longest_step)
-        return smooth(v + move, settings.elastic)
+        return smooth(added + move, settings.elastic)
 
-    return lax.fori_loop(0, steps, step, v)
+    return lax.fori_loop(0, steps, step, added)
 
 
 def _scaled_back(v, moving, fixed, weight, settings):
     """The largest of `_SCALES` at which no image is less like the other than without motion."""
-    pixels = jnp.sum(weight, axis=(1, 2))
     window = gaussian_window(weight, settings.window)
-    images = jnp.concatenate([moving, fixed])[..., None]
 
-    def compare(displacement):
-        """(rms, correlation), each `[2, B]`: moving to fixed, fixed to moving."""
-        warped = warp(images, displacement)[..., 0].reshape(2, *moving.shape)
-        others = jnp.stack([fixed, moving])
-
-        def average(x):
-            return jnp.sum(x * weight, axis=(2, 3)) / pixels
-
-        rms = jnp.sqrt(average(jnp.square(warped - others)))
-        return rms, average(
-            jax.vmap(lambda a, b: local_correlation(a, b, window, settings.floor))(warped, others)
-        )
+    def average(x):
+        return jnp.sum(x * weight, axis=(2, 3)) / jnp.sum(weight, axis=(1, 2))
 
     def attempt(scale):
-        both = integrate_velocity(scale * jnp.concatenate([v, -v]), _SQUARINGS)
-        return (both, *compare(both))
+        displacements, warped, others = _both_ways(scale * v, moving, fixed)
+        rms = jnp.sqrt(average(jnp.square(warped - others)))
+        return displacements, rms, average(_correlations(warped, others, window, settings))
 
     displacements, rms, correlation = lax.map(attempt, jnp.array(_SCALES))
     fine = jnp.all((rms <= rms[-1:]) & (correlation >= correlation[-1:]), axis=1)  # [S, B]
     chosen = jnp.argmax(fine, axis=0)
     pair = jnp.arange(len(moving))
-    there, back = (displacements[chosen, pair + k * len(moving)] for k in (0, 1))
+    there, back = (displacements[chosen, way, pair] for way in (0, 1))
     scale = jnp.array(_SCALES)[chosen]
     return Refined(
         v * scale[:, None, None, None],
@@ -205,7 +225,36 @@ def _scaled_back(v, moving, fixed, weight, settings):
         scale,
         jnp.stack([correlation[-1, 0], correlation[chosen, 0, pair]], axis=-1),
         jnp.stack([rms[-1, 0], rms[chosen, 0, pair]], axis=-1),
+        jnp.full(len(moving), jnp.nan),
     )
+
+
+def _start_gain(v, moving, fixed, weight, settings):
+    """See `Refined.start_gain`; `[B]`, the mean of both ways."""
+    window = gaussian_window(weight, settings.window)
+    weight = weight * jnp.linalg.norm(v, axis=-1)
+
+    def lacking(v):
+        _, warped, others = _both_ways(v, moving, fixed)
+        return jnp.sum((1 - _correlations(warped, others, window, settings)) * weight, (0, 2, 3))
+
+    before = lacking(jnp.zeros_like(v))
+    return 1 - lacking(v) / jnp.where(before > 0, before, 1)
+
+
+def _both_ways(v, moving, fixed):
+    """exp(v) and exp(-v) `[2, B, H, W, 2]`, what they warp `[2, B, H, W]`, and onto what."""
+    displacements = integrate_velocity(jnp.concatenate([v, -v]), _SQUARINGS)
+    warped = warp(jnp.concatenate([moving, fixed])[..., None], displacements)[..., 0]
+    return (
+        displacements.reshape(2, *v.shape),
+        warped.reshape(2, *moving.shape),
+        jnp.stack([fixed, moving]),
+    )
+
+
+def _correlations(warped, others, window, settings):
+    return jax.vmap(lambda a, b: local_correlation(a, b, window, settings.floor))(warped, others)
 
 
 def _shrink(x, factor):

@@ -4,6 +4,7 @@ Slices are arguments of `figures.pair_figure`, one dict for a 2-D pair. The page
 neither a network nor files beside it; a Content-Security-Policy in it forbids both.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,11 @@ _MOST_ROWS = 8  # slices of a stack in overview.png
 
 
 def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
-    """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen."""
+    """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen.
+
+    The title may hold the names of files, any at all.
+    """
+    title = title.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
     if len(slices) == 1:
         figure = pair_figure(**slices[0], title=title)
     else:
@@ -34,7 +39,9 @@ def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
             captions=[f"slice {k}" for k in chosen],
             title=title,
         )
-    path.write_bytes(png_bytes(figure))
+    with warnings.catch_warnings():  # the title shows a box for what the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        path.write_bytes(png_bytes(figure))
 
 
 def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
@@ -52,7 +59,7 @@ def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> Non
         slices=[page.pair_pictures(pair_view(**one), white=1.0) for one in slices],
         **page.colours(),
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _rows(metrics) -> list[tuple[str, str, str]]:
@@ -60,7 +67,9 @@ def _rows(metrics) -> list[tuple[str, str, str]]:
     c = metrics["correlation"]
     rows = [("Correlation", _number(c["before"], 3), _number(c["after"], 3))]
     for label, score in metrics.get("dice", {}).items():
-        rows.append((f"DSC label {label}", _number(score["before"], 3), _number(score["after"], 3)))
+        lacking = f", {score['lacking']} lacks it" if "lacking" in score else ""
+        scores = (_number(score[when], 3) for when in ("before", "after"))
+        rows.append((f"DSC label {label}{lacking}", *scores))
     return rows
 
 
@@ -72,23 +81,14 @@ def _facts(metrics) -> list[tuple[str, str]]:
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
-    if "refinement" in metrics:
-        r, c = metrics["refinement"], metrics["correlation"]
-        facts.append(
-            (
-                "Refinement",
-                f"{r['steps']} steps; correlation {_number(c['network'], 3)} → "
-                f"{_number(c['after'], 3)}; folding {r['nonpositive_percent_before']:.2f} → "
-                f"{r['nonpositive_percent_after']:.2f} %",
-            )
-        )
     if "inverse" in metrics:
         i = metrics["inverse"]
         facts.append(
             (
                 "Inverse",
                 f"residual mean {_number(i['residual_mm_mean'], 4)}, "
-                f"largest {_number(i['residual_mm_largest'], 4)} mm",
+                f"largest {_number(i['residual_mm_largest'], 4)} mm; none at "
+                f"{i['missing_pixels']} pixels",
             )
         )
     for name in ("moving", "fixed"):

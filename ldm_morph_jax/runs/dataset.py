@@ -1,4 +1,4 @@
-"""The dataset of a run: as its configuration names it, and what dataset.json records of it."""
+"""The dataset of a run: opened from its configuration, and described for dataset.json."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ldm_morph_jax.data import Dataset, load_dataset
 
 
 def dataset_of(config) -> Dataset:
-    """The dataset that a configuration names, prepared when needed."""
+    """The dataset that a configuration names, prepared if necessary."""
     c = config.data
     if c.name is None:
         raise ValueError("config.data.name is not set, expected the name of a dataset")
@@ -22,7 +22,7 @@ def dataset_of(config) -> Dataset:
 
 
 def dataset_record(dataset: Dataset) -> dict:
-    """What a run's dataset.json says about the dataset."""
+    """The contents of a run's dataset.json."""
     return {
         "name": dataset.name,
         "labels": dataset.labels,

@@ -1,4 +1,4 @@
-"""Reading back what training logs: metrics.jsonl."""
+"""Reads the metrics.jsonl files that training writes."""
 
 import json
 import math
@@ -8,8 +8,8 @@ from pathlib import Path
 def read_curves(workdir: str | Path) -> dict[str, dict[str, dict[str, tuple[list, list]]]]:
     """Stage -> quantity -> "training" or "validation" -> (steps, values), in the order of training.
 
-    Reads the metrics.jsonl of every stage in a run directory; {} where nothing was logged. Missing
-    values (null) are NaN. A last line that a kill has cut off is left out.
+    Reads the metrics.jsonl of every stage in a run directory; {} if nothing was logged. Missing
+    values (null) are NaN. A last line truncated by a kill is ignored.
 
     Raises:
         ValueError: another line is not a JSON object with a "step".
@@ -30,7 +30,7 @@ def _read(path: Path) -> dict[str, dict[str, tuple[list, list]]]:
             record = json.loads(line)
             step = record.pop("step")
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            if number == len(lines):  # a line without its end: the process was killed while writing
+            if number == len(lines):  # truncated: the process was killed while writing
                 continue
             found = f"{path}:{number}: found {line[:80]!r}, expected a JSON object with a step"
             raise ValueError(found) from error

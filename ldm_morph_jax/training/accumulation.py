@@ -1,7 +1,7 @@
-"""Gradient accumulation: a batch in several parts, one after the other, equal to the whole batch.
+"""Gradient accumulation: processes a batch in parts, with the same result as the whole batch.
 
-`optax.microbatching` cuts a batch `[B, ...]` into parts of every `parts`-th row, so that each part
-is spread over all devices as the batch is, and holds one part's activations at a time.
+`optax.microbatching` splits a batch `[B, ...]` into parts of every `parts`-th row, so that each
+part is spread over all devices like the batch, and keeps the activations of one part at a time.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def mean_gradient(loss_fn: Callable, params, batch, parts: int):
       batch: tree of `[B, ...]`; B is a multiple of `parts`.
 
     Returns:
-      ((loss, terms), gradient in the parameters).
+      ((loss, terms), gradient with respect to the parameters).
     """
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
@@ -35,13 +35,13 @@ def mean_gradient(loss_fn: Callable, params, batch, parts: int):
 
 
 def in_parts(function: Callable, batch, parts: int, joined):
-    """`function(batch)` part by part; only the inputs are kept for the backward pass.
+    """`function(batch)`, computed part by part; only inputs are kept for the backward pass.
 
-    For losses that need all rows at once, such as an adversarial one.
+    For losses that need all rows at once, such as an adversarial loss.
 
     Args:
-      joined: for every result of `function`, True where it is an array `[B, ...]`, which is put
-        together again in the batch's order, and False where it is a mean over the batch.
+      joined: for every result of `function`, True if it is an array `[B, ...]`, which is
+        reassembled in the batch's order, False if it is a mean over the batch.
     """
     if parts == 1:
         return function(batch)

@@ -1,9 +1,9 @@
-"""Features of the frozen networks, computed once per image and orientation, kept on disk.
+"""Features of the frozen networks, computed once per image and orientation and kept on disk.
 
-Under deterministic inversion the features of an image are a constant, so a training step need not
-compute them again (the published code does, at every step). They lie in `.npy` files that are read
-by memory map, in a directory named by a hash of everything that they depend on: weights, settings,
-image content, orientations. A changed input therefore never meets a stale cache.
+With deterministic inversion the features of an image are constant, so training steps need not
+recompute them (the published code does, at every step). They are stored in memory-mapped `.npy`
+files. The name of their directory is a hash of everything they depend on: weights, settings, image
+content, orientations. A stale cache is therefore never read.
 """
 
 import functools
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 
 def are_cached(config, stage: str, method: Method) -> bool:
-    """Whether a stage's batches bring what the frozen networks make of each training image."""
+    """Whether a stage's batches contain the frozen networks' cached features of each image."""
     if not config.features.cache or stage == "autoencoder":
         return False
     if stage == "registration" and not method.features_are_constant:
         if method.reads_ldm:
-            log.info("features: computed at every step, since they are drawn at random")
+            log.info("features: computed at every step, because they are drawn at random")
         return False
     if not Augmentation(**config[stage].augmentation).orientation_only:
-        log.info("features: computed at every step, since augmentation changes the images")
+        log.info("features: computed at every step, because augmentation changes the images")
         return False
     return True
 
@@ -68,7 +68,7 @@ def latent_cache(config, encode: Callable, params, dataset: Dataset) -> "Feature
 
 
 def pair_cache(config, method: Method, frozen, dataset: Dataset) -> "FeatureCache":
-    """What a method reads of the images of all training pairs, for the registration stage."""
+    """The features that a method needs of all training pairs, for the registration stage."""
     return FeatureCache(
         Path(config.data.directory) / "features",
         method.name,
@@ -95,7 +95,7 @@ class FeatureCache:
 
     Args:
       directory: parent of all caches.
-      name: what is cached, for people who look into the directory.
+      name: what is cached; part of the directory's name, for human readers.
       images: elements {"image": `[H, W, 1]`} by number (`data.ImageSource`).
       orientations: elements of the dihedral group (see `data.orient`).
       compute: (frozen, images `[B, H, W, 1]`) -> tree of arrays `[B, ...]`.
@@ -128,12 +128,12 @@ class FeatureCache:
         self.directory.mkdir(parents=True, exist_ok=True)
 
         def wait(holder):
-            log.info("features: waiting for %s, which computes them", holder)
+            log.info("features: waiting for %s, which is computing them", holder)
 
         with held(self.directory, wait):
             self._build(images, orientations, compute, leaves, rows, batch_size)
         self._arrays = [
-            # .npy files know no bfloat16 and call it two bytes
+            # .npy files cannot describe bfloat16 and store it as two raw bytes
             np.load(self._path(i), mmap_mode="r", allow_pickle=False).view(leaf.dtype)
             for i, leaf in enumerate(leaves)
         ]
@@ -142,7 +142,7 @@ class FeatureCache:
         return self.directory / f"{leaf}.npy"
 
     def _build(self, images, orientations, compute, leaves, rows, batch_size):
-        """Fill the files row by row, from where a build that was killed had come to."""
+        """Fill the files batch by batch; a build that was killed is resumed where it stopped."""
         progress = self.directory / "progress.json"
         done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
         if done == rows:
@@ -181,7 +181,7 @@ class FeatureCache:
         log.info("features: %d rows, %.0f MiB in %s", rows, size, self.directory)
 
     def _allocate(self, arrays) -> None:
-        """Take the disk space now: writing into a hole of a file on a full disk is a SIGBUS."""
+        """Allocate the disk space now: writing to a sparse file on a full disk raises SIGBUS."""
         size = sum(array.nbytes for array in arrays)
         try:
             for i in range(len(arrays)):
@@ -202,7 +202,7 @@ class FeatureCache:
         return jax.tree.unflatten(self._structure, [array[rows] for array in self._arrays])
 
     def of_pairs(self, batch: dict) -> dict:
-        """Features of both images of a batch of pairs, where the cache is of `pair_images`."""
+        """Features of both images of a batch of pairs, for a cache of `pair_images`."""
         numbers = {"moving": 2 * batch["index"], "fixed": 2 * batch["index"] + 1}  # `ImageSource`
         return {
             f"{name}_features": self(number, batch["orientation"])

@@ -1,8 +1,8 @@
 """The training loop, one for every stage and every learned method.
 
-A stage is a `Program`, its data are arguments of the loop. The loop owns what all stages share:
-devices, checkpoints, exact resume, logging, validation, pictures, preemption and the stop on
-numbers that are not finite. It returns the final metrics, so that a test can assert on them.
+A stage is a `Program`, and its data are arguments of the loop. The loop handles what all stages
+share: devices, checkpoints, exact resume, logging, validation, pictures, preemption, and stopping
+when values are not finite. It returns the final metrics, so that a test can assert on them.
 """
 
 import logging
@@ -41,12 +41,12 @@ def run_stage(
 
     Args:
       program: the stage.
-      directory: where its checkpoints, metrics and pictures go.
+      directory: for its checkpoints, metrics and pictures.
       frozen: the arrays that the program reads, of the shapes `program.frozen`.
       batches: grain iterator of host batches, this process's share of each; the program gets the
         arrays that `program.batch` names.
-      validation: what `program.evaluate` takes.
-      seed: of the initial parameters and of every step's draws.
+      validation: the validation data for `program.evaluate`.
+      seed: of the initial parameters and of the random draws of every step.
       profile_steps: (first, last) step of a trace, written to `directory`/profile.
 
     Returns the metrics of the best checkpoint.
@@ -55,7 +55,7 @@ def run_stage(
     # -- devices and state
     train, mesh = program.train, data_mesh()
     processes.wait_for_all(f"{program.name} prepared")
-    # run once: not worth optimising, which would take longer than everything else before step 1
+    # runs once, so compile without optimisation, which would take longer than all other set-up
     init = jax.jit(
         program.init,
         out_shardings=replicated(mesh),
@@ -71,14 +71,24 @@ def run_stage(
         log.info("%s: resumed at step %d of %d", program.name, start, train.steps)
     writer = MetricWriter(directory, resume_step=start)
     stop = _StopOnSignal()
+
+    def out_of_patience(step):
+        """Whether so many validations in a row have been no better than the best."""
+        checkpoints.wait()  # the best is that of what is on disk, also after a restart
+        waited = step - (checkpoints.best() or 0)
+        return 0 < train.patience * train.evaluate_every <= waited
+
+    step = start
     try:
-        if start < train.steps:
+        # a run that was stopped between its end and the note of it trains no further
+        steps = start if out_of_patience(start) else train.steps
+        if start < steps:
             began = time.perf_counter()
             compiled = lower_step(program, mesh, seed=seed).compile()
             processes.wait_for_all(f"{program.name} compiled")
             log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
         progress = Progress(program.name, train.steps, program.images_per_step, start)
-        for step in range(start, train.steps):
+        for step in range(start, steps):
             batch = next(batches)
             batch = global_batch({name: batch[name] for name in program.batch}, mesh)
             if profile_steps and step == profile_steps[0]:
@@ -93,12 +103,12 @@ def run_stage(
             last = step == train.steps
             evaluating = step % train.evaluate_every == 0 or last
 
-            # -- logging; the only point where numbers come back from the device
+            # -- logging: the only place where values are read back from the device
             stopping = stop.requested_at(step)
             logging_now = step % train.log_every == 0 or evaluating
             if logging_now or stopping:
                 values = {name: float(value) for name, value in terms.items()}
-                if logging_now:  # and not where a run happens to be stopped
+                if logging_now:  # not at a step where the run merely stops
                     speed = progress.report(step, values)
                     writer.scalars(step, **values, images_per_second=speed)
                 _check_finite(program.name, step, values)
@@ -123,19 +133,31 @@ def run_stage(
                     _check_finite(program.name, step, {"validation score": scores[SCORE]})
                     for name, figure in figures.items():
                         writer.picture(step, name, figure)
-                    # a copy: on the CPU what is being written may share memory with the state,
-                    # which the next step overwrites (it is donated)
+                    # a copy: on the CPU the arrays being written may share memory with the state,
+                    # which is donated and overwritten by the next step
                     checkpoints.save(step, jax.tree.map(jnp.copy, state), batches, scores)
+                if train.patience and out_of_patience(step):
+                    log.info(
+                        "%s: ended at step %d, %d validations without a new best",
+                        program.name,
+                        step,
+                        train.patience,
+                    )
+                    if not pictures:
+                        _, figures = program.evaluate(state, frozen, validation, pictures=True)
+                        for name, figure in figures.items():
+                            writer.picture(step, name, figure)
+                    break
             elif stopping:
                 checkpoints.save(step, state, batches, {SCORE: -np.inf})
             if stopping and not last:
                 checkpoints.wait()
-                raise Preempted(f"{program.name}: stopped by a signal at step {step}, saved")
+                raise Preempted(f"{program.name}: stopped by a signal, saved at step {step}")
         checkpoints.wait()
         best = checkpoints.best()
         final = checkpoints.metrics(best)
         if processes.is_main():
-            record = {"steps": train.steps, "best_step": best, "metrics": final}
+            record = {"steps": step, "best_step": best, "metrics": final}
             write_json(directory / COMPLETE, record)
         processes.wait_for_all(f"{program.name} complete")
         return final
@@ -150,14 +172,14 @@ def _check_finite(stage: str, step: int, values: dict[str, float]) -> None:
     if broken:
         raise NonFiniteError(
             f"{stage}: not finite at step {step}: {', '.join(broken)}. The last good checkpoint "
-            "is kept; a lower learning rate or gradient clipping usually helps."
+            "is kept. A lower learning rate or gradient clipping usually helps."
         )
 
 
 class _StopOnSignal:
     """Turns SIGTERM (preemption) into a request that the loop answers between two steps.
 
-    Among several processes JAX's runtime takes the signal, wherever it arrives, and names a step
+    With several processes, JAX's runtime catches the signal wherever it arrives and chooses a step
     at which all of them stop.
     """
 
@@ -167,14 +189,14 @@ class _StopOnSignal:
             return
         try:
             self._before = signal.signal(signal.SIGTERM, self._request)
-        except ValueError:  # not in the main thread: whoever runs us handles signals
+        except ValueError:  # not in the main thread: signals are the caller's business
             pass
 
     def _request(self, *_):
         self._requested = True
 
     def requested_at(self, step: int) -> bool:
-        """To be asked after every step."""
+        """Whether to stop; call it after every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._requested

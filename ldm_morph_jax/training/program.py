@@ -1,7 +1,7 @@
-"""A training stage as a program: functions of arrays and the shapes that they take, without data.
+"""A training stage as a program: functions of arrays, and the shapes they take, without data.
 
-The loop gives it data and trains it; `plan` and `speed` measure it. All of them compile the step in
-one place, `lower_step`, so that what is measured is what trains.
+The loop supplies data and trains it; `plan` and `speed` measure it. All of them compile the step
+with `lower_step`, so that the program measured is the one that trains.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ class Program:
     """A training stage.
 
     Attributes:
-      name: of its directory, and in the log.
+      name: used for its directory and in the log.
       train: its `config.stage_config`.
       init: key -> state, a dict of trees of arrays.
-      step: (state, frozen, batch, key, step number) -> (state, terms): one step of the optimiser;
-        the terms are scalars for the log.
-      evaluate: (state, frozen, validation data, pictures=bool) -> (scores, figures): scores hold
-        `score`, higher is better; figures are matplotlib's by name, made where asked for.
-      frozen: shapes of the arrays that `step` reads and never changes.
-      batch: shapes of the arrays of a batch, by name, that `step` reads: `[batch_size, ...]`, over
-        all devices.
-      images_per_step: for the speed that is shown.
+      step: (state, frozen, batch, key, step number) -> (state, terms): one optimiser step; the
+        terms are scalars for the log.
+      evaluate: (state, frozen, validation data, pictures=bool) -> (scores, figures): scores contain
+        `score`, higher is better; figures are matplotlib figures by name, made if `pictures`.
+      frozen: shapes of the arrays that `step` reads but never changes.
+      batch: shapes, by name, of the batch arrays that `step` reads: `[batch_size, ...]`, over all
+        devices.
+      images_per_step: for reporting the speed.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Program:
 def lower_step(program: Program, mesh: Mesh, *, seed: int) -> jax.stages.Lowered:
     """The step (state, frozen, batch, step number) -> (state, terms) for the mesh's devices.
 
-    State and frozen arrays are replicated, batches shared out; the state is donated. The key of a
-    step is a function of the seed and the step's number, so that a resumed run draws what an
-    undisturbed one would.
+    State and frozen arrays are replicated, batches are sharded, and the state is donated. The key
+    of a step is a function of the seed and the step's number, so that a resumed run makes the same
+    random draws as an uninterrupted one.
 
     Raises ValueError for a batch that the devices cannot share equally.
     """
@@ -75,5 +75,5 @@ def lower_step(program: Program, mesh: Mesh, *, seed: int) -> jax.stages.Lowered
 
 
 def placed(shapes, sharding):
-    """A tree of shapes with their place on the devices."""
+    """A tree of shapes with their sharding."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)

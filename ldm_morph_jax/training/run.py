@@ -1,4 +1,4 @@
-"""A training run: dataset, then the stages in order, each skipped when it is complete."""
+"""A training run: prepares the dataset, then runs the stages in order, skipping complete ones."""
 
 import logging
 from pathlib import Path
@@ -35,10 +35,10 @@ VALIDATION_IMAGES = 64  # at most, for the autoencoder and the diffusion model
 def train(
     config, workdir: str | Path, *, stages=None, profile_steps=None
 ) -> dict[str, dict[str, float]]:
-    """Train all stages of a configuration, or the named ones; returns each's best validation.
+    """Train all stages of a configuration, or the named ones; returns each one's best validation.
 
-    Raises ValueError for a configuration, dataset or workdir that does not fit, `NonFiniteError`
-    when numbers explode, `Preempted` after SIGTERM.
+    Raises ValueError for an unsuitable configuration, dataset or workdir, `NonFiniteError` if
+    values become NaN or infinite, `Preempted` after SIGTERM.
     """
     workdir, method = Path(workdir), build_method(config)
     if stages is None:
@@ -75,7 +75,7 @@ def train(
         return metrics
 
 
-# -- what each stage's program is given: frozen arrays, training batches, validation data
+# -- inputs of each stage's program: frozen arrays, training batches, validation data
 
 
 def _autoencoder_data(config, workdir, dataset, method, cached):
@@ -134,7 +134,7 @@ def _validation_images(dataset) -> np.ndarray:
 
 
 def _latent_scale(config, workdir, encode, params, images) -> np.float32:
-    """What the diffusion model multiplies latents by, decided once and for all of a run."""
+    """The factor by which the diffusion model multiplies latents, fixed once for the whole run."""
     file = workdir / "diffusion" / "latent_scale.json"
     if file.exists():
         return latent_scale(workdir)

@@ -1,4 +1,4 @@
-"""Images drawn from the trained diffusion model, which show what it has learnt."""
+"""Draws images from the trained diffusion model, to show what it has learnt."""
 
 import itertools
 from pathlib import Path
@@ -19,10 +19,10 @@ REPORTS = 20  # lines of progress
 
 
 def decoded(autoencoder: Autoencoder, frozen, z: jax.Array) -> jax.Array:
-    """The images `[B, H, W, 1]` of the diffusion model's latents `z [B, h, w, C]`.
+    """Decode the diffusion model's latents `z [B, h, w, C]` to images `[B, H, W, 1]`.
 
-    `frozen`: {"autoencoder": all its parameters, "latent_scale": what its latents were multiplied
-    by for the diffusion model}.
+    `frozen`: {"autoencoder": all its parameters, "latent_scale": the factor by which its latents
+    were multiplied for the diffusion model}.
     """
     variables = {"params": frozen["autoencoder"]}
     quantised = autoencoder.apply(variables, z / frozen["latent_scale"], method="quantise")
@@ -32,9 +32,9 @@ def decoded(autoencoder: Autoencoder, frozen, z: jax.Array) -> jax.Array:
 def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarray:
     """Sample from the diffusion model of a run: images `[count, H, W, 1]` float32, about [0, 1].
 
-    Ancestral sampling through every time index (paper Eqs. 4-5), with the weights that the run's
-    features are computed with (`config.features.weights`). The first images of a seed are the same
-    for every `count`. Logs progress with the time left.
+    Ancestral sampling through every time index (paper Eqs. 4-5), with the weights from which the
+    run's features are computed (`config.features.weights`). The first images of a seed do not
+    depend on `count`. Logs the progress with the time remaining.
 
     Raises ValueError for a count below 1 and for a run without a finished diffusion model.
     """
@@ -73,7 +73,7 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
 
 
 def write_samples(images: np.ndarray, out: str | Path, *, seed: int) -> Path:
-    """Write images `[N, H, W, 1]` to `out`: samples.npz and a sheet, whose path is returned."""
+    """Write images `[N, H, W, 1]` to `out`: samples.npz and a contact sheet; returns its path."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with atomic(out / "samples.npz") as path:

@@ -550,7 +550,7 @@ def test_duplicate_and_unexpected_patients(tmp_path):
     camus = archives.write_camus(tmp_path / "camus", patients=(1,), views=("2CH",))
     folder = camus / "database_nifti"
     shutil.copytree(folder / "patient0001", folder / "patient001")
-    with pytest.raises(ValueError, match="patient 1 is there twice, as .*patient0001 and as"):
+    with pytest.raises(ValueError, match="found patient 1 twice, in .*patient0001 and in"):
         load("camus_2ch", camus)
     (folder / "patient001").rename(folder / "patient0501")
     with pytest.raises(ValueError, match="unexpected .*patient0501, patients are 1 to 500"):
@@ -558,7 +558,7 @@ def test_duplicate_and_unexpected_patients(tmp_path):
     acdc = archives.write_acdc(tmp_path / "acdc", patients=(1,))
     database = acdc / "database"
     shutil.copytree(database / "training", database / "testing")
-    with pytest.raises(ValueError, match="patient 1 is there twice, as .*testing.* and as"):
+    with pytest.raises(ValueError, match="found patient 1 twice, in .*testing.* and in"):
         load("acdc", acdc)
     shutil.rmtree(database / "training")
     with pytest.raises(ValueError, match="patients 1 to 100 are in training"):

@@ -150,7 +150,9 @@ def test_missing_part_split_and_partner(tree, tmp_path):
         load(without)
     image, _ = paths(tree, "SC-N-05", 2, 1, 0)
     image.unlink()
-    with pytest.raises(ValueError, match="without partner in Part2: SC-N-05-IM-0001-0021.dcm.png"):
+    with pytest.raises(
+        ValueError, match="without a partner in Part2: SC-N-05-IM-0001-0021.dcm.png"
+    ):
         load(tree)
 
 

@@ -41,4 +41,4 @@ def test_experiments_quote_their_row(dataset):
 def test_baselines_quote_their_row(method):
     text = card(CONFIGS / "baselines" / f"{method}.py")
     (dsc, _), (folds, _), _ = TABLE_1[method, "camus_2ch"]
-    assert f"Table 1 is DSC {dsc:.3f}, {folds:.3f} % of pixels with J <= 0 on CAMUS 2CH" in text
+    assert f"Table 1: DSC {dsc:.3f}, {folds:.3f} % of pixels with J <= 0 on CAMUS 2CH" in text

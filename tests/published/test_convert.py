@@ -303,7 +303,7 @@ def test_without_ema_discriminator_and_registration(data, tmp_path, caplog):
         brought = blank(config)
         brought.autoencoder.discriminator = config.autoencoder.discriminator
         convert(brought, out, diffusion=save(ldm, tmp_path / "ldm.ckpt"))
-    assert "no EMA weights: features.weights becomes raw" in caplog.text
+    assert "no EMA weights: features.weights is set to raw" in caplog.text
     assert load_config(out).features.weights == "raw" and not (out / "registration").exists()
     back = tmp_path / "torch"
     assert to_torch(out, back) == ["autoencoder.ckpt", "diffusion.ckpt"]
@@ -370,7 +370,7 @@ BROKEN = [
         "diffusion",
         f"{AUTOENCODER}encoder.conv_in.bias",
         lambda x: x + 1,
-        "encoder.conv_in.bias differ; leave --autoencoder out",
+        "encoder.conv_in.bias differ; leave out --autoencoder",
     ),
     ("registration", "c1.0.weight", without, "missing c1.0.weight"),
     (

@@ -87,18 +87,26 @@ def test_inverse_holds_everywhere(refined):
     assert jnp.abs(compose(refined.displacement, refined.inverse.displacement)).max() < 2e-3
 
 
-def test_a_good_start_is_kept_and_a_bad_one_given_up(pair):
+def test_a_good_start_is_kept_and_a_bad_one_dropped(pair):
     moving, fixed, v = pair
     few = Refinement(levels=(1,), steps=(0,))
     kept = refine(moving, fixed, start=v, settings=few)
-    assert kept.scale[0] == 1
+    assert kept.scale[0] == 1 and kept.start_gain[0] > 0.4
     np.testing.assert_allclose(kept.velocity, v, atol=1e-6)
     wrong = refine(moving, fixed, start=-v, settings=few)
+    assert wrong.start_gain[0] < 0 and not wrong.displacement.any()
+
+
+def test_what_makes_images_less_alike_is_scaled_back(pair):
+    moving, fixed, v = pair
+    trusting = Refinement(levels=(1,), steps=(0,), least_gain=-np.inf)
+    wrong = refine(moving, fixed, start=-v, settings=trusting)
     assert wrong.scale[0] == 0 and not wrong.displacement.any()
     np.testing.assert_array_equal(wrong.rms[:, 0], wrong.rms[:, 1])
-    too_far = refine(moving, fixed, start=2.4 * v, settings=few)
+    too_far = refine(moving, fixed, start=2.4 * v, settings=trusting)
     assert 0 < too_far.scale[0] < 1
     assert too_far.rms[0, 1] < too_far.rms[0, 0]
+    np.testing.assert_allclose(too_far.velocity, 2.4 * too_far.scale[0] * v, atol=1e-5)
 
 
 def test_pairs_do_not_see_each_other(pair, refined):

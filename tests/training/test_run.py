@@ -1,5 +1,6 @@
 """A whole run, small: all stages, what they leave on disk, exact resume, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -92,13 +93,17 @@ def test_trained_method_registers(finished):
     images = jax.random.uniform(jax.random.key(0), (2, 2, 32, 32, 1))
     u = method.displacement(images[0], images[1])
     assert u.shape == (2, 32, 32, 2)
-    both = method.dissimilarity(images[0], images[1])(u)
-    one = method.dissimilarity(images[0, 1:], images[1, 1:])(u[1:])
-    np.testing.assert_allclose(both[1:], one, rtol=1e-5)
+    v = method.velocity(images[0], images[1])
+    np.testing.assert_allclose(method.velocity(images[1], images[0]), -v, atol=1e-5)
+    assert np.abs(v).max() > 0 and np.abs(method.velocity(images[0], images[0])).max() < 1e-5
     # the fixed image's latent, kept, is what the objective computes itself
-    objective = method.method.objective(method.frozen, images[0, 1:], images[1, 1:], u[1:])
-    assert objective["latent"] > 0
-    np.testing.assert_allclose(one, [objective["loss"]], rtol=1e-5)
+    constants = method.method.objective_constants(method.frozen, images[1])
+    given, own = (
+        method.method.objective(method.frozen, *images, u, **keywords)
+        for keywords in (constants, {})
+    )
+    assert own["latent"] > 0
+    np.testing.assert_allclose(given["loss"], own["loss"], rtol=1e-5)
     assert method.spacing_mm == 160 / 32  # the phantom's field of view
 
 
@@ -145,7 +150,6 @@ def test_a_method_without_ldm_is_trained_alone(data, tmp_path):
     images = jax.random.uniform(jax.random.key(0), (2, 1, 32, 32, 1))
     u = method.displacement(*images)
     assert u.shape == (1, 32, 32, 2) and np.all(np.isfinite(u))
-    assert method.dissimilarity(*images)(u).shape == (1,)
     config.registration.smoothness_weight = 0.5
     with pytest.raises(ValueError, match=r"registration\.smoothness_weight: found 0.01, now 0.5"):
         run.train(config, workdir)
@@ -164,6 +168,34 @@ def test_cached_features_are_what_is_computed_anew(finished, data, tmp_path):
         losses[cache] = json.loads(next(rows))
     for term in ("loss", "latent", "gradient_norm"):
         assert losses[True][term] == pytest.approx(losses[False][term], rel=1e-4)
+
+
+def test_training_ends_when_validation_no_longer_improves(data, tmp_path, monkeypatch):
+    """Two validations without a new best; the same when it was stopped before it noted its end."""
+    config = voxelmorph_config(data)
+    config.registration.train.update(steps=20, evaluate_every=2, patience=2)
+    scores = {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.7, 10: 1.0}
+    programs = run.stage_program
+
+    def scripted(*arguments, **options):
+        program, steps = programs(*arguments, **options), iter(scores)
+
+        def evaluate(state, frozen, validation, *, pictures):
+            return {"score": scores[next(steps)]}, {}
+
+        # pictures are drawn once more at the end, when no score is asked for
+        return dataclasses.replace(program, evaluate=evaluate)
+
+    monkeypatch.setattr(run, "stage_program", scripted)
+    record = tmp_path / "run/registration/complete.json"
+    for _ in range(2):
+        assert run.train(config, tmp_path / "run")["registration"]["score"] == 0.9
+        assert json.loads(record.read_text()) | {"metrics": 0} == {
+            "steps": 8,
+            "best_step": 4,
+            "metrics": 0,
+        }
+        record.unlink()
 
 
 def test_another_configuration_is_refused(finished, data):

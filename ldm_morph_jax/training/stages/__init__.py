@@ -1,4 +1,4 @@
-"""One file per training stage: a program of the configuration."""
+"""One file per training stage; each builds the stage's program from a configuration."""
 
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.training.program import Program
@@ -12,9 +12,8 @@ STAGES = ("autoencoder", "diffusion", "registration")  # in the order in which t
 def stage_program(config, name: str, *, cached: bool) -> Program:
     """The program of a stage, one of `STAGES`.
 
-    `cached`: whether batches bring what is computed once of every image, where the stage has that:
-    latents for the diffusion stage, frozen features for the registration of a method whose features
-    are constant.
+    `cached`: whether batches contain what is computed once for every image: latents for the
+    diffusion stage, frozen features for the registration stage of a method with constant features.
     """
     if name == "autoencoder":
         return autoencoder_program(config)

@@ -1,4 +1,4 @@
-"""Stage 1: the VQ autoencoder (VQGAN; paper Sec. 4.2, NOTES "Numbers").
+"""Stage 1: the VQ autoencoder (VQGAN; paper Sec. 4.2).
 
 Loss: L1 + LPIPS + quantiser + adaptive weight x adversarial (after `adversarial_start` steps).
 """
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def load_frozen(config) -> dict:
-    """What the stage reads and never trains: the weights of LPIPS where the configuration has it.
+    """Arrays that the stage reads but never trains: the weights of LPIPS, if it is configured.
 
     Raises as `load_lpips` does.
     """
@@ -54,10 +54,10 @@ def autoencoder_program(config) -> Program:
     frozen_shapes = jax.eval_shape(lambda: load_frozen(config))
     perceptual = "lpips" in frozen_shapes
     if c.perceptual_weight > 0 and not perceptual:
-        log.info("autoencoder: no LPIPS term: config.autoencoder.lpips_weights names no file")
+        log.info("autoencoder: no LPIPS term, because config.autoencoder.lpips_weights is not set")
     if c.adversarial_weight > 0 and not adversarial:
         log.info(
-            "autoencoder: no adversarial term: it would start at step %d, training has %d",
+            "autoencoder: no adversarial term, because it starts at step %d of %d",
             c.adversarial_start,
             c.train.steps,
         )
@@ -90,15 +90,15 @@ def autoencoder_program(config) -> Program:
                 )
                 return output.reconstruction, q.indices, vq
 
-            # the discriminator, whose norms see the whole batch, gets all reconstructions
+            # the discriminator normalises over the whole batch, so it gets all reconstructions
             reconstruction, indices, vq = in_parts(
                 of_part, images, c.train.micro_batches, joined=(True, True, False)
             )
             return (reconstruction, vq), indices
 
-        # One forward pass; its pullback is used for the whole gradient and, at the last layer only,
-        # for the two gradients that the adaptive weight compares (the rest of those two is dead
-        # code to the compiler).
+        # One forward pass. Its pullback gives the whole gradient and the two gradients at the last
+        # layer that the adaptive weight compares; the compiler removes the unused rest of those two
+        # as dead code.
         (reconstruction, vq), pullback, indices = jax.vjp(forward, state["params"], has_aux=True)
         (error, terms), d_error = jax.value_and_grad(reconstruction_error, 2, has_aux=True)(
             frozen, images, reconstruction
@@ -187,11 +187,11 @@ def autoencoder_program(config) -> Program:
 
 
 def _discriminator_step(discriminator, optimiser, state, real, fake, on):
-    """One hinge-loss step of the discriminator; without effect until `on` is 1."""
+    """One hinge-loss step of the discriminator; it has no effect until `on` is 1."""
     fake = jax.lax.stop_gradient(fake)
 
     def loss_fn(params):
-        # real and fake batches are normalised each by its own statistics, as published
+        # real and fake batches are each normalised by their own statistics, as published
         variables = {"params": params, "batch_stats": state["batch_stats"]}
         scores_real, updated = discriminator.apply(
             variables, real, train=True, mutable=["batch_stats"]

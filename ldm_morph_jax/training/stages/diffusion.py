@@ -18,18 +18,18 @@ from ldm_morph_jax.training.program import Program
 from ldm_morph_jax.training.sampling import decoded
 
 SAMPLING_STEPS = 50
-VALIDATION_DRAWS = 8  # of time and noise per image: one alone is a rough estimate
+VALIDATION_DRAWS = 8  # of time and noise per image; a single one gives only a rough estimate
 
 
 def diffusion_program(config, *, cached: bool) -> Program:
     """The stage.
 
-    `frozen` is {"autoencoder": all its parameters, "latent_scale": scalar that the latents are
-    multiplied by before they are noised}; validation data are images `[N, H, W, 1]`.
+    `frozen` is {"autoencoder": all its parameters, "latent_scale": scalar by which the latents are
+    multiplied before they are noised}; validation data are images `[N, H, W, 1]`.
 
     Args:
       config: the whole configuration.
-      cached: whether batches bring {"latent": `[B, h, w, C]`} instead of {"image": `[B, H, W, 1]`}.
+      cached: whether batches have {"latent": `[B, h, w, C]`} instead of {"image": `[B, H, W, 1]`}.
     """
     c = config.diffusion
     autoencoder, unet, schedule = (
@@ -75,17 +75,17 @@ def diffusion_program(config, *, cached: bool) -> Program:
         )
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
+        # the published EMA warms up with (1 + n) / (10 + n) until it reaches the configured decay
         n = jnp.asarray(number + 1, jnp.float32)
         decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
-        # decay * average + (1 - decay) * params: this way round, 1 - decay is rounded once
+        # decay * average + (1 - decay) * params: in this form 1 - decay is rounded only once
         ema = optax.incremental_update(state["ema"], params, decay)
         terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 
     @replicated_jit
     def validation_losses(shared, batch):
-        """Loss of every image `[B]`, over draws that are its own, whatever batch it is in."""
+        """Loss of every image `[B]`; its random draws do not depend on the batch it is in."""
         params, frozen = shared
         z = encode(frozen, batch["image"]) * frozen["latent_scale"]
 
@@ -108,7 +108,7 @@ def diffusion_program(config, *, cached: bool) -> Program:
         return decoded(autoencoder, frozen, z)
 
     def evaluate(state, frozen, validation, *, pictures):
-        # fixed noise and times: the numbers of two validations differ by the weights alone
+        # fixed noise and times, so that two validations differ only by the weights
         images = {"image": validation, "number": np.arange(len(validation), dtype=np.uint32)}
         losses = over_batches(
             validation_losses, (state["ema"], frozen), images, batch_size=c.train.batch_size

@@ -1,4 +1,4 @@
-"""Stage 3: a learned registration method; the LDM is an input, outside what is differentiated."""
+"""Stage 3: a learned registration method; the LDM is an input and is not differentiated."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ VALIDATION_BATCH = 8  # pairs
 
 
 class ValidationPairs(NamedTuple):
-    """Pairs that registration is scored on.
+    """Pairs on which registration is scored.
 
     pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, H, W, 1]`
     labels: label -> structure name, scored by DSC
@@ -38,8 +38,8 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
     Args:
       config: the whole configuration.
       method: a learned method.
-      cached: whether batches bring the frozen features of both images, of a method whose features
-        are constant.
+      cached: whether batches contain the frozen features of both images, for a method with constant
+        features.
     """
     c = config.registration
     optimiser = adam(c.train, **c.optimiser)
@@ -72,7 +72,7 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         u, warped_mask = over_batches(
             register, (state["params"], frozen), pairs, batch_size=VALIDATION_BATCH
         )
-        if not np.isfinite(u).all():  # exploded parameters have no score; the loop stops there
+        if not np.isfinite(u).all():  # diverged parameters have no score; the loop then stops
             return {SCORE: float("nan"), "dsc": float("nan")}, {}
         masks = zip(warped_mask, pairs["fixed_mask"], strict=True)
         dsc = float(np.mean([np.nanmean(list(dice(*both, labels).values())) for both in masks]))
