@@ -250,7 +250,7 @@ def _registered(registrar, moving, fixed, first, factor) -> np.ndarray:
 
     fixed = np.broadcast_to(fixed, moving.shape)
     pairs = list(zip(images(moving), images(fixed), strict=True))
-    return np.stack([one.pixel_displacement for one in registrar.register_images(pairs)])
+    return np.stack([one.pixel_displacement for one in registrar.register_images(pairs, refine=0)])
 
 
 def _spread(*arrays):
