@@ -193,8 +193,8 @@ def test_apical_view(folder, beats):
 class AnyGrid(AnalyticMethod):
     """As LDDMM and SyN, on a grid of any size."""
 
-    def field(self, moving, fixed):
-        return AnalyticMethod(image_size=moving.shape[1]).field(moving, fixed)
+    def displacement(self, moving, fixed):
+        return AnalyticMethod(image_size=moving.shape[1]).displacement(moving, fixed)
 
 
 @pytest.mark.parametrize("name", ["network", "any grid"])
