@@ -1,6 +1,7 @@
 """Anatomy and measures of a heart whose motion is known exactly; memory over many frames."""
 
 import functools
+import os
 import subprocess
 import sys
 import textwrap
@@ -172,3 +173,30 @@ def test_memory_grows_only_by_the_arrays_over_time():
     # velocities, their smoothed copy, displacements there and back, and passing copies; all frames
     # on the device at once would take hundreds
     assert grown[300] - grown[30] < 12 * one_field
+
+
+def test_devices_share_the_frames(tmp_path):
+    """On two devices as on one."""
+    beat, _, _ = known("sax")
+    np.save(tmp_path / "frames.npy", beat.frames[:5, 20:68, 20:68])
+    program = f"""
+        import sys, jax, numpy as np
+        from ldm_morph_jax.registering.cine import tracked
+        from ldm_morph_jax.registering.velocity import Refinement
+        assert len(jax.devices()) == int(sys.argv[1])
+        tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(4,))
+        cine = tracked.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
+        np.save(sys.argv[2], tracked.track_cine(cine).displacement)
+    """
+    found = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.npy"
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), str(devices), str(out)],
+            env=os.environ | {"XLA_FLAGS": flags},
+            check=True,
+        )
+        found.append(np.load(out))
+    assert np.abs(found[0]).max() > 0.3
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
