@@ -53,30 +53,31 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     return parser.parse_args(spelled(sys.argv[1:] if argv is None else argv, "-"))
 
 
-def add_selecting_options(parser: argparse.ArgumentParser, frames: str | None = None) -> None:
-    """The options that choose a part of a file.
-
-    frames: how many numbers `--frame` takes, as `nargs` of argparse; None: one.
-    """
+def add_slice_option(parser: argparse.ArgumentParser) -> None:
+    """The option that chooses a slice of a file."""
     parser.add_argument(
         "--slice",
         type=_slice_argument,
         metavar="K|all",
         help="which slice of a 3-D file (from 0), or all",
     )
+
+
+def add_frame_option(parser: argparse.ArgumentParser, count: str | None = None) -> None:
+    """The option that chooses a frame, or with `count` "+" one of each of two files."""
     parser.add_argument(
         "--frame",
         type=int,
-        nargs=frames,
+        nargs=count,
         metavar="K",
         help="which frame of a file with several in time (from 0)"
-        + ("; two numbers: of the moving and of the fixed file" if frames else ""),
+        + ("; two numbers: of the moving and of the fixed file" if count else ""),
     )
 
 
-def add_reading_options(parser: argparse.ArgumentParser, frames: str | None = None) -> None:
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that reads images of any kind."""
-    add_selecting_options(parser, frames)
+    add_slice_option(parser)
     parser.add_argument(
         "--spacing",
         type=float,

@@ -31,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mask", type=Path, metavar="FILE", help="count only where this mask is not 0"
     )
-    commands.add_selecting_options(parser)
+    commands.add_slice_option(parser)
+    commands.add_frame_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     return parser
 

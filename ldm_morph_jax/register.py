@@ -41,7 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--moving-mask", type=Path, metavar="FILE", help="labels of the moving image"
     )
     parser.add_argument("--fixed-mask", type=Path, metavar="FILE", help="labels of the fixed image")
-    commands.add_reading_options(parser, frames="+")
+    commands.add_reading_options(parser)
+    commands.add_frame_option(parser, "+")
     parser.add_argument(
         "--align",
         choices=("auto", "world", "centre"),

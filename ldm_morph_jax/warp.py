@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "and it is needed: --inverse of an image, points in pixels",
     )
     commands.add_reading_options(parser)
+    commands.add_frame_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     return parser
 

@@ -92,19 +92,15 @@ class Method:
     def velocity(self, params, frozen, moving, fixed) -> jax.Array:
         """A stationary velocity `[B, H, W, 2]` that exchanging the images negates, in pixels.
 
-        Half the difference of what is predicted in both directions: none for the same image twice.
+        Half the difference of what is predicted in both directions: none for the same image twice
+        (but for the random noise of features that are not constant).
         """
         if self.symmetric:
             return self.to_velocity(self.field(params, frozen, moving, fixed))
-        key = jax.random.key(0)
-        pair = [(image, self.image_features(frozen, image, key)) for image in (moving, fixed)]
-
-        def both(a, b):
-            return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
-
-        (there, there_features), (back, back_features) = both(*pair), both(*pair[::-1])
-        features = there_features, back_features
-        field = self.field_from_features(params, frozen, there, back, features)
+        there, back = jnp.concatenate([moving, fixed]), jnp.concatenate([fixed, moving])
+        features = self.image_features(frozen, there, jax.random.key(0))
+        exchanged = jax.tree.map(lambda leaf: jnp.roll(leaf, len(moving), axis=0), features)
+        field = self.field_from_features(params, frozen, there, back, (features, exchanged))
         forward, backward = jnp.split(self.to_velocity(field), 2)
         return (forward - backward) / 2
 

@@ -27,6 +27,8 @@ class Found:
     correlation, rms: (before, after) mean local correlation, and root of the mean squared
         difference of the images in [0, 1], on the whole image; None where a method predicts a
         displacement.
+    start_gain: how well the network's prediction explains the images, see `velocity.Refined`; it
+        was dropped where this is below `velocity.Refinement.least_gain`.
     """
 
     grid: Grid
@@ -34,6 +36,7 @@ class Found:
     scale: float = 1.0
     correlation: tuple[float, float] | None = None
     rms: tuple[float, float] | None = None
+    start_gain: float | None = None
 
 
 def is_velocity(method: Method, *, steps: int, diffeomorphic: bool) -> bool:
@@ -165,4 +168,5 @@ def _of_slice(refined: Refined, row: int, grid: Grid) -> Found:
         float(refined.scale[row]),
         tuple(map(float, refined.correlation[row])),
         tuple(map(float, refined.rms[row])),
+        float(refined.start_gain[row]),
     )

@@ -81,7 +81,7 @@ class Refinement:
         if steps < 0:
             raise ValueError(f"refine: found {steps}, expected 0 or more steps")
         if not steps:
-            return cls(levels=(1,), steps=(0,))
+            return cls(levels=(1,), steps=(0,), least_gain=float("-inf"))
         usual = cls().steps
         ends = [round(steps * sum(usual[:k]) / sum(usual)) for k in range(len(usual) + 1)]
         return cls(steps=tuple(b - a for a, b in zip(ends[:-1], ends[1:], strict=True)))
