@@ -3,6 +3,11 @@
 #
 # One process per GPU. JAX gets their addresses from SLURM. The checkout, its environment
 # (pip install -e ".[cuda]") and WORKDIR must be on the cluster's shared file system.
+#
+# Many cines need no such job but an array of small ones, each doing its part of the table; what is
+# finished is kept when one is started again:
+#   sbatch --array=1-8 --cpus-per-task=8 --requeue --wrap '.venv/bin/ldm-morph track \
+#       --batch cines.csv --out "$HOME/tracked" --shard "$SLURM_ARRAY_TASK_ID/8"'
 #SBATCH --job-name=ldm-morph
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4

@@ -8,8 +8,8 @@
 
 A model is a run directory, a weights file, the name of shipped weights, or a method that needs no
 training ("initial": no registration; "lddmm"; "syn": ANTs SyN, needs the extra `ants`). With
-`--refine N` each pair's displacement is refined by N steps of instance optimisation, as `register`
-does it.
+`--refine N` each pair is refined by N steps on the whole image, as `register` does it by default
+with 82.
 
 Writes {pairs.csv, summary.json, report.html, figures/} to --out. By default that is
 runs/X/evaluation/<split>[-<dataset>][-<model>][-refine<N>], what is the run's own left out, and
@@ -38,7 +38,10 @@ ALLOW_PARTIAL = flags.DEFINE_bool(
 )
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which pairs.")
 REFINE = flags.DEFINE_integer(
-    "refine", 0, "Steps of instance optimisation for every pair.", lower_bound=0
+    "refine",
+    0,
+    "Steps of refinement for every pair, as in `register`; 0: the network alone.",
+    lower_bound=0,
 )
 OUT = flags.DEFINE_string("out", None, "Directory to write.")
 

@@ -162,9 +162,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"found {found}, expected one of --cine, --batch and --example")
     [source] = sources
     of_a_cine = ["mask", "contours", "landmarks", "slice", "septum"]
-    of_files = ["labels", "frame_times", "fps", "spacing", "period"]
+    of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period"]
     taken = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
-    given = [f"--{name.replace('_', '-')}" for name in taken if getattr(args, name) is not None]
+    given = [
+        f"--{name.replace('_', '-')}" for name in taken if getattr(args, name) not in (None, False)
+    ]
     if args.reference and source != "cine":
         given.append("--reference")
     if given:

@@ -49,5 +49,5 @@ def get_config():
         seeds=(0, 1, 2),
         seeded=("ldm_morph",),
         weights=(0.5, 1.0, 2.0),
-        refine=50,
+        refine=82,
     )

@@ -22,7 +22,6 @@ from ldm_morph_jax.files.arrays import read_npz
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.writing import atomic, write_image
-from ldm_morph_jax.ops.inverse import invert_at
 
 CONVENTION = (
     "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
@@ -99,6 +98,9 @@ class Transform:
             where p was found.
         """
         u = self.fixed.vectors_to_index(self.displacement_mm)
+        # JAX, which that module needs for its other half, takes a second to import
+        from ldm_morph_jax.ops.inverse import invert_at
+
         found, _ = invert_at(u, self.fixed.to_index(points))
         found = self.fixed.to_physical(found)
         return found, np.linalg.norm(self.map_points(found) - points, axis=-1)

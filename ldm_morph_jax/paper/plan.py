@@ -24,7 +24,7 @@ from ldm_morph_jax.methods import build_method, method_class, method_names
 OURS = "ldm_morph"
 OUR_HEAD = "velocity"  # variant: another method's network with the head and loss of LDM-Morph
 PAPER_LOSS = "mse"  # variant: LDM-Morph with the paper's similarity, where it has another
-REFINED = "refined"  # variant: LDM-Morph, each pair refined by instance optimisation
+REFINED = "refined"  # variant: LDM-Morph, each pair refined on the whole image
 
 # what makes up the head, and what it is trained with, below config.registration
 HEAD_KEYS = (

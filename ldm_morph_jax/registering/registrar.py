@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm_morph_jax.files.images import Image, ImageError, images_from_array
 from ldm_morph_jax.registering.grid import prepare
@@ -11,6 +11,9 @@ from ldm_morph_jax.registering.prediction import find, is_velocity
 from ldm_morph_jax.registering.result import Registration, Result
 from ldm_morph_jax.registering.velocity import STEPS
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ldm_morph_jax.registering.cine.tracked import Tracked
 
 
 def load(name_or_path: str | Path = DEFAULT_MODEL, *, calls: str = "often") -> "Registrar":
@@ -114,6 +117,18 @@ class Registrar:
             Registration(moving, fixed, slices, [next(found) for _ in slices], velocity)
             for (moving, fixed), slices in zip(pairs, prepared, strict=True)
         ]
+
+    def track(self, frames, *, spacing=None, times=None, **options) -> "Tracked":
+        """Follow the tissue of one frame of a cine `[T, H, W]`.
+
+        Args:
+            frames, spacing, times: see `cine.tracked.cine_from_arrays`.
+            options: reference, period, settings, progress of `cine.tracked.track_cine`.
+        """
+        from ldm_morph_jax.registering.cine.tracked import cine_from_arrays, track_cine
+
+        cine = cine_from_arrays(frames, spacing=spacing, times=times)
+        return track_cine(cine, self, **options)
 
     def steps(self, refine: int | None) -> int:
         """How many steps of refinement `refine` means for this method."""

@@ -38,6 +38,7 @@ __all__ = [
 
 STRAIN_LIMIT = 0.3
 _STRAIN_MAP = colormaps["RdBu"]  # shortening red
+_UNITS = {"mm2": "mm²", "px2": "px²", "px3": "px³", "ml": "mL"}
 _PAGE_SIDE, _GIF_SIDE = 512, 384  # pixels, longer side
 _SECTOR_COLOURS = ("#0e7490", "#d97706", "#7c3aed", "#be123c", "#4d7c0f", "#64748b")
 
@@ -57,7 +58,7 @@ def curve_groups(curves: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.nda
             title = f"{kind} strain by sector"
         else:
             line, unit = name.rsplit("_", 1)
-            title = f"{line.split('_')[-1]}, {unit.replace('2', '²').replace('3', '³')}"
+            title = f"{line.split('_')[-1]}, {_UNITS.get(unit, unit)}"
         groups.setdefault(title, {})[line.replace("_", " ")] = np.asarray(curve, np.float64)
     return groups
 
@@ -214,8 +215,8 @@ def _rows(summary) -> list[tuple[str, str]]:
     for name, value in summary.items():
         if isinstance(value, Mapping) and set(value) == {"reference", "end_systole"}:
             quantity, unit = name.rsplit("_", 1)
-            unit = {"mm2": "mm²", "px2": "px²", "px3": "px³", "ml": "mL"}.get(unit, unit)
-            text = f"{value['reference']:.4g} → {value['end_systole']:.4g} {unit}"
+            ends = f"{value['reference']:.4g} → {value['end_systole']:.4g}"
+            text = f"{ends} {_UNITS.get(unit, unit)}"
             rows.append((f"{quantity.replace('_', ' ')}, reference → end-systole", text))
         elif name in ("fractional_area_change", "ejection_fraction"):
             rows.append((name.replace("_", " "), f"{100 * value:.1f} %"))

@@ -599,10 +599,13 @@ def test_wrong_echonet_tables(tmp_path, file, number, change, message):
     "damage, message",
     [
         (lambda file: file.write_bytes(b"RIFF" + bytes(500)), "0X1A.avi: not a readable video"),
-        (lambda file: file.write_bytes(file.read_bytes()[:9000]), "0X1A.avi: has no frame 3"),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:9000]),
+            "0X1A.avi: the video ends before frame 3",
+        ),
         (
             lambda file: archives.write_avi(file, [archives.echonet_frame("0X1A", 0)] * 3),
-            "0X1A.avi: has no frame 3, which VolumeTracings.csv traces",
+            "0X1A.avi: the video ends before frame 3, which VolumeTracings.csv traces",
         ),
         (
             lambda file: archives.write_avi(file, [np.full((112, 112), 80, np.uint8)] * 9),
@@ -612,7 +615,7 @@ def test_wrong_echonet_tables(tmp_path, file, number, change, message):
             lambda file: archives.write_avi(
                 file, [archives.echonet_frame("0X1A", 3)[:32, :32]] * 9
             ),
-            "0X1A.avi, frame 3: its outline .* holds no pixel of the 32 x 32 image",
+            "0X1A.avi, frame 3: its outline .* contains no pixel of the 32 x 32 image",
         ),
     ],
 )
@@ -643,7 +646,7 @@ def test_incomplete_outline(tmp_path):
     [
         (0, lambda s: s.replace("moving,", "move,"), "header is id,split,move,.*expected"),
         (1, lambda s: s.replace("train", "training"), "line 2: split is 'training'"),
-        (2, lambda s: s.replace("heart-1", "heart-0"), "id 'heart-0' was on line 2 already"),
+        (2, lambda s: s.replace("heart-1", "heart-0"), "id 'heart-0' is already on line 2"),
         (2, lambda s: s.replace("heart-1", ""), "line 3: id is empty"),
         (1, lambda s: s.replace("0_fixed.png", "no.png"), "line 2: no such file .*no.png"),
         (1, lambda s: s.replace("0_fixed_mask.png", ""), "line 2: has one mask"),
@@ -723,5 +726,5 @@ def test_camus_of_the_first_release(tmp_path):
     archives.write_camus(tmp_path / "camus", patients=(1,), views=("2CH",))
     for file in list(tmp_path.rglob("*.nii.gz")):
         file.rename(file.with_name(file.name.replace(".nii.gz", ".mhd")))
-    with pytest.raises(ValueError, match=r"2CH_E.\S*.mhd is of the first release \(.mhd\), exp"):
+    with pytest.raises(ValueError, match=r"2CH_E.\S*.mhd is from the first release \(.mhd\), exp"):
         load("camus_2ch", tmp_path / "camus")

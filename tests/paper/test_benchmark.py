@@ -495,7 +495,7 @@ def test_latent_diffusion_model_is_trained_once(data, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_run_of_every_configuration_builds(path):
-    assert f"--config configs/benchmark/{path.name}" in path.read_text()
+    assert f"ldm-morph benchmark --config benchmark/{path.stem}" in path.read_text()
     config = experiment(path)
     todo = tasks(all_evaluations(config, Path("out")))
     trained = [task for task in todo if getattr(task, "stages", ())]

@@ -131,7 +131,7 @@ def track_cine(
     *,
     reference: int = 0,
     period: float | str | None = None,
-    settings: Tracking = DEFAULTS,
+    settings: Tracking | None = None,
     progress: Progress = lambda share: None,
 ) -> Tracked:
     """Track the tissue of one frame through a cine of one slice.
@@ -142,7 +142,7 @@ def track_cine(
         reference: the frame whose tissue is followed, usually end-diastole.
         period: of the beat, in seconds (frames, where times are unknown); "whole": the last frame
             shows what the first one does; None: the motion need not repeat.
-        settings: of `tracking.track`.
+        settings: of `tracking.track`; None: `DEFAULTS`.
         progress: called with the share that is done.
 
     Raises:
@@ -161,7 +161,7 @@ def track_cine(
             f"{source}: its frames span {length:g}, the period of the beat is {period:g}; "
             "expected it to be as long"
         )
-    devices = len(jax.devices())
+    devices, settings = len(jax.devices()), settings or DEFAULTS
     settings = replace(settings, chunk=devices * math.ceil(settings.chunk / devices))
     factor = max(1.0, max(cine.frames.shape[1:]) / _LARGEST)
     frames = _prepared(cine, reference, factor, settings.chunk)
