@@ -49,6 +49,7 @@ setup(
         "chex>=0.1.92,<0.2",
         "contourpy>=1.3",
         "filelock>=3.13",
+        "flatbuffers>=24.3",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10,<0.13",
