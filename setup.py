@@ -55,11 +55,10 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml_collections>=1.1",
-        "nibabel>=5.3",
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "pandas>=2.2,<4",
+        "pandas>=3,<4",
         "pillow>=11",
         "pydicom>=3,<4",
         "safetensors>=0.5",
@@ -68,25 +67,37 @@ setup(
         "tabulate>=0.9",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.9,<5",
+        "tifffile>=2025.1.10",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "ants": ["antspyx>=0.6"],
+        # compressed TIFF that ITK does not decode; compressed enhanced DICOM that ITK does not open
+        "codecs": [
+            "imagecodecs>=2025.3.30",
+            "pylibjpeg>=2",
+            "pylibjpeg-libjpeg>=2",
+            "pylibjpeg-openjpeg>=2",
+        ],
         "video": ["av>=14"],
         "torch": ["torch>=2.4"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"],
         "test": [
+            # for SyN, where it has a wheel; it holds NumPy below 2.4 and SciPy below 1.16
+            "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
             "build>=1.2",
             "import-linter>=2.1",
             "ipykernel>=6",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "nibabel>=5.3",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9,<0.18",
+            "setuptools>=77",  # builds the wheel that a test installs
             # exactly this one: a looser range makes pip fetch the newest build with its GPU
             # packages
             "torch==2.13.0",

@@ -1,13 +1,13 @@
 """LDM-Morph at the paper's size on your own pairs, listed in a CSV file, for GPUs.
 
-    python -m ldm_morph_jax.train --config configs/folder.py \\
-        --config.data.source=pairs.csv --workdir runs/mine
-    python -m ldm_morph_jax.evaluate --workdir runs/mine --split test
+    ldm-morph train --config folder --config.data.source=pairs.csv --workdir runs/mine
+    ldm-morph evaluate --workdir runs/mine --split test
 
-pairs.csv has the columns id,split,moving,fixed[,moving_mask,fixed_mask] (docs/datasets.md), split
-one of train, validation and test; validation needs masks, since the best weights are those with the
-best DSC there. `--config configs/folder.py:small` is the same with networks and training for a
-laptop: start with it. Hyper-parameters are the paper's; no row of the paper belongs to your data.
+pairs.csv has the columns id,split,moving,fixed[,moving_mask,fixed_mask] (docs/datasets.md); split
+is train, validation or test. Validation pairs need masks, since the weights with the best DSC on
+them are kept. `--config folder:small` is the same with networks and training for a laptop: start
+with it. Hyperparameters are the paper's, but the paper has no results for your data to compare
+with.
 """
 
 from ldm_morph_jax.config import paper_config, preset

@@ -2,11 +2,11 @@
 
     ldm-morph train --config method:NAME:EXPERIMENT --workdir runs/NAME
 
-NAME is the method's (`voxelmorph`, or a method of your own: CONTRIBUTING.md), EXPERIMENT the file
-in configs/ to repeat, with its argument if it takes one (`camus_2ch:small`); without it the
-quickstart. Data, seed, augmentation, steps and batch size are that experiment's; network, losses
-and optimiser the method's. `configs/baselines/` has the same for each method of the paper, with
-what is known about it.
+NAME is the name of the method (`voxelmorph`, or your own: CONTRIBUTING.md). EXPERIMENT is the
+experiment to repeat, with its argument if it takes one (`camus_2ch:small`); the default is the
+quickstart. Data, seed, augmentation, steps and batch size are taken from that experiment, network,
+losses and optimiser from the method. `configs/baselines/` does the same for each method of the
+paper and describes the method.
 """
 
 from ldm_morph_jax.config import baseline

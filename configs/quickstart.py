@@ -1,10 +1,11 @@
 """Quickstart: the whole method, small, on the built-in phantom (short-axis, 64 x 64).
 
-    python -m ldm_morph_jax.train --config configs/quickstart.py --workdir runs/quickstart
-    python -m ldm_morph_jax.evaluate --workdir runs/quickstart --split test
+    ldm-morph train --config quickstart --workdir runs/quickstart
+    ldm-morph evaluate --workdir runs/quickstart --split test
 
-Shows the three stages and the report in minutes, with known motion to compare with. It targets no
-row of the paper: networks, images and training are far smaller. Results and times are in README.md.
+Shows the three stages and the report in minutes, on images with known motion. It does not
+correspond to any row of the paper: networks, images and training are far smaller. README.md has
+results and times.
 """
 
 from ldm_morph_jax.config import paper_config, small
@@ -25,8 +26,8 @@ def get_config():
     c.diffusion.train.update(steps=250, batch_size=16, evaluate_every=250)
 
     c.registration.model.window_size = 4
-    # A smoothed velocity instead of the paper's displacement, and little weight on the latents of
-    # an autoencoder that was trained for a minute: see configs/sunnybrook_small.py.
+    # A smoothed velocity instead of the paper's displacement, and a small weight for the latent
+    # loss, since the autoencoder is trained for only a minute: see configs/sunnybrook_small.py.
     c.registration.integration_steps = 6
     c.registration.velocity_sigma = 3.0
     c.registration.smoothness_weight = 0.04

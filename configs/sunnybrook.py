@@ -1,15 +1,15 @@
 """LDM-Morph at the paper's size on Sunnybrook short-axis cine MRI (100/25/128 pairs), for a GPU.
 
-    python -m ldm_morph_jax.train --config configs/sunnybrook.py \\
-        --config.data.source=DIR --workdir runs/sunnybrook
-    python -m ldm_morph_jax.evaluate --workdir runs/sunnybrook --split test
+    ldm-morph train --config sunnybrook --config.data.source=DIR --workdir runs/sunnybrook
+    ldm-morph evaluate --workdir runs/sunnybrook --split test
 
-DIR holds the public PNG layout. Networks, losses, learning rates and the registration stage's
-24,000 steps of one pair are the paper's; its ACDC setting, 95/5/50 pairs, is nearest (DSC 0.850,
-0.157 % of folds). The paper does not say how long its latent diffusion model was trained: here
-20,000 steps of 32 images for each of its two stages, learning rates scaled to that batch, the
-discriminator from step 10,000. Intensities as in configs/sunnybrook_small.py. No result is claimed:
-this configuration is checked by tests but has not been trained yet.
+DIR holds the public PNG layout (docs/datasets.md). Networks, losses, learning rates and the
+registration stage's 24,000 steps of one pair are the paper's. The closest dataset in the paper is
+ACDC, with 95/5/50 pairs (DSC 0.850, 0.157 % of folds). The paper does not say how long its latent
+diffusion model was trained. Here each of its two stages takes 20,000 steps of 32 images, with
+learning rates scaled to that batch and the discriminator starting at step 10,000. Intensities are
+scaled as in configs/sunnybrook_small.py. No result is claimed: tests check this configuration, but
+it has not been trained yet.
 """
 
 from ldm_morph_jax.config import paper_config, preset

@@ -1,13 +1,12 @@
 """Real hearts on a laptop: LDM-Morph, small, on Sunnybrook short-axis cine MRI (100/25/128 pairs).
 
-    python -m ldm_morph_jax.train --config configs/sunnybrook_small.py \\
-        --config.data.source=DIR --workdir runs/sb
-    python -m ldm_morph_jax.evaluate --workdir runs/sb --split test
+    ldm-morph train --config sunnybrook_small --config.data.source=DIR --workdir runs/sb
+    ldm-morph evaluate --workdir runs/sb --split test
 
-DIR holds the public PNG layout (docs/datasets.md). The images were stretched by each image's
-brightest pixel, so ED and ES differ in scale: they are clipped to their 1st to 99th percentile
-before they are scaled to [0, 1] (the paper's min-max is the default elsewhere). Measured results,
-times and seeds are in README.md.
+DIR holds the public PNG layout (docs/datasets.md). Each image was scaled by its own brightest
+pixel, so intensities differ between ED and ES. They are therefore clipped to the 1st to 99th
+percentile before scaling to [0, 1]; the default elsewhere is the paper's min-max scaling. README.md
+has measured results, times and seeds.
 """
 
 from ldm_morph_jax.config import paper_config, preset, small
@@ -21,10 +20,10 @@ def get_config(variant: str = ""):
     for stage in (c.autoencoder, c.diffusion, c.registration):
         stage.augmentation.orientations = tuple(range(8))  # flips and quarter turns
     c.diffusion.train.log_every = 100
-    # A displacement folds with the paper's smoothness of 0.01 and cannot follow large contractions
-    # with one that does not fold; a smoothed velocity does both, and the smoother it is the better
-    # hearts overlap. The latent term, of an autoencoder trained for minutes, outweighs the pixels
-    # at the paper's beta of 0.6 (README).
+    # With the paper's smoothness weight of 0.01 a displacement folds; with a weight large enough to
+    # prevent folds it cannot follow large contractions. A smoothed velocity does both, and the
+    # smoother it is, the better hearts overlap. At the paper's beta of 0.6 the latent term, from an
+    # autoencoder trained for minutes, would outweigh the pixel term (README).
     c.registration.integration_steps = 6
     c.registration.velocity_sigma = 6.0
     c.registration.smoothness_weight = 0.03

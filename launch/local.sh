@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The rehearsal of a pod: N processes with M simulated CPU devices each on this machine.
+# Rehearse a pod on this machine: N processes with M simulated CPU devices each.
 #
-#   launch/local.sh 2 4 python -m ldm_morph_jax.train --config configs/quickstart.py --workdir runs/x
+#   launch/local.sh 2 4 ldm-morph train --config quickstart --workdir runs/x
 #
-# The command must be one that takes --coordinator, --num-processes and --process-id. When one
-# process fails, the others are stopped and its exit status is returned; SIGTERM is passed on.
+# The command must accept --coordinator, --num-processes and --process-id. If one process fails, the
+# others are stopped and its exit status is returned. SIGTERM is passed on to all processes.
 set -uo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: $0 PROCESSES DEVICES_PER_PROCESS COMMAND..." >&2
@@ -16,7 +16,7 @@ shift 2
 port=${PORT:-$((20000 + RANDOM % 20000))}
 export JAX_PLATFORMS=cpu
 export JAX_NUM_CPU_DEVICES=$devices
-# process 0 listens on loopback only; by default it would on every interface
+# process 0 listens only on loopback; the default is every interface
 export JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port
 
 pids=()
@@ -30,9 +30,9 @@ status=0
 while [ -n "$(jobs -rp)" ]; do
     wait -n
     code=$?
-    # 75: preempted, every process saves and ends by itself; above 128: the signal that did it
+    # 75: preempted, every process saves and exits by itself; above 128: killed by a signal
     if ((code != 0 && code != 75 && code <= 128)); then
-        kill -KILL "${pids[@]}" 2>/dev/null # the others wait for the failed one
+        kill -KILL "${pids[@]}" 2>/dev/null # they would wait for the failed one
     fi
 done
 for pid in "${pids[@]}"; do

@@ -9,11 +9,13 @@ from ldm_morph_jax import __version__
 # The module of that name is imported when it is chosen, so that help is there at once.
 COMMANDS = {
     "register": "register two images, or a table of pairs",
+    "track": "follow the tissue of a cine: motion, contours, strain",
     "warp": "carry an image, labels or points through a saved transform",
     "jacobian": "map and statistics of the Jacobian determinant of a transform",
     "prepare": "read a dataset's original files and write pairs ready for training",
     "train": "train a method",
     "evaluate": "score a trained run, or a method without weights, on a split",
+    "sample": "draw images from a trained diffusion model",
     "benchmark": "train and score every method; the paper's tables and figures",
     "convert": "take over checkpoints of the published code, give ours back, export weights",
     "plan": "parameters, FLOPs and memory of training, without training",

@@ -6,6 +6,7 @@ the configuration (`--config.data.source=DIR`) are written as they are in its fi
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -52,20 +53,38 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     return parser.parse_args(spelled(sys.argv[1:] if argv is None else argv, "-"))
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that reads images of any kind."""
+def add_slice_option(parser: argparse.ArgumentParser) -> None:
+    """The option that chooses a slice of a file."""
     parser.add_argument(
         "--slice",
         type=_slice_argument,
         metavar="K|all",
         help="which slice of a 3-D file (from 0), or all",
     )
+
+
+def add_frame_option(parser: argparse.ArgumentParser, count: str | None = None) -> None:
+    """The option that chooses a frame, or with `count` "+" one of each of two files."""
+    parser.add_argument(
+        "--frame",
+        type=int,
+        nargs=count,
+        metavar="K",
+        help="which frame of a file with several in time (from 0)"
+        + ("; two numbers: of the moving and of the fixed file" if count else ""),
+    )
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that reads images of any kind."""
+    add_slice_option(parser)
     parser.add_argument(
         "--spacing",
         type=float,
         nargs="+",
         metavar="MM",
-        help="pixel spacing in mm, one number or row and column, for files that do not tell it",
+        help="pixel spacing in mm, one number or row and column, for files that do not tell it; "
+        "refused where a file says otherwise",
     )
     parser.add_argument(
         "--oblique",
@@ -96,15 +115,17 @@ def run(main: Callable[[], None]) -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.WARNING)
+    with contextlib.suppress(AttributeError):  # a stream in memory
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
     try:
         main()
     except Preempted as stop:
         print(stop, file=sys.stderr)
         sys.exit(PREEMPTED)
-    except (ValueError, NonFiniteError, OSError) as error:
+    except (ValueError, NonFiniteError, OSError, MemoryError) as error:
         if os.environ.get("LDM_MORPH_DEBUG"):
             raise
-        _fail(error)
+        _fail(f"not enough memory {error}" if isinstance(error, MemoryError) else error)
 
 
 def _fail(message) -> NoReturn:

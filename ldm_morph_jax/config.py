@@ -1,8 +1,8 @@
 """The configuration of an experiment: every key, with the paper's value as its default.
 
-`configs/*.py` start from `paper_config()` and change what their experiment changes. Keys are locked
-and typed: an unknown key or a value of another type is an error. NOTES on the numbers: Sec. 4.2 of
-the paper where it states them, the published implementation where it does not.
+The files in `configs/` start from `paper_config()` and override what differs in their experiment.
+Keys are locked and typed: an unknown key or a value of another type is an error. Values are those
+of Sec. 4.2 of the paper where it states them, and of the published implementation elsewhere.
 """
 
 import copy
@@ -17,23 +17,26 @@ from ldm_morph_jax.methods import method_class
 
 
 def stage_config(**changes) -> dict:
-    """What every training stage has: duration, optimiser, rhythm of logging and validation."""
+    """Settings of every training stage: duration, optimiser, logging and validation intervals."""
     return {
         "steps": 1000,
         "batch_size": 1,  # over all devices
-        # The gradient of the batch is summed over this many parts, one after the other: as of the
-        # whole batch, but for the draws of stochastic depth, in the memory of one part.
+        # The gradient is averaged over this many parts of the batch, computed one after the other.
+        # It equals that of the whole batch, except for the random draws of stochastic depth, and
+        # takes only the memory of one part.
         "micro_batches": 1,
         "learning_rate": 1e-4,
-        "schedule": "constant",  # to zero over the stage: "cosine", "polynomial" (power 0.9)
+        "schedule": "constant",  # or decay to zero: "cosine", "polynomial" (power 0.9)
         "warmup_steps": 0,
-        # Adam's epsilon: gradients well below it move their parameter in proportion, not by the
-        # whole learning rate. More than 1e-8 where rounding would decide on such a step's sign.
+        # Adam's epsilon: a gradient well below it moves its parameter in proportion to the
+        # gradient, not by the whole learning rate. Increase it from 1e-8 if rounding errors would
+        # otherwise decide the sign of such steps.
         "adam_eps": 1e-8,
         "gradient_clip": 0.0,  # global norm; 0 = off
         "log_every": 50,
         "evaluate_every": 400,  # validation and checkpoint
-        "sample_every": 0,  # pictures; 0 = at the end only
+        "patience": 0,  # stop after this many validations without a new best; 0 = never
+        "sample_every": 0,  # pictures; 0 = only at the end
     } | changes
 
 
@@ -45,7 +48,7 @@ def optimiser_config(**changes) -> dict:
 def augmentation_config(**changes) -> dict:
     """Augmentation of the training images; the same geometry for both images of a pair."""
     return {
-        "orientations": (0,),  # elements of the dihedral group to draw from, 0 = as it is
+        "orientations": (0,),  # elements of the dihedral group to draw from; 0 = unchanged
         "rotation_degrees": 0.0,
         "gamma": 0.0,
         "brightness": 0.0,
@@ -54,26 +57,26 @@ def augmentation_config(**changes) -> dict:
 
 
 def paper_config() -> ConfigDict:
-    """LDM-Morph at the paper's size, with the paper's training; the dataset is left to choose."""
+    """LDM-Morph with the paper's network sizes and training; the dataset is not set."""
     return ConfigDict(
         {
             "seed": 0,
             "compute": {
-                # of the networks' layers, or "bfloat16"; parameters, losses, norms' statistics,
-                # softmax and displacements are float32 in any case
+                # type in which layers compute, or "bfloat16"; parameters, losses, normalisation
+                # statistics, softmax and displacements are always float32
                 "dtype": "float32",
-                "remat": False,  # blocks' activations are not kept for the backward pass
+                "remat": False,  # True: recompute the blocks' activations in the backward pass
             },
             "data": {
                 "name": placeholder(str),
-                "source": placeholder(str),  # where the downloaded files are
-                "directory": "data",  # where prepared datasets are kept
+                "source": placeholder(str),  # folder of the downloaded files
+                "directory": "data",  # folder of prepared datasets
                 "image_size": 128,
-                "intensity": "minmax",  # or "percentile": clip to the 1st to 99th first
+                "intensity": "minmax",  # or "percentile": first clip to the 1st to 99th
                 "reverse": False,  # True: moving = ES, fixed = ED, as in the published code
                 "options": ConfigDict(),  # further options of this dataset
             },
-            # a finished run whose autoencoder and diffusion model to use instead of training them
+            # a finished run whose autoencoder and diffusion model are used instead of new ones
             "ldm_from": placeholder(str),
             "autoencoder": {
                 "model": {
@@ -90,7 +93,7 @@ def paper_config() -> ConfigDict:
                 "adversarial_weight": 0.75,
                 "adversarial_start": 40_001,
                 "commitment": 0.25,
-                "commitment_order": "published",  # or "paper": weights the commitment term
+                "commitment_order": "published",  # or "paper": the weight is on the commitment term
                 "train": stage_config(
                     steps=100_000,
                     batch_size=160,
@@ -125,7 +128,7 @@ def paper_config() -> ConfigDict:
                 "augmentation": augmentation_config(),
             },
             "features": {
-                "noising": "ddim",  # or "q_sample": one random draw, as the published code
+                "noising": "ddim",  # or "q_sample": one random draw, as in the published code
                 "tap_time": 1,
                 "inversion_steps": 1,
                 "weights": "ema",  # or "raw", as in the published code
@@ -138,17 +141,17 @@ def paper_config() -> ConfigDict:
 
 
 def official_code(config: ConfigDict) -> ConfigDict:
-    """Preset: switch every known departure of the published code from the paper on at once.
+    """Preset: all known departures of the published code from the paper.
 
-    One row of docs/fidelity.md each. Its use of the same files for validation and test is not
-    reproduced. Changes and returns `config`.
+    docs/fidelity.md has a row for each. The published code's use of the same files for validation
+    and test is not reproduced. Changes and returns `config`.
     """
     config.data.reverse = True  # ES -> ED
     config.features.noising = "q_sample"  # a random draw; config.features.cache is then ignored
     config.features.weights = "raw"
     c = config.registration
     c.latent_gradient = False
-    # follows evaluate_every where that is overridden later
+    # a reference, so that it follows evaluate_every if that is overridden later
     c.stochastic_depth_steps = c.train.get_ref("evaluate_every")
     c.smoothness_scale = "half_size"
     return config
@@ -157,9 +160,9 @@ def official_code(config: ConfigDict) -> ConfigDict:
 def preset(
     config: ConfigDict, variant: str, known=("paper", "small", "official_code")
 ) -> ConfigDict:
-    """The argument of an experiment file: "" or "paper" for the paper, or a preset above.
+    """Apply the argument of an experiment file: "" or "paper" for the paper, or a preset above.
 
-    Changes and returns `config`; ValueError for a variant that is not `known`.
+    Changes and returns `config`. Raises ValueError for a variant that is not in `known`.
     """
     if variant and variant not in known:
         raise ValueError(
@@ -171,7 +174,7 @@ def preset(
 def small(config: ConfigDict) -> ConfigDict:
     """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
 
-    The experiments that are meant for a laptop start from it. Changes and returns `config`.
+    Experiments for a laptop start from it. Changes and returns `config`.
     """
     c = config.autoencoder
     c.model.base_channels = 16
@@ -224,8 +227,8 @@ def _registration(method: str) -> dict:
 def method_config(method: str, size: str = "paper") -> ConfigDict:
     """`config.registration` with the defaults of a learned method.
 
-    size: "paper", or "small": a network for a laptop and, since its training is short, the learning
-    rate, cosine decay and warm-up that LDM-Morph has there.
+    size: "paper" or "small". "small" selects a network for a laptop and, since its training is
+    short, the learning rate, cosine decay and warm-up of small LDM-Morph.
     """
     if size not in ("paper", "small"):
         raise ValueError(f"size is {size!r}, expected 'paper' or 'small'")
@@ -237,14 +240,15 @@ def method_config(method: str, size: str = "paper") -> ConfigDict:
 
 
 def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigDict:
-    """A copy of an experiment with another registration method, everything else being equal.
+    """A copy of an experiment with another registration method and everything else equal.
 
-    Data, seed, augmentation, steps, batch size and rhythm of validation stay; networks, loss
-    weights and optimiser become the method's (`method_config`).
+    Data, seed, augmentation, steps, batch size, validation interval and patience are kept;
+    networks, loss weights and optimiser are replaced by the method's (`method_config`).
     """
     config = copy.deepcopy(config)
     registration, before = method_config(method, size), config.registration
-    for key in ("steps", "batch_size", "log_every", "evaluate_every", "sample_every"):
+    budget = ("steps", "batch_size", "log_every", "evaluate_every", "patience", "sample_every")
+    for key in budget:
         registration.train[key] = before.train[key]
     registration.augmentation = before.augmentation
     locked = config.is_locked
@@ -256,11 +260,11 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
 def experiment(name: str | Path, argument: str = "") -> ConfigDict:
     """The configuration of an experiment, as `--config NAME:ARGUMENT` or `FILE:ARGUMENT` gives it.
 
-    Raises ValueError where there is none of that name.
+    Raises ValueError if there is no experiment of that name.
     """
     path = Path(experiment_file(str(name)))
     if not path.is_file():
-        raise ValueError(f"{path} is no experiment file")
+        raise ValueError(f"{path} is not an experiment file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -268,10 +272,10 @@ def experiment(name: str | Path, argument: str = "") -> ConfigDict:
 
 
 def baseline(method: str, like: str) -> ConfigDict:
-    """The argument of a file in configs/baselines: an experiment to repeat with another method.
+    """An experiment repeated with another method, as the files in configs/baselines do it.
 
-    like: "NAME" or "NAME:ARGUMENT" of an experiment. The method's network is small where that
-    experiment's is not the paper's.
+    like: "NAME" or "NAME:ARGUMENT" of the experiment. The method's network is small unless that
+    experiment uses the paper's network.
     """
     name, _, argument = like.partition(":")
     config = experiment(name, argument)

@@ -100,7 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     def run() -> None:
         # JAX is imported once the arguments are parsed
-        from ldm_morph_jax.published.convert import convert, convert_lpips, to_torch
+        from ldm_morph_jax.published.from_torch import convert, convert_lpips
+        from ldm_morph_jax.published.to_torch import to_torch
 
         if args.to_weights:
             from ldm_morph_jax.runs.export import export_weights

@@ -1,238 +1,234 @@
-"""Score a registration method on a split and write the results: CSV, JSON, figures, HTML report."""
+"""Scores of a split: register every pair, score it, summarise, write everything down.
 
-import csv
+pairs.csv has a row per pair: id, patient, then of the pair before ("initial") and after
+registration dsc, hd95_px, hd95_mm (means over the structures that have a value), dsc and hd95_px of
+each structure, mse, with a known motion epe_px and epe_structures_px (within the fixed image's
+structures), and nonpositive_jacobian_percent, sd_log_jacobian, seconds_per_pair. A score that does
+not exist is an empty cell.
+"""
+
 import importlib.metadata
 import io
-import json
 import logging
-import math
 import os
 import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 
+from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.files.writing import atomic, json_text, without_nan
 from ldm_morph_jax.ops import metrics
 from ldm_morph_jax.ops.geometry import warp
-from ldm_morph_jax.report import figures, html
+from ldm_morph_jax.report.evaluated import report_figures, report_page
 from ldm_morph_jax.report.tables import METRICS, structure_columns
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("ldm_morph_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+NEEDED = ("moving", "fixed", "moving_mask", "fixed_mask", "spacing")
+
+Register = Callable[[np.ndarray, np.ndarray], jax.Array]
 
 
 def evaluate_split(
-    register: Callable[[np.ndarray, np.ndarray], jax.Array],
-    dataset_split: Sequence[Mapping],
-    *,
-    ids: Sequence[str],
-    labels: Mapping[int, str],
-    method: str,
-    dataset: str,
+    register: Register,
+    dataset,
     split: str,
-    out_dir,
+    out_dir: str | Path,
+    *,
+    method: str,
     batch_size: int = 1,
-    warmup: bool = True,
-    progress: bool = True,
     config: Mapping | None = None,
-    workdir=None,
+    curves: Mapping | None = None,
     keep: int | None = None,
 ) -> dict:
     """Register every pair of a split, score it, write `out_dir`, return the summary.
 
-    Moving labels are warped with nearest neighbour (eq. 17). `dsc` and `hd95` of a pair are means
-    over the structures that have a value; a score without any is an empty cell in the CSV, null in
-    the JSON, and counted as excluded, never silently dropped. A pair's seconds are wall time from
-    host arrays to a finished displacement, divided by `batch_size`; compilation is in the warm-up
-    call, which is reported apart. A last, smaller batch is filled up with its last pair so that
-    nothing recompiles.
+    Moving labels are warped with nearest neighbour (eq. 17).
 
     Written, each file atomically, summary.json last:
-        pairs.csv      a row per pair: id, dsc_initial, dsc, both per structure, hd95_initial_px,
-                       hd95_px (and _mm), mse_initial, mse, nonpositive_jacobian_percent,
-                       sd_log_jacobian, seconds_per_pair; with a known motion epe_initial_px, epe_px
-                       and the same within the fixed image's structures (epe_structures_...)
+        pairs.csv      see above
         figures/*.png  box plots; best, median and worst pair by DSC; training curves
         report.html    all of it, self-contained
         example.npz    only with `keep`: that pair, its id, "displacement" and "spacing"
         summary.json   for each score {"mean", "std", "median", "n", "n_excluded"} over pairs;
-                       "structures": the same per structure; seconds_first_call (the warm-up
-                       call, with compilation); method, dataset, split, n_pairs, batch_size,
-                       hardware, versions
+                       "structures": the same per structure; seconds_first_call (with compilation);
+                       method, dataset, split, n_pairs, batch_size, hardware, versions, date, config
 
     Args:
         register: (moving `[B, H, W, 1]`, fixed `[B, H, W, 1]`) -> displacement `[B, H, W, 2]`,
             pixels, pull-back.
-        dataset_split: examples with moving, fixed `[H, W, 1]` in [0, 1], moving_mask, fixed_mask
-            `[H, W, 1]` integer labels, spacing `[2]` mm per pixel, and optionally the true
-            displacement `[H, W, 2]`. Arrays of one size.
-        ids: a name per example.
-        labels: label -> name of the structures to score.
-        method, dataset, split: names for the results.
+        dataset: an opened dataset (`data.Dataset`): its `name`, `labels`, `split` and `metadata`.
+        split: which of its splits.
         out_dir: directory to write; made when missing.
+        method: its name in the results.
         batch_size: pairs per call; 1 is what time per pair is usually quoted for.
-        warmup: call once before the first pair is measured.
-        progress: log a line about every tenth of the split.
-        config: shown in the report, kept in summary.json.
-        workdir: a training directory with metrics.jsonl (see `figures.curves`), for the curves.
+        config: kept in summary.json and shown in the report.
+        curves: training curves for the report (`runs.metrics.read_curves`).
         keep: number of a pair to write as arrays, for pictures of many methods side by side.
 
     Raises:
-        ValueError: for an empty split, ids that do not match it, examples without a needed entry,
-            or a displacement of the wrong shape or with NaN or infinity (naming the pair).
+        ValueError: for an empty split, no structures to score, examples without a needed entry, or
+            a displacement of the wrong shape or with NaN or infinity (naming the pair).
     """
-    count = len(dataset_split)
-    if not count or len(ids) != count:
+    pairs, metadata, labels = dataset.split(split), dataset.metadata(split), dataset.labels
+    ids = [row["id"] for row in metadata]
+    if not len(pairs) or not labels or batch_size < 1:
         raise ValueError(
-            f"{dataset} {split}: found {count} examples and {len(ids)} ids, expected "
-            "as many ids as examples and at least one"
+            f"{dataset.name} {split}: found {len(pairs)} pairs, {len(labels)} structures to score "
+            f"and a batch size of {batch_size}, expected at least one of each"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size: found {batch_size}, expected at least 1")
-    if not labels:
-        raise ValueError("labels: found none, expected label -> name of the structures to score")
-    columns = structure_columns(labels)
-
-    # -- register and score
-    rows, displacements, first_call = [], [], None
-    for start in range(0, count, batch_size):
-        indices = range(start, min(start + batch_size, count))
-        examples = [_check_example(dataset_split[i], ids[i]) for i in indices]
-        filled = examples + examples[-1:] * (batch_size - len(examples))
-        moving = np.stack([np.asarray(e["moving"], np.float32) for e in filled])
-        fixed = np.stack([np.asarray(e["fixed"], np.float32) for e in filled])
-        if warmup and start == 0:
-            began = time.perf_counter()
-            jax.block_until_ready(register(moving, fixed))
-            first_call = time.perf_counter() - began
-        began = time.perf_counter()
-        displacement = jax.block_until_ready(register(moving, fixed))
-        seconds = (time.perf_counter() - began) / batch_size
-        displacement = np.asarray(displacement, np.float32)
-        if displacement.shape != (*moving.shape[:3], 2):
-            raise ValueError(
-                f"{method}: found a displacement of shape {displacement.shape}, expected "
-                f"{(*moving.shape[:3], 2)}"
-            )
-        for index, example, u in zip(indices, examples, displacement, strict=False):
-            if not np.isfinite(u).all():
-                raise ValueError(
-                    f"{method}: found NaN or infinity in the displacement of pair {ids[index]}, "
-                    "expected finite pixels"
-                )
-            scores = _score(example, u, columns)
-            rows.append({"id": ids[index], **scores, "seconds_per_pair": seconds})
-            displacements.append(u)
-        done = len(rows)
-        if progress and (done == count or done * 10 // count > start * 10 // count):
-            log.info(
-                "%s on %s %s: %d/%d pairs, DSC %.3f -> %.3f, %.4f s per pair",
-                method,
-                dataset,
-                split,
-                done,
-                count,
-                metrics.summarise(row["dsc_initial"] for row in rows)["mean"],
-                metrics.summarise(row["dsc"] for row in rows)["mean"],
-                metrics.summarise(row["seconds_per_pair"] for row in rows)["median"],
-            )
-
-    # -- summarise
-    summary = {
-        "method": method,
-        "dataset": dataset,
-        "split": split,
-        "n_pairs": count,
-        **_summarise_rows(rows),
-        "structures": {
-            name: {
-                "label": label,
-                **{
-                    key: _statistics(row[f"{key}_{column}"] for row in rows)
-                    for key in ("dsc_initial", "dsc", "hd95_initial_px", "hd95_px")
-                },
-            }
-            for (label, name), column in zip(labels.items(), columns.values(), strict=True)
-        },
-        "seconds_first_call": first_call,
+    structure_columns(labels)  # names that cannot be told apart are refused before the work
+    registered = register_pairs(register, pairs, ids, batch_size=batch_size, method=method)
+    rows = [
+        {"id": name["id"], "patient": name["patient"]}
+        | score_pair(pairs[i], registered.displacements[i], labels)
+        | {"seconds_per_pair": registered.seconds[i]}
+        for i, name in enumerate(metadata)
+    ]
+    table = pd.DataFrame(rows)
+    summary = {"method": method, "dataset": dataset.name, "split": split, "n_pairs": len(pairs)}
+    summary |= summarise_pairs(table, labels)
+    summary |= {
+        "seconds_first_call": registered.seconds_first_call,
         "batch_size": batch_size,
         "hardware": _hardware(),
         "versions": _versions(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    if config is not None:
-        summary["config"] = config
+    summary |= {} if config is None else {"config": config}
 
-    # -- write
-    out_dir = Path(out_dir)
-    examples = []
-    for role, index in _representative(rows).items():
-        example = {key: np.asarray(dataset_split[index][key]) for key in _NEEDED}
-        examples.append({"role": role, "row": rows[index], "displacement": displacements[index]})
-        examples[-1] |= example
-    write_file(out_dir / "pairs.csv", csv_text(rows).encode())
-    for name, figure in _figures(summary, rows, examples, labels, workdir).items():
-        write_file(out_dir / "figures" / f"{name}.png", figures.png_bytes(figure))
-    page = html.render_report(summary, rows, examples, labels=labels, workdir=workdir)
-    write_file(out_dir / "report.html", page.encode())
+    def arrays(i: int) -> dict[str, np.ndarray]:
+        pair = pairs[i]
+        displacement = {"displacement": registered.displacements[i]}
+        return {key: np.asarray(pair[key]) for key in NEEDED} | displacement
+
+    out_dir, rows = Path(out_dir), table.to_dict("records")
+    shown = [
+        {"role": role, "row": rows[i]} | arrays(i) for role, i in representative(table).items()
+    ]
+    drawn = {"labels": labels, "curves": curves}
+    write_file(out_dir / "pairs.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    for name, png in report_figures(summary, rows, shown, **drawn).items():
+        write_file(out_dir / "figures" / f"{name}.png", png)
+    write_file(out_dir / "report.html", report_page(summary, rows, shown, **drawn).encode())
     if keep is not None:
-        arrays = {key: np.asarray(dataset_split[keep][key]) for key in _NEEDED}
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays, displacement=displacements[keep], id=np.array(ids[keep]))
+        np.savez(buffer, **arrays(keep), id=np.array(ids[keep]))
         write_file(out_dir / "example.npz", buffer.getvalue())
-    text = json.dumps(without_nan(summary), indent=2, allow_nan=False, default=str)
-    write_file(out_dir / "summary.json", (text + "\n").encode())
+    write_file(out_dir / "summary.json", json_text(summary).encode())
     return without_nan(summary)
 
 
-# -- one pair
-
-_NEEDED = ("moving", "fixed", "moving_mask", "fixed_mask", "spacing")
+# -- registering
 
 
-def _check_example(example: Mapping, name: str) -> Mapping:
-    missing = [key for key in _NEEDED if key not in example]
-    if missing:
-        raise ValueError(f"pair {name}: found no {', '.join(missing)}, expected {_NEEDED}")
-    return example
+class Registered(NamedTuple):
+    """displacements `[N, H, W, 2]` px; seconds `[N]` of each pair; those of the first call."""
+
+    displacements: np.ndarray
+    seconds: np.ndarray
+    seconds_first_call: float
 
 
-def _score(example: Mapping, displacement: np.ndarray, columns: Mapping[int, str]) -> dict:
+def register_pairs(
+    register: Register, pairs, ids: Sequence[str], *, batch_size: int, method: str
+) -> Registered:
+    """Register all pairs, after a first call that compiles and is not counted.
+
+    A pair's seconds are wall time from host arrays to a finished displacement, divided by
+    `batch_size`. A last, smaller batch is filled up with its last pair so that nothing recompiles.
+    Arguments and errors are those of `evaluate_split`.
+    """
+    count, displacements, seconds, first_call = len(pairs), [], [], None
+    for start in range(0, count, batch_size):
+        here = range(start, min(start + batch_size, count))
+        images = _images([pairs[i] for i in here], [ids[i] for i in here])
+        (moving, fixed), _ = fill_up(images, batch_size)
+        if first_call is None:
+            first_call = _timed(register, moving, fixed)[1]
+        found, elapsed = _timed(register, moving, fixed)
+        found = np.asarray(found, np.float32)
+        if found.shape != (*moving.shape[:3], 2):
+            raise ValueError(
+                f"{method}: found a displacement of shape {found.shape}, expected "
+                f"{(*moving.shape[:3], 2)}"
+            )
+        for i, u in zip(here, found, strict=False):
+            if not np.isfinite(u).all():
+                raise ValueError(
+                    f"{method}: found NaN or infinity in the displacement of pair {ids[i]}, "
+                    "expected finite pixels"
+                )
+            displacements.append(u)
+            seconds.append(elapsed / batch_size)
+        done = len(seconds)
+        if done == count or done * 10 // count > start * 10 // count:
+            log.info(
+                "%s: %d/%d pairs, %.4f s per pair", method, done, count, float(np.median(seconds))
+            )
+    return Registered(np.stack(displacements), np.array(seconds), first_call)
+
+
+def _images(examples: Sequence[Mapping], ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    for example, name in zip(examples, ids, strict=True):
+        missing = [key for key in NEEDED if key not in example]
+        if missing:
+            raise ValueError(f"pair {name}: found no {', '.join(missing)}, expected {NEEDED}")
+    moving = np.stack([np.asarray(example["moving"], np.float32) for example in examples])
+    fixed = np.stack([np.asarray(example["fixed"], np.float32) for example in examples])
+    return moving, fixed
+
+
+def _timed(register, moving, fixed):
+    began = time.perf_counter()
+    displacement = jax.block_until_ready(register(moving, fixed))
+    return displacement, time.perf_counter() - began
+
+
+# -- scoring
+
+
+def score_pair(example: Mapping, displacement: np.ndarray, labels: Mapping[int, str]) -> dict:
+    """The scores of a displacement `[H, W, 2]`, keys as the columns of pairs.csv; NaN for none.
+
+    example: moving, fixed `[H, W, 1]` in [0, 1], moving_mask, fixed_mask `[H, W, 1]` integer
+    labels, spacing `[2]` mm per pixel, and perhaps the true displacement `[H, W, 2]`.
+    """
     moving, fixed = (np.asarray(example[key], np.float32) for key in ("moving", "fixed"))
     moving_mask, fixed_mask = (np.asarray(example[key]) for key in ("moving_mask", "fixed_mask"))
-    field = displacement[None]
+    field, columns = displacement[None], structure_columns(labels)
     warped = np.asarray(warp(moving[None], field))[0]
     warped_mask = np.asarray(warp(moving_mask[None], field, interpolation="nearest"))[0]
 
-    row = {}
-    dsc_initial = metrics.dice(moving_mask, fixed_mask, columns)
-    dsc = metrics.dice(warped_mask, fixed_mask, columns)
-    row["dsc_initial"], row["dsc"] = _mean(dsc_initial), _mean(dsc)
-    for label, column in columns.items():
-        row[f"dsc_initial_{column}"], row[f"dsc_{column}"] = dsc_initial[label], dsc[label]
+    def before_and_after(score: Callable[..., dict], key: str, unit: str = "", **options) -> dict:
+        """Means over the structures that have a value, and each structure's own."""
+        before, after = (
+            score(mask, fixed_mask, columns, **options) for mask in (moving_mask, warped_mask)
+        )
+        found = {f"{key}_initial{unit}": _mean(before), f"{key}{unit}": _mean(after)}
+        for label, column in columns.items():
+            found[f"{key}_initial{unit}_{column}"] = before[label]
+            found[f"{key}{unit}_{column}"] = after[label]
+        return found
 
-    hd95_initial = metrics.hd95(moving_mask, fixed_mask, columns)
-    hd95 = metrics.hd95(warped_mask, fixed_mask, columns)
-    row["hd95_initial_px"], row["hd95_px"] = _mean(hd95_initial), _mean(hd95)
-    for label, column in columns.items():
-        row[f"hd95_initial_px_{column}"] = hd95_initial[label]
-        row[f"hd95_px_{column}"] = hd95[label]
+    row = before_and_after(metrics.dice, "dsc") | before_and_after(metrics.hd95, "hd95", "_px")
     spacing = tuple(np.asarray(example["spacing"], np.float64))
-    row["hd95_initial_mm"] = _mean(metrics.hd95(moving_mask, fixed_mask, columns, spacing))
-    row["hd95_mm"] = _mean(metrics.hd95(warped_mask, fixed_mask, columns, spacing))
+    in_mm = before_and_after(metrics.hd95, "hd95", "_mm", spacing=spacing)
+    row |= {key: in_mm[key] for key in ("hd95_initial_mm", "hd95_mm")}
 
     if "displacement" in example:
-        truth = np.asarray(example["displacement"])
-        error = metrics.endpoint_error(displacement, truth)
-        row["epe_initial_px"], row["epe_px"] = error.initial, error.mean
         inside = np.isin(fixed_mask, list(columns))
-        error = metrics.endpoint_error(displacement, truth, inside)
-        row["epe_structures_initial_px"], row["epe_structures_px"] = error.initial, error.mean
+        for key, mask in (("epe", None), ("epe_structures", inside)):
+            error = metrics.endpoint_error(displacement, np.asarray(example["displacement"]), mask)
+            row |= {f"{key}_initial_px": error.initial, f"{key}_px": error.mean}
 
     row["mse_initial"] = float(np.mean((moving - fixed) ** 2, dtype=np.float64))
     row["mse"] = float(np.mean((warped - fixed) ** 2, dtype=np.float64))
@@ -246,57 +242,34 @@ def _mean(scores: Mapping[int, float]) -> float:
     return metrics.summarise(scores.values())["mean"]
 
 
-# -- all pairs
+def summarise_pairs(table: pd.DataFrame, labels: Mapping[int, str]) -> dict:
+    """Statistics over pairs of every score, and of DSC and HD95 per structure; None for NaN."""
+
+    def statistics(key: str) -> dict:
+        return without_nan(metrics.summarise(table[key]))
+
+    keys = [key for metric in METRICS for key in (metric.initial, metric.key) if key in table]
+    structures = {
+        labels[label]: {"label": label}
+        | {
+            key: statistics(f"{key}_{column}")
+            for key in ("dsc_initial", "dsc", "hd95_initial_px", "hd95_px")
+        }
+        for label, column in structure_columns(labels).items()
+    }
+    return {key: statistics(key) for key in keys} | {"structures": structures}
 
 
-def _summarise_rows(rows: Sequence[Mapping]) -> dict[str, dict]:
-    # the true motion may be known for some pairs only
-    known = {key for row in rows for key in row}
-    keys = [key for metric in METRICS for key in (metric.initial, metric.key) if key in known]
-    return {key: _statistics(row.get(key, math.nan) for row in rows) for key in keys}
-
-
-def _statistics(values) -> dict:
-    return without_nan(metrics.summarise(values))
-
-
-def _representative(rows: Sequence[Mapping]) -> dict[str, int]:
+def representative(table: pd.DataFrame) -> dict[str, int]:
     """Best, median and worst pair by DSC, by MSE if no pair has a DSC; fewer in a small split."""
-    ranked = [i for i, row in enumerate(rows) if not math.isnan(row["dsc"])]
-    ranked.sort(key=lambda i: rows[i]["dsc"])
-    if not ranked:
-        ranked = sorted(range(len(rows)), key=lambda i: -rows[i]["mse"])
-    roles = {"best": ranked[-1]}
-    if len(ranked) > 2:
-        roles["median"] = ranked[(len(ranked) - 1) // 2]
-    if len(ranked) > 1:
-        roles["worst"] = ranked[0]
-    return roles
-
-
-def _figures(summary, rows, examples, labels, workdir) -> dict:
-    made = {"dsc": html.dsc_box_plot(rows, labels), "hd95": html.hd95_box_plot(rows, labels)}
-    stacked = {key: np.stack([e[key] for e in examples]) for key in (*_NEEDED, "displacement")}
-    made["pairs"] = figures.pairs_sheet(
-        **stacked,
-        labels=labels,
-        captions=[
-            "{} {}\nDSC {:.3f} → {:.3f}".format(
-                e["role"], e["row"]["id"], e["row"]["dsc_initial"], e["row"]["dsc"]
-            )
-            for e in examples
-        ],
-        title="{method} on {dataset} ({split})".format(**summary),
-    )
-    for e in examples:
-        made[f"pair_{e['role']}"] = figures.pair_figure(
-            **{key: e[key] for key in (*_NEEDED, "displacement")},
-            labels=labels,
-            title=f"{e['row']['id']} ({e['role']} of {len(rows)})",
-        )
-    if workdir is not None and figures.metrics_files(workdir):
-        made["curves"] = figures.curves(workdir)
-    return made
+    ranked = table["dsc"].dropna() if table["dsc"].notna().any() else -table["mse"]
+    order = ranked.sort_values(kind="stable").index
+    roles = {"best": order[-1]}
+    if len(order) > 2:
+        roles["median"] = order[(len(order) - 1) // 2]
+    if len(order) > 1:
+        roles["worst"] = order[0]
+    return {role: int(i) for role, i in roles.items()}
 
 
 def _hardware() -> str:
@@ -324,29 +297,37 @@ def _versions() -> dict[str, str]:
 # -- files
 
 
-def csv_text(rows: Sequence[Mapping]) -> str:
-    """Rows as CSV, a column per key of any of them; NaN is an empty cell."""
-    buffer = io.StringIO()
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value != value else value for key, value in row.items()})
-    return buffer.getvalue()
+def read_pairs(path: str | Path) -> pd.DataFrame:
+    """A pairs.csv as it was written: text for id and patient, float64 for scores, NaN for none.
+
+    Files of earlier versions have no patients; `patient_of` then knows them from the ids.
+
+    Raises:
+        ValueError: it is no such table.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"id": str, "patient": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV file ({error})") from None
+    text = ("id", "patient")
+    wrong = [c for c in table if c not in text and not pd.api.types.is_numeric_dtype(table[c])]
+    if "id" not in table or "dsc" not in table or wrong:
+        raise ValueError(
+            f"{path}: found the columns {', '.join(table)}, expected id, dsc and other scores, all "
+            f"scores numbers (not so: {', '.join(wrong) or 'none'})"
+        )
+    if "patient" not in table:
+        table.insert(1, "patient", table["id"].map(patient_of))
+    return table
 
 
-def without_nan(value):
-    """NaN -> None, for JSON."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def patient_of(pair_id: str) -> str:
+    """The patient of a pair: its id without the number of a slice, "P1-slice03" -> "P1"."""
+    return re.sub(r"-slice\d+$", "", pair_id)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename: a final name is never half-written."""
+    """Write a file whose name is never that of a half-written one; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with atomic(path) as part:
+        part.write_bytes(content)

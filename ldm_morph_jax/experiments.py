@@ -1,9 +1,9 @@
-"""The files of `configs/`, which are installed with the package, by name."""
+"""Finds the files of `configs/`, which are installed with the package, by name."""
 
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
-# in a wheel inside the package, in a checkout beside it
+# inside the package in a wheel, next to it in a checkout
 FOLDER = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
 
 
@@ -14,12 +14,12 @@ def experiment_names() -> list[str]:
 
 
 def experiment_file(name: str) -> str:
-    """The file of an experiment that comes with the package; paths to `.py` files stay as they are.
+    """The file of an experiment that comes with the package; paths to `.py` files are unchanged.
 
     Args:
         name: "NAME", "NAME:ARGUMENT" or a path; NAME as in `experiment_names`.
 
-    Raises ValueError, which lists the names, for a name that is not there.
+    Raises ValueError, listing the names that exist, for an unknown name.
     """
     stem, colon, argument = name.partition(":")
     if stem.endswith(".py"):

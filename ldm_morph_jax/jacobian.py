@@ -31,6 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mask", type=Path, metavar="FILE", help="count only where this mask is not 0"
     )
+    commands.add_slice_option(parser)
+    commands.add_frame_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     return parser
 
@@ -39,7 +41,14 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.registering.saved import jacobian_file
 
-    j = jacobian_file(args.transform, args.out, mask=args.mask, overwrite=args.overwrite)
+    j = jacobian_file(
+        args.transform,
+        args.out,
+        mask=args.mask,
+        slice=args.slice,
+        frame=args.frame,
+        overwrite=args.overwrite,
+    )
     print(
         f"J <= 0: {j['nonpositive_percent']:.4f} % "
         f"({j['nonpositive_pixels']} of {j['pixels']} pixels)\n"

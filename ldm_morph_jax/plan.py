@@ -33,10 +33,11 @@ def plan() -> None:
 
     from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.profiling import costs
+    from ldm_morph_jax.training.stages import STAGES as KNOWN
 
-    unknown = sorted(set(STAGES.value) - set(costs.STAGES))
+    unknown = sorted(set(STAGES.value) - set(KNOWN))
     if unknown:
-        raise ValueError(f"--stages: found {', '.join(unknown)}, expected {costs.STAGES}")
+        raise ValueError(f"--stages: found {', '.join(unknown)}, expected {', '.join(KNOWN)}")
     mesh = data_mesh()
     planned = {}
     for name in STAGES.value:

@@ -1,4 +1,4 @@
-"""Methods and datasets that live outside the package.
+"""Methods and datasets from outside the package.
 
 A method (`methods.base.Method`) or a dataset registers itself when its file is imported. Files
 outside the package are found in two ways:
@@ -45,10 +45,10 @@ def _import(name: str, origin: str) -> None:
             return
         path = Path(name)
         if path.stem in sys.modules:
-            raise ImportError(f"a module {path.stem!r} is loaded already; rename the file")
+            raise ImportError(f"a module {path.stem!r} is already loaded; rename the file")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module  # dataclasses look their module up
+        sys.modules[path.stem] = module  # dataclasses look up their module
         spec.loader.exec_module(module)
     except (ImportError, OSError) as error:
         raise ValueError(f"{origin}, which cannot be imported: {error}") from error

@@ -22,7 +22,7 @@ import numpy as np
 from ldm_morph_jax import commands
 from ldm_morph_jax.data import contact_sheet, dataset_class, load_dataset
 from ldm_morph_jax.data.base import Options
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.writing import atomic
 
 
 def prepare(
@@ -44,7 +44,9 @@ def prepare(
 def summary(prepared) -> str:
     """Pairs per split against the paper's, their initial DSC, what was left out, where it lies."""
     facts, scores = prepared.preparation, defaultdict(list)
-    with (prepared.path / "manifest.csv").open(newline="", encoding="utf-8") as file:
+    with (prepared.path / "manifest.csv").open(
+        newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
         for row in csv.DictReader(file):
             if row["dsc_initial"]:
                 scores[row["split"]].append(float(row["dsc_initial"]))

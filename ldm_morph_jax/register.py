@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parent / "examples"
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ldm-morph register",
-        description="Register a moving image to a fixed one (PNG, TIFF, NIfTI, NPZ, DICOM).",
+        description="Register a moving image to a fixed one (NIfTI, DICOM, MetaImage, PNG, ...).",
         epilog="Conventions and the use of the results in other tools: docs/registering.md",
     )
     parser.add_argument("--moving", type=Path, metavar="FILE", help="image to be warped, e.g. ED")
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fixed-mask", type=Path, metavar="FILE", help="labels of the fixed image")
     commands.add_reading_options(parser)
+    commands.add_frame_option(parser, "+")
     parser.add_argument(
         "--align",
         choices=("auto", "world", "centre"),
@@ -60,9 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--refine",
         type=int,
-        default=0,
         metavar="N",
-        help="steps of instance optimisation for this pair, from the network's prediction",
+        help="steps of refinement on the whole image, from what the network predicts "
+        "(default: 82; 0: the network alone; iterative methods are not refined)",
     )
     parser.add_argument("--inverse", action="store_true", help="write the inverse transform, too")
     parser.add_argument(
@@ -76,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CSV",
         help="register many pairs: columns moving, fixed and, optionally, id, moving_mask, "
-        "fixed_mask, slice; paths relative to the CSV; results in DIR/<id>/ and DIR/summary.csv",
+        "fixed_mask, slice, frame; paths relative to the CSV; results in DIR/<id>/ and "
+        "DIR/summary.csv",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results")
     return parser
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> bool:
         args.moving_mask, args.fixed_mask = EXAMPLES / "ed_mask.nii.gz", EXAMPLES / "es_mask.nii.gz"
 
     from ldm_morph_jax.registering.batch import read_jobs, register_batch
-    from ldm_morph_jax.registering.jobs import Job, Options, register_job, summary_text
+    from ldm_morph_jax.registering.jobs import Job, Options, frames_of, register_job, summary_text
 
     options = Options(
         model=args.model,
@@ -109,17 +111,25 @@ def run(args: argparse.Namespace) -> bool:
         failed = sum(row["status"] == "failed" for row in rows)
         print(f"{len(rows) - failed} of {len(rows)} pairs registered; table in {summary}")
         return not failed
-    files = (args.moving, args.fixed, args.out, args.moving_mask, args.fixed_mask, args.slice)
-    metrics = register_job(Job(*files), options, lambda: load_model(args.model), _STARTED)
+    job = Job(
+        args.moving,
+        args.fixed,
+        args.out,
+        moving_mask=args.moving_mask,
+        fixed_mask=args.fixed_mask,
+        slice=args.slice,
+        frames=frames_of(args.frame),
+    )
+    metrics = register_job(job, options, lambda: load_model(args.model), _STARTED)
     print(summary_text(metrics, args.out))
     return True
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ValueError where options are missing or do not go together."""
-    if args.refine < 0:
+    if args.refine is not None and args.refine < 0:
         raise ValueError(f"--refine is {args.refine}, expected 0 or more steps")
-    files = ("moving", "fixed", "moving_mask", "fixed_mask", "slice")
+    files = ("moving", "fixed", "moving_mask", "fixed_mask", "slice", "frame")
     given = [name for name in files if getattr(args, name) is not None]
     if args.batch and args.example:
         raise ValueError("--batch and --example: expected one of them")

@@ -29,9 +29,9 @@ def speed() -> None:
 
     from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.methods import build_method
-    from ldm_morph_jax.profiling.costs import STAGES as KNOWN
     from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
     from ldm_morph_jax.runs.directory import environment
+    from ldm_morph_jax.training.stages import STAGES as KNOWN
 
     config, limits = CONFIG.value, {"repeats": REPEATS.value, "seconds": SECONDS.value}
     unknown = sorted(set(STAGES.value) - set(KNOWN))

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "and it is needed: --inverse of an image, points in pixels",
     )
     commands.add_reading_options(parser)
+    commands.add_frame_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     return parser
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.registering.saved import warp_file
 
-    residual = warp_file(
+    carried = warp_file(
         args.transform,
         args.input,
         args.out,
@@ -66,11 +67,14 @@ def run(args: argparse.Namespace) -> None:
         moving=args.moving,
         overwrite=args.overwrite,
         slice=args.slice,
+        frame=args.frame,
         spacing=args.spacing,
         oblique=args.oblique,
     )
-    if residual is not None:
-        print(f"inverse: residual {residual:.3g} mm at most (large where the transform folds)")
+    if carried.residual_mm is not None:
+        print(f"inverse: residual {carried.residual_mm:.3g} mm at most")
+    for note in carried.notes:
+        print(f"note: {args.input}: {note}")
 
 
 def main(argv: list[str] | None = None) -> None:

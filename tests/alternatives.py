@@ -17,13 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.scipy.ndimage import map_coordinates
 
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.models.layers import ConvTranspose, GroupNorm, dot_product_attention
-from ldm_morph_jax.models.registration import _upsample_axis, upsample_bicubic
+from ldm_morph_jax.models import layers
+from ldm_morph_jax.models.registration import upsample_axis
 from ldm_morph_jax.ops.geometry import (
     integrate_velocity,
     resize_displacement,
@@ -31,8 +30,8 @@ from ldm_morph_jax.ops.geometry import (
     warp,
 )
 from ldm_morph_jax.ops.losses import ncc
-from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.profiling.timing import random_arrays
+from ldm_morph_jax.runs.directory import abstract_ldm
 
 CONFIG = Path(__file__).parents[1] / "configs" / "sunnybrook_small.py"
 
@@ -69,11 +68,22 @@ def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
         ),
         "bicubic": Case(
             "bicubic upsampling, gradient: its adjoint written out instead of derived",
-            _gradient(lambda x: jnp.sum(jnp.sin(_derived_bicubic(x)))),
-            _gradient(lambda x: jnp.sum(jnp.sin(upsample_bicubic(x)))),
+            *_of_forms(
+                upsample_axis, lambda up: _gradient(lambda x: jnp.sum(jnp.sin(up(up(x, 1), 2))))
+            ),
             (small,),
         ),
-        "transposed": _transposed_convolution(normal, small),
+        "transposed": Case(
+            "transposed convolution, 32 channels of 32 x 32, gradient in weights and input: "
+            "one convolution to the four parities instead of a dilated one",
+            *_of_forms(
+                layers.transposed_convolution,
+                lambda conv: jax.jit(
+                    jax.grad(lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel))), (0, 1))
+                ),
+            ),
+            (small, normal(3, 3, 32, 32)),
+        ),
         "ncc": Case(
             "NCC 9 x 9, gradient: `reduce_window` instead of a convolution with ones",
             _gradient(_ncc_by_convolution),
@@ -92,31 +102,33 @@ def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
 
 def _layers(normal, batch, size) -> dict[str, Case]:
     """What the frozen encoder does on both images of every pair."""
-    images, channels, groups = 2 * batch, 16, 8
-    theirs, ours = nn.GroupNorm(groups, epsilon=1e-6), GroupNorm(groups, 1e-6)
-    x = 1 + normal(images, size, size, channels)
-    params = ours.init(jax.random.key(0), x)
+    images, channels = 2 * batch, 16
+    x, scale, bias = 1 + normal(images, size, size, channels), normal(channels), normal(channels)
     latent = (images, (size // 4) ** 2, 1, 32)
+
+    def normalised(norm):
+        return lambda *inputs: norm(*inputs, groups=8, epsilon=1e-6, dtype=jnp.float32)
+
     return {
         "attention": Case(
             "attention over 32 x 32 positions of 32 channels, forward: heads among the batch "
             "instead of `jax.nn.dot_product_attention`",
-            jax.jit(jax.nn.dot_product_attention),
-            jax.jit(dot_product_attention),
+            *_of_forms(layers.dot_product_attention, jax.jit),
             (normal(*latent), normal(*latent), normal(*latent)),
         ),
         "group_norm": Case(
             "GroupNorm of 16 channels in 8 groups, forward: means over positions, then over "
             "channels instead of `nn.GroupNorm`",
-            jax.jit(theirs.apply),
-            jax.jit(ours.apply),
-            (params, x),
+            *_of_forms(layers.normalise_groups, lambda norm: jax.jit(normalised(norm))),
+            (x, scale, bias),
         ),
         "group_norm_gradient": Case(
             "the same, gradient",
-            _gradient(lambda x, params: jnp.sum(jnp.sin(theirs.apply(params, x)))),
-            _gradient(lambda x, params: jnp.sum(jnp.sin(ours.apply(params, x)))),
-            (x, params),
+            *_of_forms(
+                layers.normalise_groups,
+                lambda norm: _gradient(lambda *inputs: jnp.sum(jnp.sin(normalised(norm)(*inputs)))),
+            ),
+            (x, scale, bias),
         ),
     }
 
@@ -124,7 +136,7 @@ def _layers(normal, batch, size) -> dict[str, Case]:
 def _whole_method(moving, fixed, u) -> dict[str, Case]:
     config = experiment(CONFIG)
     method = build_method(config)
-    frozen = jax.device_put(random_arrays(costs.abstract_ldm(config), np.random.default_rng(0)))
+    frozen = jax.device_put(random_arrays(abstract_ldm(config), np.random.default_rng(0)))
     height, width = u.shape[1:3]
 
     def smoothed_at_full_size(v):
@@ -135,7 +147,8 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
         )
 
     def one_by_one(frozen, moving, fixed):
-        return method.features(frozen, moving), method.features(frozen, fixed)
+        features = method.features(frozen, moving), method.features(frozen, fixed)
+        return jax.tree.map(lambda *both: jnp.concatenate(both), *features)
 
     pair = moving[:1], fixed[:1]
     constants = jax.jit(method.objective_constants)(frozen, pair[1])
@@ -166,6 +179,11 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
     }
 
 
+def _of_forms(chosen, use: Callable) -> tuple[Callable, Callable]:
+    """`use` of the straightforward form and of the one for the CPU (`models.backend`)."""
+    return use(chosen.other), use(chosen.cpu)
+
+
 def _gradient(function):
     """In the first argument; the others are arguments, too, lest XLA fold them as constants."""
     return jax.jit(jax.grad(function))
@@ -182,38 +200,6 @@ def _warp_by_map_coordinates(image, u):
         return map_coordinates(image, [at[..., 0], at[..., 1]], order=1, mode="nearest")
 
     return jax.vmap(one)(image[..., 0], grid + u)[..., None]
-
-
-def _derived_bicubic(x):
-    return _upsample_axis.fun(_upsample_axis.fun(x, 1), 2)
-
-
-def _transposed_convolution(normal, x) -> Case:
-    module = ConvTranspose(32)
-    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
-
-    def plain(params, x):
-        """Every second position of a wider input is zero; PyTorch's kernel is turned around."""
-        y = jax.lax.conv_general_dilated(
-            x,
-            params["kernel"][::-1, ::-1],
-            window_strides=(1, 1),
-            padding=((1, 2), (1, 2)),
-            lhs_dilation=(2, 2),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return jnp.sum(jnp.sin(y + params["bias"]))
-
-    def ours(params, x):
-        return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
-
-    return Case(
-        "transposed convolution, 32 channels of 32 x 32, gradient in weights and input: "
-        "one convolution to the four parities instead of a dilated one",
-        jax.jit(jax.grad(plain, argnums=(0, 1))),
-        jax.jit(jax.grad(ours, argnums=(0, 1))),
-        (params, x),
-    )
 
 
 def _ncc_by_convolution(a, b, window=9, eps=1e-5):

@@ -62,9 +62,26 @@ def save_nifti(file: Path, array: np.ndarray, spacing) -> None:
     nibabel.save(image, file)
 
 
+def save_acdc(file: Path, array: np.ndarray, spacing) -> None:
+    """With the headers of the real archive: the spacing in pixdim alone, sform 2 says 1 mm."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(array, None)
+    image.set_qform(None, 0)
+    image.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), 2)
+    image.header.set_zooms(spacing)
+    nibabel.save(image, file)
+
+
 def damage_gzip(file: Path) -> None:
     """Keeps the head of a gzip file and ruins the rest."""
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_bit(file: Path) -> None:
+    """Changes one bit of the checksum of a gzip file; its content still unpacks."""
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 1
+    file.write_bytes(content)
 
 
 def replace_array(file: Path, change) -> None:
@@ -212,10 +229,10 @@ def write_acdc(root: Path, patients=tuple(ACDC)) -> Path:
         for phase, number in zip(("ED", "ES"), frames, strict=True):
             stem = f"{name}_frame{number:02d}"
             image = scene.image(points, phase)[..., None] * (1 + 0.02 * np.arange(shape[2]))
-            save_nifti(folder / f"{stem}.nii.gz", image.astype(np.float32), spacing)
+            save_acdc(folder / f"{stem}.nii.gz", image.astype(np.float32), spacing)
             mask = scene.mask(points, phase, **ACDC_LABELS)
             mask = np.repeat(mask[..., None], shape[2], axis=2).astype(np.uint8)
-            save_nifti(folder / f"{stem}_gt.nii.gz", mask, spacing)
+            save_acdc(folder / f"{stem}_gt.nii.gz", mask, spacing)
         (folder / "Info.cfg").write_text(
             f"ED: {frames[0]}\nES: {frames[1]}\nGroup: NOR\nHeight: 170.0\nNbFrame: 30\n"
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import blobs
 import golden_report
 import jax
 import pytest
@@ -14,8 +15,15 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# these train: they compile much and compute little
+# these train, or try networks of a few channels: they compile much and compute little
 QUICKLY_COMPILED = {
+    "test_autoencoder",
+    "test_discriminator",
+    "test_ldm_morph",
+    "test_lgca",
+    "test_registration",
+    "test_swin",
+    "test_unet",
     "test_benchmark",
     "test_run",
     "test_commands",
@@ -25,7 +33,7 @@ QUICKLY_COMPILED = {
     "test_devices",
     "test_accumulation",
     "test_stages",
-    "test_traces",
+    "test_tracing",
     "test_parity_cyclemorph",
     "test_parity_diffusemorph",
     "test_parity_transmatch",
@@ -40,6 +48,12 @@ def pytest_runtest_setup(item):
     quickly = item.path.stem in QUICKLY_COMPILED
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quickly))
     jax.config.update("jax_disable_most_optimizations", quickly)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[dict]:
+    """Pairs with a known motion and masks, as a dataset has them."""
+    return [blobs.make_pair(seed) for seed in range(4)]
 
 
 def pytest_runtest_makereport(item):

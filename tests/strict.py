@@ -1,27 +1,29 @@
-"""JAX at its strictest, for tests of the training loop.
-
-What is traced must not promote types or ranks silently (a float64 or an unwanted broadcast starts
-so), and between two steps nothing may move between host and device unless the code asks for it.
-"""
+"""JAX at its strictest, for tests of the training loop."""
 
 import contextlib
+import dataclasses
 import functools
 
 import flax.linen as nn
 import jax
 import optax
+import pytest
 
 # these mix integers and floats themselves
 LENIENT = [(optax, name) for name in ("adam", "adamw", "amsgrad")] + [(nn, "avg_pool")]
 
 
 @contextlib.contextmanager
-def strict_promotion(patch):
-    """`patch` is a pytest.MonkeyPatch; it undoes what is changed here in Optax and Flax."""
-    for module, name in LENIENT:
-        patch.setattr(module, name, _lenient(getattr(module, name)))
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
+def strict_promotion():
+    """What is traced within may not promote types or ranks without saying so.
+
+    A float64, or an array that was broadcast along the wrong axis, starts as such a promotion.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in LENIENT:
+            patch.setattr(module, name, _lenient(getattr(module, name)))
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            yield
 
 
 def _lenient(function):
@@ -36,9 +38,20 @@ def _lenient(function):
     return call
 
 
-class GuardedBatches:
-    """Batches as a stage reads them; from the first one on, implicit transfers are errors."""
+def guarded(program, batches):
+    """Both, so that between steps nothing moves to or from the device unless asked to.
 
+    The guard is on from every batch to the next validation, whose pictures are drawn on the host.
+    """
+
+    def evaluate(*arguments, **options):
+        jax.config.update("jax_transfer_guard", "allow")
+        return program.evaluate(*arguments, **options)
+
+    return dataclasses.replace(program, evaluate=evaluate), _GuardedBatches(batches)
+
+
+class _GuardedBatches:
     def __init__(self, batches):
         self._batches = batches
 

@@ -134,7 +134,7 @@ def test_experiments_by_name(tmp_path, monkeypatch):
     assert quickstart == str(ROOT / "configs/quickstart.py")
     assert phantom == f"--config={ROOT / 'configs/benchmark/phantom.py'}"
     assert [first, *rest] == [given[0], *given[3:]]
-    with pytest.raises(ValueError, match="--config is 'sunybrok', expected .* quickstart, sunny"):
+    with pytest.raises(ValueError, match="'sunybrok', expected .* quickstart, sunny"):
         experiment_file("sunybrok")
 
 

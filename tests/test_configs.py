@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -73,7 +74,8 @@ def shapes_of(networks: str):
 def test_config_builds(path, variant):
     config = experiment(path, variant).lock()
     # the card names its command
-    assert f"--config {path.relative_to(ROOT).as_posix()}" in path.read_text()
+    name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+    assert re.search(rf"^    ldm-morph train --config {name}[ :]", path.read_text(), re.MULTILINE)
     parts = config.to_dict()
     networks = {name: parts[name] for name in ("features", "registration")}
     networks["data"] = {"image_size": config.data.image_size}
@@ -182,7 +184,9 @@ def test_baseline_has_the_size_of_the_experiment_it_repeats():
         "camus_2ch:small": 32,
         "sunnybrook_small": 32,
     }
-    with pytest.raises(ValueError, match="nothing.py is no experiment file"):
+    with pytest.raises(
+        ValueError, match="found experiment 'nothing', expected .* sunnybrook_small"
+    ):
         experiment(path, "nothing")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax import evaluation
-from ldm_morph_jax.evaluation import evaluate_split
+from ldm_morph_jax.evaluation import evaluate_split, patient_of, read_pairs
 
 LABELS = {1: "LV cavity", 2: "myocardium"}
 
@@ -23,16 +23,24 @@ def ground_truth(pairs):
     return lambda moving, fixed: np.stack([known[image.tobytes()] for image in moving])
 
 
-def evaluate(register, pairs, out_dir, **changes):
-    arguments = {
-        "ids": [f"pair{i}" for i in range(len(pairs))],
-        "labels": LABELS,
-        "method": "test method",
-        "dataset": "blobs",
-        "split": "test",
-        "out_dir": out_dir,
-    }
-    return evaluate_split(register, pairs, **arguments | changes)
+class Pairs:
+    """As much of `data.Dataset` as is scored: two pairs of each patient."""
+
+    name = "blobs"
+
+    def __init__(self, pairs, labels=LABELS):
+        self.pairs, self.labels = pairs, labels
+
+    def split(self, split):
+        return self.pairs
+
+    def metadata(self, split):
+        return [{"id": f"pair{i}", "patient": f"patient{i // 2}"} for i in range(len(self.pairs))]
+
+
+def evaluate(register, pairs, out_dir, labels=LABELS, **changes):
+    dataset = Pairs(pairs, labels)
+    return evaluate_split(register, dataset, "test", out_dir, method="test method", **changes)
 
 
 def read_rows(out_dir):
@@ -47,22 +55,20 @@ def dice(a, b):
 @pytest.fixture
 def numbers_only(monkeypatch):
     """Leave out figures and report, which take seconds, where a test is about numbers."""
-    monkeypatch.setattr(evaluation, "_figures", lambda *_: {})
-    monkeypatch.setattr(evaluation.html, "render_report", lambda *_, **__: "")
+    monkeypatch.setattr(evaluation, "report_figures", lambda *_, **__: {})
+    monkeypatch.setattr(evaluation, "report_page", lambda *_, **__: "")
 
 
 @pytest.fixture(scope="module")
 def truth_run(pairs, tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("truth")
-    workdir = tmp_path_factory.mktemp("workdir")
-    (workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
     summary = evaluate(
         ground_truth(pairs),
         pairs,
         out_dir,
         batch_size=3,
         config={"depths": (2, 2), "note": "<script>alert(1)</script>"},
-        workdir=workdir,
+        curves={"registration": {"loss": {"training": ([1, 2], [2.0, 1.0])}}},
     )
     return summary, out_dir
 
@@ -71,6 +77,7 @@ def test_truth_scores_as_truth(pairs, truth_run):
     summary, out_dir = truth_run
     rows = read_rows(out_dir)
     assert [row["id"] for row in rows] == ["pair0", "pair1", "pair2", "pair3"]
+    assert [row["patient"] for row in rows] == ["patient0", "patient0", "patient1", "patient1"]
     for row, pair in zip(rows, pairs, strict=True):
         initial = [dice(pair["moving_mask"] == k, pair["fixed_mask"] == k) for k in LABELS]
         assert float(row["dsc_initial_lv_cavity"]) == pytest.approx(initial[0])
@@ -130,7 +137,7 @@ def test_report_needs_nothing_else(truth_run):
 
 
 def test_identity_changes_nothing(pairs, tmp_path, numbers_only):
-    summary = evaluate(identity, pairs, tmp_path, progress=False)
+    summary = evaluate(identity, pairs, tmp_path)
     for before, after in (
         ("dsc_initial", "dsc"),
         ("hd95_initial_px", "hd95_px"),
@@ -152,8 +159,8 @@ def test_calls_have_one_shape_and_one_warm_up(pairs, tmp_path, numbers_only):
     evaluate(register, pairs, tmp_path, batch_size=3)
     assert shapes == [(3, 48, 48, 1)] * 3  # warm-up and two batches, the last one filled up
     shapes.clear()
-    evaluate(register, pairs, tmp_path, warmup=False)
-    assert shapes == [(1, 48, 48, 1)] * 4
+    evaluate(register, pairs, tmp_path)
+    assert shapes == [(1, 48, 48, 1)] * 5
 
 
 def test_missing_scores_are_null_and_counted(pairs, tmp_path, numbers_only):
@@ -200,10 +207,38 @@ def test_clear_errors(pairs, tmp_path):
         evaluate(broken, pairs, tmp_path)
     with pytest.raises(ValueError, match=r"displacement of shape \(1, 2\)"):
         evaluate(lambda moving, fixed: np.zeros((1, 2)), pairs, tmp_path)
-    with pytest.raises(ValueError, match="4 examples and 1 ids"):
-        evaluate(identity, pairs, tmp_path, ids=["a"])
+    with pytest.raises(ValueError, match="blobs test: found 0 pairs, 2 structures"):
+        evaluate(identity, [], tmp_path)
     with pytest.raises(ValueError, match="pair pair0: found no spacing"):
         evaluate(identity, [{k: v for k, v in pairs[0].items() if k != "spacing"}], tmp_path)
     with pytest.raises(ValueError, match="names that differ"):
         evaluate(identity, pairs, tmp_path, labels={1: "LV", 2: "lv"})
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_pairs_are_read_as_written(truth_run):
+    _, out_dir = truth_run
+    table, rows = read_pairs(out_dir / "pairs.csv"), read_rows(out_dir)
+    assert list(table) == list(rows[0])
+    for i, row in enumerate(rows):
+        for key, text in row.items():
+            if key in ("id", "patient"):
+                assert table[key][i] == text
+            else:
+                assert table[key][i] == float(text)  # to the last digit
+
+
+def test_patients_of_earlier_files(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("id,dsc\nSC-HF-I-05-slice01,0.5\nSC-HF-I-05-slice02,\npatient101,0.25\n")
+    table = read_pairs(path)
+    assert list(table["patient"]) == ["SC-HF-I-05", "SC-HF-I-05", "patient101"]
+    assert table["dsc"].isna().tolist() == [False, True, False]
+    assert patient_of("A-slice3-b") == "A-slice3-b"  # a slice's number ends the id, or is none
+
+
+@pytest.mark.parametrize("text", ["", "id,score\na,1\n", "id,dsc\na,high\n", "dsc\n1,2,3\n4\n"])
+def test_tables_that_are_no_pairs(tmp_path, text):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"pairs\.csv: (not a CSV|found the columns)"):
+        read_pairs(tmp_path / "pairs.csv")

@@ -28,10 +28,11 @@ def tiny_config(directory):
     c.diffusion.timesteps = 50
     c.diffusion.latent_scale = 0.0
     c.registration.model.embed_dim = 8
-    c.registration.model.depths = (2, 2, 2, 2)
+    c.registration.model.depths = (1, 2, 1, 1)  # one shifted block
     c.registration.model.num_heads = (2, 2, 2, 2)
     c.registration.model.window_size = 4
     c.registration.model.lgca_heads = 2
+    c.registration.model.lgca_depth = 1
     for stage in (c.autoencoder, c.diffusion, c.registration):
         stage.train = stage_config(
             steps=4, batch_size=2, learning_rate=1e-3, log_every=2, evaluate_every=2

@@ -1,15 +1,15 @@
-"""CycleMorph (Kim et al., 2021) in place of LDM-Morph, in any of the other experiments.
+"""CycleMorph (Kim et al., 2021) in place of LDM-Morph, in any other experiment.
 
-    python -m ldm_morph_jax.train --config configs/baselines/cyclemorph.py:sunnybrook_small \\
+    ldm-morph train --config baselines/cyclemorph:sunnybrook_small \\
         --config.data.source=DIR --workdir runs/cyclemorph
-    python -m ldm_morph_jax.evaluate --workdir runs/cyclemorph --split test
+    ldm-morph evaluate --workdir runs/cyclemorph --split test
 
-The argument is the experiment to repeat, NAME or NAME:ARGUMENT of a file configs/NAME.py
-(`camus_2ch`, `camus_2ch:small`); without one it is the quickstart. Data, seed, augmentation, steps
-and batch size are that experiment's, network, losses and optimiser the method's.
+The argument is the experiment to repeat, NAME or NAME:ARGUMENT (`camus_2ch`, `camus_2ch:small`);
+the default is the quickstart. Data, seed, augmentation, steps and batch size are taken from that
+experiment, network, losses and optimiser from the method.
 
-Two U-Nets of 120,602 parameters each, NCC as in the paper's tables: its row of Table 1 is
-DSC 0.824, 0.945 % of pixels with J <= 0 on CAMUS 2CH.
+Two U-Nets of 120,602 parameters each, trained with NCC as in the paper. Its row of Table 1: DSC
+0.824, 0.945 % of pixels with J <= 0 on CAMUS 2CH.
 Sources and choices: docs/baselines.md.
 """
 

@@ -1,15 +1,15 @@
-"""DiffuseMorph (Kim et al., 2022) in place of LDM-Morph, in any of the other experiments.
+"""DiffuseMorph (Kim et al., 2022) in place of LDM-Morph, in any other experiment.
 
-    python -m ldm_morph_jax.train --config configs/baselines/diffusemorph.py:sunnybrook_small \\
+    ldm-morph train --config baselines/diffusemorph:sunnybrook_small \\
         --config.data.source=DIR --workdir runs/diffusemorph
-    python -m ldm_morph_jax.evaluate --workdir runs/diffusemorph --split test
+    ldm-morph evaluate --workdir runs/diffusemorph --split test
 
-The argument is the experiment to repeat, NAME or NAME:ARGUMENT of a file configs/NAME.py
-(`camus_2ch`, `camus_2ch:small`); without one it is the quickstart. Data, seed, augmentation, steps
-and batch size are that experiment's, network, losses and optimiser the method's.
+The argument is the experiment to repeat, NAME or NAME:ARGUMENT (`camus_2ch`, `camus_2ch:small`);
+the default is the quickstart. Data, seed, augmentation, steps and batch size are taken from that
+experiment, network, losses and optimiser from the method.
 
-Noise predictor and deformation network, trained together, 90,672,387 parameters at the paper's
-size: its row of Table 1 is DSC 0.852, 0.437 % of pixels with J <= 0 on CAMUS 2CH.
+A noise predictor and a deformation network, trained together, with 90,672,387 parameters at the
+paper's size. Its row of Table 1: DSC 0.852, 0.437 % of pixels with J <= 0 on CAMUS 2CH.
 Sources and choices: docs/baselines.md.
 """
 

@@ -1,15 +1,15 @@
-"""TransMatch (Z. Chen et al., 2024) in place of LDM-Morph, in any of the other experiments.
+"""TransMatch (Z. Chen et al., 2024) in place of LDM-Morph, in any other experiment.
 
-    python -m ldm_morph_jax.train --config configs/baselines/transmatch.py:sunnybrook_small \\
+    ldm-morph train --config baselines/transmatch:sunnybrook_small \\
         --config.data.source=DIR --workdir runs/transmatch
-    python -m ldm_morph_jax.evaluate --workdir runs/transmatch --split test
+    ldm-morph evaluate --workdir runs/transmatch --split test
 
-The argument is the experiment to repeat, NAME or NAME:ARGUMENT of a file configs/NAME.py
-(`camus_2ch`, `camus_2ch:small`); without one it is the quickstart. Data, seed, augmentation, steps
-and batch size are that experiment's, network, losses and optimiser the method's.
+The argument is the experiment to repeat, NAME or NAME:ARGUMENT (`camus_2ch`, `camus_2ch:small`);
+the default is the quickstart. Data, seed, augmentation, steps and batch size are taken from that
+experiment, network, losses and optimiser from the method.
 
-Swin encoder on each image and window cross attention between them, 51,582,146 parameters at the
-paper's size: its row of Table 1 is DSC 0.871, 0.523 % of pixels with J <= 0 on CAMUS 2CH.
+A Swin encoder on each image and window cross attention between them, with 51,582,146 parameters at
+the paper's size. Its row of Table 1: DSC 0.871, 0.523 % of pixels with J <= 0 on CAMUS 2CH.
 Sources and choices: docs/baselines.md.
 """
 

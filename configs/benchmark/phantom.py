@@ -1,11 +1,11 @@
-"""Every table and figure on the built-in phantom, small: a first look, or a check of the machinery.
+"""Every table and figure on the built-in phantom, small: a first look, or a functional check.
 
-    python -m ldm_morph_jax.benchmark --config configs/benchmark/phantom.py --out results/phantom
+    ldm-morph benchmark --config benchmark/phantom --out results/phantom
 
-Short-axis pairs of 64 x 64 pixels as in configs/quickstart.py, and training cut down until the
-whole plan takes less than an hour on two cores: the ranking of the methods means nothing here.
-Table 2 tests on apical (echo-like) pairs what was trained on short-axis ones. SyN needs the extra
-`ants`.
+Short-axis pairs of 64 x 64 pixels as in configs/quickstart.py. Training is so short that the whole
+plan takes less than an hour on two cores; the ranking of the methods is therefore meaningless. For
+Table 2, methods trained on short-axis pairs are tested on apical (echo-like) ones. SyN needs the
+extra `ants`.
 """
 
 from ldm_morph_jax.config import experiment

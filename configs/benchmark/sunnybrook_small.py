@@ -1,20 +1,37 @@
-"""Every method on real hearts, on a laptop: Sunnybrook, 100/25/128 pairs, small networks.
+"""Every method on real hearts: Sunnybrook, 100/25/128 pairs, small networks, to convergence.
 
-    python -m ldm_morph_jax.benchmark --config configs/benchmark/sunnybrook_small.py \\
-        --config.datasets.sunnybrook.data.source=DIR --out results/sunnybrook_small
+    ldm-morph benchmark --config benchmark/sunnybrook_small \\
+        --config.datasets.sunnybrook.data.source=DIR --config.unseen.acdc.data.source=DIR \\
+        --out results/sunnybrook_small
 
-Data, seed and the training of LDM-Morph are those of configs/sunnybrook_small.py. All learned
-methods get its budget, steps x pairs per step, and its augmentation; their networks are the
-":small" ones of configs/baselines/. SyN needs the extra `ants`. Table 1, Table 3 and Figs. 4, 5, 7.
+Data and LDM-Morph are those of configs/sunnybrook_small.py. VoxelMorph, TransMorph and TransMatch
+each have a second row with LDM-Morph's head, similarity and smoothness weight (docs/benchmark.md
+lists what is equal for all). LDM-Morph and its variants are trained with three seeds;
+`--config.seeded` adds methods. SyN needs the extra `ants`. Without the ACDC data, `--datasets
+sunnybrook` leaves out Table 2.
+
+    table 1, 4, 5   all methods           table 3, figure 7   LDM-Morph's variants
+    table 2, figure 6   trained on Sunnybrook, tested on ACDC
 """
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import benchmark_config
+from ldm_morph_jax.paper.plan import benchmark_config, until_converged
 
 
 def get_config():
+    own = experiment("sunnybrook_small")
+    until_converged(own, steps=3000, evaluate_every=100, patience=8)
+    unseen = experiment("acdc", "small")
+    unseen.data.intensity = own.data.intensity  # scaled as the methods were trained
     return benchmark_config(
         title="Sunnybrook, small",
-        datasets={"sunnybrook": experiment("sunnybrook_small")},
+        datasets={"sunnybrook": own},
+        unseen={"acdc": unseen},
+        transfer=(("sunnybrook", "acdc"),),
+        our_head=("voxelmorph", "transmorph", "transmatch"),
         baseline_size="small",
+        seeds=(0, 1, 2),
+        seeded=("ldm_morph",),
+        weights=(0.5, 1.0, 2.0),
+        refine=82,
     )

@@ -1,7 +1,7 @@
 """Datasets of image pairs: `load_dataset(name, ...)` prepares one if needed and opens it.
 
-A dataset is one class in one file (`base.py`); what is stored is stated in `store.py`, the batches
-of arrays in `pipeline.py`.
+A dataset is one class in one file (`base.py`). `store.py` documents the stored format,
+`pipeline.py` the batches of arrays.
 """
 
 from ldm_morph_jax.data.base import DATASETS, dataset_class, dataset_names

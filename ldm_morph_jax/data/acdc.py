@@ -1,16 +1,18 @@
-"""Dataset `acdc`: the middle short-axis slice of cine MRI of the ACDC challenge.
+"""Dataset `acdc`: the middle short-axis slice of cine MRI from the ACDC challenge.
 
 Reads `database/{training,testing}/patientXXX/`: `Info.cfg` names the ED and ES frames,
-`patientXXX_frameYY.nii.gz` and `..._gt.nii.gz` hold them. As in the published preprocessing, in the
-file's axes (x, y, z), which become (row, column, slice):
+`patientXXX_frameYY.nii.gz` and `..._gt.nii.gz` contain them. The steps are those of the published
+preprocessing, in the file's axes (x, y, z), which become (row, column, slice):
 
-1. volumes wider than tall (more samples along x than along y) are rotated by a quarter turn, with
-   the exceptions below, so that all hearts lie alike;
-2. resampled to 1.5 x 1.5 x 3.15 mm (linear; labels nearest);
-3. cropped or padded about the centre to 128 x 128 x 32;
-4. of slice 16, scaled to 112 x 112 (cubic; labels nearest), to [0, 1], padded to 128 x 128.
+1. rotate volumes wider than tall (more samples along x than along y) by a quarter turn, with the
+   exceptions below, so that all hearts have the same orientation;
+2. resample to 1.5 x 1.5 x 3.15 mm (linear; labels nearest);
+3. crop or pad about the centre to 128 x 128 x 32;
+4. take slice 16, resize it to 112 x 112 (cubic; labels nearest), scale intensities to [0, 1] and
+   pad to 128 x 128.
 
-Splits: of the training patients 1 to 100 the last five are for validation; testing 101 to 150.
+Splits: of the training patients 1 to 100, the last five are for validation; 101 to 150 are the test
+patients.
 """
 
 from pathlib import Path
@@ -38,8 +40,10 @@ SHAPE = (128, 128, 32)
 
 
 class Acdc(ArchiveBuilder):
-    """ACDC, the middle slice of each patient; masks keep the right ventricle, which the paper does
-    not score."""
+    """ACDC, the middle slice of each patient.
+
+    Masks keep the right ventricle, which the paper does not score.
+    """
 
     name = "acdc"
     labels = {3: "left ventricle", 2: "myocardium"}
@@ -116,7 +120,7 @@ class Acdc(ArchiveBuilder):
         preprocessing.check_image(image, f"{file}, middle slice")
         size = (self.options.content_size,) * 2
         image = preprocessing.resize(image, size)
-        # Black border: the published code scales to [0, 1] first and pads with 0 afterwards.
+        # Black border: the published code first scales to [0, 1], then pads with 0.
         return self.to_square(image, mask, border=image.min())
 
 
@@ -149,16 +153,16 @@ def read_volume(image_file: Path, mask_file: Path):
 
 
 def is_rotated(patient: int, shape: tuple[int, ...]) -> bool:
-    """Whether a volume [X, Y, Z] has to be turned upright (step 1)."""
+    """Whether a volume [X, Y, Z] has to be rotated upright (step 1)."""
     wide = shape[0] > shape[1] and patient not in WIDE_BUT_UPRIGHT
     return wide or patient in ROTATED_THOUGH_TALL
 
 
 def resample(volume: np.ndarray, spacing, new_spacing, *, nearest: bool = False) -> np.ndarray:
-    """Resamples [X, Y, Z] from one spacing to another; the first sample stays where it is.
+    """Resamples [X, Y, Z] from one spacing to another; the first sample keeps its position.
 
-    Linear, or nearest for labels, as ITK does it: up to half a sample beyond the last one its value
-    holds, further out it is 0. Sizes are round(n * spacing / new spacing), at least 1.
+    Linear, or nearest for labels, as in ITK: up to half a sample beyond the last one the result has
+    its value, further out it is 0. Sizes are round(n * spacing / new spacing), at least 1.
     """
     for axis, (old, new) in enumerate(zip(spacing, new_spacing, strict=True)):
         last = volume.shape[axis] - 1

@@ -1,4 +1,4 @@
-"""What the readers of the paper's datasets share: their option, splits, checks and preparation."""
+"""Shared by the readers of the paper's datasets: their option, splits, checks and preparation."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.base import DatasetBuilder, Found, Options, option
 
 SPLITS = ("train", "validation", "test")
-NOT_THERE = "not there"  # reason why a patient of the paper gives no pair
+NOT_THERE = "not there"  # reason why a patient of the paper yields no pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class ArchiveOptions(Options):
 
     allow_partial: bool = option(
         False,
-        "take those of the paper's patients that are there; training then needs "
+        "use those of the paper's patients that are present; training then needs "
         "--config.data.options.allow_partial=True",
     )
 
@@ -33,7 +33,7 @@ class ArchiveOptions(Options):
 
 
 def check_size(image_size: int) -> None:
-    """Refuses an image size that the paper's networks cannot halve five times."""
+    """Raises ValueError for an image size that the paper's networks cannot halve five times."""
     if image_size < 32 or image_size % 32:
         raise ValueError(f"image_size must be a multiple of 32 (paper: 128), found {image_size}")
 
@@ -44,7 +44,7 @@ class ArchiveBuilder(DatasetBuilder):
     Options = ArchiveOptions
 
     def checked(self, found: Found) -> Found:
-        """What was found, if it is the paper's pairs per split, or some with `allow_partial`."""
+        """The pairs found: as many per split as in the paper, or fewer with `allow_partial`."""
         counts = {split: len(found.pairs.get(split, ())) for split in self.paper_pairs}
         if not any(counts.values()):
             raise ValueError(f"{self.name}: found no pair in {self.source}; {self.source_help}")
@@ -57,7 +57,7 @@ class ArchiveBuilder(DatasetBuilder):
             raise ValueError(
                 f"{self.name}: found {_text(counts)} pairs in {self.source}, expected "
                 f"{_text(self.paper_pairs)} as in the paper ({reasons or 'nothing was left out'}); "
-                "to use what is there, give --allow-partial (training: "
+                "to use only these, give --allow-partial (training: "
                 "--config.data.options.allow_partial=True)"
             )
         return found
@@ -67,7 +67,7 @@ class ArchiveBuilder(DatasetBuilder):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Resizes [H, W] to 112 x 112 (cubic; labels nearest), pads to 128 x 128 with `border`.
 
-        At another `image_size` both numbers scale.
+        With another `image_size` both numbers scale accordingly.
         """
         inside, whole = (self.options.content_size,) * 2, (self.options.image_size,) * 2
         image = preprocessing.centre(preprocessing.resize(image, inside), whole, border)
@@ -76,10 +76,10 @@ class ArchiveBuilder(DatasetBuilder):
 
 
 def find_patients(name: str, folders: list[Path], digits: int) -> dict[int, Path]:
-    """Patient number -> folder `patient<number>`, of all sub-folders of `folders`.
+    """Patient number -> folder `patient<number>`, for all subfolders of `folders`.
 
     Raises:
-      ValueError: one patient twice.
+      ValueError: a patient occurs twice.
     """
     patients = {}
     for folder in sorted(path for root in folders for path in root.glob("[Pp]atient*")):
@@ -89,7 +89,7 @@ def find_patients(name: str, folders: list[Path], digits: int) -> dict[int, Path
         known = patients.setdefault(int(number), folder)
         if known != folder:
             raise ValueError(
-                f"{name}: patient {int(number)} is there twice, as {known} and as {folder}; "
+                f"{name}: found patient {int(number)} twice, in {known} and in {folder}; "
                 "keep one of them"
             )
         if folder.name != f"patient{int(number):0{digits}d}":

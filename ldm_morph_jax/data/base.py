@@ -1,4 +1,4 @@
-"""What a dataset is: the class that a new dataset defines, in one file, and nothing else.
+"""The base class of datasets: a new dataset is one subclass in one file.
 
     class Hearts(DatasetBuilder):
         name = "hearts"
@@ -14,9 +14,10 @@
             ...
             return Pair(ed, es, ed_mask, es_mask, spacing=(1.25, 1.25))
 
-A subclass registers itself by its `name` when its file is imported: files of this package are, and
-plugins (`ldm_morph_jax.plugins`). `load_dataset("hearts", source=...)` then checks, scales, stores
-and opens the pairs, with manifest and progress; `store.py` states what is stored.
+A subclass registers itself by its `name` when its file is imported. Files of this package and
+plugins (`ldm_morph_jax.plugins`) are imported automatically. `load_dataset("hearts", source=...)`
+then checks, scales, stores and opens the pairs, with a manifest and progress reports; `store.py`
+documents the stored format.
 """
 
 import dataclasses
@@ -37,19 +38,19 @@ DATASETS: dict[str, type["DatasetBuilder"]] = {}  # filled by the subclasses
 
 
 def option(default, help: str):
-    """A field of `Options`: its default, and what `prepare --help` says of it."""
+    """A field of `Options`: its default and its text in `prepare --help`."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user may choose. Every field, also those that a subclass adds, keys the stored data.
+    """A user's choices. All fields, including those of subclasses, are part of the data's key.
 
     Fields hold plain values (int, float, str, bool) and have defaults.
     """
 
     image_size: int = option(128, "height and width in pixels")
-    intensity: str = option("minmax", "minmax, or percentile: clip to the 1st to 99th first")
+    intensity: str = option("minmax", "minmax, or percentile: first clip to the 1st to 99th")
     reverse: bool = option(False, "moving = ES and fixed = ED")
 
     def __post_init__(self):
@@ -59,7 +60,7 @@ class Options:
             )
 
     def key(self) -> str:
-        """Readable and unique for these options: part of the prepared folder's name."""
+        """A readable text, unique for these options; part of the prepared folder's name."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         phase = "es-to-ed" if self.reverse else "ed-to-es"
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -67,10 +68,10 @@ class Options:
 
 
 class Entry(NamedTuple):
-    """A pair, or a single image, that has been found and not yet read.
+    """A pair, or a single image, that was found but not yet read.
 
-    id: unique in its split; patient: "" stands for the id; view: "sax", "echo", "2ch", ...;
-    files: what it is made of, in the manifest's order; detail: what `read` needs to know besides.
+    id: unique in its split; patient: "" means the same as the id; view: "sax", "echo", "2ch", ...;
+    files: its source files, in the manifest's order; detail: anything else that `read` needs.
     """
 
     id: str
@@ -81,12 +82,12 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a source holds.
+    """The contents of a source.
 
-    pairs: split -> pairs in their order; a split may be empty.
+    pairs: split -> pairs in order; a split may be empty.
     unpaired: split -> images without a partner, for the autoencoder and the diffusion model.
-    left_out: reason -> names of what gives no pair.
-    tables: further files that the pairs depend on.
+    left_out: reason -> names of items that yield no pair.
+    tables: other files on which the pairs depend.
     """
 
     pairs: Mapping[str, list[Entry]]
@@ -96,11 +97,11 @@ class Found(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A pair as it has been read, brought to [S, S] but with its own intensities.
+    """A pair as read: brought to [S, S] but with its original intensities.
 
     moving, fixed: ED and ES, real numbers; masks: integer labels, 0 = background; spacing: mm
     (row, column); slice: number in the patient's stack; displacement: the true one, [S, S, 2]
-    pixels, where it is known. Of an unpaired entry both images are that image.
+    pixels, if known. For an unpaired entry, both images are the same.
     """
 
     moving: np.ndarray
@@ -113,24 +114,25 @@ class Pair(NamedTuple):
 
 
 class DatasetBuilder:
-    """Base class: a subclass says what the dataset is, finds its pairs and reads one.
+    """Base class: a subclass describes the dataset, finds its pairs and reads one pair.
 
     Class attributes:
       name: registry key, `config.data.name`.
-      version: raise it when the same files and options give other pairs.
-      Options: the dataset's options, a subclass of `Options` where it has its own.
-      labels: mask label -> structure, for those that are scored; None: all that occur.
+      version: increase it when the same files and options give different pairs.
+      Options: the dataset's options; a subclass of `Options` if it adds its own.
+      labels: mask label -> structure, for the structures that are scored; None: all that occur.
       spacing_note: where the pixel spacing comes from.
-      source_help: what to get from where, for the error without a source; "": it is generated.
+      source_help: what to download and from where, for the error when no source is given; "": the
+        dataset is generated.
       source_is_file: whether the source is a file rather than a folder.
-      paper_pairs: split -> pairs in the paper, for the summary.
-      phases: what the pairs are called as read, and under `reverse`.
+      paper_pairs: split -> number of pairs in the paper, for the summary.
+      phases: names of the pairs as read, and with `reverse`.
       has_displacement: whether the true displacement is known.
       description, homepage, citation: of the data.
 
     Args:
       options: of the class `Options`.
-      source: the original files; None where they are generated.
+      source: the original files; None if the dataset is generated.
     """
 
     name: ClassVar[str]
@@ -150,30 +152,30 @@ class DatasetBuilder:
     def __init_subclass__(cls, **keywords):
         super().__init_subclass__(**keywords)
         if "name" not in vars(cls):
-            return  # shared by several datasets, none itself
+            return  # a base class shared by several datasets
         known = DATASETS.get(cls.name)
         if known is not None and known.__qualname__ != cls.__qualname__:
             raise ValueError(f"two datasets are called {cls.name!r}: {known} and {cls}")
-        DATASETS[cls.name] = cls  # a reloaded module defines its class again
+        DATASETS[cls.name] = cls  # a reloaded module redefines its class
 
     def __init__(self, options: Options, source: Path | None = None):
         self.options, self.source = options, source
 
     def find(self) -> Found:
-        """All pairs there are; nothing but names and tables is read, so it is quick.
+        """All pairs. Only names and tables are read, so this is quick.
 
-        Raises ValueError when something needed is not there.
+        Raises ValueError if something necessary is missing.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say where its pairs are")
+        raise NotImplementedError(f"{type(self).__name__} does not define find")
 
     def read(self, entry: Entry) -> Pair:
-        """Read one pair, ED first. Raises ValueError, naming the file, when it cannot be used."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how a pair is read")
+        """Read one pair, ED first. Raises ValueError, naming the file, if it cannot be used."""
+        raise NotImplementedError(f"{type(self).__name__} does not define read")
 
     def pair(self, entry: Entry) -> Pair:
-        """A pair in the order that `options.reverse` asks for.
+        """A pair in the order given by `options.reverse`.
 
-        To be overridden, instead of `read`, where the true displacement is known.
+        Override this instead of `read` if the true displacement is known.
         """
         pair = self.read(entry)
         if not self.options.reverse:
@@ -187,16 +189,16 @@ class DatasetBuilder:
 
     @functools.cached_property
     def found(self) -> Found:
-        """What `find` finds, looked for once."""
+        """The result of `find`, computed once."""
         return self.find()
 
     @property
     def root(self) -> Path | None:
-        """The folder that names of source files are relative to."""
+        """The folder to which the names of source files are relative."""
         return self.source.parent if self.source_is_file and self.source else self.source
 
     def source_digest(self) -> str:
-        """sha256 over the names and contents of all files that the pairs are made of."""
+        """sha256 over the names and contents of all files on which the pairs depend."""
         if self.source is None:
             return "generated"
         groups = (*self.found.pairs.values(), *self.found.unpaired.values())
@@ -211,13 +213,13 @@ def _import_datasets() -> None:
 
 
 def dataset_names() -> list[str]:
-    """Names of all datasets, plugins' included, in alphabetical order."""
+    """Names of all datasets, including those of plugins, in alphabetical order."""
     _import_datasets()
     return sorted(DATASETS)
 
 
 def dataset_class(name: str) -> type[DatasetBuilder]:
-    """The dataset of that name; ValueError lists the names there are."""
+    """The dataset of that name; ValueError lists the known names."""
     if name not in dataset_names():
-        raise ValueError(f"unknown dataset {name!r}, there are: {', '.join(dataset_names())}")
+        raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(dataset_names())}")
     return DATASETS[name]

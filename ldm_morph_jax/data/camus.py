@@ -1,7 +1,7 @@
-"""Datasets `camus_2ch` and `camus_4ch`: apical echocardiograms of the CAMUS database.
+"""Datasets `camus_2ch` and `camus_4ch`: apical echocardiograms from the CAMUS database.
 
 Reads `database_nifti/patientXXXX/patientXXXX_{2CH,4CH}_{ED,ES}.nii.gz` and `..._gt.nii.gz`. The
-file's axes are (x, y) with x reversed with respect to the picture on the scanner (apex up).
+file's axes are (x, y), with x reversed relative to the picture on the scanner (apex up).
 Images are resized to 112 x 112, zero-padded to 128 x 128, and scaled to [0, 1] (Sec. 4.1 of the
 paper and the published preprocessing).
 
@@ -31,7 +31,7 @@ LABELS = range(4)  # background, left ventricle, myocardium, left atrium
 class Camus(ArchiveBuilder):
     """One view; masks keep the myocardium and the left atrium, which the paper does not score."""
 
-    view: str  # as file names have it
+    view: str  # as in file names
     labels = {1: "left ventricle"}
     spacing_note = "from the NIfTI header, scaled with the image"
     source_help = (
@@ -70,6 +70,12 @@ class Camus(ArchiveBuilder):
                 raise missing_files_error(self.name, patient, files)
             else:
                 not_there.append(patient)
+        old = next(self.source.rglob(f"patient*_{self.view}_*.mhd"), None)
+        if old is not None and not any(entries.values()):
+            raise ValueError(
+                f"{self.name}: {old} is from the first release (.mhd), expected the NIfTI one; "
+                f"{self.source_help}"
+            )
         return self.checked(Found(entries, left_out={NOT_THERE: not_there}))
 
     def read(self, entry: Entry) -> Pair:
@@ -81,7 +87,7 @@ class Camus(ArchiveBuilder):
             phases.append(self.to_square(image, mask))
         if not np.allclose(*spacings, rtol=1e-2):
             raise ValueError(
-                f"{entry.files[2]}: ES covers another field of view than ED: "
+                f"{entry.files[2]}: ES has a different field of view from ED: "
                 f"{spacing_text(spacings[1])} per prepared pixel, ED {spacing_text(spacings[0])}"
             )
         (ed, ed_mask), (es, es_mask) = phases
@@ -103,7 +109,7 @@ class Camus4CH(Camus):
 
 
 def read_image(image_file: Path, mask_file: Path):
-    """Image and mask [H, W] as on the scanner, checked, and their spacing (row, column) in mm."""
+    """Image and mask [H, W] oriented as on the scanner, checked; spacing (row, column) in mm."""
     (image, spacing), (mask, _) = read_nifti(image_file, 2), read_nifti(mask_file, 2)
     preprocessing.check_image(image, str(image_file))
     preprocessing.check_mask(mask, image, str(mask_file), values=LABELS)

@@ -1,4 +1,4 @@
-"""Prepared pairs, opened: `load_dataset` and what it returns."""
+"""Opens prepared pairs: `load_dataset` and the dataset that it returns."""
 
 import dataclasses
 import hashlib
@@ -18,10 +18,10 @@ IN_MEMORY_BYTES = 2**30  # a split smaller than this is decoded once and kept
 
 
 class PairSource:
-    """Examples of one split by position: dict of NumPy arrays, no text (grain's random access).
+    """Examples of one split by position, as dicts of NumPy arrays (a grain random-access source).
 
-    Keys: those of the schema in data/store.py that are arrays, `index` (position in the split)
-    and `orientation` (0). Arrays kept in memory are read-only.
+    Keys: the arrays of the schema in data/store.py (no text), `index` (position in the split) and
+    `orientation` (0). Arrays kept in memory are read-only.
     """
 
     def __init__(self, records, in_memory: bool):
@@ -53,10 +53,10 @@ class PairSource:
 
 
 class ImageSource:
-    """Single images of one split: both of every pair, then those without a partner.
+    """Single images of one split: both images of every pair, then those without a partner.
 
-    Image 2 i is moving and 2 i + 1 is fixed of pair i. An element is {"index" (position here),
-    "orientation" (0), "image" [H, W, 1] float32}.
+    Image 2 i is the moving and 2 i + 1 the fixed image of pair i. An element is {"index" (position
+    here), "orientation" (0), "image" [H, W, 1] float32}.
     """
 
     def __init__(self, pairs: PairSource, unpaired: PairSource | None = None):
@@ -90,7 +90,7 @@ class Dataset:
       image_size: height and width in pixels.
       path: folder of the prepared files.
       splits: split -> number of pairs.
-      preparation: what `store.py` notes down in preparation.json.
+      preparation: the contents of preparation.json (`store.py`).
       has_displacement: whether examples carry the true displacement.
     """
 
@@ -113,14 +113,14 @@ class Dataset:
         return self._source(split)
 
     def images(self, split: str) -> ImageSource:
-        """Every single image of a split, also those of slices annotated in one phase only."""
+        """Every image of a split, including slices that are annotated in only one phase."""
         self._check(split)
         alone = split + store.UNPAIRED
         unpaired = self._source(alone) if alone in self._unpaired else None
         return ImageSource(self._source(split), unpaired)
 
     def pair_images(self, split: str) -> ImageSource:
-        """The single images of a split's pairs: 2 i is moving and 2 i + 1 is fixed of pair i."""
+        """The images of a split's pairs: 2 i is the moving, 2 i + 1 the fixed image of pair i."""
         return ImageSource(self.split(split))
 
     def metadata(self, split: str) -> list[dict]:
@@ -140,7 +140,7 @@ class Dataset:
         return [row["id"] for row in self.metadata(split)]
 
     def fingerprint(self, split: str) -> str:
-        """sha256 of all arrays of a split, for keys of what is computed from them."""
+        """sha256 of all arrays of a split, for cache keys of results computed from them."""
         if split not in self._fingerprints:
             digest = hashlib.sha256()
             for example in self.split(split):
@@ -154,7 +154,7 @@ class Dataset:
     def _check(self, split: str) -> None:
         if split not in self.splits:
             raise ValueError(
-                f"dataset {self.name}: no split {split!r}, there are: {', '.join(self.splits)}"
+                f"dataset {self.name}: no split {split!r}, expected one of {', '.join(self.splits)}"
             )
 
     def _source(self, key: str) -> PairSource:
@@ -174,17 +174,17 @@ def load_dataset(
     in_memory: bool | None = None,
     **options,
 ) -> Dataset:
-    """Opens a dataset and prepares it first if that has not been done.
+    """Opens a dataset, preparing it first if necessary.
 
-    The folder of the prepared files is keyed by the options and by the content of `source`, so a
-    changed option or file never meets old data.
+    The folder of the prepared files is keyed by the options and by the content of `source`, so old
+    data are never used after an option or a file has changed.
 
     Args:
       name: one of `dataset_names()`.
       source: the original files, a folder (dataset "folder": the CSV file that lists the pairs).
         None: generated (phantom), or already prepared.
-      directory: where prepared datasets are kept.
-      in_memory: decode once and keep; None: when the split is below 1 GiB.
+      directory: the folder of prepared datasets.
+      in_memory: decode a split once and keep it in memory; None: if it is smaller than 1 GiB.
       **options: fields of the dataset's `Options`. All have image_size (128, the paper's),
         intensity ("minmax", the paper's, or "percentile") and reverse (moving = ES, fixed = ED).
 
@@ -195,7 +195,7 @@ def load_dataset(
     known = [field.name for field in dataclasses.fields(cls.Options)]
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(
-            f"dataset {name}: unknown options {', '.join(unknown)}; there are: {', '.join(known)}"
+            f"dataset {name}: unknown options {', '.join(unknown)}; known: {', '.join(known)}"
         )
     builder = cls(cls.Options(**options), _checked_source(cls, source))
     path = _prepared_path(builder, Path(directory))
@@ -211,7 +211,7 @@ def _checked_source(cls: type[DatasetBuilder], source: str | Path | None) -> Pat
     if source is None:
         return None
     if not cls.source_help:
-        raise ValueError(f"dataset {cls.name} is generated, it takes no source (found {source})")
+        raise ValueError(f"dataset {cls.name} is generated and takes no source (found {source})")
     kind = "file" if cls.source_is_file else "directory"
     if not (Path(source).is_file() if cls.source_is_file else Path(source).is_dir()):
         raise ValueError(f"dataset {cls.name}: source {source} is not a {kind}; {cls.source_help}")
@@ -219,7 +219,7 @@ def _checked_source(cls: type[DatasetBuilder], source: str | Path | None) -> Pat
 
 
 def _prepared_path(builder: DatasetBuilder, directory: Path) -> Path:
-    """Folder of the prepared files, directory/name/options_source/version; filled when missing."""
+    """Folder of the prepared files, directory/name/options_source/version; filled if missing."""
     parent, key = directory / builder.name, builder.options.key()
     if builder.source is None and builder.source_help:
         found = sorted(parent.glob(f"{key}_*/{builder.version}/{store.COMPLETE}"))

@@ -1,14 +1,14 @@
 """Dataset `echonet`: apical four-chamber videos of EchoNet-Dynamic.
 
 Reads `FileList.csv` (video, split), `VolumeTracings.csv` (outlines of the left ventricle in two
-frames of each video) and `Videos/*.avi` (Motion-JPEG, 112 x 112; needs PyAV, the extra `echonet`).
+frames of each video) and `Videos/*.avi` (Motion-JPEG, 112 x 112; needs PyAV, the extra `video`).
 
-The rows of a traced frame are chords X1, Y1, X2, Y2 in pixels (x to the right, y down, a pixel's
-centre at integers): the first is the long axis, the others cross the ventricle from its one end to
-the other; their first ends and, backwards, their second ends form the outline. A pixel belongs to
-the mask when its centre lies inside. ED is the frame with the larger area, ES that with the
-smaller. Videos with fewer than two traced frames are left out and counted. Frames are numbered
-from 0. Splits are those of FileList.csv.
+The rows of a traced frame are chords X1, Y1, X2, Y2 in pixels (x to the right, y down, pixel
+centres at integers). The first is the long axis; the others cross the ventricle, in order from one
+end to the other. Their first end points, followed by their second end points in reverse order, form
+the outline. A pixel belongs to the mask when its centre lies inside. ED is the frame with the
+larger area, ES the one with the smaller area. Videos with fewer than two traced frames are left out
+and counted. Frames are numbered from 0. Splits are those of FileList.csv.
 """
 
 from collections import defaultdict
@@ -19,7 +19,8 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
 from ldm_morph_jax.data.base import Entry, Found, Pair
-from ldm_morph_jax.data.tables import read_rows
+from ldm_morph_jax.files.movies import video_frames
+from ldm_morph_jax.files.tables import read_rows
 
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
 FILE_COLUMNS = ("FileName", "Split")
@@ -32,7 +33,7 @@ class Echonet(ArchiveBuilder):
 
     name = "echonet"
     labels = {1: "left ventricle"}
-    spacing_note = "unknown, 1 is a placeholder: the videos carry no geometry"
+    spacing_note = "unknown; 1 is a placeholder, since the videos contain no geometry"
     source_help = (
         "download EchoNet-Dynamic (free, after registration) from "
         "https://echonet.github.io/dynamic/ and give the folder that contains FileList.csv, "
@@ -84,13 +85,13 @@ class Echonet(ArchiveBuilder):
             preprocessing.check_image(image, name)
             if len(traces[number]) < 3:
                 raise ValueError(
-                    f"{name}: VolumeTracings.csv has {len(traces[number])} rows for it, expected "
+                    f"{name}: found {len(traces[number])} rows in VolumeTracings.csv, expected "
                     "the long axis and at least two chords"
                 )
             mask = fill_polygon(outline(traces[number]), image.shape).astype(np.uint8)
             if not mask.any():
                 raise ValueError(
-                    f"{name}: its outline in VolumeTracings.csv holds no pixel of the "
+                    f"{name}: its outline in VolumeTracings.csv contains no pixel of the "
                     f"{image.shape[0]} x {image.shape[1]} image"
                 )
             phases.append((int(mask.sum()), image, mask))
@@ -147,28 +148,16 @@ def read_frames(path: Path, numbers: list[int]) -> list[np.ndarray]:
     Raises:
       ValueError: PyAV is not installed, the video cannot be read or has too few frames.
     """
-    try:
-        import av
-    except ImportError:
-        raise ValueError(
-            "echonet: reading videos needs PyAV: pip install 'ldm_morph_jax[video]'"
-        ) from None
     frames = {}
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in numbers:
-                    frames[number] = frame.to_ndarray(format="gray")
-                if number >= max(numbers):
-                    break
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable video ({reason})") from error
+    for number, (_, frame) in enumerate(video_frames(path)):
+        if number in numbers:
+            frames[number] = frame
+        if number >= max(numbers):
+            break
     for number in numbers:
         if number not in frames:
             raise ValueError(
-                f"{path}: has no frame {number}, which VolumeTracings.csv traces; the video ends "
-                "before it"
+                f"{path}: the video ends before frame {number}, which VolumeTracings.csv traces"
             )
     return [frames[number] for number in numbers]
 

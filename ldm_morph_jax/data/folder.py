@@ -1,11 +1,15 @@
 """Dataset `folder`: your own pairs, listed in a CSV file.
 
-Columns `id,split,moving,fixed` and, as far as there are any, `moving_mask,fixed_mask` (labels 0 to
-255, 0 is background) and `slice` (which slice, from 0, of files that hold a stack). Files are PNG,
-TIFF, NIfTI, NPZ or single-frame DICOM, see `ldm_morph_jax.files.images`; relative paths start at
-the CSV's folder. Splits are train, validation and test.
+The required columns are `id,split,moving,fixed`. Optional columns are `moving_mask,fixed_mask`
+(labels 0 to 255, 0 is background), `slice` (slice number, from 0, for files that hold a stack) and
+`moving_frame,fixed_frame` (frame number for files that hold several). Files can be of any kind that
+`ldm_morph_jax.files.images` reads; relative paths start at the CSV file's folder. Splits are train,
+validation and test.
 
-An image of image_size x image_size is used as it is. Any other is scaled so that its longer side
+If the files give their positions in space, the fixed image and the masks are resampled to the
+moving image's grid in millimetres, however they are stored. Otherwise the shapes must agree.
+
+An image of image_size x image_size is used unchanged. Any other is scaled so that its longer side
 fits (cubic; labels nearest) and padded about the centre with its darkest value. All labels that
 occur are scored.
 """
@@ -18,11 +22,12 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import SPLITS, check_size
 from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
-from ldm_morph_jax.data.tables import read_rows
-from ldm_morph_jax.files.images import read_image
+from ldm_morph_jax.files.images import Image, read_image, read_mask, resample_image, resample_labels
+from ldm_morph_jax.files.tables import read_rows
 
 COLUMNS = ("id", "split", "moving", "fixed")
-OPTIONAL = ("moving_mask", "fixed_mask", "slice")
+OPTIONAL = ("moving_mask", "fixed_mask", "slice", "moving_frame", "fixed_frame")
+NUMBERS = OPTIONAL[2:]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,17 +40,16 @@ class FolderOptions(Options):
 
 
 class Folder(DatasetBuilder):
-    """Pairs of a CSV file."""
+    """Pairs listed in a CSV file."""
 
     name = "folder"
     Options = FolderOptions
     labels = None  # all that occur
-    spacing_note = "from the files, scaled with the image; 1 where a file does not say"
+    spacing_note = "from the files, scaled with the image; 1 if a file has none"
     source_is_file = True
     source_help = (
         f"give a CSV file with the columns {','.join(COLUMNS)}[,{','.join(OPTIONAL)}] as the "
-        f"source, split one of {', '.join(SPLITS)}, the others paths of images relative to the "
-        "CSV file"
+        f"source; split is one of {', '.join(SPLITS)}, paths of images are relative to the CSV file"
     )
     phases = ("as listed", "reversed")
     description = "Pairs listed in a CSV file."
@@ -58,9 +62,7 @@ class Folder(DatasetBuilder):
                 if not row[key]:
                     raise ValueError(f"{where}: {key} is empty")
             if row["id"] in lines:
-                raise ValueError(
-                    f"{where}: id {row['id']!r} was on line {lines[row['id']]} already"
-                )
+                raise ValueError(f"{where}: id {row['id']!r} is already on line {lines[row['id']]}")
             lines[row["id"]] = line
             if row["split"] not in SPLITS:
                 raise ValueError(
@@ -69,36 +71,48 @@ class Folder(DatasetBuilder):
             masks = row["moving_mask"], row["fixed_mask"]
             if any(masks) and not all(masks):
                 raise ValueError(f"{where}: has one mask, expected moving_mask and fixed_mask")
-            if row["slice"] and not row["slice"].isdecimal():
-                raise ValueError(f"{where}: slice is {row['slice']!r}, expected a number from 0")
+            for key in NUMBERS:
+                if row[key] and not row[key].isdecimal():
+                    raise ValueError(f"{where}: {key} is {row[key]!r}, expected a number from 0")
             files = [row["moving"], row["fixed"], *filter(None, masks)]
             files = tuple(self.source.parent / file for file in files)
             for file in files:
                 if not file.is_file():
                     raise ValueError(f"{where}: no such file {file}")
-            number = int(row["slice"]) if row["slice"] else None
-            entries[row["split"]].append(Entry(row["id"], files=files, detail=number))
+            numbers = tuple(int(row[key]) if row[key] else None for key in NUMBERS)
+            entries[row["split"]].append(Entry(row["id"], files=files, detail=numbers))
         if not lines:
             raise ValueError(f"{self.source}: lists no pair; {self.source_help}")
         return Found(entries, tables=(self.source,))
 
     def read(self, entry: Entry) -> Pair:
-        moving, fixed = (read_image(file, slice=entry.detail) for file in entry.files[:2])
-        if fixed.array.shape != moving.array.shape:
+        number, *frames = entry.detail
+        moving, own_fixed = (
+            read_image(file, number, frame=frame)
+            for file, frame in zip(entry.files, frames, strict=False)
+        )
+        placed = moving.position_known and own_fixed.position_known
+        if own_fixed.array.shape != moving.array.shape and not placed:
             raise ValueError(
-                f"{entry.files[1]}: fixed image is {fixed.array.shape}, "
+                f"{entry.files[1]}: fixed image is {own_fixed.array.shape}, "
                 f"moving {moving.array.shape}; they must agree"
             )
+        fixed = resample_image(own_fixed, moving)
         masks = [np.zeros(moving.array.shape, np.uint8)] * 2
         if len(entry.files) > 2:
-            masks = [_read_mask(file, entry.detail, moving.array) for file in entry.files[2:]]
+            masks = [
+                _read_mask(file, image, number, frame, moving)
+                for file, image, frame in zip(
+                    entry.files[2:], (moving, own_fixed), frames, strict=True
+                )
+            ]
         size = self.options.image_size
         shape = moving.array.shape
         return Pair(
             *(fit(image.array, size) for image in (moving, fixed)),
             *(fit(mask, size, nearest=True) for mask in masks),
             spacing=preprocessing.resized_spacing(moving.spacing, shape, fitted_shape(shape, size)),
-            slice=entry.detail or 0,
+            slice=number or 0,
         )
 
 
@@ -113,7 +127,10 @@ def fitted_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return tuple(max(1, round(n * size / max(shape))) for n in shape)
 
 
-def _read_mask(file: Path, number: int | None, image: np.ndarray) -> np.ndarray:
-    mask = read_image(file, slice=number, labels=True).array
-    preprocessing.check_mask(mask, image, str(file), values=range(256))
+def _read_mask(
+    file: Path, image: Image, number: int | None, frame: int | None, onto: Image
+) -> np.ndarray:
+    """Labels of `image` on the grid of `onto`."""
+    mask = resample_labels(read_mask(file, image, number, frame=frame), onto).array
+    preprocessing.check_mask(mask, onto.array, str(file), values=range(256))
     return mask

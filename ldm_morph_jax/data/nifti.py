@@ -1,41 +1,34 @@
-"""Reading NIfTI files of an archive in their own axes.
+"""Reads images of an archive in the file's own axes.
 
-`ldm_morph_jax.files.images` reads an image to register it in physical space. The published
-preprocessing of CAMUS and ACDC is stated in the file's axes (x, y, z) instead and ignores the
-orientation matrix, hence this small reader.
+`ldm_morph_jax.files.images` places an image in space. The published preprocessing of CAMUS and ACDC
+instead works in the file's axes (x, y, z) and ignores the orientation matrix.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.stored import read_stored
 
 
-def read_nifti(file: Path, dimension: int) -> tuple[np.ndarray, tuple[float, ...]]:
+def read_nifti(
+    file: Path, dimension: int, *, labels: bool = False
+) -> tuple[np.ndarray, tuple[float, ...]]:
     """Array in the file's axes (x, y[, z]), original values, and spacing in mm per axis.
 
     Raises:
-      ValueError: missing or damaged file, another number of dimensions, complex or colour values,
-        spacing that is not positive.
+      ImageError: `read_stored` refuses the file, or it has another number of dimensions.
     """
-    import nibabel
-
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
     try:
-        image = nibabel.load(file)
-        array = np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel and gzip raise many kinds on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{file}: not a readable NIfTI file ({reason})") from error
-    shape = array.shape
-    if len(shape) < dimension or any(n != 1 for n in shape[dimension:]) or 0 in shape:
-        raise ValueError(f"{file}: has shape {shape}, expected {dimension} dimensions")
-    if array.dtype.names or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise ValueError(f"{file}: holds {array.dtype}, expected grey values")
-    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    spacing = tuple(float(zoom) * unit for zoom in image.header.get_zooms()[:dimension])
-    if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise ValueError(f"{file}: spacing {spacing} mm, expected positive numbers")
-    return array.reshape(shape[:dimension]), spacing
+        stored = read_stored(file, labels=labels)
+    except ImageError as error:
+        if not file.is_file():
+            raise
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ImageError(f"{file}: not a readable NIfTI file ({reason})") from None
+    shape, spacing = stored.array.shape[::-1], stored.geometry.spacing[::-1]
+    found = 4 if shape[3] > 1 else stored.geometry.dimension
+    if found < dimension or any(n != 1 for n in shape[dimension:]):
+        raise ImageError(f"{file}: has shape {shape[:found]}, expected {dimension} dimensions")
+    return stored.array.transpose().reshape(shape[:dimension]), spacing[:dimension]

@@ -1,7 +1,7 @@
 """The eight orientations of a square image (the dihedral group), numbered 0 to 7.
 
 k = 0..3: k quarter turns counter-clockwise (numpy.rot90). k = 4..7: mirror left-right first, then
-k - 4 quarter turns. 0 is the image as it is.
+k - 4 quarter turns. 0 leaves the image unchanged.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def orient(array: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndar
 
     Args:
       array: [H, W] or [H, W, C]; with axes=(1, 2) a batch [B, H, W, C].
-      k: 0 to 7. For odd k height and width change places.
+      k: 0 to 7. For odd k, height and width are swapped.
       axes: the row and the column axis.
 
     Returns:

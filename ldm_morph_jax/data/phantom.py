@@ -1,17 +1,18 @@
 """A 2D cardiac phantom with known motion: short-axis MRI ("sax") and apical echo ("echo").
 
-A heart is a set of implicit shapes and textures fixed to the tissue at end-diastole (ED). A
+A heart is a set of implicit shapes and textures attached to the tissue at end-diastole (ED). A
 composition of smooth maps sends every point x of the end-systolic (ES) image to the tissue point
 phi(x) that has moved there. The ED image shows the tissue at x, the ES image the tissue at phi(x),
 so u(x) = phi(x) - x is the exact displacement in the project's convention, with moving = ED and
 fixed = ES: moving(x + u(x)) ~ fixed(x). Images and masks are evaluated at these points, never
-resampled. What moves with the tissue is anatomy, texture and (mostly) speckle; noise, coil or
-beam shading, gain and the echo sector belong to the scanner and stay.
+resampled. Anatomy, texture and (mostly) speckle move with the tissue. Noise, coil or beam shading,
+gain and the echo sector belong to the scanner and do not move.
 
-All lengths are in "reference pixels": the field of view is 128 x 128 of them (160 mm), whatever
-the size of the image, so a seed gives the same heart at every image size. Points are (row, column).
+All lengths are in "reference pixels": the field of view is 128 x 128 reference pixels (160 mm) at
+any image size, so a seed gives the same heart at every size. Points are (row, column).
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,8 +25,8 @@ LOOKS = ("sax", "echo")
 LV, MYOCARDIUM, THIRD = 1, 2, 3  # THIRD: right ventricle (sax), left atrium (echo)
 MIN_JACOBIAN = 0.1
 
-Points = np.ndarray  # [H, W, 2] float64, (row, column) in reference pixels
-Map = Callable[[Points], Points]
+Points = np.ndarray  # [..., H, W, 2] float64, (row, column) in reference pixels
+Map = Callable[[Points], Points]  # of JAX arrays, too: a motion can be differentiated
 
 
 class PhantomPair(NamedTuple):
@@ -36,6 +37,23 @@ class PhantomPair(NamedTuple):
     moving_mask: np.ndarray
     fixed_mask: np.ndarray
     displacement: np.ndarray
+
+
+class Moment(NamedTuple):
+    """What changes from image to image besides the motion.
+
+    contraction: 0 at ED, 1 at ES; gain, blood and the speckle that stays follow it.
+    turn: radians by which blood and fresh speckle have changed besides, without repeating before
+      a full turn.
+    noise: which noise.
+    """
+
+    contraction: float
+    turn: float
+    noise: int
+
+
+ED, ES = Moment(0.0, 0.0, 0), Moment(1.0, 0.0, 1)
 
 
 def phantom_pair(
@@ -56,26 +74,14 @@ def phantom_pair(
     Raises:
       ValueError: unknown look or image too small.
     """
-    if look not in LOOKS:
-        raise ValueError(f"phantom: look must be one of {LOOKS}, found {look!r}")
-    if image_size < 32:
-        raise ValueError(f"phantom: image_size must be at least 32, found {image_size}")
-    heart = _sax_heart if look == "sax" else _echo_heart
-    grid = _grid(image_size)
-    pixel = REFERENCE / image_size
-    # The contraction is only weakened, never redrawn, so the draws that follow stay the same.
-    for strength in 0.9 ** np.arange(20):
-        render, to_tissue = heart(np.random.default_rng(seed), strength, pixel)
-        tissue = to_tissue(grid)
-        displacement = (tissue - grid) / pixel
-        if _jacobian(displacement).min() > MIN_JACOBIAN:
-            break
-    else:
-        raise RuntimeError(f"phantom: no fold-free motion for seed {seed}")
-    moving, moving_mask = render(grid, grid, phase=0)
-    fixed, fixed_mask = render(tissue, grid, phase=1)
+    heart, grid = draw_heart(np.random.default_rng(seed), look, image_size), pixel_grid(image_size)
+    to_tissue = heart.fold_free(1.0, 1.0, grid)
+    tissue, pixel = to_tissue(grid), REFERENCE / image_size
+    displacement = (tissue - grid) / pixel
+    moving, moving_mask = heart.render(grid, grid, ED)
+    fixed, fixed_mask = heart.render(tissue, grid, ES)
     if reverse:
-        displacement = (_inverse(to_tissue, grid) - grid) / pixel
+        displacement = (inverse(to_tissue, grid) - grid) / pixel
         moving, moving_mask, fixed, fixed_mask = fixed, fixed_mask, moving, moving_mask
     return PhantomPair(
         moving.astype(np.float32),
@@ -86,21 +92,54 @@ def phantom_pair(
     )
 
 
+class Heart(NamedTuple):
+    """One heart, drawn once; its motion and moment are given when it is seen.
+
+    render: (tissue points, image points, moment) -> (image, mask) `[H, W]`.
+    motion: (contraction, release), each 0 to 1, scalars or `[T, 1, 1]` -> map of image points
+        to tissue points. `release` is of what lets go before the rest does: twist ("sax"),
+        long-axis shortening ("echo").
+    """
+
+    render: Callable[[Points, Points, Moment], tuple[np.ndarray, np.ndarray]]
+    motion: Callable[..., Map]
+
+    def fold_free(self, contraction, release, grid: Points) -> Map:
+        """The motion, weakened until its Jacobian on `grid` is above MIN_JACOBIAN."""
+        for strength in 0.9 ** np.arange(20):
+            to_tissue = self.motion(strength * contraction, strength * release)
+            if _jacobian(to_tissue(grid), grid).min() > MIN_JACOBIAN:
+                return to_tissue
+        raise RuntimeError("phantom: no fold-free motion for this seed")
+
+
+def draw_heart(rng: np.random.Generator, look: str, image_size: int) -> Heart:
+    """The heart of `phantom_pair`. Raises ValueError: unknown look or image too small."""
+    if look not in LOOKS:
+        raise ValueError(f"phantom: look must be one of {LOOKS}, found {look!r}")
+    if image_size < 32:
+        raise ValueError(f"phantom: image_size must be at least 32, found {image_size}")
+    draw = _sax_heart if look == "sax" else _echo_heart
+    return Heart(*draw(rng, REFERENCE / image_size))
+
+
 # ---------------------------------------------------------------------------- geometry
 
 
-def _grid(image_size: int) -> Points:
+def pixel_grid(image_size: int) -> Points:
+    """Centres of the pixels, `[image_size, image_size, 2]`."""
     centres = (np.arange(image_size) + 0.5) * REFERENCE / image_size - 0.5
     return np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1)
 
 
-def _jacobian(u: np.ndarray) -> np.ndarray:
-    """Determinant of d(x + u)/dx by central differences, [H, W]."""
-    d_row, d_col = np.gradient(u, axis=(0, 1))
-    return (1 + d_row[..., 0]) * (1 + d_col[..., 1]) - d_row[..., 1] * d_col[..., 0]
+def _jacobian(y: Points, x: Points) -> np.ndarray:
+    """Determinant of dy/dx by central differences on the grid x, [..., H, W]."""
+    step = x[1, 0, 0] - x[0, 0, 0]
+    d_row, d_col = np.gradient(y, step, axis=(-3, -2))
+    return d_row[..., 0] * d_col[..., 1] - d_row[..., 1] * d_col[..., 0]
 
 
-def _inverse(to_tissue: Map, y: Points) -> Points:
+def inverse(to_tissue: Map, y: Points) -> Points:
     """Solves to_tissue(x) = y by Newton's method with a finite-difference derivative."""
     x, step = y.copy(), 1e-3
     for _ in range(30):
@@ -121,8 +160,8 @@ def _frame(p: Points, origin: np.ndarray, angle: float) -> tuple[np.ndarray, np.
 
 
 def _from_frame(a: np.ndarray, b: np.ndarray, origin: np.ndarray, angle: float) -> Points:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.stack([a * c - b * s, a * s + b * c], axis=-1) + origin
+    c, s, xp = np.cos(angle), np.sin(angle), a.__array_namespace__()
+    return xp.stack([a * c - b * s, a * s + b * c], axis=-1) + origin
 
 
 def _ellipse(a: np.ndarray, b: np.ndarray, semi_a, semi_b: float) -> np.ndarray:
@@ -136,20 +175,20 @@ def _radial_map(origin, angle: float, aspect: float, radius: float, ratio: float
     """Contraction towards `origin`: the contour `ratio * radius` at ES was `radius` at ED.
 
     In the frame stretched by `aspect` the squared radius grows by A w(r): the cavity scales
-    (w ~ r^2), the wall keeps about its area (w ~ 1) and the rest comes to rest beyond `reach`.
+    (w ~ r^2), the wall roughly keeps its area (w ~ 1), and beyond `reach` nothing moves.
     """
 
-    def weight(r):
+    def weight(r, xp):
         t = r / (ratio * radius)
-        return t**2 / np.cbrt(1 + t**6) / (1 + (r / reach) ** 4)
+        return t**2 / xp.cbrt(1 + t**6) / (1 + (r / reach) ** 4)
 
-    growth = radius**2 * (1 - ratio**2) / weight(ratio * radius)
+    growth = radius**2 * (1 - ratio**2) / weight(ratio * radius, np)
 
     def apply(p: Points) -> Points:
         a, b = _frame(p, origin, angle)
-        a, b = a * aspect, b / aspect
-        r = np.sqrt(a**2 + b**2) + 1e-9
-        scale = np.sqrt(r**2 + growth * weight(r)) / r
+        a, b, xp = a * aspect, b / aspect, p.__array_namespace__()
+        r = xp.sqrt(a**2 + b**2) + 1e-9
+        scale = xp.sqrt(r**2 + growth * weight(r, xp)) / r
         return _from_frame(a * scale / aspect, b * scale * aspect, origin, angle)
 
     return apply
@@ -157,11 +196,11 @@ def _radial_map(origin, angle: float, aspect: float, radius: float, ratio: float
 
 def _twist_map(origin, radians: float, reach: float) -> Map:
     def apply(p: Points) -> Points:
-        d = p - origin
-        angle = radians * np.exp(-np.sum(d**2, axis=-1) / reach**2)
-        c, s = np.cos(angle), np.sin(angle)
+        d, xp = p - origin, p.__array_namespace__()
+        angle = radians * xp.exp(-xp.sum(d**2, axis=-1) / reach**2)
+        c, s = xp.cos(angle), xp.sin(angle)
         rotated = [c * d[..., 0] - s * d[..., 1], s * d[..., 0] + c * d[..., 1]]
-        return origin + np.stack(rotated, axis=-1)
+        return origin + xp.stack(rotated, axis=-1)
 
     return apply
 
@@ -171,39 +210,43 @@ def _squeeze_map(origin, angle: float, centre: float, width: float, amount: floa
 
     def apply(p: Points) -> Points:
         a, b = _frame(p, origin, angle)
-        t = (b - centre) / width
-        return _from_frame(a, b + amount * window(a) * t * np.exp(0.5 * (1 - t**2)), origin, angle)
+        t, xp = (b - centre) / width, p.__array_namespace__()
+        return _from_frame(a, b + amount * window(a) * t * xp.exp(0.5 * (1 - t**2)), origin, angle)
 
     return apply
 
 
 def _shorten_map(origin, angle: float, base: float, amount: float, width: float) -> Map:
-    """Moves points along the axis, most at a = base; far to the side nothing moves."""
+    """Moves points along the axis, most of all at a = base; far to the side nothing moves."""
 
     def apply(p: Points) -> Points:
-        a, b = _frame(p, origin, angle)
-        along = np.exp(-(((a - base) / (0.55 * base)) ** 2))
-        return _from_frame(a + amount * along * np.exp(-((b / width) ** 2)), b, origin, angle)
+        (a, b), xp = _frame(p, origin, angle), p.__array_namespace__()
+        along = xp.exp(-(((a - base) / (0.55 * base)) ** 2))
+        return _from_frame(a + amount * along * xp.exp(-((b / width) ** 2)), b, origin, angle)
 
     return apply
 
 
-def _smooth_map(rng: np.random.Generator, amplitude: float) -> Map:
-    """A small random field of long waves (wavelength 50 to 130 reference pixels)."""
+def _smooth_map(rng: np.random.Generator) -> Callable[[float], Map]:
+    """Amplitude -> a small random field of long waves (wavelength 50 to 130 reference pixels)."""
     waves = [
         (rng.uniform(0, 2 * np.pi), 2 * np.pi / rng.uniform(50, 130), rng.uniform(0, 2 * np.pi))
         for _ in range(6)
     ]
     directions = rng.normal(size=(6, 2))
 
-    def apply(p: Points) -> Points:
-        u = np.zeros_like(p)
-        for (heading, frequency, phase), direction in zip(waves, directions, strict=True):
-            along = p[..., 0] * np.cos(heading) + p[..., 1] * np.sin(heading)
-            u += np.sin(frequency * along + phase)[..., None] * direction
-        return p + amplitude / np.sqrt(6) * u
+    def with_amplitude(amplitude: float) -> Map:
+        def apply(p: Points) -> Points:
+            xp = p.__array_namespace__()
+            u = xp.zeros_like(p)
+            for (heading, frequency, phase), direction in zip(waves, directions, strict=True):
+                along = p[..., 0] * np.cos(heading) + p[..., 1] * np.sin(heading)
+                u = u + xp.sin(frequency * along + phase)[..., None] * direction
+            return p + np.asarray(amplitude)[..., None] / np.sqrt(6) * u
 
-    return apply
+        return apply
+
+    return with_amplitude
 
 
 def _chain(*maps: Map) -> Map:
@@ -219,7 +262,7 @@ def _chain(*maps: Map) -> Map:
 
 
 class _Texture:
-    """Smooth random texture of zero mean and unit deviation, defined everywhere."""
+    """Smooth random texture with zero mean and unit standard deviation, defined everywhere."""
 
     MARGIN = 32
 
@@ -253,6 +296,12 @@ class _Speckle:
         )
         return real + 1j * imaginary
 
+    def shifted(self) -> "_Speckle":
+        """Half the field further on: independent of this one at every place."""
+        other = copy.copy(self)
+        other.field = np.roll(self.field, self.field.shape[-1] // 2, axis=-1)
+        return other
+
 
 def _polar(p: Points, probe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     d = p - probe
@@ -275,7 +324,7 @@ def _paint(canvas: np.ndarray, coverage: np.ndarray, value) -> np.ndarray:
 # ---------------------------------------------------------------------------- short axis
 
 
-def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
+def _sax_heart(rng: np.random.Generator, pixel: float):
     """Short-axis cine MRI (balanced SSFP): bright blood, dark-grey muscle, black lung."""
     centre = np.array([rng.uniform(56, 68), rng.uniform(64, 76)])
     radius, wall = rng.uniform(18, 26), rng.uniform(5.5, 8.5)
@@ -289,15 +338,21 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
     rv_offset = radius + wall + rng.uniform(-0.15, 0.15) * rv_depth
     rv_centre = centre + rv_offset * np.array([np.cos(to_rv), np.sin(to_rv)])
 
-    ratio = 1 - (1 - rng.uniform(0.63, 0.85)) * strength
-    rv_inward = rng.uniform(0.12, 0.26) * rv_depth * strength  # of the free wall
+    es_ratio = rng.uniform(0.63, 0.85)
+    es_rv_inward = rng.uniform(0.12, 0.26) * rv_depth  # of the free wall
     drift = rng.normal(scale=0.8, size=2)
-    to_tissue = _chain(
-        _smooth_map(rng, 0.9 * strength),
-        _shorten_map(rv_centre, to_rv, rv_depth - rv_inward, rv_inward, rv_length),
-        _twist_map(centre, np.deg2rad(rng.uniform(-9, 9)) * strength, 1.1 * radius),
-        _radial_map(centre + drift, tilt, aspect, radius, ratio, radius * ratio + wall + 8),
-    )
+    smooth = _smooth_map(rng)
+    es_twist = np.deg2rad(rng.uniform(-9, 9))
+
+    def motion(contraction: float, twist: float) -> Map:
+        ratio = 1 - (1 - es_ratio) * contraction
+        rv_inward = es_rv_inward * contraction
+        return _chain(
+            smooth(0.9 * contraction),
+            _shorten_map(rv_centre, to_rv, rv_depth - rv_inward, rv_inward, rv_length),
+            _twist_map(centre, es_twist * twist, 1.1 * radius),
+            _radial_map(centre + drift, tilt, aspect, radius, ratio, radius * ratio + wall + 8),
+        )
 
     papillary = [
         (base + rng.normal(scale=0.2), rng.uniform(0.66, 0.84), rng.uniform(0.11, 0.2) * radius)
@@ -315,19 +370,19 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
     great_radius = rng.uniform(8, 12)
     fat_reach = rng.uniform(2.5, 5.0)
     coarse, medium, fine = _Texture(rng, 9.0), _Texture(rng, 3.5), _Texture(rng, 1.1)
-    flow = (_Texture(rng, 4.0), _Texture(rng, 4.0))  # the blood has another one in every phase
+    flow = (_Texture(rng, 4.0), _Texture(rng, 4.0))  # of blood at ED and at ES
     light = {
         name: level * rng.uniform(0.9, 1.1)
         for name, level in dict(blood=0.62, rv=0.56, muscle=0.19, fat=0.5, liver=0.22).items()
     }
     shading = rng.uniform(0.25, 0.5)
-    gain = (1.0, rng.uniform(0.88, 1.12))
-    gamma = (1.0, rng.uniform(0.93, 1.07))
+    gain = rng.uniform(0.88, 1.12)  # at ES
+    gamma = rng.uniform(0.93, 1.07)
     sigma = rng.uniform(0.012, 0.025)
     noise_seed = rng.integers(2**31)
     edge = max(1.0, pixel)
 
-    def render(p: Points, x: Points, phase: int) -> tuple[np.ndarray, np.ndarray]:
+    def render(p: Points, x: Points, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
         a, b = _frame(p, centre, tilt)
         a, b = a * aspect, b / aspect
         r, theta = np.hypot(a, b), np.arctan2(b, a)
@@ -338,6 +393,8 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
         heart = np.minimum(epi, rv - 2.2)
 
         texture, grain = coarse(p), fine(p)
+        mixture = np.pi / 2 * moment.contraction + moment.turn
+        swirl = np.cos(mixture) * flow[0](p) + np.sin(mixture) * flow[1](p)
         image = np.full(r.shape, 0.035) + 0.012 * np.abs(medium(p))
         for (row, col, heading, width), level in zip(vessels, vessel_light, strict=True):
             along, across = _frame(p, np.array([row, col]), heading)
@@ -360,7 +417,7 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
         if has_vessel:
             great = np.hypot(*np.moveaxis(p - great_at, -1, 0)) - great_radius - 0.8 * texture
             image = _paint(image, _inside(great - 1.6, edge), 0.07)
-            image = _paint(image, _inside(great, edge), light["rv"] + 0.04 * flow[phase](p))
+            image = _paint(image, _inside(great, edge), light["rv"] + 0.04 * swirl)
         fat = heart - fat_reach * (0.4 + 0.7 * np.clip(texture + 0.4 * medium(p), -0.5, 1.6))
         image = _paint(image, _inside(fat - 1.3, 2 * edge), 0.06)  # chemical-shift line
         image = _paint(image, _inside(fat, 2 * edge), 0.3 + 0.12 * medium(p) + 0.04 * grain)
@@ -369,11 +426,11 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
         muscle = light["muscle"] + 0.02 * texture + 0.02 * grain
         image = _paint(image, _inside(rv - 2.0, edge), muscle)
         trabeculae = np.clip(1.5 * grain - 0.8, 0, 1) * _line(rv + 2.0, 2.5)
-        blood = light["rv"] + 0.05 * flow[phase](p) - 0.25 * trabeculae
+        blood = light["rv"] + 0.05 * swirl - 0.25 * trabeculae
         image = _paint(image, _inside(rv, edge), blood)
         image = _paint(image, _inside(epi, edge), muscle)
         trabeculae = np.clip(1.4 * grain - 0.9, 0, 1) * _line(endo + 1.0, 2.5)
-        blood = light["blood"] + 0.045 * flow[phase](p) + 0.02 * grain - 0.3 * trabeculae
+        blood = light["blood"] + 0.045 * swirl + 0.02 * grain - 0.3 * trabeculae
         image = _paint(image, _inside(endo, edge), blood)
         for angle, at, size in papillary:
             tip = at * radius * np.array([np.cos(angle), np.sin(angle)])
@@ -381,12 +438,15 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
             blob = _ellipse(along, across, 1.25 * size, 0.85 * size) + 0.4 * medium(p)
             image = _paint(image, _inside(blob, edge) * _inside(endo, edge), 1.3 * muscle)
 
-        # The scanner: coil shading towards the chest wall, point spread, Rician noise.
+        # Scanner effects: coil shading towards the chest wall, point spread, Rician noise.
         nearness, _ = _frame(x, np.array([64.0, 64.0]), chest_angle)
         image = np.maximum(image, 0) * np.exp(shading * nearness / 64)
-        image = gain[phase] * image ** gamma[phase]
+        image = (1 + (gain - 1) * moment.contraction) * image ** (
+            1 + (gamma - 1) * moment.contraction
+        )
         image = ndimage.gaussian_filter(image, 0.55 / pixel)
-        noise = np.random.default_rng([noise_seed, phase]).normal(scale=sigma, size=(2, *r.shape))
+        noise = np.random.default_rng([noise_seed, moment.noise])
+        noise = noise.normal(scale=sigma, size=(2, *r.shape))
         image = np.clip(np.hypot(image + noise[0], noise[1]), 0, 1)
 
         mask = np.zeros(r.shape, np.uint8)
@@ -395,13 +455,13 @@ def _sax_heart(rng: np.random.Generator, strength: float, pixel: float):
         mask[endo < 0] = LV
         return image, mask
 
-    return render, to_tissue
+    return render, motion
 
 
 # ---------------------------------------------------------------------------- echo
 
 
-def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
+def _echo_heart(rng: np.random.Generator, pixel: float):
     """Apical four-chamber echocardiogram: sector, bright muscle, dark chambers, speckle."""
     probe = np.array([rng.uniform(-9, -4), 64 + rng.uniform(-3, 3)])
     opening, reach = rng.uniform(0.6, 0.72), rng.uniform(122, 132)
@@ -416,20 +476,25 @@ def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
     ra_length, ra_width = rng.uniform(12, 16), rng.uniform(10, 13)
     valve_open = rng.uniform(0.3, 0.6)
 
-    ratio = 1 - (1 - rng.uniform(0.55, 0.78)) * strength
-    shortening = rng.uniform(0.1, 0.19) * length * strength
-    es_width = ratio * width
+    es_ratio = rng.uniform(0.55, 0.78)
+    es_shortening = rng.uniform(0.1, 0.19) * length
 
     def body(a):
-        return np.exp(-(np.abs((a - 0.5 * length) / (0.58 * length)) ** 4))
+        return a.__array_namespace__().exp(-(((a - 0.5 * length) / (0.58 * length)) ** 4))
 
     rv_side = -(width + wall + rv_width)
-    to_tissue = _chain(
-        _smooth_map(rng, 0.7 * strength),
-        _squeeze_map(apex, axis, rv_side, rv_width, rng.uniform(0.5, 1.8) * strength, body),
-        _squeeze_map(apex, axis, 0.0, es_width, width - es_width, body),
-        _shorten_map(apex, axis, length - shortening, shortening, 45.0),
-    )
+    smooth = _smooth_map(rng)
+    es_rv_inward = rng.uniform(0.5, 1.8)
+
+    def motion(contraction: float, shortening: float) -> Map:
+        narrow = (1 - (1 - es_ratio) * contraction) * width
+        shorter = es_shortening * shortening
+        return _chain(
+            smooth(0.7 * contraction),
+            _squeeze_map(apex, axis, rv_side, rv_width, es_rv_inward * contraction, body),
+            _squeeze_map(apex, axis, 0.0, narrow, width - narrow, body),
+            _shorten_map(apex, axis, length - shorter, shorter, 45.0),
+        )
 
     decibel = {
         name: level + rng.normal(scale=1.5)
@@ -440,12 +505,13 @@ def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
     coarse, medium = _Texture(rng, 8.0), _Texture(rng, 3.0)
     tissue_speckle = _Speckle(rng, probe)
     fresh_speckle = _Speckle(rng, probe)
+    other_speckle = fresh_speckle.shifted()
     kept = rng.uniform(0.7, 0.85)  # share of the speckle power that follows the tissue to ES
     fall = rng.uniform(0.03, 0.08)  # attenuation with depth, dB per reference pixel
     shadow_waves = [(rng.uniform(4, 14), rng.uniform(0, 2 * np.pi)) for _ in range(4)]
     side_loss = rng.uniform(2, 8)  # lateral drop-out, dB
-    gain = (0.0, rng.uniform(-2.5, 2.5))
-    dynamic_range = (52.0, 52.0 * rng.uniform(0.94, 1.06))
+    gain = rng.uniform(-2.5, 2.5)  # at ES, dB
+    dynamic_range = 52.0 * rng.uniform(0.94, 1.06)
     haze = rng.uniform(-27, -20)
     noise_seed = rng.integers(2**31)
     edge = max(1.2, pixel)
@@ -464,7 +530,7 @@ def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
         ra = _ellipse(a - length - 0.6 * ra_length, b - ra_centre, ra_length, ra_width)
         return a, b, endo, epi, plane, la, rv, np.maximum(ra, 2 - plane)
 
-    def render(p: Points, x: Points, phase: int) -> tuple[np.ndarray, np.ndarray]:
+    def render(p: Points, x: Points, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
         a, b, endo, epi, plane, la, rv, ra = chambers(p)
         lv = np.maximum(endo, plane)
         muscle = np.maximum(epi, plane)
@@ -483,7 +549,7 @@ def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
         level = _paint(level, septum, decibel["fibrous"])  # fibrous crux of the heart
         lateral = _line(b - 0.93 * width, 2.0) * _line(plane, 2.2)
         level = _paint(level, lateral, decibel["fibrous"])
-        # Mitral leaflets: from both hinges into the ventricle (tissue, so they move with it).
+        # Mitral leaflets: from both hinges into the ventricle; being tissue, they move with it.
         for side in (-1, 1):
             hinge = 0.86 * width
             inward = hinge - side * b
@@ -491,19 +557,24 @@ def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
             leaf = leaf * _inside(-inward, 1) * _inside(inward - 0.75 * hinge, 2)
             level = _paint(level, 0.9 * leaf, decibel["valve"])
 
-        # The scanner: speckle, noise floor, haze near the probe, attenuation, sector.
+        # Scanner effects: speckle, noise floor, haze near the probe, attenuation, sector.
         depth, angle = _polar(x, probe)
         speckle = tissue_speckle(p)
-        if phase:
-            speckle = np.sqrt(kept) * speckle + np.sqrt(1 - kept) * fresh_speckle(x)
+        lost = (1 - kept) * moment.contraction
+        if lost:
+            fresh = np.cos(moment.turn) * fresh_speckle(x)
+            fresh = fresh + np.sin(moment.turn) * other_speckle(x)
+            speckle = np.sqrt(1 - lost) * speckle + np.sqrt(lost) * fresh
         loss = fall * depth + side_loss * (angle / opening) ** 4
         loss = loss + 1.2 * sum(np.sin(f * angle + s) for f, s in shadow_waves)
         amplitude = 10 ** ((level - loss) / 20)
         near = 10 ** ((haze - 0.8 * np.clip(depth - 14, 0, None)) / 20)
-        noise = np.random.default_rng([noise_seed, phase]).normal(size=(2, *depth.shape))
+        noise = np.random.default_rng([noise_seed, moment.noise])
+        noise = noise.normal(size=(2, *depth.shape))
         noise = 10 ** (-54 / 20) * (noise[0] + 1j * noise[1])
         envelope = np.abs((amplitude + near) * speckle + noise)
-        shown = 1 + (20 * np.log10(envelope + 1e-6) + gain[phase] + 8) / dynamic_range[phase]
+        brightness = 20 * np.log10(envelope + 1e-6) + gain * moment.contraction + 8
+        shown = 1 + brightness / (52.0 + (dynamic_range - 52.0) * moment.contraction)
         image = ndimage.gaussian_filter(np.clip(shown, 0, 1), 0.45 / pixel)
         sector = np.maximum((np.abs(angle) - opening) * depth, np.maximum(depth - reach, 9 - depth))
         image = image * _inside(sector, edge)
@@ -514,4 +585,4 @@ def _echo_heart(rng: np.random.Generator, strength: float, pixel: float):
         mask[lv < 0] = LV
         return image, mask
 
-    return render, to_tissue
+    return render, motion

@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhantomOptions(Options):
-    """Which hearts, and how many."""
+    """The kind and number of hearts."""
 
     look: str = option("both", "sax (short-axis MRI), echo (apical echo), or both, alternating")
     n_train: int = option(200, "training pairs")
@@ -38,7 +38,7 @@ class PhantomOptions(Options):
 
 
 class Phantom(DatasetBuilder):
-    """See ldm_morph_jax/data/phantom.py; `version` rises when its pictures change."""
+    """See ldm_morph_jax/data/phantom.py; increase `version` when its images change."""
 
     name = "phantom"
     version = "1.0.1"

@@ -1,25 +1,23 @@
-"""From a split to batches of NumPy arrays, with grain.
+"""Batches of NumPy arrays from a split, with grain.
 
 A batch of pairs is a dict: `index` [B] int32 (position in the split), `orientation` [B] int32
 (0..7, see data/orientation.py), `moving`, `fixed` [B, H, W, 1] float32, `moving_mask`,
-`fixed_mask` [B, H, W, 1] uint8, `spacing` [B, 2] float32 (mm per pixel, row and column) and, where
+`fixed_mask` [B, H, W, 1] uint8, `spacing` [B, 2] float32 (mm per pixel, row and column) and, if
 known, `displacement` [B, H, W, 2] float32 (pixels). A batch of images has `index`, `orientation`
 and `image` [B, H, W, 1].
 
-Training batches are an endless, reshuffled and augmented stream in which everything is a function
-of the seed and the position: threads and processes change nothing, and the state of an iterator
-(`get_state`, `set_state`) is a number.
+Training batches are an endless stream, reshuffled in every pass and augmented. Everything in it is
+a function of the seed and the position: it does not depend on threads and processes, and the state
+of an iterator (`get_state`, `set_state`) is a single number.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import grain
 import numpy as np
 from scipy import ndimage
 
 from ldm_morph_jax.data.orientation import ORIENTATIONS, orient, orient_displacement
-from ldm_morph_jax.devices.batches import fill_up
 
 IMAGES = ("moving", "fixed", "image")
 MASKS = ("moving_mask", "fixed_mask")
@@ -27,17 +25,17 @@ MASKS = ("moving_mask", "fixed_mask")
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of an element; each value is the largest change, 0 = none.
+    """Random changes of an element; each value is the maximum change, 0 = none.
 
     Attributes:
       orientations: the orientations (0..7) to draw from.
-      rotation_degrees: rotation about the image centre, uniform in +- this.
+      rotation_degrees: rotation about the image centre, uniform in +- rotation_degrees.
       gamma: image ** exp(g), g uniform in +- gamma.
       brightness: added, uniform in +- brightness.
       contrast: image scaled about its mean by 1 + c, c uniform in +- contrast.
 
-    Both images of a pair get the same geometry and the same intensity change, so what is true of
-    the pair (its displacement, the relation of its intensities) stays true.
+    Both images of a pair get the same geometric and the same intensity change, so that the pair's
+    displacement and the relation between its intensities remain valid.
     """
 
     orientations: tuple[int, ...] = (0,)
@@ -87,12 +85,12 @@ class Augmentation:
 def rotate(array: np.ndarray, angle: float, *, nearest: bool = False) -> np.ndarray:
     """Rotates [H, W, C] by `angle` radians (row axis towards column axis) about its centre.
 
-    Bilinear, or nearest for labels; beyond the border the border value. The type is kept.
+    Bilinear, or nearest for labels; border values continue outside. The dtype is kept.
     """
     if angle == 0:
         return array
     c, s = np.cos(angle), np.sin(angle)
-    back = np.array([[c, s], [-s, c]])  # from a place in the result to its place in `array`
+    back = np.array([[c, s], [-s, c]])  # from a position in the result to its position in `array`
     centre = (np.array(array.shape[:2]) - 1) / 2
     offset = centre - back @ centre
     order = 0 if nearest else 1
@@ -104,7 +102,7 @@ def rotate(array: np.ndarray, angle: float, *, nearest: bool = False) -> np.ndar
 
 
 def rotate_displacement(u: np.ndarray, angle: float) -> np.ndarray:
-    """Rotates a displacement [H, W, 2] (pixels): its positions as `rotate`, and its components."""
+    """Rotates a displacement [H, W, 2] (pixels): its positions, as in `rotate`, and components."""
     if angle == 0:
         return u
     c, s = np.cos(angle), np.sin(angle)
@@ -129,23 +127,23 @@ def pair_batches(
     shard: grain.sharding.ShardOptions | None = None,
     num_threads: int = 2,
 ) -> grain.IterDataset:
-    """Shuffled training batches of pairs, see the top of this file.
+    """Shuffled training batches of pairs, as described at the top of this file.
 
     Args:
       source: `Dataset.split(...)`.
       seed: of the order and the augmentation.
-      batch_size: examples over all processes together.
+      batch_size: number of examples in all processes together.
       augment: None = off.
-      epochs: passes over the split; None = endless. Every pass has another order. Batches run
-        across the end of a pass; only the very last incomplete batch is dropped.
-      shard: this process's share, e.g. grain.sharding.ShardByJaxProcess(); each gets
-        batch_size / shard_count rows. Rows of all processes, in order, are exactly the batch that
-        a single process would have got.
-      num_threads: threads that read and augment ahead; 0 = in the caller's.
+      epochs: passes over the split; None = endless. Every pass has a different order. A batch can
+        span two passes; only the very last incomplete batch is dropped.
+      shard: this process's share, e.g. grain.sharding.ShardByJaxProcess(); each process gets
+        batch_size / shard_count rows. The rows of all processes, in order, are exactly the batch
+        that a single process would get.
+      num_threads: threads that read and augment ahead; 0 = in the caller's thread.
 
     Raises:
-      ValueError: empty source, batch size that the processes cannot share equally, or not one
-        full batch.
+      ValueError: the source is empty, the processes cannot share the batch equally, or there is not
+        one full batch.
     """
     shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
     rows = local_rows(batch_size, shard)
@@ -176,26 +174,8 @@ def image_batches(source, **arguments) -> grain.IterDataset:
     return pair_batches(source, **arguments)
 
 
-def evaluation_batches(
-    source, batch_size: int, shard: grain.sharding.ShardOptions | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-    """All elements in order, once; works for pairs and for images.
-
-    The last batch is filled up with copies of the last element; `valid` [B] bool is False there.
-    With `shard`, as in `pair_batches`, each process gets its consecutive rows of every batch.
-    """
-    shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
-    rows = local_rows(batch_size, shard)
-    mine = slice(shard.shard_index * rows, (shard.shard_index + 1) * rows)
-    for start in range(0, len(source), batch_size):
-        elements = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-        batch = {key: np.stack([one[key] for one in elements]) for key in elements[0]}
-        batch, valid = fill_up(batch, batch_size)
-        yield {key: value[mine] for key, value in (batch | {"valid": valid}).items()}
-
-
 def local_rows(batch_size: int, shard: grain.sharding.ShardOptions) -> int:
-    """Rows of a batch that one process gets."""
+    """Number of rows of a batch for one process."""
     if batch_size < 1 or batch_size % shard.shard_count:
         raise ValueError(
             f"batch_size {batch_size} must be a positive multiple of the number of processes, "

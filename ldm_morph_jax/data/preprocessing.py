@@ -1,26 +1,30 @@
-"""What every dataset does to an image or a mask before it is stored, and the checks on the way."""
+"""Preprocessing of images and masks, shared by all datasets, with checks."""
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from tqdm import tqdm
+
+from ldm_morph_jax.files.writing import sha256
 
 INTENSITIES = ("minmax", "percentile")
 
 
 def check_image(image: np.ndarray, name: str) -> None:
-    """Refuses what no network can use.
+    """Raises ValueError for an image that no network can use.
 
     Args:
       image: [H, W] or [H, W, 1], any real type.
       name: file or key for the message.
 
     Raises:
-      ValueError: wrong rank, a NaN or infinite value, or one single value everywhere.
+      ValueError: wrong rank, a NaN or infinite value, or the same value everywhere.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 1):
         raise ValueError(f"{name}: expected one grey image [H, W], found shape {image.shape}")
@@ -28,13 +32,13 @@ def check_image(image: np.ndarray, name: str) -> None:
     if bad:
         raise ValueError(f"{name}: expected finite values, found {bad} NaN or infinite pixels")
     if image.size == 0 or image.min() == image.max():
-        raise ValueError(f"{name}: constant image (no contrast), nothing can be registered")
+        raise ValueError(f"{name}: constant image (no contrast), cannot be registered")
 
 
 def check_mask(
     mask: np.ndarray, image: np.ndarray, name: str, values: Iterable[int] | None = None
 ) -> None:
-    """Refuses a mask of another height and width than its image, or with unexpected values."""
+    """Raises ValueError for a mask that differs from its image in size or has unexpected values."""
     if mask.shape[:2] != image.shape[:2]:
         raise ValueError(
             f"{name}: mask is {mask.shape[:2]}, its image {image.shape[:2]}; they must agree"
@@ -57,8 +61,8 @@ def min_max(image: np.ndarray) -> np.ndarray:
 def percentile(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:
     """Clips an image to its `low`-th to `high`-th percentile, then scales to [0, 1], float32.
 
-    A few very bright pixels (fat, vessels) set the scale of `min_max`; clipping them brings the
-    intensities of two phases of one heart closer together.
+    A few very bright pixels (fat, vessels) determine the scale of `min_max`. Clipping them makes
+    the intensities of two phases of one heart more similar.
     """
     below, above = np.percentile(image, [low, high])
     if below == above:  # at least 98 % of the pixels are equal: clipping would erase the rest
@@ -67,7 +71,7 @@ def percentile(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.nd
 
 
 def normalise(image: np.ndarray, intensity: str, name: str) -> np.ndarray:
-    """Checks an image and brings it to [0, 1] by `intensity`, one of INTENSITIES; float32."""
+    """Checks an image and scales it to [0, 1] by `intensity`, one of INTENSITIES; float32."""
     check_image(image, name)
     if intensity not in INTENSITIES:
         raise ValueError(f"intensity must be one of {INTENSITIES}, found {intensity!r}")
@@ -82,9 +86,9 @@ def crop(array: np.ndarray, start: int, stop: int) -> np.ndarray:
 def resize(array: np.ndarray, shape: tuple[int, int], *, nearest: bool = False) -> np.ndarray:
     """Resizes [H, W] to `shape`: cubic spline, or nearest for labels; float64 or the labels' type.
 
-    Corner pixel centres stay corner pixel centres, as `scipy.ndimage.zoom` has it by default and
-    the published preprocessing used it. Only the treatment beyond the border is another, since
-    rounding makes zoom's default now and then blacken the last row or column.
+    Corner pixel centres stay corner pixel centres, as in `scipy.ndimage.zoom` by default and in the
+    published preprocessing. Only the treatment beyond the border differs, because with zoom's
+    default, rounding sometimes turns the last row or column black.
     """
     if array.shape == tuple(shape):
         return array
@@ -104,7 +108,7 @@ def resized_spacing(spacing, old: tuple[int, int], new: tuple[int, int]) -> tupl
 def centre(array: np.ndarray, shape: tuple[int, ...], value=0) -> np.ndarray:
     """Crops or pads (with `value`) every axis to `shape`, equally on both sides.
 
-    Of an odd number of lines to cut or to add, the extra one is at the end.
+    If the number of lines to remove or add is odd, the extra one is at the end.
     """
     for axis, size in enumerate(shape):
         spare = array.shape[axis] - size
@@ -119,27 +123,28 @@ def centre(array: np.ndarray, shape: tuple[int, ...], value=0) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2**17)
 def _file_sha256(file: Path, size: int, changed_ns: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256(file)
 
 
 def file_sha256(file: Path) -> str:
-    """sha256 of a file's content (hex), read once in a process as long as it does not change."""
+    """sha256 of a file's content (hex); in a process, a file is reread only if it has changed."""
     status = file.stat()
     return _file_sha256(file, status.st_size, status.st_mtime_ns)
 
 
 def name_below(root: Path, file: Path) -> str:
-    """Path of a file relative to `root`, with "/"; its full path where it lies elsewhere."""
+    """Path of a file relative to `root`, with "/"; its full path if it is outside `root`."""
     return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
 def content_digest(root: Path, files: Iterable[Path]) -> str:
-    """sha256 over names (relative to root) and contents of files, in the order given."""
+    """sha256 over the names (relative to root) and contents of files, in the given order."""
     files = list(files)
+    bar = {"total": len(files), "unit": "file", "mininterval": 1, "delay": 2}
     with ThreadPoolExecutor(8) as pool:  # hashing releases the interpreter lock
         contents = pool.map(file_sha256, files)
         digest = hashlib.sha256()
-        for file, content in zip(files, contents, strict=True):
-            digest.update(f"{name_below(root, file)}\0".encode())
+        for file, content in zip(files, tqdm(contents, "checksums", **bar), strict=True):
+            digest.update(os.fsencode(f"{name_below(root, file)}\0"))
             digest.update(bytes.fromhex(content))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A picture of a dataset."""
+"""Draws a contact sheet of a dataset."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def contact_sheet(dataset, split: str, path: str | Path, n: int = 6) -> None:
         for row, role in enumerate(("moving", "fixed")):
             axis = axes[row, column]
             axis.imshow(example[role][..., 0], cmap="gray", vmin=0, vmax=1)
-            # Reversed: where outlines coincide, that of the cavity (the first label) is on top.
+            # In reverse, so that where outlines coincide the cavity's (first label) is on top.
             for label, colour in reversed(list(zip(dataset.labels, colours, strict=False))):
                 inside = example[f"{role}_mask"][..., 0] == label
                 if inside.any() and not inside.all():

@@ -1,22 +1,23 @@
-"""How prepared pairs are stored: array_record files that TFDS reads, a manifest, the facts.
+"""Stores prepared pairs: array_record files that TFDS reads, a manifest and a JSON summary.
 
 Every stored example has these keys. Images are square, so that every orientation fits:
 
     id, patient     text; the id is unique in its split
     view            text: "sax", "echo", "2ch", ...
-    phase           text: "ED-ES" (moving is end-diastole), "ES-ED" reversed
-    slice           int32: number in the patient's stack of slices, 0 where there is one image
+    phase           text: "ED-ES" (moving is end-diastole), or "ES-ED" if reversed
+    slice           int32: number in the patient's stack of slices, 0 if there is only one
     moving, fixed   [S, S, 1] float32 in [0, 1]
     moving_mask, fixed_mask   [S, S, 1] uint8 labels, 0 = background
     spacing         [2] float32: mm per pixel, (row, column)
-    displacement    [S, S, 2] float32 pixels; only where the true motion is known (phantom)
+    displacement    [S, S, 2] float32 pixels; only if the true motion is known (phantom)
 
-A split `<name>_unpaired` holds single images without a partner (for the autoencoder and the
-diffusion model), stored as a pair of the image with itself, phase "still".
+A split `<name>_unpaired` contains single images without a partner (for the autoencoder and the
+diffusion model). Each is stored as a pair of the image with itself, phase "still".
 
-Beside them lie `manifest.csv`, a row per pair (MANIFEST_COLUMNS), and `preparation.json`: dataset,
-options, labels, pairs per split (found, the paper's), what was left out. The folder gets its name
-when all of it is written. TFDS is imported by the functions that need it, TensorFlow by none.
+The folder also contains `manifest.csv`, with one row per pair (MANIFEST_COLUMNS), and
+`preparation.json`: dataset, options, labels, pairs per split (found and in the paper), and what was
+left out. The folder gets its final name when everything is written. Functions that need TFDS import
+it themselves; nothing imports TensorFlow.
 """
 
 import csv
@@ -31,26 +32,34 @@ from tqdm import tqdm
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.base import DatasetBuilder, Entry
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.ops.metrics import dice
 
 UNPAIRED = "_unpaired"
 STILL = "still"  # the phase of an image without a partner
 TEXT_KEYS = ("id", "patient", "view", "phase")
 MANIFEST, PREPARATION = "manifest.csv", "preparation.json"
-COMPLETE = "dataset_info.json"  # TFDS' own description, there in every prepared folder
-# files: relative to the source, separated by ";"; sha256: of each of them, in the same order, so
-# that `sha256sum` can check them. dsc_initial: mean over the scored structures, no registration.
+COMPLETE = "dataset_info.json"  # TFDS' own description, in every prepared folder
+# files: relative to the source, separated by ";"; sha256: of each file, in the same order, so that
+# `sha256sum` can check them; dsc_initial: mean over the scored structures without registration
 MANIFEST_COLUMNS = ("id", "split", "files", "sha256", "dsc_initial")
 SHARD, CHUNK = 4096, 64  # examples in a file, and encoded at a time
 
 
 def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
-    """Read, check and store all that `builder` has found, below `path`, whole or not at all.
+    """Read, check and store all pairs that `builder` found, below `path`, completely or not at all.
 
-    `config_name` is what TFDS calls the options and the source together. When another process has
-    been faster its result, which is the same, stays.
+    `config_name` is TFDS' name for the options and the source together. If another process has
+    finished first, its result, which is the same, is kept.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="replace").decode()
+        raise ValueError(
+            f"{shown}: array_record files need a folder whose name is UTF-8; choose another one"
+        ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic(path) as part:
@@ -61,7 +70,7 @@ def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
                 labels = {k: f"label {k}" for k in sorted({k for p in pairs for k in p["dsc"]})}
             _write_manifest(builder, part / MANIFEST, pairs, labels)
             _write_facts(builder, part / PREPARATION, pairs, labels)
-    except OSError:
+    except FileError:
         if not (path / COMPLETE).exists():
             raise
 
@@ -98,7 +107,7 @@ def _write_examples(builder: DatasetBuilder, folder: Path, config_name: str) -> 
     writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
     writer.initialize_splits(list(splits))
     pairs = []
-    # the bar, with the time that is left, appears when it takes longer than a second
+    # the progress bar, with the time remaining, appears after one second
     count = sum(map(len, splits.values()))
     with tqdm(total=count, desc=builder.name, unit="pair", mininterval=1, delay=1) as bar:
         for split, entries in splits.items():
@@ -142,7 +151,7 @@ def _check_unique(name: str, split: str, entries: Sequence[Entry]) -> None:
 
 
 def _example(builder: DatasetBuilder, entry: Entry, still: bool) -> dict:
-    """One pair, read, checked, and with intensities in [0, 1], in the stored schema."""
+    """One pair in the stored schema: read, checked, with intensities scaled to [0, 1]."""
     pair, options = builder.pair(entry), builder.options
     shape = (options.image_size,) * 2
     example = {
@@ -167,7 +176,7 @@ def _example(builder: DatasetBuilder, entry: Entry, still: bool) -> dict:
 
 
 def _scored(example: dict, split: str, files: tuple[Path, ...]) -> dict:
-    """What the manifest needs to know of a pair: id, split, files, DSC by label that occurs."""
+    """The manifest's data of a pair: id, split, files, DSC of every label that occurs."""
     labels = np.union1d(example["moving_mask"], example["fixed_mask"])
     scores = dice(example["moving_mask"], example["fixed_mask"], labels[labels > 0])
     return {"id": example["id"], "split": split, "files": files, "dsc": scores}
@@ -176,7 +185,7 @@ def _scored(example: dict, split: str, files: tuple[Path, ...]) -> dict:
 def _write_manifest(
     builder: DatasetBuilder, path: Path, pairs: Iterable[dict], labels: Mapping[int, str]
 ) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(MANIFEST_COLUMNS)
         for pair in pairs:

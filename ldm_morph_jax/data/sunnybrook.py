@@ -5,14 +5,14 @@ Reads the PNG conversion of github.com/mshunshin/SegNetCMR (its folder `Data/`):
     Data/Train/{Images,Labels}/Sunnybrook_Part{1,2}/SC-<group>-<nn>-IM-0001-<instance>.dcm.png
     Data/Test/{Images,Labels}/Sunnybrook_Part3/...        (optional)
 
-Images are 256 x 256, 3 equal 8-bit channels; labels 0/255 mark the left-ventricular blood pool
-with the papillary muscles. slice = (instance - 1) // 20, phase = (instance - 1) % 20; every
-patient has two annotated phases, and end-diastole is the one with the larger total area.
-A pair is one slice annotated in both phases. The fixed crop 64:192 keeps the whole heart.
+Images are 256 x 256, with 3 equal 8-bit channels. Labels (0 or 255) mark the left-ventricular blood
+pool including the papillary muscles. slice = (instance - 1) // 20, phase = (instance - 1) % 20.
+Every patient has two annotated phases; end-diastole is the one with the larger total area. A pair
+is one slice annotated in both phases. The fixed crop 64:192 contains the whole heart.
 
 Splits, by patient: test = Part 2, validation = 3 patients of Part 1, train = the other patients of
-Part 1 (128, 25 and 100 pairs). Patients of Part 3, when there, form a split `part3` of their own,
-so that the numbers on `test` stay comparable. Never tune on test or part3.
+Part 1 (128, 25 and 100 pairs). Patients of Part 3, if present, form a separate split `part3`, so
+that results on `test` stay comparable. Never tune on test or part3.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Sunnybrook(DatasetBuilder):
     version = "1.1.0"
     Options = SunnybrookOptions
     labels = {1: "left ventricle"}
-    spacing_note = "1.25 mm from the protocol (320 mm / 256 pixels); the files carry no geometry"
+    spacing_note = "1.25 mm by the protocol (320 mm / 256 pixels); the files contain no geometry"
     source_help = (
         "expected Data/Train/Images/Sunnybrook_Part1, Data/Train/Labels/Sunnybrook_Part1 and the "
         "same for Part2, with files SC-*-IM-*.dcm.png; get the folder Data/ of "
@@ -130,8 +130,8 @@ def find_frames(source: Path, expected: str) -> list[Frame]:
     """All annotated images under `source` (the folder with `Data`, or `Data` itself), sorted.
 
     Raises:
-      ValueError: no such folder, Part 1 or Part 2 missing or empty, a file name of another form,
-        an image without label or a label without image; `expected` ends the message.
+      ValueError: no such folder, Part 1 or Part 2 missing or empty, an unexpected file name, an
+        image without label or a label without image; the message ends with `expected`.
     """
     data = source / "Data" if (source / "Data").is_dir() else source
     frames = []
@@ -148,7 +148,7 @@ def find_frames(source: Path, expected: str) -> list[Frame]:
         alone = sorted(names[images] ^ names[labels])
         if alone:
             raise ValueError(
-                f"sunnybrook: every image needs a label of the same name; without partner in "
+                f"sunnybrook: every image needs a label of the same name; without a partner in "
                 f"Part{part}: {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}"
             )
         for name in sorted(names[images]):
@@ -160,7 +160,7 @@ def find_frames(source: Path, expected: str) -> list[Frame]:
 
 
 def check_phases(patient: str, frames: list[Frame]) -> None:
-    """Every patient has two annotated phases, end-diastole and end-systole."""
+    """Check that a patient has two annotated phases, end-diastole and end-systole."""
     phases = sorted({frame.phase for frame in frames})
     if len(phases) != 2:
         raise ValueError(

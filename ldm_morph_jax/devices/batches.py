@@ -1,4 +1,4 @@
-"""Batches of one size, so that a program is compiled once."""
+"""Pads batches to one size, so that a program is compiled only once."""
 
 import jax
 import numpy as np

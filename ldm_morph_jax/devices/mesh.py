@@ -1,9 +1,9 @@
 """Data parallelism: one mesh axis over all devices, parameters replicated, batches sharded.
 
-This is what `jax.pmap` became: JAX builds pmap on `jit` and `shard_map`, keeps it in maintenance
-and sends new code here. One `jax.jit` step over the mesh runs unchanged on a CPU, eight GPUs or a
-pod; losses are means over the global batch and XLA inserts the all-reduce. Random draws inside
-the step are global arrays, so one device and eight give the same numbers.
+This replaces `jax.pmap`, which JAX now builds on `jit` and `shard_map`, keeps in maintenance only
+and does not recommend for new code. One `jax.jit` step over the mesh runs unchanged on a CPU, eight
+GPUs or a pod. Losses are means over the global batch, and XLA inserts the all-reduce. Random draws
+inside the step are global arrays, so one device and eight devices give the same numbers.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldm_morph_jax.devices import processes
+from ldm_morph_jax.devices.batches import fill_up
 
 
 def data_mesh(devices=None) -> Mesh:
@@ -34,7 +35,7 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
-    """Refuse a global batch that devices cannot share equally, naming the nearest legal ones."""
+    """Raise ValueError, naming the nearest valid sizes, if devices cannot share a batch equally."""
     devices = mesh.devices.size
     if micro_batches < 1:
         raise ValueError(f"micro_batches is {micro_batches}, expected 1 or more")
@@ -45,22 +46,22 @@ def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> Non
         times = f" x {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise ValueError(
             f"batch_size {batch_size} does not divide over {devices} devices{times}; "
-            f"legal sizes are multiples of {unit}, for example {' or '.join(legal)}"
+            f"valid sizes are multiples of {unit}, for example {' or '.join(legal)}"
         )
 
 
 def over_batches(function: Callable, shared, arrays, *, batch_size: int):
-    """`function(shared, batch)` over host arrays, every batch shared by all devices.
+    """`function(shared, batch)` over host arrays, with every batch shared by all devices.
 
-    This is how validation runs.
+    Used for validation.
 
     Args:
-      function: (shared, tree of `[B, ...]`) -> tree of `[B, ...]`, row by row: compiled by
+      function: (shared, tree of `[B, ...]`) -> tree of `[B, ...]`, row by row. Compiled by
         `replicated_jit`, so that every process gets all results.
       shared: parameters and the like, replicated over the mesh (or host arrays).
       arrays: tree of host arrays `[N, ...]`, the same on every process.
       batch_size: rows at a time, rounded up to a multiple of the number of devices. The last batch
-        is filled up with copies of the last row, whose results are dropped.
+        is padded (`batches.fill_up`); the results of the copies are dropped.
 
     Returns:
       The tree of results as host arrays `[N, ...]`.
@@ -68,27 +69,25 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int):
     mesh = data_mesh()
     devices = mesh.devices.size
     batch_size = -(-batch_size // devices) * devices
-    rows = len(jax.tree.leaves(arrays)[0])
-
-    def results(start):
-        picked = np.minimum(np.arange(start, start + batch_size), rows - 1)
-        batch = jax.tree.map(lambda a: _from_all_hosts(np.asarray(a)[picked], mesh), arrays)
+    parts = []
+    for start in range(0, len(jax.tree.leaves(arrays)[0]), batch_size):
+        rows = jax.tree.map(lambda a, at=start: np.asarray(a)[at : at + batch_size], arrays)
+        batch, valid = fill_up(rows, batch_size)
+        batch = jax.tree.map(lambda a: _from_all_hosts(a, mesh), batch)
         found = jax.device_get(function(shared, batch))
-        return jax.tree.map(lambda a: a[: rows - start], found)
-
-    parts = [results(start) for start in range(0, rows, batch_size)]
+        parts.append(jax.tree.map(lambda a, valid=valid: a[valid], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def replicated_jit(function: Callable) -> Callable:
-    """`jax.jit` whose results lie on every device, so that every process can read them."""
+    """`jax.jit` with results replicated on every device, so that every process can read them."""
     jitted = jax.jit(function, out_shardings=replicated(data_mesh()))
     if jax.process_count() == 1:
         return jitted
     programs = {}
 
     def call(*arguments):
-        """Process 0 may find in the compilation cache what the others have yet to compile."""
+        """Process 0 may find a program in the compilation cache that the others must compile."""
         shapes = jax.tree.structure(arguments), tuple(map(np.shape, jax.tree.leaves(arguments)))
         if shapes not in programs:
             programs[shapes] = jitted.lower(*arguments).compile()

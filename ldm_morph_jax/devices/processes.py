@@ -1,9 +1,9 @@
-"""Several processes in one run: how they find each other, and how they agree.
+"""Runs with several processes: how they find each other and synchronise.
 
-A run of one process passes through here unchanged. What is required of several: `workdir` lies on
-a disk that all of them share (checkpoints are written together); prepared data and cached features
-may lie on a shared disk, where one process makes them and the others wait, or on a disk of each
-host, where each makes its own.
+With a single process these functions do nothing special. With several, `workdir` must be on a disk
+that all of them share, because they write checkpoints together. Prepared data and cached features
+can be on a shared disk, where one process creates them while the others wait, or on local disks,
+where each host creates its own.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
 
-_MESSAGE_BYTES = 1024  # what is exchanged of an error
+_MESSAGE_BYTES = 1024  # length to which an exchanged error message is cut
 _PATIENCE_MS = (
     24 * 3600 * 1000
-)  # a data set may take hours; a process that dies ends the run anyway
-_SHUTDOWN_SECONDS = 60  # how long a process that failed waits for the others before it ends
+)  # preparing a dataset may take hours; a process that dies ends the run anyway
+_SHUTDOWN_SECONDS = 60  # how long a failed process waits for the others before it exits
 
 
 def join(
@@ -35,13 +35,13 @@ def join(
     """Join the other processes of the run; call it before anything else touches JAX's devices.
 
     Args:
-      coordinator: "host:port" of process 0, with `num_processes` and `process_id`; for machines
-        that no scheduler knows together.
-      distributed: True: let JAX find out the three (TPU pods, SLURM, Open MPI, GKE). None: that,
-        where SLURM or GKE say that there are several processes; nothing on a single machine.
+      coordinator: "host:port" of process 0, given together with `num_processes` and `process_id`;
+        for machines without a common scheduler.
+      distributed: True: JAX determines these three values (TPU pods, SLURM, Open MPI, GKE). None:
+        the same if SLURM or GKE report several processes, otherwise nothing.
 
     Raises:
-      ValueError: some but not all of the three are given.
+      ValueError: some but not all of the three values are given.
     """
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given):
@@ -56,10 +56,10 @@ def join(
     elif distributed or (distributed is None and _scheduled_together()):
         jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     if jax.process_count() > 1:
-        if not is_main():  # what all of them do is told once
+        if not is_main():  # log common steps only once
             logging.getLogger().setLevel(logging.WARNING)
         log.info(
-            "%d processes, %d devices, %d of them here",
+            "%d processes, %d devices, %d of them in this process",
             jax.process_count(),
             jax.device_count(),
             jax.local_device_count(),
@@ -67,7 +67,7 @@ def join(
 
 
 def _scheduled_together() -> bool:
-    """Whether the environment is that of one of several processes (SLURM step, TPUs in GKE)."""
+    """Whether the environment indicates one of several processes (SLURM step, TPUs in GKE)."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or "," in os.environ.get(
         "TPU_WORKER_HOSTNAMES", ""
     )
@@ -79,10 +79,10 @@ def is_main() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Return when every process has come here, however late.
+    """Return when every process has reached this call, however late.
 
-    The devices' own communication is not so patient (Gloo, of CPUs, gives up after 30 s), which is
-    why this is called before it wherever the processes may have worked for different times.
+    Communication between devices has a short timeout (30 s for Gloo, on CPUs). This is therefore
+    called before it wherever the processes may have taken different times.
     """
     ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_PATIENCE_MS)
 
@@ -97,7 +97,7 @@ def gather(value) -> np.ndarray:
 
 @contextlib.contextmanager
 def main_first(name: str) -> Iterator[None]:
-    """Process 0 runs the block, then all others do, together."""
+    """Process 0 runs the block first, then all others run it together."""
     if not is_main():
         wait_for_all(name)
     try:
@@ -109,7 +109,7 @@ def main_first(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Where the block fails on one process it fails on all, instead of their waiting for it."""
+    """If the block fails on one process it fails on all, so that none waits for the failed one."""
     error = None
     try:
         yield

@@ -10,30 +10,23 @@ size would cost more than it saves.
 """
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from ldm_morph_jax.files.images import (
-    Geometry,
-    ImageError,
-    atomic,
-    nifti_affine,
-    plain_geometry,
-    write_image,
-)
+from ldm_morph_jax.files import nifti
+from ldm_morph_jax.files.arrays import read_npz
+from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
+from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
+from ldm_morph_jax.files.writing import atomic, write_image
 
 CONVENTION = (
     "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
     "in array-axis order (row, column; slice first for a stack); origin and direction LPS, in mm"
 )
-
-
-class TransformError(ValueError):
-    """A transform file that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -94,35 +87,31 @@ class Transform:
         """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""
         return points + self._displacement_at(points)
 
-    def map_points_back(
-        self, points: np.ndarray, iterations: int = 100, tolerance: float = 1e-5
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def map_points_back(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve T(p) = q: positions `[P, n]` mm in the moving image -> in the fixed image.
 
-        Fixed point p <- q - d(p) (M. Chen et al., Medical Physics 35, 2008); it converges where d
-        changes by less than 1 mm per mm.
+        By Newton's method (`ops.inverse`), which finds p wherever there is one that T does not fold
+        onto another.
 
         Returns:
-            (p `[P, n]`, residual `[P]`): the residual is |T(p) - q| in mm, large where T folds.
+            (p `[P, n]`, residual `[P]`): |T(p) - q| in mm, below `Inverse.TOLERANCE` of a pixel
+            where p was found.
         """
-        found = points - self._displacement_at(points)
-        for _ in range(iterations):
-            step = points - self._displacement_at(found) - found
-            found = found + step
-            if np.abs(step).max(initial=0) < tolerance:
-                break
+        u = self.fixed.vectors_to_index(self.displacement_mm)
+        # JAX, which that module needs for its other half, takes a second to import
+        from ldm_morph_jax.ops.inverse import invert_at
+
+        found, _ = invert_at(u, self.fixed.to_index(points))
+        found = self.fixed.to_physical(found)
         return found, np.linalg.norm(self.map_points(found) - points, axis=-1)
 
-    def inverse(self) -> tuple["Transform", np.ndarray]:
-        """The transform from moving to fixed image, on the moving image's grid, and its residual.
-
-        The residual `[*moving.shape]` is |T(inverse(q)) - q| in mm.
-        """
+    def inverse(self) -> "Inverse":
+        """The transform from moving to fixed image, on the moving image's grid."""
         moving = self._geometry(None)
         positions = moving.to_physical(moving.indices())
         found, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
         displacement = found.reshape(positions.shape) - positions
-        return Transform(displacement, moving, self.fixed), residual.reshape(moving.shape)
+        return Inverse(Transform(displacement, moving, self.fixed), residual.reshape(moving.shape))
 
     def _displacement_at(self, points):
         return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
@@ -136,6 +125,29 @@ class Transform:
                 f"the transform is {self.fixed.dimension}-D, the image {moving.dimension}-D"
             )
         return moving
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """The inverse of a transform.
+
+    transform: from the moving to the fixed image, given on the moving image.
+    residual_mm: `[*moving.shape]`, |T(inverse(q)) - q|: how far there and back leads from q.
+    """
+
+    TOLERANCE: ClassVar[float] = 0.01  # pixels
+    transform: Transform
+    residual_mm: np.ndarray
+
+    @property
+    def converged(self) -> np.ndarray:
+        """`[*moving.shape]` bool, False at positions that have no inverse."""
+        return self.residual_mm <= self.TOLERANCE * min(self.transform.fixed.spacing)
+
+    @property
+    def missing(self) -> int:
+        """How many positions have no inverse."""
+        return int(self.converged.size - np.count_nonzero(self.converged))
 
 
 def sample(array: np.ndarray, indices: np.ndarray, interpolation: str = "linear") -> np.ndarray:
@@ -192,12 +204,15 @@ def read_transform(path: str | os.PathLike) -> Transform:
     name = path.name.lower()
     if not path.is_file():
         raise TransformError(f"{path}: no such file")
-    if name.endswith(".npz"):
-        transform = _read_npz(path)
-    elif name.endswith((".nii", ".nii.gz")):
-        transform = _read_nifti(path)
-    else:
-        raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+    try:
+        if name.endswith(".npz"):
+            transform = _read_npz(path)
+        elif name.endswith((".nii", ".nii.gz")):
+            transform = Transform(*nifti.read_vectors(path, str(path)))
+        else:
+            raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+    except (ImageError, OSError) as error:
+        raise TransformError(str(error)) from None
     if not np.isfinite(transform.displacement_mm).all():
         raise TransformError(f"{path}: holds NaN or infinite displacements")
     return transform
@@ -205,23 +220,16 @@ def read_transform(path: str | os.PathLike) -> Transform:
 
 def _read_npz(path) -> Transform:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            entries = {name: archive[name] for name in archive.files}
-        geometries = [
-            Geometry(
-                tuple(int(n) for n in entries[f"{side}_shape"]),
-                tuple(float(s) for s in entries[f"{side}_spacing"]),
-                entries[f"{side}_origin"].astype(np.float64),
-                entries[f"{side}_direction"].astype(np.float64),
-            )
-            for side in ("fixed", "moving")
-        ]
+        entries = read_npz(path)
+    except FileError as error:
+        raise TransformError(f"{path}: not a readable transform ({error})") from None
+    try:
+        fixed, moving = (_geometry_of(entries, side, path) for side in ("fixed", "moving"))
         displacement = entries["displacement"].astype(np.float64)
     except KeyError as error:
         raise TransformError(f"{path}: has no entry {error}; not a saved transform") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (TypeError, ValueError) as error:
         raise TransformError(f"{path}: not a readable transform ({error})") from None
-    fixed, moving = geometries
     if displacement.shape != (*fixed.shape, fixed.dimension):
         raise TransformError(
             f"{path}: displacement has shape {displacement.shape}, expected "
@@ -232,39 +240,14 @@ def _read_npz(path) -> Transform:
     return Transform(positions - fixed.to_physical(indices), fixed, moving)
 
 
-def _read_nifti(path) -> Transform:
-    import nibabel
-
-    try:
-        file = nibabel.load(path)
-        data = np.asarray(file.dataobj, np.float64)
-        header = file.header
-        intent = int(header["intent_code"])
-    except Exception as error:  # nibabel raises many kinds on damaged files
-        raise TransformError(
-            f"{path}: not a readable NIfTI image ({' '.join(str(error).split())})"
-        ) from None
-    components = data.shape[4] if data.ndim == 5 else 0
-    # an image of n dimensions carries n components; its other dimensions are 1
-    legal = components in (2, 3) and data.shape[3] == 1 and (components == 3 or data.shape[2] == 1)
-    if intent != 1007 or not legal:
-        raise TransformError(
-            f"{path}: not a displacement field (found shape {data.shape}, intent {intent}; "
-            "expected (x, y, 1, 1, 2) or (x, y, z, 1, 3), intent 1007)"
-        )
-    n = components
-    displacement = np.moveaxis(data.reshape(*data.shape[:n], n), range(n), range(n)[::-1])
-    affine = nifti_affine(header)
-    if affine is None:
-        spacing = tuple(float(z) for z in header.get_zooms()[:n])[::-1]
-        return Transform(displacement, plain_geometry(displacement.shape[:n], spacing))
-    affine = affine.astype(np.float64)
-    affine[:2] *= -1  # RAS -> LPS
-    columns = affine[:n, :n]
-    spacing = np.linalg.norm(columns, axis=0)
-    if not (spacing > 0).all():
-        raise TransformError(f"{path}: spacing {tuple(spacing)} mm, expected positive numbers")
-    return Transform(
-        displacement,
-        Geometry(displacement.shape[:n], tuple(spacing[::-1]), affine[:n, 3], columns / spacing),
+def _geometry_of(entries, side: str, path) -> Geometry:
+    shape = tuple(int(n) for n in entries[f"{side}_shape"])
+    spacing = tuple(float(s) for s in entries[f"{side}_spacing"])
+    origin, direction = (
+        entries[f"{side}_{name}"].astype(np.float64) for name in ("origin", "direction")
     )
+    n = len(shape)
+    if n not in (2, 3) or (len(spacing), origin.shape, direction.shape) != (n, (n,), (n, n)):
+        raise ValueError(f"the {side} image's geometry is not that of 2 or 3 dimensions")
+    check_positive_spacing(spacing, str(path))
+    return Geometry(shape, spacing, origin, orthonormal(direction, str(path)))

@@ -1,4 +1,4 @@
-"""What can register: every method, learned or iterative, is (moving, fixed) -> displacement."""
+"""Registration methods: each, learned or iterative, maps (moving, fixed) -> displacement."""
 
 import functools
 import sys
@@ -16,13 +16,13 @@ def _import_methods() -> None:
 
 
 def method_names(*, trained: bool | None = None) -> list[str]:
-    """Names of all methods, or of those that are (not) trained, in alphabetical order."""
+    """Names of all methods, or only of those that are (not) trained, in alphabetical order."""
     _import_methods()
     return sorted(n for n, c in METHODS.items() if trained is None or c.trained == trained)
 
 
 def method_class(name: str, *, trained: bool | None = None) -> type[Method]:
-    """The method of that name; ValueError lists the names there are."""
+    """The method of that name; ValueError lists the known names."""
     names = method_names(trained=trained)
     if name not in names:
         raise ValueError(f"registration.method is {name!r}, expected one of {', '.join(names)}")
@@ -49,8 +49,8 @@ def build_method(config) -> Method:
         config.compute.dtype != "float32" or config.compute.remat
     ):
         raise ValueError(
-            "compute.dtype and compute.remat are read by "
-            f"{', '.join(n for n in method_names() if METHODS[n].takes_compute_options)} alone, "
-            f"registration.method is {c.method!r}"
+            "compute.dtype and compute.remat are used only by "
+            f"{', '.join(n for n in method_names() if METHODS[n].takes_compute_options)}, "
+            f"but registration.method is {c.method!r}"
         )
     return cls.from_config(config)

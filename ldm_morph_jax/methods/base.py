@@ -1,13 +1,12 @@
-"""What a method is: (moving, fixed) -> displacement, with everything else optional.
+"""The base class of methods: (moving, fixed) -> displacement, with everything else optional.
 
-A subclass in a file of its own is all that a new method takes: it registers itself by its `name`
-(`methods.METHODS`), brings its settings (`defaults`) and is then trained, evaluated, benchmarked
-and used by `register` like every other. Learned and iterative methods are told apart by `trained`
-alone.
+A new method is a subclass in its own file. It registers itself by its `name` (`methods.METHODS`),
+provides its settings (`defaults`) and is then trained, evaluated, benchmarked and used by
+`register` like every other method. Only `trained` distinguishes learned from iterative methods.
 
 Images are `[B, H, W, 1]` in [0, 1], displacements `[B, H, W, 2]` in pixels, components (row,
-column), pull-back (`ldm_morph_jax.ops`). `params` are the weights ({} without), `frozen` the
-arrays that a method reads and never trains ({} for most).
+column), pull-back (`ldm_morph_jax.ops`). `params` are the weights ({} if there are none), `frozen`
+the arrays that a method reads but never trains ({} for most methods).
 """
 
 from collections.abc import Mapping
@@ -22,21 +21,21 @@ METHODS: dict[str, type["Method"]] = {}  # filled by the subclasses, see Method.
 
 
 class Method:
-    """Base class with the defaults of what a method need not say.
+    """Base class with defaults for everything that a method need not define.
 
     A learned method defines `init`, `field`, `loss`, `objective` and `from_config`; an iterative
-    one `field` alone.
+    method only `field`.
 
     Class attributes:
-      name: key of the registry, `config.registration.method`.
-      title: how tables and reports write it.
-      trained: whether it has weights that `train` finds.
+      name: key in the registry, `config.registration.method`.
+      title: its name in tables and reports.
+      trained: whether it has weights, which `train` determines.
       on_host: whether it computes outside JAX (NumPy in, NumPy out), so that it is never traced.
       takes_compute_options: whether its networks follow `config.compute` (bfloat16, remat).
-      defaults: its settings below `config.registration`, the values of its paper or official code;
-        "train" and "optimiser" hold what differs from `config.stage_config` and
+      defaults: its settings below `config.registration`, with the values of its paper or official
+        code; "train" and "optimiser" hold the differences from `config.stage_config` and
         `config.optimiser_config`.
-      small: the settings that make its networks small enough for a laptop, on top of `defaults`.
+      small: settings, applied on top of `defaults`, that make its networks fit a laptop.
     """
 
     name: ClassVar[str]
@@ -50,23 +49,23 @@ class Method:
     def __init_subclass__(cls, **keywords):
         super().__init_subclass__(**keywords)
         if "name" not in vars(cls):
-            return  # shared by several methods, none itself
+            return  # a base class shared by several methods
         known = METHODS.get(cls.name)
-        # the same class again: dataclasses and reloaded modules define theirs twice
+        # dataclasses and reloaded modules define the same class twice
         if known is not None and known.__qualname__ != cls.__qualname__:
             raise ValueError(f"two methods are called {cls.name!r}: {known} and {cls}")
         METHODS[cls.name] = cls
 
     @classmethod
     def from_config(cls, config) -> "Method":
-        """The method with the settings of an experiment's `config`; without any by default."""
+        """The method with the settings of an experiment's `config`; by default it has none."""
         return cls()
 
-    # -- what every method does
+    # -- every method
 
     def field(self, params, frozen, moving, fixed) -> jax.Array:
-        """What is predicted: the displacement, or the velocity where `predicts_velocity`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it registers")
+        """The prediction: the displacement, or the velocity if `predicts_velocity`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define field")
 
     def to_displacement(self, field: jax.Array) -> jax.Array:
         """The displacement of a predicted field: the field itself, or the velocity's integral."""
@@ -81,6 +80,30 @@ class Method:
         """Whether `field` is a stationary velocity."""
         return False
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        """The velocity of a predicted field, at full size; a displacement stands for itself."""
+        return field
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether exchanging the images negates `field`."""
+        return False
+
+    def velocity(self, params, frozen, moving, fixed) -> jax.Array:
+        """A stationary velocity `[B, H, W, 2]` that exchanging the images negates, in pixels.
+
+        Half the difference of what is predicted in both directions: none for the same image twice
+        (but for the random noise of features that are not constant).
+        """
+        if self.symmetric:
+            return self.to_velocity(self.field(params, frozen, moving, fixed))
+        there, back = jnp.concatenate([moving, fixed]), jnp.concatenate([fixed, moving])
+        features = self.image_features(frozen, there, jax.random.key(0))
+        exchanged = jax.tree.map(lambda leaf: jnp.roll(leaf, len(moving), axis=0), features)
+        field = self.field_from_features(params, frozen, there, back, (features, exchanged))
+        forward, backward = jnp.split(self.to_velocity(field), 2)
+        return (forward - backward) / 2
+
     # -- what a learned method does
 
     def init(self, key: jax.Array, image_size: int) -> Any:
@@ -90,13 +113,13 @@ class Method:
     def loss(self, params, frozen, batch, key, step) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Training loss of a batch of pairs (means over the batch), and its terms for the log.
 
-        `batch` holds "moving" and "fixed" and, where they are cached, what `image_features` gives
-        for each, "moving_features" and "fixed_features".
+        `batch` holds "moving" and "fixed" and, if they are cached, the `image_features` of both,
+        "moving_features" and "fixed_features".
         """
         raise NotImplementedError(f"{type(self).__name__} is not trained")
 
     def objective(self, frozen, moving, fixed, displacement, **constants) -> dict[str, jax.Array]:
-        """What a displacement of given images costs, means over the batch; "loss" is the total.
+        """Cost of a displacement for given images, means over the batch; "loss" is the total.
 
         By default the mean squared difference, Eq. 14 of the LDM-Morph paper.
         """
@@ -104,14 +127,14 @@ class Method:
         return {"loss": pixel, "pixel": pixel}
 
     def objective_constants(self, frozen, fixed) -> dict[str, jax.Array]:
-        """Keyword arguments of `objective` that depend on the fixed image alone."""
+        """Keyword arguments of `objective` that depend only on the fixed image."""
         return {}
 
-    # -- what a method reads of a frozen latent diffusion model
+    # -- methods that read a frozen latent diffusion model
 
     @property
     def reads_ldm(self) -> bool:
-        """Whether `frozen` has to be the latent diffusion model, which is then trained first."""
+        """Whether `frozen` must be the latent diffusion model, which is then trained first."""
         return False
 
     @property
@@ -120,14 +143,16 @@ class Method:
         return False
 
     def image_features(self, frozen, images: jax.Array, key=None):
-        """What the frozen model knows of single images, a tree of `[B, ...]`; None: not read."""
+        """Features of single images from the frozen model, a tree of `[B, ...]`; None: unused."""
         return None
 
     def field_from_features(self, params, frozen, moving, fixed, features) -> jax.Array:
-        """`field`, given `image_features` of both images, (moving's, fixed's), so that they are
-        computed once for an image that is registered often."""
+        """`field` for given `image_features` of both images, (moving's, fixed's).
+
+        The features of an image that is registered repeatedly are then computed only once.
+        """
         return self.field(params, frozen, moving, fixed)
 
     def feature_settings(self) -> str:
-        """All that `image_features` depend on besides `frozen` and the images: a cache's key."""
+        """All that `image_features` depend on besides `frozen` and the images: a cache key."""
         return ""

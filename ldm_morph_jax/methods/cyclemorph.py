@@ -13,15 +13,15 @@ from ldm_morph_jax.ops.losses import ncc, smoothness
 
 @dataclasses.dataclass(frozen=True)
 class CycleMorph(Method):
-    """Generator "forward" registers moving to fixed, "backward" fixed to moving.
+    """The generator "forward" registers moving to fixed, "backward" fixed to moving.
 
-    Parameters are {"forward", "backward"}; registering uses "forward" alone.
+    Parameters are {"forward", "backward"}; registration uses only "forward".
 
     Attributes:
       generator: module `(source, target)` -> displacement `[B, H, W, 2]` in pixels.
-      smoothness_weight: on the scale of `ops.losses.smoothness`, beside an NCC.
-      cycle_weight: of |moving - what both generators in turn make of it|, and the same for fixed.
-      identity_weight: of registering an image to itself.
+      smoothness_weight: on the scale of `ops.losses.smoothness`, relative to an NCC.
+      cycle_weight: of |moving - moving warped by both generators in turn|, and the same for fixed.
+      identity_weight: of the loss for registering an image to itself.
     """
 
     generator: DeformationUNet
@@ -37,7 +37,7 @@ class CycleMorph(Method):
             "decoder_channels": (32, 32, 32, 8, 8),
             "convolutions": 1,
         },
-        "smoothness_weight": 1.0,  # beside an NCC, whose scale is another than that of an MSE
+        "smoothness_weight": 1.0,  # relative to an NCC, whose scale differs from that of an MSE
         "cycle_weight": 0.1,
         "identity_weight": 0.5,
         "optimiser": {"b1": 0.5},
@@ -72,13 +72,13 @@ class CycleMorph(Method):
         return self.predict(params["forward"], moving, fixed)
 
     def objective(self, frozen, moving, fixed, displacement):
-        """NCC and smoothness of one displacement, what is left of the loss without generators."""
+        """NCC and smoothness of one displacement, the part of the loss that needs no generators."""
         similarity, smooth = ncc(fixed, warp(moving, displacement)), smoothness(displacement)
         total = similarity + self.smoothness_weight * smooth
         return {"loss": total, "ncc": similarity, "smoothness": smooth}
 
     def loss(self, params, frozen, batch, key, step):
-        """Training loss of a batch and its terms, each the sum over both directions."""
+        """Training loss of a batch and its terms, each summed over both directions."""
         moving, fixed = batch["moving"], batch["fixed"]
 
         def register(name, source, target):

@@ -17,14 +17,14 @@ from ldm_morph_jax.ops.losses import diffusion_loss, pixel_similarity, smoothnes
 class DiffuseMorph(Method):
     """Noise predictor and deformation network, trained together: {"denoiser", "deformation"}.
 
-    The networks see images in [-1, 1]; images are warped and compared in [0, 1].
+    The networks' inputs are in [-1, 1]; images are warped and compared in [0, 1].
 
     Attributes:
       denoiser: eps(moving, fixed, x_t, t), the noise in a noisy fixed image x_t.
       deformation: (moving, eps) -> displacement `[B, H, W, 2]` in pixels.
       schedule: of the diffusion of the fixed image.
-      registration_weight: of MSE + smoothness beside the diffusion loss.
-      smoothness_weight: within the former, on the scale of LDM-Morph's lambda.
+      registration_weight: of MSE + smoothness, relative to the diffusion loss.
+      smoothness_weight: relative to the MSE, on the scale of LDM-Morph's lambda.
     """
 
     denoiser: DenoisingUNet
@@ -54,11 +54,11 @@ class DiffuseMorph(Method):
         "beta_start": 1e-6,
         "beta_end": 1e-2,
         "registration_weight": 2.0,
-        "smoothness_weight": 0.01,  # within the registration part
+        "smoothness_weight": 0.01,  # relative to the MSE
         "optimiser": {"b1": 0.5},
         "train": {"learning_rate": 2e-4},
     }
-    small = {  # the plan of the official 3D configuration, its denoiser twice as wide
+    small = {  # as in the official 3D configuration, with a denoiser twice as wide
         "model": {
             "denoiser": {
                 "base_channels": 16,
@@ -100,15 +100,15 @@ class DiffuseMorph(Method):
         return self.denoiser.apply({"params": params["denoiser"]}, moving, fixed, noisy, t)
 
     def deform(self, params, moving, noise) -> jax.Array:
-        """Displacement `[B, H, W, 2]` from the moving image in [-1, 1] and predicted noise."""
+        """Displacement `[B, H, W, 2]` from the moving image in [-1, 1] and the predicted noise."""
         return self.deformation.apply({"params": params["deformation"]}, moving, noise)
 
     def field(self, params, frozen, moving, fixed, eta: float = 1.0) -> jax.Array:
         """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]` in pixels.
 
-        One pass: the fixed image itself, without noise, stands for x_t at t = 0. `eta` scales the
-        predicted noise before it is turned into a displacement: from 0 to 1 a continuous
-        trajectory, at whose end is the registration.
+        One pass: the fixed image itself, without noise, is used as x_t at t = 0. `eta` scales the
+        predicted noise before it is turned into a displacement. From 0 to 1 it gives a continuous
+        trajectory that ends at the registration.
         """
         moving, fixed = 2 * moving - 1, 2 * fixed - 1
         noise = self.predict_noise(params, moving, fixed, fixed, jnp.zeros(len(fixed), jnp.int32))

@@ -1,4 +1,4 @@
-"""What VoxelMorph, TransMorph and TransMatch share: one network, similarity, smoothness."""
+"""Base class of VoxelMorph, TransMorph and TransMatch: one network, similarity, smoothness."""
 
 import dataclasses
 from typing import ClassVar
@@ -12,7 +12,7 @@ from ldm_morph_jax.methods.velocity import HEAD_DEFAULTS, VelocityHead
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.losses import named_similarity, smoothness
 
-# below config.registration
+# keys below config.registration
 SETTINGS = HEAD_DEFAULTS | {"similarity": "mse", "smoothness_of": "displacement"}
 
 
@@ -20,14 +20,14 @@ SETTINGS = HEAD_DEFAULTS | {"similarity": "mse", "smoothness_of": "displacement"
 class DisplacementNetwork(Method):
     """A network (moving, fixed) -> field, trained with similarity + weight * smoothness.
 
-    A subclass names its network's class; its settings are `config.registration.model`.
+    A subclass names its network's class, whose settings are `config.registration.model`.
 
     Attributes:
       network: module `(moving, fixed, train=...)` -> `[B, H, W, 2]` in pixels.
       smoothness_weight: on the scale of LDM-Morph's lambda, `ops.losses.smoothness`.
       head: whether the output is the displacement or a velocity.
       smoothness_of: "displacement", or "velocity": the predicted velocity at half size, as in the
-        official code of VoxelMorph's diffeomorphic form.
+        official code of diffeomorphic VoxelMorph.
       similarity: of the warped and the fixed image, by its name in `ops.losses`.
     """
 
@@ -72,6 +72,13 @@ class DisplacementNetwork(Method):
 
     def to_displacement(self, field: jax.Array) -> jax.Array:
         return self.head.to_displacement(field)
+
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        return self.head.to_velocity(field)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.head.symmetric
 
     def objective(self, frozen, moving, fixed, displacement):
         """The terms of the loss, means over the batch: loss, pixel, smoothness."""

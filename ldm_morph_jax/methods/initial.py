@@ -1,4 +1,4 @@
-"""No registration: the zero displacement, the row that every table starts with."""
+"""No registration: the zero displacement, which is the first row of every table."""
 
 import jax.numpy as jnp
 

@@ -1,12 +1,12 @@
-"""LDDMM (Beg et al., IJCV 2005): registration by velocities that change with time, on the device.
+"""LDDMM (Beg et al., IJCV 2005): registration by time-dependent velocities, computed by JAX.
 
-Five velocity fields v_t carry the moving image I to the fixed image J. Minimised is
+Five velocity fields v_t transport the moving image I to the fixed image J. They minimise
 
     E = sum_x (I(phi_1^-1(x)) - J(x))^2 / (2 sigma^2) + sum_t <v_t, A v_t> dt / (2 sigma_r^2)
 
 with A = (1 - alpha^2 Laplacian)^(2 power), by gradient descent in the metric of A. Settings and
-discretisation follow torch-lddmm, whose default are five fields, as the paper has. It reads zeros
-beyond the border of the moving image; here, as everywhere, the border's value continues.
+discretisation follow torch-lddmm, whose default is five fields, as in the paper. torch-lddmm reads
+zeros beyond the border of the moving image; here, as everywhere, border values continue outside.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from ldm_morph_jax.ops.geometry import compose, jacobian_determinant, warp
 
 @dataclasses.dataclass(frozen=True)
 class LDDMM(Method):
-    """The paper's five velocities, 500 iterations (Sec. 4.4); pixels, dt = 1 / time_steps.
+    """Five velocities and 500 iterations, as in the paper (Sec. 4.4); pixels, dt = 1 / time_steps.
 
     Attributes:
       alpha, power: of the operator A.
       sigma: of the image noise, in units of intensities from 0 to `intensity_scale`.
-      sigma_r: the larger, the less is a deformation penalised.
-      step_size, iterations: of the gradient descent; always all iterations.
-      intensity_scale: what images in [0, 1] are multiplied by.
+      sigma_r: the larger it is, the less a deformation is penalised.
+      step_size, iterations: of the gradient descent, which never stops early.
+      intensity_scale: factor applied to images in [0, 1].
     """
 
     alpha: float = 5.0
@@ -52,7 +52,7 @@ class LDDMM(Method):
 
     @functools.partial(jax.jit, static_argnums=0)
     def register(self, moving: jax.Array, fixed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Register `[B, H, W, 1]` images in [0, 1], each pair on its own.
+        """Register `[B, H, W, 1]` images in [0, 1], each pair independently.
 
         Returns (displacement `[B, H, W, 2]` in pixels, energy `[iterations, B]` before each step).
         """
@@ -72,10 +72,11 @@ class LDDMM(Method):
     def energy_and_gradient(self, momentum, moving, fixed) -> tuple[jax.Array, jax.Array]:
         """Energy `[B]` and its gradient `[T, B, H, W, 2]` at a momentum of that shape.
 
-        The unknown is the momentum m = A v, from which v = K m by smoothing: that needs no A, which
-        amplifies rounding errors a billion times. A step against `gradient` = lambda_t grad I_t +
-        m_t / sigma_r^2 moves v against K(lambda_t grad I_t) + v_t / sigma_r^2, the gradient in the
-        metric of A: dE = sum_t dt <gradient_t, dv_t>.
+        The unknown is the momentum m = A v, from which v = K m is obtained by smoothing. This
+        avoids applying A, which amplifies rounding errors a billion times. A step against
+        `gradient` = lambda_t grad I_t + m_t / sigma_r^2 moves v against
+        K(lambda_t grad I_t) + v_t / sigma_r^2, the gradient in the metric of A:
+        dE = sum_t dt <gradient_t, dv_t>.
         """
         v, dt = self.velocity(momentum), 1 / self.time_steps
         displacements = self._backward_maps(v)  # of phi_t^-1, t = 0 .. T
@@ -84,7 +85,7 @@ class LDDMM(Method):
         energy = jnp.sum(error**2, axis=(1, 2, 3)) / (2 * self.sigma**2)
         energy += dt * jnp.sum(momentum * v, axis=(2, 3, 4)).sum(0) / (2 * self.sigma_r**2)
 
-        # the adjoint lambda_1 = -(I_1 - J) / sigma^2, transported to t = T-1 .. 0 as a density
+        # the adjoint lambda_1 = -(I_1 - J) / sigma^2, transported as a density to t = T-1 .. 0
         remaining = self._forward_maps(v)
         adjoint = _at_all_times(warp, -error / self.sigma**2, remaining)
         adjoint *= _at_all_times(lambda _, u: jacobian_determinant(u)[..., None], error, remaining)

@@ -1,4 +1,4 @@
-"""The frozen latent diffusion model: its networks by configuration, and what is read of them."""
+"""The frozen latent diffusion model: its networks, built from a configuration, and its features."""
 
 import dataclasses
 import hashlib
@@ -13,10 +13,10 @@ from ldm_morph_jax.ops.diffusion import Schedule, ddim_invert, linear_schedule, 
 
 
 class ImageFeatures(NamedTuple):
-    """What the frozen model knows of an image.
+    """Features of an image from the frozen model.
 
     taps: the U-Net encoder's first and last feature map of each level, concatenated,
-      `[B, h_l, w_l, c_l]`; empty where the registration network does not read them
+      `[B, h_l, w_l, c_l]`; empty if the registration network does not use them
     latent: E(image) `[B, h, w, C]`, before quantisation
     """
 
@@ -28,8 +28,8 @@ class ImageFeatures(NamedTuple):
 class LDMFeatures:
     """The frozen feature extractor (LDM-FE, Sec. 3.2).
 
-    Its parameters `frozen` are {"autoencoder", "unet", "latent_scale"}; moving and fixed images
-    share one batched call. The U-Net's decoder half runs only for the noise predictions of the
+    Its parameters `frozen` are {"autoencoder", "unet", "latent_scale"}. Moving and fixed images
+    share one batched call. The U-Net's decoder runs only for the noise predictions of the
     inversion, never for the call that reads the taps.
     """
 
@@ -46,12 +46,13 @@ class LDMFeatures:
 
     @property
     def deterministic(self) -> bool:
-        """Whether features are a function of the image."""
+        """Whether the features are a function of the image alone."""
         return self.noising == "ddim"
 
     def settings(self) -> str:
-        """All that features depend on besides weights and images: the key of a cache."""
-        networks = [m.clone(remat=False) for m in (self.autoencoder, self.unet)]  # no difference
+        """Everything that features depend on besides weights and images: a cache key."""
+        # remat does not change features
+        networks = [m.clone(remat=False) for m in (self.autoencoder, self.unet)]
         schedule = hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()
         return repr((networks, schedule, self.noising, self.tap_time, self.inversion_steps))
 
@@ -62,8 +63,8 @@ class LDMFeatures:
     def taps(self, frozen, latent: jax.Array, key=None) -> tuple[jax.Array, ...]:
         """Noise the latents to t = `tap_time` and read the U-Net encoder there.
 
-        The paper reaches z_t by DDIM inversion. The published code draws it instead
-        (`noising="q_sample"`), which needs a `key` and makes features a random variable.
+        The paper computes z_t by DDIM inversion. The published code draws it at random instead
+        (`noising="q_sample"`), which needs a `key` and makes the features random.
         """
         variables = {"params": frozen["unet"]}
         z = latent * frozen["latent_scale"]
@@ -87,7 +88,7 @@ class LDMFeatures:
 
 
 def compute_options(config) -> dict:
-    """Arguments of every network: `dtype` and `remat`."""
+    """Arguments common to all networks: `dtype` and `remat`."""
     c = config.compute
     if c.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"compute.dtype is {c.dtype!r}, expected 'float32' or 'bfloat16'")

@@ -1,6 +1,6 @@
 """LDM-Morph: frozen latent diffusion features, registration network, hierarchical loss (Sec. 3).
 
-images -> E -> DDIM inversion -> U-Net encoder taps  (frozen: a constant of each image)
+images -> E -> DDIM inversion -> U-Net encoder taps  (frozen: constant for each image)
 pair, taps -> registration network -> [velocity -> exp] -> displacement -> warp -> loss
 """
 
@@ -25,20 +25,20 @@ from ldm_morph_jax.ops.losses import (
 
 @dataclasses.dataclass(frozen=True)
 class LDMMorph(Method):
-    """The registration method; a function of (moving, fixed) once it has parameters.
+    """The registration method; given parameters, a function of (moving, fixed).
 
-    Attributes beyond the networks:
+    Attributes besides the networks:
       head: whether the network predicts the displacement, as in the paper, or a velocity.
-      similarity: in pixels, by its name in `ops.losses`; the paper's is the squared error.
+      similarity: in image space, by its name in `ops.losses`; the paper's is the squared error.
       pixel_weight: beta of Eq. 13.
       smoothness_weight: lambda of Eq. 12.
-      smoothness_scale: "pixels", or "half_size": the published code's warp has (size - 1) / 2
-        pixels per unit of the network's output, as ours, but its smoothness (and its report of
-        folds) takes size / 2, so that displacements seem larger by size / (size - 1).
-      latent_gradient: whether the latent similarity moves the displacement. The paper's point;
-        the published code computes the term without gradient.
+      smoothness_scale: "pixels", or "half_size". In the published code the warp takes
+        (size - 1) / 2 pixels per unit of the network's output, as here, but the smoothness (and
+        the fold count) takes size / 2, so that displacements seem larger by size / (size - 1).
+      latent_gradient: whether the gradient of the latent similarity reaches the displacement. It
+        does in the paper; the published code computes the term without gradient.
       stochastic_depth_steps: paths are dropped in training until this step; -1 = always. The
-        published code drops none after its first validation (it never leaves evaluation mode).
+        published code drops none after its first validation, since it stays in evaluation mode.
     """
 
     network: RegistrationNetwork
@@ -66,11 +66,11 @@ class LDMMorph(Method):
             "lgca_depth": 2,
             "fusion": "lgca",  # "concat": without LGCA; "none": without LDM features
         },
-        "similarity": "mse",  # in pixels; "ncc": local correlation
-        "pixel_weight": 0.6,  # beta of Eq. 13; the latent term has 1 - beta
+        "similarity": "mse",  # in image space; "ncc": local correlation
+        "pixel_weight": 0.6,  # beta of Eq. 13; the latent term has weight 1 - beta
         "smoothness_weight": 0.01,  # lambda of Eq. 12
-        "smoothness_scale": "pixels",  # "half_size": as the published code
-        "latent_gradient": True,  # False: as the published code
+        "smoothness_scale": "pixels",  # "half_size": as in the published code
+        "latent_gradient": True,  # False: as in the published code
         "stochastic_depth_steps": -1,  # drop paths until this step; -1 = always
         "train": {"learning_rate": 1e-4},
     }
@@ -125,7 +125,7 @@ class LDMMorph(Method):
         return self.reads_ldm and self.features.deterministic
 
     def image_features(self, frozen, images, key=None) -> ImageFeatures | None:
-        """Taps (where the network reads them) and latent of images `[B, H, W, 1]`."""
+        """Taps (if the network uses them) and latent of images `[B, H, W, 1]`."""
         if not self.reads_ldm:
             return None
         return self.features(frozen, images, key, with_taps=self.uses_taps)
@@ -136,7 +136,7 @@ class LDMMorph(Method):
     def _pair_features(self, frozen, moving, fixed, key):
         """Features of both images of `[B, H, W, 1]` pairs, in one batched call.
 
-        None where the network reads no taps: the loss alone needs latents, and not of every image.
+        None if the network uses no taps: then only the loss needs latents, and not of every image.
         """
         if not self.uses_taps:
             return None, None
@@ -201,9 +201,9 @@ class LDMMorph(Method):
         return self.head.predicts_velocity
 
     def field(self, params, frozen, moving, fixed) -> jax.Array:
-        """What the network predicts for a pair.
+        """The network's prediction for a pair.
 
-        With random noising the draw is fixed, so that the same pair always gives the same result.
+        With random noising the draw is fixed, so that a pair always gives the same result.
         """
         features = self._pair_features(frozen, moving, fixed, jax.random.key(0))
         return self.predict(params, moving, fixed, features)
@@ -214,10 +214,17 @@ class LDMMorph(Method):
     def to_displacement(self, field: jax.Array) -> jax.Array:
         return self.head.to_displacement(field)
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        return self.head.to_velocity(field)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.head.symmetric
+
     # -- the loss
 
     def _smoothness_factor(self, size: tuple[int, int]) -> np.ndarray:
-        """What the displacement's (row, column) components are multiplied by for the smoothness."""
+        """Factors applied to the displacement's (row, column) components in the smoothness."""
         size = np.array(size, np.float32)
         return size / (size - 1) if self.smoothness_scale == "half_size" else np.ones_like(size)
 
@@ -236,7 +243,7 @@ class LDMMorph(Method):
         if self.uses_latent_loss:
             if fixed_latent is None:
                 fixed_latent = self.objective_constants(frozen, fixed)["fixed_latent"]
-            # the published code computes this term under no_grad: it is reported, never minimised
+            # the published code computes this term under no_grad: it is reported but not minimised
             seen = warped if self.latent_gradient else jax.lax.stop_gradient(warped)
             latent = latent_similarity(fixed_latent, self.features.encode(frozen, seen))
         similarity = hierarchical_similarity(pixel, latent, self.pixel_weight)
@@ -244,7 +251,7 @@ class LDMMorph(Method):
         return {"loss": total, "pixel": pixel, "latent": latent, "smoothness": smooth}
 
     def loss(self, params, frozen, batch, key, step):
-        """Training loss of a (global) batch and its terms; of both directions where symmetric."""
+        """Training loss of a (global) batch and its terms; of both directions if symmetric."""
         noise_key, drop_key = jax.random.split(key)
         moving, fixed = batch["moving"], batch["fixed"]
         if "fixed_features" in batch:

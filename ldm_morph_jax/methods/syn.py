@@ -1,4 +1,4 @@
-"""SyN of ANTs (Avants et al., Medical Image Analysis 2008), by ANTsPy."""
+"""SyN from ANTs (Avants et al., Medical Image Analysis 2008), through ANTsPy."""
 
 import tempfile
 
@@ -11,7 +11,7 @@ class SyN(Method):
     """SyN with the paper's settings (Sec. 4.4), one pair after the other.
 
     Cross-correlation of radius 2, step 0.25, Gaussian variances 3 and 0.25, 160x80x40 iterations,
-    no affine stage. Raises ValueError where ANTsPy, the extra `ants`, is not installed.
+    no affine stage. Raises ValueError if ANTsPy, the extra `ants`, is not installed.
     """
 
     name = "syn"
@@ -30,7 +30,7 @@ class SyN(Method):
     def field(self, params, frozen, moving, fixed) -> np.ndarray:
         fields = []
         for pair in zip(np.asarray(moving)[..., 0], np.asarray(fixed)[..., 0], strict=True):
-            # ANTs leaves its transforms behind in files
+            # ANTs writes its transforms to files and leaves them behind
             with tempfile.TemporaryDirectory() as folder:
                 fields.append(self._one_pair(*pair, folder))
         return np.stack(fields).astype(np.float32)
@@ -51,5 +51,5 @@ class SyN(Method):
             total_sigma=0.25,
             reg_iterations=(160, 80, 40),
         )
-        # for unit spacing and identity direction components follow the array's axes, in pixels
+        # with unit spacing and identity direction, components follow the array's axes, in pixels
         return ants.image_read(result["fwdtransforms"][0]).numpy()

@@ -7,8 +7,8 @@ from ldm_morph_jax.models.transmatch import TransMatchNetwork
 class TransMatch(DisplacementNetwork):
     """The network of `models.transmatch`; one update per pair, moving to fixed.
 
-    The official trainer updates a second time with the images swapped. Here the task has a
-    direction, and every method one update per pair.
+    The official trainer makes a second update with the images swapped. Here the task has a
+    direction, and every method makes one update per pair.
     """
 
     name = "transmatch"

@@ -7,8 +7,8 @@ from ldm_morph_jax.models.transmorph import TransMorphNetwork
 class TransMorph(DisplacementNetwork):
     """The displacement model, `models.transmorph`; one update per pair, moving to fixed.
 
-    Some of the official trainers update a second time with the images swapped. Here the task has a
-    direction, and every method one update per pair.
+    Some of the official trainers make a second update with the images swapped. Here the task has a
+    direction, and every method makes one update per pair.
     """
 
     name = "transmorph"

@@ -1,7 +1,7 @@
 """The head that turns a network's output into a displacement, the same for every network.
 
-Off (the default, as in the papers): the output is the displacement. On, the output is a stationary
-velocity, made antisymmetric, smoothed and integrated.
+By default, as in the papers, the output is the displacement. With the head on, the output is a
+stationary velocity that is made antisymmetric (optional), smoothed and integrated.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ class VelocityHead:
     """Settings of the head.
 
     Attributes:
-      integration_steps: 0: the network predicts the displacement. Otherwise a stationary velocity,
-        which so many squarings integrate at half the size (Dalca et al., Medical Image Analysis
-        57, 2019): the displacement is invertible, so that a weak smoothness can follow large
-        contractions without folds.
-      velocity_sigma: pixels (of the image) of the Gaussian that smooths the velocity first (the
-        regularisation of LDDMM and SyN, a kernel instead of a penalty): the network cannot fit
-        noise.
-      symmetric: the velocity is half the difference of what the network predicts for (moving,
-        fixed) and for (fixed, moving). Exchanged images then have the inverse displacement, and
-        twice the same image has none, whatever the weights. It takes two passes of the network.
+      integration_steps: 0: the network predicts the displacement. Otherwise it predicts a
+        stationary velocity, integrated at half the size by this number of squarings (Dalca et al.,
+        Medical Image Analysis 57, 2019). The displacement is then invertible, so that a weak
+        smoothness term allows large contractions without folds.
+      velocity_sigma: standard deviation, in image pixels, of the Gaussian that smooths the velocity
+        first, so that the network cannot fit noise. LDDMM and SyN regularise in the same way, by a
+        kernel instead of a penalty.
+      symmetric: the velocity is half the difference between the network's predictions for (moving,
+        fixed) and (fixed, moving). Swapping the images then gives the inverse displacement, and two
+        equal images give none, whatever the weights. This takes two passes of the network.
 
-    Raises ValueError where a setting needs a velocity and there is none.
+    Raises ValueError if a setting needs a velocity and none is predicted.
     """
 
     integration_steps: int = 0
@@ -60,10 +60,10 @@ class VelocityHead:
         return self.integration_steps > 0
 
     def field(self, predict: Callable, moving, fixed) -> jax.Array:
-        """`[B, H, W, 2]`: what `predict(moving, fixed)` gives, or its antisymmetric part.
+        """`[B, H, W, 2]`: the result of `predict(moving, fixed)`, or its antisymmetric part.
 
-        `moving` and `fixed` are trees of arrays `[B, ...]`: images, with features where there are
-        any. Both directions share one call of the network.
+        `moving` and `fixed` are trees of arrays `[B, ...]`: images and, if there are any, features.
+        Both directions share one call of the network.
         """
         if not self.symmetric:
             return predict(moving, fixed)
@@ -83,7 +83,14 @@ class VelocityHead:
         u = integrate_velocity(velocity, self.integration_steps)
         return resize_displacement(u, (height, width))
 
+    def to_velocity(self, field: jax.Array) -> jax.Array:
+        """What `to_displacement` integrates, at full size; a predicted displacement as it is."""
+        if not self.predicts_velocity:
+            return field
+        velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
+        return resize_displacement(velocity, field.shape[1:3])
+
     def halved(self, field: jax.Array) -> jax.Array:
-        """The velocity on the grid on which it is integrated, in that grid's pixels."""
+        """The velocity on the grid where it is integrated, in that grid's pixels."""
         height, width = field.shape[1:3]
         return resize_displacement(field, (height // 2, width // 2))

@@ -5,10 +5,10 @@ from ldm_morph_jax.models.voxelmorph import VoxelMorphUNet
 
 
 class VoxelMorph(DisplacementNetwork):
-    """The displacement model, the one that the LDM-Morph paper compares: it reports folds.
+    """The displacement model, the one in the LDM-Morph paper's comparison, which reports folds.
 
-    `integration_steps` 7 makes it diffeomorphic: the smoothness is then the velocity's, at half
-    size, as in the official code.
+    `integration_steps` 7 makes it diffeomorphic. The smoothness is then that of the velocity, at
+    half size, as in the official code.
     """
 
     name = "voxelmorph"

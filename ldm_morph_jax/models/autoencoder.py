@@ -21,18 +21,18 @@ from ldm_morph_jax.models.layers import (
 
 EPSILON = 1e-6  # of every GroupNorm here
 
-# where the kernel of the decoder's last layer lives in the parameters: the adaptive weight of the
-# adversarial loss compares gradients there
+# path of the kernel of the decoder's last layer in the parameters, where the adaptive weight of the
+# adversarial loss compares gradients
 LAST_LAYER = ("decoder", "conv_out", "kernel")
 
 
 class Quantised(NamedTuple):
-    """Result of the quantiser; both losses are means of squares over `[B, h, w, C]`.
+    """Result of the quantiser; both losses are mean squares over `[B, h, w, C]`.
 
-    latent: nearest codewords `[B, h, w, C]`, gradient passed straight through to the input
-    indices: their numbers `[B, h, w]` int32
-    codebook_loss: moves the codewords to the encoder's output
-    commitment_loss: moves the encoder's output to the codewords
+    latent: nearest codewords `[B, h, w, C]`, with a straight-through gradient to the input
+    indices: of the codewords, `[B, h, w]` int32
+    codebook_loss: moves the codewords towards the encoder's output
+    commitment_loss: moves the encoder's output towards the codewords
     """
 
     latent: jax.Array
@@ -181,11 +181,12 @@ class Decoder(nn.Module):
 
 
 def nearest_codewords(z: jax.Array, codebook: jax.Array) -> jax.Array:
-    """Number of the codeword nearest to every latent: `[..., C]`, `[K, C] -> [...]` int32.
+    """Index of the codeword nearest to every latent: `[..., C]`, `[K, C] -> [...]` int32.
 
-    The distance is summed from (z - c)^2 as it stands: in float32 the expanded z^2 + c^2 - 2zc
-    picks a neighbour at several per cent of the positions. Written channel by channel, XLA
-    fuses it into the search for the minimum, so the `[..., K]` distances are never stored.
+    The distance is computed directly as a sum of (z - c)^2: in float32 the expanded form
+    z^2 + c^2 - 2zc picks a wrong codeword at several per cent of the positions. Because the sum is
+    written channel by channel, XLA fuses it into the search for the minimum, and the `[..., K]`
+    distances are never stored.
     """
     rows = z.reshape(-1, z.shape[-1])
     distance = sum((rows[:, None, c] - codebook[None, :, c]) ** 2 for c in range(z.shape[-1]))
@@ -193,7 +194,7 @@ def nearest_codewords(z: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 def codebook_usage(indices: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """How evenly the codebook of `size` words is used by `indices` (int, any shape).
+    """How evenly `indices` (int, any shape) use a codebook of `size` words.
 
     Returns (perplexity, used_fraction): exp of the entropy of the words' frequencies, between 1
     (one word only) and `size` (all equally often), and the fraction of words used at least once.
@@ -210,8 +211,8 @@ class Autoencoder(nn.Module):
     Level l has base_channels * channel_multipliers[l] channels at 1/2**l of the image's size and
     `residual_blocks` blocks in the encoder (one more in the decoder); `attention_levels` lists the
     levels with self-attention after every block. `dtype` is the compute type; images, latents and
-    losses are float32 in any case. `remat`: see `layers.recomputed`.
-    Raises ValueError where the image cannot be halved evenly.
+    losses are always float32. `remat`: see `layers.recomputed`.
+    Raises ValueError if the image cannot be halved evenly.
     """
 
     base_channels: int = 128

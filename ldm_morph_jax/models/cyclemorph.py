@@ -1,7 +1,7 @@
 """The U-Net of CycleMorph (Kim et al., Medical Image Analysis 2021), in 2D.
 
-CycleMorph trains two of them, its generators. DiffuseMorph's deformation network is a wide one with
-two convolutions per block.
+CycleMorph trains two of these networks, its generators. DiffuseMorph's deformation network is a
+wider version with two convolutions per block.
 """
 
 import flax.linen as nn
@@ -16,14 +16,15 @@ class DeformationUNet(nn.Module):
     """Displacement `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`.
 
     A block is `convolutions` 3x3 convolutions, each with LeakyReLU 0.2; encoder blocks after the
-    first start with stride 2. The decoder doubles the size by transposed convolutions and appends
-    the encoder's map; before its last doubling comes one more block (`decoder_channels[-2]`).
+    first start with stride 2. The decoder doubles the size with transposed convolutions and appends
+    the encoder's map; one more block precedes the last doubling (`decoder_channels[-2]`).
     H and W must be multiples of 2^(levels - 1) (ValueError).
 
-    `weights_std` None: PyTorch's default weights, and a head that starts near zero. CycleMorph's
-    code draws all weights from N(0, 1e-5) and only the biases as PyTorch does, so that its first
-    displacements are nearly constant and training is slow: a deviation. A number: all weights
-    from N(0, weights_std^2), all biases zero, the head's too, as DiffuseMorph has it (0.02).
+    With `weights_std` None, weights have PyTorch's default initialisation and the head starts near
+    zero. This deviates from CycleMorph's code, which draws all weights from N(0, 1e-5) and only the
+    biases as PyTorch does, so that its first displacements are nearly constant and training is
+    slow. With a number, all weights are drawn from N(0, weights_std^2) and all biases are zero,
+    including the head's, as in DiffuseMorph (0.02).
     """
 
     encoder_channels: tuple[int, ...] = (16, 32, 32, 32, 32)
@@ -37,7 +38,7 @@ class DeformationUNet(nn.Module):
         if len(self.decoder_channels) != levels:
             raise ValueError(
                 f"decoder_channels {self.decoder_channels}: expected {levels} numbers, as many as "
-                f"encoder_channels {self.encoder_channels}"
+                f"in encoder_channels {self.encoder_channels}"
             )
         x = jnp.concatenate([moving, fixed], axis=-1)
         check_image_size(x, 2 ** (levels - 1))

@@ -1,7 +1,7 @@
-"""The denoising network of DiffuseMorph (Kim et al., ECCV 2022): the U-Net of SR3, conditioned.
+"""The denoising network of DiffuseMorph (Kim et al., ECCV 2022): a conditional U-Net, as in SR3.
 
-It predicts the noise in a noisy fixed image that it sees beside the moving and the fixed image. The
-deformation network that reads its output is `cyclemorph.DeformationUNet`.
+It predicts the noise in a noisy fixed image, given the moving and the fixed image. The deformation
+network that reads its output is `cyclemorph.DeformationUNet`.
 """
 
 import math
@@ -28,7 +28,7 @@ def norm_swish(x: jax.Array, groups: int, *, name: str) -> jax.Array:
 
 
 class TimeResidualBlock(nn.Module):
-    """Two convolutions with the time added between, plus the input: `[B, H, W, features]`."""
+    """Two convolutions, the time added in between, plus the input: `[B, H, W, features]`."""
 
     features: int
     norm_groups: int
@@ -63,9 +63,10 @@ class GlobalAttention(nn.Module):
 class DenoisingUNet(nn.Module):
     """The noise in x_t, `[B, H, W, 1]`, from moving, fixed and x_t `[B, H, W, 1]` in [-1, 1].
 
-    Level l has base_channels * channel_multipliers[l] channels at 1/2^l of the size; attention only
-    at the bottleneck (the published configuration asks for it at a resolution that none has). t is
-    `[B]`, 0-based. H and W must be multiples of 2^(levels - 1) (ValueError).
+    Level l has base_channels * channel_multipliers[l] channels at 1/2^l of the size. There is
+    attention only at the bottleneck, because the published configuration requests it at a
+    resolution that no level has. t is `[B]`, 0-based. H and W must be multiples of 2^(levels - 1)
+    (ValueError).
     """
 
     base_channels: int = 64

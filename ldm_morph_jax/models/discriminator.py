@@ -1,4 +1,4 @@
-"""The PatchGAN discriminator of the autoencoder's training (paper Sec. 3.1)."""
+"""The PatchGAN discriminator with which the autoencoder is trained (paper Sec. 3.1)."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ kernel_init = nn.initializers.normal(0.02)
 
 
 def scale_init(key, shape, dtype=jnp.float32):
-    """Norm scales start as normal numbers around one, standard deviation 0.02."""
+    """Normalisation scales, drawn from a normal distribution with mean 1 and deviation 0.02."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
@@ -23,8 +23,8 @@ class PatchDiscriminator(nn.Module):
     `train=True` normalises with the statistics of the batch and updates the collection
     `batch_stats` (apply with `mutable=["batch_stats"]`); under jit on a sharded batch these are the
     statistics of the global batch. The running variance averages the *biased* batch variance, as
-    Flax does; PyTorch's is larger by n/(n-1), n = B*H'*W' of the layer, which matters only where a
-    training run is continued from, or compared with, PyTorch's running statistics.
+    Flax does. PyTorch's is larger by n/(n-1), n = B*H'*W' of the layer, which matters only if
+    training continues from, or is compared with, PyTorch's running statistics.
     """
 
     base_channels: int = 64

@@ -1,8 +1,8 @@
 """Layers shared by the networks: convolutions and linear maps with the published initialisation.
 
-Everything is channel-last, `[B, H, W, C]`. The published networks keep PyTorch's defaults where
-nothing else is said: weights and biases uniform in +-1/sqrt(fan_in), normalisation eps as given.
-`dtype` is the compute type; parameters stay float32, and so do statistics and softmax.
+Everything is channel-last, `[B, H, W, C]`. Unless stated otherwise, the published networks use
+PyTorch's defaults: weights and biases uniform in +-1/sqrt(fan_in), normalisation eps as given.
+`dtype` is the compute type; parameters, statistics and softmax are always float32.
 """
 
 import math
@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_morph_jax.models.backend import ByBackend
+
 Dtype = Any
 
 
 def recomputed(block: type[nn.Module], remat: bool, **options) -> type[nn.Module]:
-    """The module `block`; with `remat`, of its activations only the input is kept.
+    """The module `block`; with `remat`, only its input is stored for the backward pass.
 
-    The backward pass computes the others again: the same numbers from less memory, for about one
-    more forward pass. `options` are those of `nn.remat`. Give the module a name: the automatic one
-    would differ.
+    The backward pass recomputes the other activations: the same numbers with less memory, for about
+    one more forward pass. `options` are those of `nn.remat`. Name the module explicitly, since the
+    automatic name would differ.
     """
     return nn.remat(block, **options) if remat else block
 
@@ -32,7 +34,7 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def uniform_bias(fan_in: int):
-    """Initialise a bias uniformly in +-1/sqrt(fan_in), which its shape does not tell."""
+    """Initialise a bias uniformly in +-1/sqrt(fan_in); its shape does not contain `fan_in`."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32):
@@ -76,17 +78,43 @@ def conv(
     )(x)
 
 
+def _dilated_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """As in PyTorch: the kernel `[3, 3, C, features]` is flipped, the input dilated by zeros."""
+    return jax.lax.conv_transpose(x, kernel[::-1, ::-1], (2, 2), ((1, 2), (1, 2)))
+
+
 # weights of a transposed convolution (kernel 3, stride 2) by [output parity, input, weight], along
 # one axis: output 2i reads input i with weight 1, output 2i + 1 inputs i and i + 1 with 2 and 0
 _PARITIES = np.array([[[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [1, 0, 0]]], np.float32)
+
+
+def _convolution_to_parities(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same, computed as one 2x2 convolution that yields the four parities of the output.
+
+    Its gradient with respect to the weights is 5 to 20 times faster than that of the dilated
+    convolution.
+    """
+    batch, height, width, channels = x.shape
+    features = kernel.shape[-1]
+    kernel = jnp.einsum("prk,qsl,klio->rsipqo", _PARITIES, _PARITIES, kernel)
+    x = jax.lax.conv_general_dilated(
+        x,
+        kernel.reshape(2, 2, channels, 4 * features),
+        window_strides=(1, 1),
+        padding=((0, 1), (0, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = x.reshape(batch, height, width, 2, 2, features).swapaxes(2, 3)
+    return x.reshape(batch, 2 * height, 2 * width, features)
+
+
+transposed_convolution = ByBackend(cpu=_convolution_to_parities, other=_dilated_convolution)
 
 
 class ConvTranspose(nn.Module):
     """3x3 transposed convolution that doubles the size: `[B, H, W, C] -> [B, 2H, 2W, features]`.
 
     Outputs and weights are placed as in PyTorch's kernel 3, stride 2, padding 1, output padding 1.
-    Computed as one 2x2 convolution to the four parities of the output: the gradient of the weights
-    of XLA's transposed convolution takes 5 to 20 times as long on a CPU.
     """
 
     features: int
@@ -95,21 +123,10 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        kernel = self.param("kernel", self.kernel_init, (3, 3, channels, self.features))
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias_init = self.bias_init or uniform_bias(9 * self.features)  # PyTorch's fan-in here
         bias = self.param("bias", bias_init, (self.features,))
-
-        kernel = jnp.einsum("prk,qsl,klio->rsipqo", _PARITIES, _PARITIES, kernel)
-        x = jax.lax.conv_general_dilated(
-            x,
-            kernel.reshape(2, 2, channels, 4 * self.features),
-            window_strides=(1, 1),
-            padding=((0, 1), (0, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        x = x.reshape(batch, height, width, 2, 2, self.features).swapaxes(2, 3)
-        return x.reshape(batch, 2 * height, 2 * width, self.features) + bias[None, None, None]
+        return transposed_convolution(x, kernel) + bias[None, None, None]
 
 
 def near_zero_head(x: jax.Array, *, dtype: Dtype = jnp.float32) -> jax.Array:
@@ -147,12 +164,36 @@ def dense(
     )(x)
 
 
-class GroupNorm(nn.Module):
-    """`nn.GroupNorm` of `[B, H, W, C]`: the same numbers, the same parameters "scale" and "bias".
+def _flax_group_norm(x, scale, bias, *, groups: int, epsilon: float, dtype: Dtype):
+    norm = nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, parent=None)
+    return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
 
-    Positions are averaged first and the channels of a group after that, which XLA's CPU does up to
-    ten times faster than both at once (docs/performance.md). Inside, all is float32.
+
+def _group_norm_by_channels(x, scale, bias, *, groups: int, epsilon: float, dtype: Dtype):
+    """Averages first over the positions, then over the channels of a group.
+
+    On XLA's CPU backend this is up to ten times faster than averaging over both at once.
     """
+    batch, channels = x.shape[0], x.shape[-1]
+
+    def group_mean(y):
+        y = jnp.mean(y, axis=(1, 2)).reshape(batch, groups, -1)
+        y = jnp.broadcast_to(jnp.mean(y, axis=-1, keepdims=True), y.shape)
+        return y.reshape(batch, 1, 1, channels)
+
+    x = x.astype(jnp.float32)
+    mean = group_mean(x)
+    variance = jnp.maximum(group_mean(x**2) - mean**2, 0)
+    scale, bias = (leaf[None, None, None] for leaf in (scale, bias))
+    x = (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
+    return x.astype(dtype)
+
+
+normalise_groups = ByBackend(cpu=_group_norm_by_channels, other=_flax_group_norm)
+
+
+class GroupNorm(nn.Module):
+    """`nn.GroupNorm` of `[B, H, W, C]`, with its parameters; float32 inside, `dtype` outside."""
 
     groups: int
     epsilon: float
@@ -160,21 +201,10 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, channels = x.shape[0], x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-
-        def group_mean(y):
-            y = jnp.mean(y, axis=(1, 2)).reshape(batch, self.groups, -1)
-            y = jnp.broadcast_to(jnp.mean(y, axis=-1, keepdims=True), y.shape)
-            return y.reshape(batch, 1, 1, channels)
-
-        x = x.astype(jnp.float32)
-        mean = group_mean(x)
-        variance = jnp.maximum(group_mean(x**2) - mean**2, 0)
-        scale, bias = (leaf[None, None, None] for leaf in (scale, bias))
-        x = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
-        return x.astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        options = {"groups": self.groups, "epsilon": self.epsilon, "dtype": self.dtype}
+        return normalise_groups(x, scale, bias, **options)
 
 
 def group_norm(
@@ -187,9 +217,9 @@ def group_norm(
 ) -> jax.Array:
     """GroupNorm with `groups` groups, 32 as published (fewer channels: one group per channel).
 
-    Narrow networks want fewer groups: where a group is one channel, the norm removes whatever is
-    added to that channel everywhere, which is how a U-Net block is told the time. ValueError where
-    the channels do not divide into groups.
+    Narrow networks need fewer groups: if a group is a single channel, the norm removes any constant
+    that is added to the channel, and that is how a U-Net block receives the time. Raises ValueError
+    if the channels do not divide into groups.
     """
     channels = x.shape[-1]
     groups = min(groups, channels)
@@ -198,12 +228,8 @@ def group_norm(
     return GroupNorm(groups, epsilon, dtype=dtype, name=name)(x)
 
 
-def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(query key^T / sqrt(C)) value over all N positions, `[B, N, heads, C]` three times.
-
-    What `jax.nn.dot_product_attention` computes, softmax in float32; with the heads among the batch
-    XLA's CPU takes a third of the time where channels are few (docs/performance.md).
-    """
+def _attention_with_heads_in_batch(query, key, value):
+    """Heads moved into the batch: three times faster on XLA's CPU backend with few channels."""
     batch, positions, heads, channels = query.shape
     query, key, value = (
         x.swapaxes(1, 2).reshape(batch * heads, -1, channels) for x in (query, key, value)
@@ -212,6 +238,13 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     weights = nn.softmax(scores * channels**-0.5).astype(value.dtype)
     out = jnp.einsum("bqk,bkc->bqc", weights, value)
     return out.reshape(batch, heads, positions, channels).swapaxes(1, 2)
+
+
+# softmax(query key^T / sqrt(C)) value over all N positions, of three `[B, N, heads, C]`; the
+# softmax is float32 in both implementations
+dot_product_attention = ByBackend(
+    cpu=_attention_with_heads_in_batch, other=jax.nn.dot_product_attention
+)
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:

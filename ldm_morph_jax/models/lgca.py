@@ -10,11 +10,11 @@ from ldm_morph_jax.models.swin import layer_norm, swin_block
 
 
 class LGCA(nn.Module):
-    """One branch: `x` attends, window by window, with queries from `y`; `[B, h, w, C]` each.
+    """One branch: window attention on `x` with queries from `y`; `[B, h, w, C]` each.
 
-    The blocks alternate regular and shifted windows and update x only. A caller that wants both
-    branches calls the module twice with the arguments swapped: (global map, latent map) gives the
-    branch (global | latent), (latent map, global map) the other, with the same weights.
+    The blocks alternate between regular and shifted windows and update only x. For both branches,
+    call the module twice with the arguments swapped: (global map, latent map) gives the branch
+    (global | latent), (latent map, global map) gives the other one, with the same weights.
     """
 
     num_heads: int = 4
@@ -28,7 +28,7 @@ class LGCA(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array, *, train: bool) -> jax.Array:
         if x.shape != y.shape:
-            raise ValueError(f"LGCA takes two maps of one shape, got {x.shape} and {y.shape}")
+            raise ValueError(f"LGCA: found shapes {x.shape} and {y.shape}, expected equal ones")
         for block, rate in enumerate(np.linspace(0, self.drop_path_rate, self.depth)):
             x = swin_block(self.remat)(
                 self.num_heads,

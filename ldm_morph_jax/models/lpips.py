@@ -2,8 +2,8 @@
 
 The weights are a safetensors file of float32 arrays: `features.N.weight` `[3, 3, in, out]` and
 `features.N.bias` `[out]` for the 13 convolutions of VGG16 (N as in torchvision), and
-`linear.K.weight` `[channels]`, non-negative, for the five compared layers K = 0..4. The file
-decides the numbers of channels.
+`linear.K.weight` `[channels]`, non-negative, for the five compared layers K = 0..4. The numbers of
+channels are taken from the file.
 """
 
 import os
@@ -15,8 +15,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-# torchvision's numbers of the convolutions, by stage; stages are separated by 2x2 max pooling, and
-# the last (rectified) output of each is compared: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
+# torchvision's numbers of the convolutions in each stage. Stages are separated by 2x2 max pooling.
+# The last (rectified) output of each is compared: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -31,7 +31,7 @@ def _features(params: Params, images: jax.Array) -> list[jax.Array]:
     for stage, convolutions in enumerate(STAGES):
         if stage > 0:
             batch, height, width, channels = x.shape
-            x = x[:, : height // 2 * 2, : width // 2 * 2]  # an odd last row or column is left out
+            x = x[:, : height // 2 * 2, : width // 2 * 2]  # drop an odd last row or column
             x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
         for number in convolutions:
             x = jax.lax.conv_general_dilated(
@@ -47,10 +47,10 @@ def _features(params: Params, images: jax.Array) -> list[jax.Array]:
 
 
 def _normalise(x: jax.Array) -> jax.Array:
-    """Unit length over the channels; zero (with zero gradient) where all channels are zero."""
+    """Normalises the channels to unit length; zero, with zero gradient, where all are zero."""
     square = jnp.sum(x**2, axis=-1, keepdims=True)
     positive = square > 0
-    # the inner `where` keeps the infinite slope of sqrt at 0 out of the gradient
+    # the inner `where` keeps the infinite derivative of sqrt at 0 out of the gradient
     length = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
     return x / (length + 1e-10)
 
@@ -58,8 +58,8 @@ def _normalise(x: jax.Array) -> jax.Array:
 def lpips(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     """Perceptual distance of grey images `[B, H, W, 1]` in [0, 1] -> `[B]`, zero for equal ones.
 
-    Images are repeated to three channels and shifted and scaled as they are: the published training
-    does not map them to [-1, 1] first. Both sides must be at least 16 pixels.
+    Images are repeated to three channels, then shifted and scaled without mapping them to [-1, 1]
+    first, as in the published training. Both sides must be at least 16 pixels.
     """
     if x.shape != y.shape or x.ndim != 4 or x.shape[-1] != 1 or min(x.shape[1:3]) < 16:
         raise ValueError(
@@ -129,9 +129,9 @@ def load_lpips(path: str | os.PathLike) -> dict[str, jax.Array]:
 
 
 def save_lpips(params: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
-    """Write weights as `load_lpips` reads them; ValueError where they do not fit together."""
+    """Write weights in the format of `load_lpips`; ValueError if they are inconsistent."""
     checked = _checked({name: np.asarray(x) for name, x in params.items()}, "params")
-    # safetensors writes the buffer as it lies in memory
+    # safetensors writes the buffer in memory order
     save_file({name: np.ascontiguousarray(x) for name, x in checked.items()}, path)
 
 

@@ -1,8 +1,8 @@
 """The registration network of LDM-Morph: an image pair and its LDM features -> displacement.
 
-Upper stream: the features of the frozen diffusion model, one convolution per level. Lower stream:
-a Swin encoder on the image pair. LGCA joins the two on every level; a convolutional decoder turns
-the result into a displacement field (paper Fig. 1).
+The upper stream applies one convolution per level to the features of the frozen diffusion model.
+The lower stream is a Swin encoder on the image pair. LGCA joins the two at every level, and a
+convolutional decoder turns the result into a displacement field (paper Fig. 1).
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_morph_jax.models.backend import ByBackend
 from ldm_morph_jax.models.layers import Dtype, conv, near_zero_head, recomputed
 from ldm_morph_jax.models.lgca import LGCA
 from ldm_morph_jax.models.swin import SwinEncoder, check_image_size
@@ -39,7 +40,7 @@ def upsample_bicubic(x: jax.Array) -> jax.Array:
     Pixel centres at half integers (align_corners false), a = -0.75, border values repeated outside.
     Separable; computed in float32 and returned in x's type.
     """
-    return _upsample_axis(_upsample_axis(x.astype(jnp.float32), 1), 2).astype(x.dtype)
+    return upsample_axis(upsample_axis(x.astype(jnp.float32), 1), 2).astype(x.dtype)
 
 
 # Outputs 2i and 2i + 1 lie a quarter before and a quarter after input i: weights of the inputs
@@ -48,7 +49,6 @@ ODD_WEIGHTS = [float(weight) for weight in cubic_weights(0.25)]
 EVEN_WEIGHTS = ODD_WEIGHTS[::-1]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _upsample_axis(x, axis):
     size = x.shape[axis]
     padded = jnp.pad(x, [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)], mode="edge")
@@ -58,8 +58,13 @@ def _upsample_axis(x, axis):
     return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _upsample_axis_with_adjoint(x, axis):
+    """The same with a hand-written adjoint; the one JAX derives is slow on XLA's CPU backend."""
+    return _upsample_axis(x, axis)
+
+
 def _upsample_axis_transposed(axis, _, gradient):
-    """The adjoint of `_upsample_axis`, which XLA derives on its own 20 times slower on CPU."""
     size = gradient.shape[axis] // 2
     shape = (*gradient.shape[:axis], size, 2, *gradient.shape[axis + 1 :])
     phases = jnp.pad(
@@ -67,11 +72,11 @@ def _upsample_axis_transposed(axis, _, gradient):
         [(4, 4) if a == axis else (0, 0) for a in range(len(shape))],
     )
     even, odd = (jax.lax.index_in_dim(phases, k, axis + 1, keepdims=False) for k in range(2))
-    # gradient of the padded input: its element j was read with weight k by the even output j - k
-    # and the odd output j - k - 1
+    # gradient of the padded input: even output j - k and odd output j - k - 1 read element j with
+    # weight k
     padded = _weighted_sum(EVEN_WEIGHTS, even, (4, 3, 2, 1), size + 4, axis)
     padded += _weighted_sum(ODD_WEIGHTS, odd, (3, 2, 1, 0), size + 4, axis)
-    # the two copies beyond each border belong to the border's element
+    # the two copies beyond each border contribute to the border element
     inner = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
     for start, place in ((0, (0, size - 1)), (size + 2, (size - 1, 0))):
         copies = jax.lax.slice_in_dim(padded, start, start + 2, axis=axis)
@@ -80,7 +85,10 @@ def _upsample_axis_transposed(axis, _, gradient):
     return (inner,)
 
 
-_upsample_axis.defvjp(lambda x, axis: (_upsample_axis(x, axis), None), _upsample_axis_transposed)
+_upsample_axis_with_adjoint.defvjp(
+    lambda x, axis: (_upsample_axis(x, axis), None), _upsample_axis_transposed
+)
+upsample_axis = ByBackend(cpu=_upsample_axis_with_adjoint, other=_upsample_axis)
 
 
 def _weighted_sum(weights, x, starts, size, axis):
@@ -90,7 +98,7 @@ def _weighted_sum(weights, x, starts, size, axis):
 
 
 def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
-    """Every channel of every image to mean 0 and variance 1; `[B, H, W, C]`, float32 inside."""
+    """Normalises every channel of every image to mean 0 and variance 1; computed in float32."""
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=(1, 2), keepdims=True)
     variance = jnp.mean(y * y, axis=(1, 2), keepdims=True)
@@ -114,7 +122,7 @@ def low_level_features(pair: jax.Array, features: int, *, dtype: Dtype, name: st
 
 
 class UpperStreamLevel(nn.Module):
-    """LDM features of one level to `features` channels: 3x3 convolution, PReLU with one slope."""
+    """Maps LDM features of one level to `features` channels: 3x3 convolution, PReLU, one slope."""
 
     features: int
     dtype: Dtype = jnp.float32
@@ -146,11 +154,11 @@ class DecoderBlock(nn.Module):
 class RegistrationNetwork(nn.Module):
     """Displacement in pixels that registers moving to fixed (paper section 3, Fig. 1).
 
-    `fusion`: what the decoder sees on each level. "lgca": both LGCA branches (the deepest level:
-    only the branch (global | latent)); "concat": Swin map and upper-stream map side by side (the
-    paper's ablation without LGCA); "none": the Swin map alone (without LDM features).
+    `fusion`: the decoder's input at each level. "lgca": both LGCA branches (at the deepest level
+    only the branch (global | latent)); "concat": Swin map and upper-stream map concatenated (the
+    paper's ablation without LGCA); "none": only the Swin map (without LDM features).
     The softsign's output has (size - 1) / 2 pixels per unit, so that 2 units span the pixel
-    centres. `dtype` is the compute type, the displacement is float32 in any case; `remat`: see
+    centres. `dtype` is the compute type; the displacement is always float32. `remat`: see
     `layers.recomputed`.
     """
 
@@ -162,7 +170,7 @@ class RegistrationNetwork(nn.Module):
     drop_path_rate: float = 0.3
     lgca_heads: int = 4
     lgca_depth: int = 2
-    low_level_channels: int | None = None  # default: half of embed_dim
+    low_level_channels: int | None = None  # default: half of `embed_dim`
     fusion: str = "lgca"
     dtype: Dtype = jnp.float32
     remat: bool = False
@@ -179,11 +187,12 @@ class RegistrationNetwork(nn.Module):
         """`pair [B, H, W, 2]` (moving, fixed) -> displacement `[B, H, W, 2]` float32, pixels.
 
         `latent_groups[l]` is `[B, H/(4 2^l), W/(4 2^l), c_l]`: the level's first and last feature
-        map of the moving image, then those of the fixed one; None for fusion "none". H and W must
+        map of the moving image, then those of the fixed image; None for fusion "none". H and W must
         be multiples of 32 for four levels. In training, stochastic depth needs rngs["dropout"].
-        With `return_intermediates` returns (displacement, dict): "swin", "upper_stream",
-        "lgca_global", "lgca_latent" (lists by level, empty where the fusion has none) and
-        "normalised_displacement" (softsign output in [-1, 1]). ValueError for wrong input.
+        With `return_intermediates` it returns (displacement, dict) with the keys "swin",
+        "upper_stream", "lgca_global", "lgca_latent" (lists by level, empty if the fusion does not
+        use them) and "normalised_displacement" (softsign output in [-1, 1]). Raises ValueError for
+        wrong input.
         """
         levels = len(self.depths)
         self._check(pair, latent_groups)
@@ -207,7 +216,7 @@ class RegistrationNetwork(nn.Module):
 
         lgca_global, lgca_latent = [], []
         if self.fusion == "lgca":
-            # its blocks have the stochastic depth of the Swin encoder's first blocks
+            # stochastic depth as in the first blocks of the Swin encoder
             rate = self.drop_path_rate * (self.lgca_depth - 1) / max(sum(self.depths) - 1, 1)
             for level in range(levels):
                 lgca = LGCA(

@@ -1,7 +1,7 @@
-"""Swin encoder: windowed self-attention on four resolutions (lower stream of the paper's Fig. 1).
+"""Swin encoder: windowed self-attention at four resolutions (lower stream of the paper's Fig. 1).
 
-Liu et al., "Swin Transformer" (2021), as LDM-Morph uses it (paper equations 7 and 8). The window
-attention also takes a second map for its queries, which makes it the cross attention of LGCA.
+Liu et al., "Swin Transformer" (2021), as used in LDM-Morph (paper equations 7 and 8). The window
+attention can also take its queries from a second map; it is then the cross attention of LGCA.
 """
 
 import flax.linen as nn
@@ -26,7 +26,7 @@ def window_partition(x: jax.Array, window: int) -> jax.Array:
 
 
 def window_reverse(windows: jax.Array, window: int, height: int, width: int) -> jax.Array:
-    """Put windows `[B, windows, window * window, C]` back together to `[B, height, width, C]`."""
+    """Reassemble windows `[B, windows, window * window, C]` to `[B, height, width, C]`."""
     batch, _, _, channels = windows.shape
     rows, columns = height // window, width // window
     x = windows.reshape(batch, rows, columns, window, window, channels)
@@ -45,13 +45,13 @@ def relative_position_index(window: int) -> np.ndarray:
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """What to add to the scores of shifted windows: `[windows, window**2, window**2]` float32.
+    """Additive mask for the scores of shifted windows: `[windows, window**2, window**2]` float32.
 
     Rolling a map by (-shift, -shift) brings opposite borders together in the last windows of each
-    row and column. Pairs of positions from different sides get -100, all others 0.
+    row and column. The mask is -100 for pairs of positions from opposite borders, 0 otherwise.
     """
 
-    def region(size):  # 0 up to the last window, 1 its part from this side, 2 what was rolled in
+    def region(size):  # 0: before the last window; within it, 1: not rolled, 2: rolled in
         position = np.arange(size)
         return (position >= size - window).astype(int) + (position >= size - shift)
 
@@ -83,10 +83,10 @@ class QueryKeyValue(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, shifted or not (paper equations 8 to 11).
 
-    `x [B, H, W, C]` gives keys and values; the queries come from `query_from [B, H, W, C]`, or from
-    `x` itself (self-attention). Maps are zero-padded at the right and bottom to multiples of the
-    window; padded positions take part unless the shift's mask separates them. Returns
-    `[B, H, W, C]`. C must be a multiple of `num_heads`.
+    Keys and values come from `x [B, H, W, C]`, queries from `query_from [B, H, W, C]` or from `x`
+    itself (self-attention). Maps are zero-padded at the right and bottom to multiples of the
+    window; padded positions take part in the attention unless the mask of the shift excludes them.
+    Returns `[B, H, W, C]`. C must be a multiple of `num_heads`.
     """
 
     num_heads: int
@@ -101,8 +101,8 @@ class WindowAttention(nn.Module):
         if channels % heads:
             raise ValueError(f"{channels} channels do not split into {heads} attention heads")
 
-        # The linear maps act on single positions, and zeros map to zeros: padding after the first
-        # and cropping before the last gives the same numbers for less work.
+        # The linear maps act on single positions and map zeros to zeros. Padding after the first
+        # and cropping before the last therefore gives the same result with less work.
         qkv = QueryKeyValue(dtype=self.dtype, name="qkv")(x, query_from)
         qkv = jnp.pad(qkv, ((0, 0), (0, -height % window), (0, -width % window), (0, 0)))
         padded_height, padded_width = qkv.shape[1:3]
@@ -113,7 +113,8 @@ class WindowAttention(nn.Module):
         tokens = tokens.reshape(*tokens.shape[:3], 3, heads, channels // heads)
         query, key, value = tokens[..., 0, :, :], tokens[..., 1, :, :], tokens[..., 2, :, :]
 
-        # PyTorch truncates at +-2, a hundred standard deviations: an ordinary normal distribution
+        # PyTorch truncates at +-2, a hundred standard deviations, so this is in effect a plain
+        # normal distribution
         table = self.param(
             "relative_position_bias_table",
             nn.initializers.normal(0.02),
@@ -149,9 +150,10 @@ def layer_norm(x: jax.Array, *, dtype: Dtype, name: str | None = None) -> jax.Ar
 class SwinBlock(nn.Module):
     """Window attention and MLP, pre-norm, with residuals (paper equation 7; 9 to 11 with `y`).
 
-    `x [B, H, W, C] -> [B, H, W, C]`. With `y [B, H, W, C]`, which passes the same LayerNorm, the
-    queries come from `y`; keys, values and the residual stay x's. In training each sample skips
-    each of the two branches with probability `drop_path_rate` (key: rngs["dropout"]).
+    `x [B, H, W, C] -> [B, H, W, C]`. If `y [B, H, W, C]` is given, it passes through the same
+    LayerNorm and provides the queries; keys, values and the residual still come from x. In
+    training, each sample skips each of the two branches with probability `drop_path_rate` (key:
+    rngs["dropout"]).
     """
 
     num_heads: int
@@ -168,7 +170,7 @@ class SwinBlock(nn.Module):
         attention = WindowAttention(
             self.num_heads, self.window_size, self.shift, dtype=self.dtype, name="attention"
         )
-        # stochastic depth: one draw per sample, kept branches divided by the keep probability
+        # stochastic depth: one draw per sample; kept branches are divided by the keep probability
         drop_path = nn.Dropout(
             self.drop_path_rate, broadcast_dims=(1, 2, 3), deterministic=not train
         )
@@ -180,12 +182,12 @@ class SwinBlock(nn.Module):
 
 
 def swin_block(remat: bool) -> type[SwinBlock]:
-    """`SwinBlock`, its activations recomputed in the backward pass or not."""
+    """`SwinBlock`; with `remat`, its activations are recomputed in the backward pass."""
     return recomputed(SwinBlock, remat, static_argnums=(3,))  # `train`, counted from self = 0
 
 
 class PatchMerging(nn.Module):
-    """Halve the resolution: 2x2 positions side by side, LayerNorm, linear to 2C without bias.
+    """Halve the resolution: concatenate 2x2 positions, LayerNorm, linear to 2C without bias.
 
     `[B, H, W, C] -> [B, H/2, W/2, 2C]`; H and W even. Positions in the order (0,0), (1,0), (0,1),
     (1,1) as (row, column).
@@ -206,9 +208,9 @@ class SwinEncoder(nn.Module):
     """Feature maps of the stages: `[B, H, W, C]` -> map l is `[B, H/(p 2^l), W/(p 2^l), e 2^l]`.
 
     p is `patch_size`, e `embed_dim`; H and W must be multiples of p 2^(stages - 1) (ValueError).
-    Every stage alternates regular and shifted windows. Its map passes a LayerNorm; the next stage
-    continues from the map before that norm. Stochastic depth rises linearly from 0 at the first
-    block to `drop_path_rate` at the last.
+    Every stage alternates between regular and shifted windows. Its output passes through a
+    LayerNorm; the next stage continues from the map before that norm. The rate of stochastic depth
+    rises linearly from 0 at the first block to `drop_path_rate` at the last.
     """
 
     patch_size: int = 4

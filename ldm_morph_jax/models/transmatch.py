@@ -1,6 +1,6 @@
 """The network of TransMatch (Z. Chen et al., IEEE TMI 2024), in 2D.
 
-One Swin encoder sees both images, each on its own; window cross attention matches their maps on
+One Swin encoder processes both images separately. Window cross attention matches their maps at
 every level, and a convolutional decoder turns the matches into a displacement.
 """
 
@@ -17,13 +17,14 @@ from ldm_morph_jax.models.swin import SwinEncoder
 class TransMatchNetwork(nn.Module):
     """Displacement `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`, near zero at the start.
 
-    The cross attention of a level takes (moving, fixed) and, swapped, (fixed, moving), queries from
-    the second; only the first on the deepest level. It is what LDM-Morph's LGCA was made from, and
-    the same module here. H and W must be multiples of 32 for four stages (ValueError). In training,
-    stochastic depth needs rngs["dropout"].
+    The cross attention of a level is applied to (moving, fixed) and, swapped, to (fixed, moving),
+    with queries from the second; at the deepest level only to the first order. LDM-Morph's LGCA was
+    derived from it, and both use the same module here. H and W must be multiples of 32 for four
+    stages (ValueError). In training, stochastic depth needs rngs["dropout"].
 
-    Published modules that no output depends on (a second encoder, spare convolutions) are left out.
-    The published code scrambles its 3D windows when it puts them back together; not reproduced.
+    Published modules that do not affect the output (a second encoder, spare convolutions) are left
+    out. The published 3D code puts its attention windows back in the wrong order; this is not
+    reproduced.
     """
 
     embed_dim: int = 96
@@ -50,7 +51,7 @@ class TransMatchNetwork(nn.Module):
         )
         maps = encoder(jnp.concatenate([moving, fixed]), train=train)  # both in one batch
 
-        # its blocks have the stochastic depth of the Swin encoder's first blocks
+        # stochastic depth as in the first blocks of the Swin encoder
         rate = self.drop_path_rate * (self.cross_depth - 1) / max(sum(self.depths) - 1, 1)
         matches = []
         for level in range(levels):

@@ -21,9 +21,9 @@ from ldm_morph_jax.models.swin import SwinEncoder
 class TransMorphNetwork(nn.Module):
     """Displacement `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`, near zero at the start.
 
-    H and W must be multiples of 32 for four stages (ValueError). Where a map is smaller than the
-    window (the last stage of 128 x 128) it is padded with zeros that take part in the attention, as
-    published. In training, stochastic depth needs rngs["dropout"].
+    H and W must be multiples of 32 for four stages (ValueError). A map smaller than the window (the
+    last stage at 128 x 128) is padded with zeros that take part in the attention, as published. In
+    training, stochastic depth needs rngs["dropout"].
     """
 
     embed_dim: int = 96

@@ -1,7 +1,7 @@
 """The denoising U-Net of the latent diffusion model (paper Sec. 3.1 and 3.2).
 
-Its encoder is also the feature extractor of the registration method: `taps` returns, per level, the
-level's first and last feature map (the paper's "first and third layers") and never runs the rest.
+Its encoder is also the feature extractor of the registration method. `taps` returns each level's
+first and last feature map (the paper's "first and third layers") and does not run the rest.
 """
 
 import math
@@ -45,7 +45,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convs with the time added between, plus the input: `[B, H, W, C] -> [.., features]`."""
+    """Two convs, the time added in between, plus the input: `[B, H, W, C] -> [.., features]`."""
 
     features: int
     norm_groups: int = 32
@@ -89,7 +89,7 @@ class SelfAttention(nn.Module):
         heads = channels // self.head_channels
         h = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm")
         h = h.reshape(batch, height * width, channels)
-        # convolutions of width one over the positions, as published, so that layouts agree
+        # convolutions of width one over the positions, so that layouts match the published ones
         h = nn.Conv(
             3 * channels,
             (1,),
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         residual_block = recomputed(ResidualBlock, self.remat)
         attention = recomputed(SelfAttention, self.remat)
         options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
-        features = OrderedDict()  # a plain dict leaves jax.jit sorted by name
+        features = OrderedDict()  # jax.jit would return a plain dict sorted by name
         x = z
         for level, multiplier in enumerate(self.channel_multipliers):
             if level == 0:
@@ -197,12 +197,12 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps_theta(z, t) of a latent `[B, h, w, C]`; the defaults are the paper's (which has C = 1).
+    """eps_theta(z, t) of a latent `[B, h, w, C]`; the defaults are the paper's (where C = 1).
 
     Level l has base_channels * channel_multipliers[l] channels at 1/2**l of the latent's size.
     `attention_levels` lists the levels with self-attention after every block, in heads of
     `head_channels`. Time is the 0-based index of the schedule. `dtype` is the compute type of the
-    features; eps is float32 in any case. `remat`: see `layers.recomputed`. ValueError where the
+    features; eps is always float32. `remat`: see `layers.recomputed`. Raises ValueError if the
     latent cannot be halved evenly.
     """
 

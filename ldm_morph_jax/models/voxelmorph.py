@@ -12,13 +12,13 @@ class VoxelMorphUNet(nn.Module):
     """Displacement (or velocity) `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`.
 
     Every block is a 3x3 convolution and LeakyReLU 0.2. Encoder blocks are followed by max-pooling,
-    decoder blocks by nearest upsampling and the encoder's map of that size; blocks of
-    `head_channels` work at full resolution. The head starts near zero. H and W must be multiples
-    of 2^levels (ValueError).
+    decoder blocks by nearest-neighbour upsampling and concatenation with the encoder's map of that
+    size. The blocks of `head_channels` work at full resolution. The head starts near zero. H and W
+    must be multiples of 2^levels (ValueError).
     """
 
     encoder_channels: tuple[int, ...] = (16, 32, 32, 32)
-    decoder_channels: tuple[int, ...] = (32, 32, 32, 32)  # as many as the encoder has
+    decoder_channels: tuple[int, ...] = (32, 32, 32, 32)  # as many as in the encoder
     head_channels: tuple[int, ...] = (32, 16, 16)
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""The one shape check of `ops`: chex, with the argument's name and sizes that go together."""
+"""The shape check of `ops`: chex, with the argument's name and consistent sizes."""
 
 import chex
 import numpy as np
@@ -7,9 +7,9 @@ import numpy as np
 def check_shape(name: str, array, axes: str, sizes: dict[str, int] | None = None) -> dict[str, int]:
     """Check `array.shape` against `axes` and return the sizes by letter.
 
-    `axes` is a text such as "B H W 2": a number must be matched, a letter must equal its entry in
-    `sizes` (the result of an earlier check) where it has one. Raises ValueError otherwise. Reads
-    the shape only, so it costs nothing inside `jit`.
+    `axes` is a string such as "B H W 2". A number must match exactly; a letter must equal its entry
+    in `sizes` (the result of an earlier check), if it has one. Raises ValueError otherwise. Only
+    the shape is read, so the check costs nothing inside `jit`.
     """
     names, sizes = axes.split(), sizes or {}
     expected = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in names]

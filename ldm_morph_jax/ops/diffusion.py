@@ -30,7 +30,7 @@ def linear_schedule(steps: int = 1000, start: float = 0.0015, end: float = 0.019
 
 
 def linear_beta_schedule(steps: int, start: float, end: float) -> Schedule:
-    """Betas from `start` to `end`, linear themselves (Ho et al. 2020; DiffuseMorph)."""
+    """Betas linear from `start` to `end` (Ho et al. 2020; DiffuseMorph)."""
     return _schedule(steps, start, end, power=1)
 
 
@@ -63,7 +63,7 @@ def q_sample(schedule: Schedule, z: jax.Array, t: jax.Array, noise: jax.Array) -
         )
 
     def at_t(values):
-        # "fill" makes a wrong time visible as NaN; indexing would silently clamp it
+        # "fill" turns a wrong time into NaN; indexing would silently clamp it
         values = jnp.asarray(values).at[t].get(mode="fill", fill_value=jnp.nan)
         return values.reshape(values.shape + (1,) * (z.ndim - 1))
 
@@ -73,8 +73,8 @@ def q_sample(schedule: Schedule, z: jax.Array, t: jax.Array, noise: jax.Array) -
 def inversion_times(steps: int, last: int) -> np.ndarray:
     """`steps` increasing, evenly spaced time indices that end in `last`.
 
-    Evenly spaced from clean: t_k = k (last + 1) / steps - 1, rounded down, for k = 1 .. steps. One
-    step gives [last], last + 1 steps give 0 .. last; more do not exist and raise ValueError.
+    Counted from the clean latent: t_k = k (last + 1) / steps - 1, rounded down, for k = 1 .. steps.
+    One step gives [last], last + 1 steps give 0 .. last. More steps raise ValueError.
     """
     if last < 0 or steps < 1:
         raise ValueError(
@@ -116,14 +116,14 @@ def ddim_sample(
 ) -> jax.Array:
     """Deterministic DDIM sampling (eta = 0) of clean latents from `z` at `from_time`.
 
-    Walks the indices of `ddim_invert(tap_time=from_time, steps=steps)` backwards: from t_k, with
+    Visits the indices of `ddim_invert(tap_time=from_time, steps=steps)` in reverse: from t_k, with
     the noise predicted at t_k, to t_{k-1}, and from t_1 to clean. It undoes the inversion up to
     the change of the predicted noise within a step, which vanishes as the steps become small.
 
     Args:
         z: `[B, ...]`; standard normal noise to sample from scratch.
         steps: number of steps.
-        from_time: the time index of `z`; default: the schedule's last, that is pure noise.
+        from_time: the time index of `z`; default: the last of the schedule, that is, pure noise.
     """
     if from_time is None:
         from_time = len(schedule.betas) - 1
@@ -177,7 +177,7 @@ def _path(schedule, times):
 
 
 def _ddim(eps_fn, z, times, signal, noise, next_signal, next_noise):
-    """DDIM updates in turn; `times` are where the noise is predicted."""
+    """Successive DDIM updates; the noise is predicted at `times`."""
 
     def step(z, inputs):
         t, signal, noise, next_signal, next_noise = inputs

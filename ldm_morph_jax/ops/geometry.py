@@ -41,31 +41,13 @@ def warp(image: jax.Array, displacement: jax.Array, *, interpolation: str = "lin
 def compose(u: jax.Array, v: jax.Array) -> jax.Array:
     """The displacement w with x + w(x) = (x + v(x)) + u(x + v(x)), `[B, H, W, 2]`.
 
-    First v, then u is read where v leads. For pull-back this is "warp by u, then warp the result
-    by v": warp(image, compose(u, v)) is warp(warp(image, u), v) with one interpolation less.
+    v is applied first, and u is read at the displaced points. For pull-back displacements this is
+    "warp by u, then warp the result by v": warp(image, compose(u, v)) is
+    warp(warp(image, u), v) with one interpolation less.
     """
     sizes = check_shape("v", v, "B H W 2")
     check_shape("u", u, "B H W 2", sizes)
     return v + warp(u, v)
-
-
-def invert(u: jax.Array, iterations: int = 30) -> tuple[jax.Array, jax.Array]:
-    """Inverse of a displacement by the fixed point w <- -u(x + w).
-
-    Converges where u changes by less than one pixel per pixel; elsewhere, and where x is the image
-    of no pixel, the residual tells. (M. Chen et al., Medical Physics 35, 2008.)
-
-    Args:
-        u: `[B, H, W, 2]`, pixels.
-        iterations: how many times to iterate; with Lipschitz constant k the error falls as k^n.
-
-    Returns:
-        (inverse `[B, H, W, 2]`, residual `[B, H, W]`): the residual is |w(x) + u(x + w(x))| in
-        pixels, that is how far phi(inverse(x)) lands from x.
-    """
-    check_shape("u", u, "B H W 2")
-    inverse = lax.fori_loop(0, iterations, lambda _, w: -warp(u, w), jnp.zeros_like(u))
-    return inverse, jnp.linalg.norm(compose(u, inverse), axis=-1)
 
 
 def jacobian_determinant(u: jax.Array) -> jax.Array:
@@ -125,7 +107,7 @@ def smooth_gaussian(u: jax.Array, sigma: float) -> jax.Array:
         size = u.shape[axis]
         pad = [(radius, radius) if a == axis else (0, 0) for a in range(4)]
         wide = jnp.pad(u, pad, mode="edge")
-        # slices, not a convolution: with two channels that is several times slower on a CPU
+        # slices instead of a convolution, which with two channels is several times slower on a CPU
         u = sum(w * lax.slice_in_dim(wide, k, k + size, axis=axis) for k, w in enumerate(weights))
     return u
 
@@ -135,12 +117,12 @@ def _sample(image, coordinates, interpolation):
     _, height, width, _ = image.shape
     _check_2x2("image", height, width)
     last = jnp.array([[[[height - 1, width - 1]]]], coordinates.dtype)
-    # `where`, not `clip`: on the border itself clip would hand back half of the gradient, and with
-    # a zero displacement every border pixel is on the border.
+    # `where`, not `clip`: exactly on the border clip would pass on only half of the gradient, and
+    # with a zero displacement every border pixel is exactly on the border.
     coordinates = jnp.where(coordinates < 0, 0, coordinates)
     coordinates = jnp.where(coordinates > last, last, coordinates)
     if interpolation == "nearest":
-        # inside the image every coordinate is >= 0, so away from zero means up
+        # inside the image every coordinate is >= 0, so rounding away from zero is rounding up
         corner = lax.round(coordinates, lax.RoundingMethod.AWAY_FROM_ZERO)
         return _gather_windows(image, corner, 1)[..., 0, 0, :]
     if interpolation != "linear":
@@ -151,8 +133,8 @@ def _sample(image, coordinates, interpolation):
             "warp labels with interpolation='nearest'"
         )
     corner = jnp.minimum(jnp.floor(coordinates), last - 1)
-    # One gather of 2x2 windows: its gradient with respect to the displacement, the hot spot of
-    # training, is over twice as fast as that of map_coordinates' four gathers.
+    # One gather of 2x2 windows. Its gradient with respect to the displacement, a bottleneck of
+    # training, is more than twice as fast as that of map_coordinates' four gathers.
     window = _gather_windows(image, corner, 2)
     row_weight, column_weight = jnp.split(coordinates - corner, 2, axis=-1)
     # a (1-w) + b w is exact at w = 0 and w = 1: a zero displacement changes nothing
@@ -168,7 +150,7 @@ def _gather_windows(image, corner, size):
     )
 
     def gather(image, corner):
-        # mode clip: a NaN coordinate becomes some legal index, never a read out of bounds
+        # mode clip: a NaN coordinate becomes some valid index, never an out-of-bounds read
         window = (size, size, image.shape[-1])
         return lax.gather(image, corner, dimensions, slice_sizes=window, mode="clip")
 

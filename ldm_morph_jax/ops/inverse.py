@@ -1,11 +1,11 @@
 """The inverse of a displacement by Newton's method, on a grid (JAX) or at points (NumPy).
 
-Both solve x + u(x) = q, u read between pixels linearly and beyond the border with its border value,
-which is what an exported field means to every other tool. Each point follows Newton's direction
-with the derivative of that interpolant, no further than a few pixels at once, and half as far
-whenever the residual would not fall. A fixed-point iteration needs |grad u| < 1, which maps without
-any fold exceed; this needs none. Where a map folds a point may have no solution: the residual, how
-far x + u(x) lands from q, tells.
+Both solve x + u(x) = q, with u interpolated linearly between pixels and continued with its border
+value, as other tools interpret an exported field. Each point takes Newton steps with the derivative
+of that interpolant. A step is at most a few pixels long and is halved whenever the residual would
+not decrease. A fixed-point iteration would need |grad u| < 1, which maps without folds can exceed;
+this method has no such condition. Where a map folds, a point may have no solution; the residual,
+the distance of x + u(x) from q, is then large.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import identity_grid
 
 _LONGEST_STEP = 3.0  # pixels
-_SHORTEST_SHARE = 1e-3  # of Newton's step; a point that needs less is given up
+_SHORTEST_SHARE = 1e-3  # of Newton's step; a point that would need less is abandoned
 
 
 class Inverse(NamedTuple):
@@ -37,9 +37,9 @@ def invert(
 
     Args:
         u: `[B, H, W, 2]`, pixels.
-        start: a first guess of w of that shape, such as exp(-v) where u = exp(v); -u otherwise.
-        steps: at most so many; it ends when all pixels have converged or are given up.
-        tolerance: of the residual, pixels; float32 coordinates allow for about 1e-4.
+        start: initial guess of w, same shape, such as exp(-v) for u = exp(v); default: -u.
+        steps: maximum number; iteration ends when all pixels have converged or are abandoned.
+        tolerance: of the residual, pixels; float32 coordinates allow about 1e-4.
     """
     sizes = check_shape("u", u, "B H W 2")
     start = -u if start is None else start
@@ -65,7 +65,7 @@ def invert(
             return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 3)), new, old)
 
         share = jnp.where(better, jnp.minimum(2 * share, 1), share / 2)
-        # a solved point would fail to improve for ever and only lose its share
+        # a solved point cannot improve any more; it would only keep shortening its step
         share = jnp.where(residual > tolerance, share, 1)
         return (
             step + 1,
@@ -113,7 +113,7 @@ def _interpolate(u, x):
 
     a, b, c, d = value(0, 0), value(0, 1), value(1, 0), value(1, 1)
     top, bottom = a + column * (b - a), c + column * (d - c)
-    # beyond the border nothing changes across it
+    # beyond the border the field is constant across it
     moves = ((x >= 0) & (x <= last)).astype(u.dtype)
     by_row = (bottom - top) * moves[..., :1]
     by_column = ((b - a) * (1 - row) + (d - c) * row) * moves[..., 1:]
@@ -132,8 +132,8 @@ def invert_at(
 
     Args:
         u: `[*shape, n]`, array indices per array index.
-        targets: `[P, n]`, array indices, also outside the grid.
-        start: `[P, n]`, a first guess of x; target - u(target) otherwise.
+        targets: `[P, n]`, array indices, possibly outside the grid.
+        start: `[P, n]`, initial guess of x; default: target - u(target).
         steps, tolerance: as in `invert`.
 
     Returns:
@@ -152,7 +152,7 @@ def invert_at(
         if not left.size:
             break
         slope = np.eye(u.shape[-1]) + derivative[left]
-        # a singular slope has no direction of its own; the least-squares one is as good as any
+        # a singular derivative has no Newton direction; the least-squares one is used instead
         step = -np.einsum("pij,pj->pi", np.linalg.pinv(slope, rcond=1e-9), error[left])
         length = np.linalg.norm(step, axis=-1)
         step *= (share[left] * np.minimum(1, _LONGEST_STEP / np.maximum(length, 1e-9)))[:, None]
@@ -179,7 +179,7 @@ def _interpolate_at(u, x):
     value, derivative = np.zeros(x.shape), np.zeros((*x.shape, n))
     for upper in np.ndindex(*(2,) * n):
         weights = np.where(upper, share, 1 - share)
-        # a single slice has no upper neighbour: it stands for itself
+        # a single slice has no upper neighbour and serves as its own
         picked = u[tuple(np.minimum(corner + upper, shape - 1).T)]
         value += weights.prod(axis=-1)[:, None] * picked
         for axis in range(n):

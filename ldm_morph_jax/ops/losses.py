@@ -1,4 +1,4 @@
-"""Training losses. All are to be minimised, computed in float32, means over everything given.
+"""Training losses. All are minimised, computed in float32 and averaged over all elements.
 
 Equation numbers are the paper's. Conventions: `ldm_morph_jax.ops`.
 """
@@ -18,7 +18,7 @@ SIMILARITIES: dict[str, Similarity] = {}  # by name: what `config.registration.s
 
 
 def similarity(name: str) -> Callable[[Similarity], Similarity]:
-    """Decorator: methods can be trained with this function of `[B, H, W, C]` images."""
+    """Decorator that registers a function of `[B, H, W, C]` images as a training similarity."""
 
     def register(function):
         SIMILARITIES[name] = function
@@ -28,7 +28,7 @@ def similarity(name: str) -> Callable[[Similarity], Similarity]:
 
 
 def named_similarity(name: str) -> Similarity:
-    """The similarity of that name; ValueError lists the names there are."""
+    """The similarity of that name; ValueError lists the known names."""
     if name not in SIMILARITIES:
         known = ", ".join(sorted(SIMILARITIES))
         raise ValueError(f"registration.similarity is {name!r}, expected one of {known}")
@@ -79,7 +79,7 @@ def ncc(a: jax.Array, b: jax.Array, *, window: int = 9, eps: float = 1e-5) -> ja
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
 
     def box_sum(x):
-        # not a convolution: with one channel that is over three times slower on CPU
+        # not a convolution, which with one channel is more than three times slower on a CPU
         return lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, 1, 1, 1), "SAME")
 
     pixels = window**2

@@ -1,9 +1,8 @@
 """Scores of one pair, on the host, in float64. Conventions: `ldm_morph_jax.ops`.
 
 Masks are integer labels `[H, W]` or `[H, W, 1]`; a moving mask is warped with nearest-neighbour
-interpolation before it is compared (eq. 17 counts hard labels). A score that does not exist, such
-as the overlap of a structure that is in neither mask, is NaN, and `summarise` leaves it out and
-says how many it left out.
+interpolation before it is compared (eq. 17 counts hard labels). An undefined score, such as the
+overlap of a structure that is in neither mask, is NaN; `summarise` excludes and counts NaN scores.
 """
 
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ class SdLogJacobian(NamedTuple):
 
 
 class EndpointError(NamedTuple):
-    """`mean` error of the displacement and `initial` error of no displacement at all, in pixels."""
+    """`mean` error of the displacement and `initial` error of a zero displacement, in pixels."""
 
     mean: float
     initial: float
@@ -32,7 +31,7 @@ class EndpointError(NamedTuple):
 def dice(a: np.ndarray, b: np.ndarray, labels: Iterable[int]) -> dict[int, float]:
     """DSC = 2 |A n B| / (|A| + |B|) of each label (eq. 17).
 
-    NaN for a label in neither mask; 0, by the formula, for a label in one of them only.
+    NaN for a label in neither mask; 0, by the formula, for a label in only one of them.
     """
     a, b = _label_planes(a, b)
     scores = {}
@@ -51,11 +50,12 @@ def hd95(
 ) -> dict[int, float]:
     """95 % Hausdorff distance of each label, in the unit of `spacing` (row, column).
 
-    The surface of a structure is its pixels with one of the four neighbours outside it (beyond the
-    image counts as outside). From every surface pixel of A the distance to the nearest surface
-    pixel of B, centre to centre, and vice versa; the 95th percentile (linear interpolation) of
-    each direction; the larger of the two. NaN where either structure is empty. (Pooling both
-    directions before the percentile, as some tools do, gives a smaller number.)
+    The surface of a structure consists of its pixels with at least one of their four neighbours
+    outside it (beyond the image counts as outside). For every surface pixel of A, take the distance
+    to the nearest surface pixel of B, centre to centre, and vice versa. The result is the larger of
+    the two directions' 95th percentiles (linear interpolation), or NaN if either structure is
+    empty. (Pooling both directions before the percentile, as some tools do, gives a smaller
+    number.)
 
     Raises:
         ValueError: on masks that do not fit, or a spacing that is not two positive numbers.
@@ -88,9 +88,9 @@ def nonpositive_jacobian_percent(displacement: np.ndarray) -> float:
 def sd_log_jacobian(displacement: np.ndarray) -> SdLogJacobian:
     """Standard deviation (population) of ln J(x) of a displacement `[H, W, 2]`.
 
-    Over the pixels with J > 0. The others have no logarithm; they are counted, not clipped to a
-    small positive number as some challenges do, since the score would then depend on that number.
-    NaN when no pixel is left.
+    Computed over the pixels with J > 0. The others have no logarithm; they are counted. Some
+    challenges clip them to a small positive number instead, but the score then depends on that
+    number. NaN if no pixel is left.
     """
     determinant = _jacobian_determinant(displacement)
     positive = determinant[determinant > 0]
@@ -103,8 +103,8 @@ def endpoint_error(
 ) -> EndpointError:
     """Mean Euclidean distance in pixels between a displacement `[H, W, 2]` and the true one.
 
-    Over the pixels of the fixed image where `mask` (`[H, W]` or `[H, W, 1]`, any dtype) is
-    non-zero, or all of them. NaN for an empty mask.
+    Averaged over the pixels of the fixed image where `mask` (`[H, W]` or `[H, W, 1]`, any dtype) is
+    non-zero; over all pixels without a mask. NaN for an empty mask.
     """
     displacement = _finite_displacement("displacement", displacement)
     reference = _finite_displacement("reference", reference)
@@ -122,9 +122,9 @@ def endpoint_error(
 
 
 def summarise(values: Iterable[float]) -> dict[str, float | int]:
-    """{"mean", "std" (population), "median", "n", "n_excluded"} of scores, NaN ones left out.
+    """{"mean", "std" (population), "median", "n", "n_excluded"} of scores, without NaN.
 
-    `n` scores were used, `n_excluded` were NaN; without any score the statistics are NaN.
+    `n` scores were used, `n_excluded` were NaN. Without any score the statistics are NaN.
     """
     values = np.asarray(list(values), np.float64)
     used = values[~np.isnan(values)]

@@ -1,8 +1,8 @@
-"""Local correlation of two images and its gradient, written out.
+"""Local correlation of two images and its hand-written gradient.
 
-Both are what registration without a network spends its time on. Windows are Gaussians, applied as
-matrix products: on a CPU these are fast inside of a loop, where convolutions are not, and compile
-in no time. Images are `[B, H, W]` here.
+These dominate the run time of registration without a network. Windows are Gaussian and applied as
+matrix products, which on a CPU are fast inside a loop, where convolutions are not, and compile
+quickly. Images are `[B, H, W]` here.
 """
 
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from jax import lax
 
 
 def gaussian_matrix(size: int, sigma: jax.Array | float) -> jax.Array:
-    """`[size, size]`: smooths a line of `size` pixels by a Gaussian of `sigma` > 0 pixels.
+    """`[size, size]` matrix that smooths a line of `size` pixels by a Gaussian, `sigma` > 0 pixels.
 
-    Rows sum to 1: near the ends what lies beyond is left out, as if it were unknown.
+    Rows sum to 1: weights beyond the ends are dropped and the others are renormalised.
     """
     position = jnp.arange(size, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * jnp.square((position[:, None] - position[None, :]) / sigma))
@@ -31,9 +31,9 @@ def smooth(x: jax.Array, sigma: jax.Array | float) -> jax.Array:
 class Window(NamedTuple):
     """Weighted means around every pixel; made by `gaussian_window`.
 
-    rows, columns: `[H, H]` and `[W, W]`.
-    weight: `[B, H, W]`, what each pixel counts.
-    total: `[B, H, W]`, the weight around every pixel; infinite where there is none.
+    rows, columns: smoothing matrices, `[H, H]` and `[W, W]`.
+    weight: `[B, H, W]`, the weight of each pixel.
+    total: `[B, H, W]`, the smoothed weight around every pixel; infinite where it is zero.
     """
 
     rows: jax.Array
@@ -46,12 +46,12 @@ class Window(NamedTuple):
         return self.rows @ (x * self.weight) @ self.columns.T / self.total
 
     def adjoint(self, x: jax.Array) -> jax.Array:
-        """The transposed of `mean`: what a derivative by the means is, by the pixels."""
+        """The transpose of `mean`: turns derivatives by the means into ones by the pixels."""
         return self.rows.T @ (x / self.total) @ self.columns * self.weight
 
 
 def gaussian_window(weight: jax.Array, sigma: jax.Array | float) -> Window:
-    """Gaussian means of `sigma` pixels that count each pixel by `weight` `[B, H, W]` >= 0."""
+    """Gaussian means of `sigma` pixels, with pixels weighted by `weight` `[B, H, W]` >= 0."""
     rows, columns = (gaussian_matrix(size, sigma) for size in weight.shape[1:])
     total = rows @ weight @ columns.T
     return Window(rows, columns, weight, jnp.where(total > 1e-6, total, jnp.inf))
@@ -62,8 +62,8 @@ def local_correlation(
 ) -> jax.Array:
     """Correlation of `[B, H, W]` images around every pixel, in [-1, 1].
 
-    cov(a, b) / sqrt((var(a) + floor) (var(b) + floor)). The floor, a variance, keeps noise in flat
-    regions from counting: for intensities in [0, 1] a deviation of sqrt(floor) counts by half.
+    cov(a, b) / sqrt((var(a) + floor) (var(b) + floor)). The floor, a variance, suppresses noise in
+    flat regions: for intensities in [0, 1], a deviation of sqrt(floor) counts by half.
     """
     moments = _moments(jnp.stack([a, b]), window, floor)
     return moments.correlation
@@ -72,9 +72,9 @@ def local_correlation(
 class CorrelationGradient(NamedTuple):
     """value: local correlation `[B, H, W]`, the same for both images.
 
-    gradient: `[2B, H, W]` of its sum, by the pixels of the first and of the second image.
-    precision: `[2B, H, W]`, the mean of 1 / (variance + floor) around every pixel of each: squared
-      contrast times this is how well the correlation tells where that contrast lies.
+    gradient: `[2B, H, W]`, of its sum with respect to the pixels of the first and second image.
+    precision: `[2B, H, W]`, the mean of 1 / (variance + floor) around every pixel of each image;
+      multiplied by squared contrast, it is how well the correlation locates that contrast.
     """
 
     value: jax.Array
@@ -89,7 +89,7 @@ def correlation_gradient(
 
     Args:
         images: `[2B, H, W]`, all first and then all second images. Both halves go through the same
-            operations, so that exchanging them exchanges the result.
+            operations, so exchanging them exchanges the results.
         window, floor: see `local_correlation`.
     """
     pairs = images.reshape(2, -1, *images.shape[1:])

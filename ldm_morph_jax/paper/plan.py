@@ -1,12 +1,14 @@
-"""What a benchmark consists of: its configuration, and the runs and tests that follow from it.
+"""What a benchmark consists of: its configuration, and the runs and evaluations it asks for.
 
-A cell is one method on one dataset with one seed, and has a run directory of its own:
+Every run has a directory of its own:
 
-    OUT/runs/<dataset>/<method>-seed<k>/    a learned method, or a variant of LDM-Morph
-    OUT/runs/<dataset>/<method>/            a method without weights
-    OUT/runs/<dataset>/ldm-seed<k>/         the latent diffusion model that LDM-Morph's cells share
+    OUT/runs/<dataset>/<name>-seed<k>/            a learned method, or a variant of it
+    OUT/runs/<dataset>/<name>-weight<w>-seed<k>/  a try with another smoothness weight
+    OUT/runs/<dataset>/<name>/                    a method without weights
+    OUT/runs/<dataset>/ldm-seed<k>/               the latent diffusion model that runs share
 
-A cell is evaluated on the test pairs of its own dataset, and perhaps of others (Table 2).
+Names are METHOD or METHOD-VARIANT. A run is evaluated on the test pairs of its own dataset, and
+perhaps of others (Table 2).
 """
 
 import copy
@@ -16,10 +18,30 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import with_method
-from ldm_morph_jax.methods import build_method, method_names
+from ldm_morph_jax.config import paper_config, with_method
+from ldm_morph_jax.methods import build_method, method_class, method_names
 
 OURS = "ldm_morph"
+OUR_HEAD = "velocity"  # variant: another method's network with the head and loss of LDM-Morph
+PAPER_LOSS = "mse"  # variant: LDM-Morph with the paper's similarity, where it has another
+REFINED = "refined"  # variant: LDM-Morph, each pair refined on the whole image
+
+# what makes up the head, and what it is trained with, below config.registration
+HEAD_KEYS = (
+    *("integration_steps", "velocity_sigma", "symmetric"),
+    *("similarity", "smoothness_weight"),
+)
+# what small networks have in common with LDM-Morph's, below config.registration.train
+SMALL_TRAINING_KEYS = ("learning_rate", "schedule", "warmup_steps")
+
+VARIANT_TITLES = {OUR_HEAD: "our head", PAPER_LOSS: "MSE", REFINED: "refined"}
+DATASET_TITLES = {
+    "camus_2ch": "CAMUS-2CH",
+    "camus_4ch": "CAMUS-4CH",
+    "echonet": "EchoNet-Dynamic",
+    "acdc": "ACDC",
+    "sunnybrook": "Sunnybrook",
+}
 
 
 def benchmark_config(**changes) -> ConfigDict:
@@ -39,8 +61,18 @@ def benchmark_config(**changes) -> ConfigDict:
                 *("initial", "syn", "lddmm", "voxelmorph", "cyclemorph", "diffusemorph"),
                 *("transmorph", "transmatch", OURS),
             ),
+            # those of the methods that have a second row with what is not LDM-Morph's network: its
+            # velocity, smoothing, similarity and smoothness weight
+            "our_head": (),
             "baseline_size": "paper",  # or "small": the baselines' networks (config.with_method)
             "seeds": (0,),
+            # methods that are trained with every seed (LDM-Morph with all its variants); the others
+            # with the first; () = all methods with every seed
+            "seeded": (),
+            # every learned method is trained with its own smoothness weight times each of these,
+            # with the first seed, and keeps what is best on the validation pairs
+            "weights": (1.0,),
+            "refine": 0,  # steps per pair for a row "LDM-Morph, refined"; 0 = no such row
             "ablation": True,  # Table 3; it and the betas take LDM-Morph among the methods
             "betas": (0.2, 0.4, 0.6, 0.8, 1.0),  # Fig. 7
             "transfer": (),  # Table 2: pairs (trained on, tested on)
@@ -49,17 +81,45 @@ def benchmark_config(**changes) -> ConfigDict:
     )
 
 
+def until_converged(
+    experiment: ConfigDict, *, steps: int, evaluate_every: int, patience: int
+) -> ConfigDict:
+    """Train an experiment's registration until validation stops getting better.
+
+    At most `steps`, until `patience` validations in a row, one every `evaluate_every` steps, have
+    brought nothing; the learning rate stays constant, since a decay would have to know the end.
+    Changes and returns `experiment`.
+    """
+    budget = {"steps": steps, "evaluate_every": evaluate_every, "patience": patience}
+    experiment.registration.train.update(budget | {"schedule": "constant"})
+    return experiment
+
+
+def method_title(name: str) -> str:
+    """How tables write a method or a variant of it."""
+    method, _, variant = name.partition("-")
+    title = method_class(method).title
+    return f"{title}, {VARIANT_TITLES.get(variant, variant)}" if variant else title
+
+
+def dataset_title(name: str) -> str:
+    """How tables write a dataset; other names than the known ones stay as they are."""
+    return DATASET_TITLES.get(name, name)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cell:
+class Run:
     """One method on one dataset with one seed.
 
     Attributes:
       dataset: name in the benchmark; trained there, unless the method has no weights.
-      name: the method, a variant of LDM-Morph, or "ldm".
+      name: a method, a variant of one, or "ldm".
       seed: None for a method without weights.
       config: what `training.run.train` takes; for a method without weights its name.
       workdir: the run directory.
-      ldm: the cell whose latent diffusion model this one needs.
+      ldm: the run whose latent diffusion model this one needs.
+      tries: runs that differ in their smoothness weight; this one takes that of the best.
+      is_best_try: whether it has nothing to train itself, but is the best of `tries`.
     """
 
     dataset: str
@@ -67,14 +127,21 @@ class Cell:
     seed: int | None
     config: ConfigDict
     workdir: Path
-    ldm: "Cell | None" = None
+    ldm: "Run | None" = None
+    tries: tuple["Run", ...] = ()
+    is_best_try: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What is trained in the cell, in order."""
+        """What is trained in the run, in order."""
         if self.seed is None:
             return ()
         return ("autoencoder", "diffusion") if self.name == "ldm" else ("registration",)
+
+    @property
+    def needs(self) -> list["Run"]:
+        """What has to be trained before, first things first."""
+        return [*([] if self.ldm is None else [self.ldm]), *self.tries]
 
     def __str__(self) -> str:
         seed = "" if self.seed is None else f" seed {self.seed}"
@@ -83,31 +150,63 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A cell's test on the dataset `target`, whose experiment is `data_of`."""
+    """A run's test on the dataset `target`, whose experiment is `data_of`; perhaps refined."""
 
-    cell: Cell
+    run: Run
     target: str
     data_of: ConfigDict
+    refine: int = 0
 
     @property
-    def config(self) -> dict:
-        """The cell's configuration, and the data that it is tested on."""
-        return self.cell.config.to_dict() | {"tested_on": {"data": self.data_of.data.to_dict()}}
+    def name(self) -> str:
+        """The row that it belongs to."""
+        return f"{self.run.name}-{REFINED}" if self.refine else self.run.name
+
+    @property
+    def tested_on(self) -> dict:
+        """What of the target's configuration the scores depend on."""
+        return {"data": self.data_of.data.to_dict()}
+
+    @property
+    def needs(self) -> list[Run]:
+        """What has to be trained before, first things first."""
+        return [*self.run.needs, self.run]
 
     @property
     def directory(self) -> Path:
-        name = "test" if self.target == self.cell.dataset else f"test-{self.target}"
-        return self.cell.workdir / "evaluation" / name
+        parts = ["test"]
+        parts += [self.target] * (self.target != self.run.dataset)
+        parts += [f"refine{self.refine}"] * (self.refine > 0)
+        return self.run.workdir / "evaluation" / "-".join(parts)
 
     def __str__(self) -> str:
-        other = "" if self.target == self.cell.dataset else f", tested on {self.target}"
-        return f"{self.cell}{other}"
+        other = "" if self.target == self.run.dataset else f", tested on {self.target}"
+        return f"{self.run}{other}" + (f", {self.refine} steps refined" if self.refine else "")
+
+
+# -- rows and variants
+
+
+def table_rows(config: ConfigDict) -> list[str]:
+    """The rows of Tables 1 and 2."""
+    rows = []
+    for method in config.methods:
+        rows += [f"{OURS}-{PAPER_LOSS}"] * (method == OURS and _has_another_loss(config))
+        rows.append(method)
+        rows += [f"{method}-{OUR_HEAD}"] * (method in config.our_head)
+        rows += [f"{method}-{REFINED}"] * (method == OURS and config.refine > 0)
+    return rows
+
+
+def _has_another_loss(config: ConfigDict) -> bool:
+    """Whether LDM-Morph is trained with another similarity than the paper's somewhere."""
+    return any(own.registration.similarity != "mse" for own in config.datasets.values())
 
 
 def variant_name(own: ConfigDict, fusion: str, beta: float) -> str:
-    """The cell of LDM-Morph with these settings; `own` is the registration part of its experiment.
+    """The run of LDM-Morph with these settings; `own` is the registration part of its experiment.
 
-    Rows of Table 3 and points of Fig. 7 that coincide have one name, so one cell.
+    Rows of Table 3 and points of Fig. 7 that coincide have one name, so one run.
     """
     if (fusion, beta) == (own.model.fusion, own.pixel_weight):
         return OURS
@@ -115,7 +214,7 @@ def variant_name(own: ConfigDict, fusion: str, beta: float) -> str:
 
 
 def ablation_rows(own: ConfigDict) -> dict[str, tuple[bool, bool, bool]]:
-    """Table 3: cell -> has LDM features, LGCA, the latent loss; as `variant_name`."""
+    """Table 3: run -> has LDM features, LGCA, the latent loss; as `variant_name`."""
     return {
         variant_name(own, "none", 1.0): (False, False, False),
         variant_name(own, "concat", 1.0): (True, False, False),
@@ -125,19 +224,22 @@ def ablation_rows(own: ConfigDict) -> dict[str, tuple[bool, bool, bool]]:
 
 
 def sweep(own: ConfigDict, betas: Sequence[float]) -> dict[str, float]:
-    """Fig. 7: cell -> beta, in ascending order, the method's own among them."""
+    """Fig. 7: run -> beta, in ascending order, the method's own among them."""
     wanted = sorted({*betas, own.pixel_weight}) if betas else ()
     return {variant_name(own, own.model.fusion, beta): beta for beta in wanted}
 
 
 def _variants(config: ConfigDict, own: ConfigDict) -> dict[str, tuple[str, float]]:
-    """All cells of LDM-Morph beyond its own: name -> (fusion, beta)."""
+    """All variants of LDM-Morph that are trained beyond its own: name -> (fusion, beta)."""
     wanted = [(own.model.fusion, beta) for beta in config.betas]
     if config.ablation:
         wanted += [("none", 1.0), ("concat", 1.0), (own.model.fusion, 1.0)]
     found = {variant_name(own, *settings): settings for settings in wanted}
     found.pop(OURS, None)
     return found
+
+
+# -- the plan
 
 
 def all_evaluations(config: ConfigDict, out: Path) -> list[Evaluation]:
@@ -148,52 +250,101 @@ def all_evaluations(config: ConfigDict, out: Path) -> list[Evaluation]:
     """
     _check(config)
     experiments = {**config.datasets, **config.unseen}
-    untrained = method_names(trained=False)
-    iterative = [m for m in config.methods if m in untrained]
-    learned = [m for m in config.methods if m not in untrained]
-    cells = {name: list(_learned_cells(config, name, learned, out)) for name in config.datasets}
+    iterative = [m for m in config.methods if not method_class(m).trained]
+    rows = table_rows(config)
+    runs = {name: list(_learned_runs(config, name, out)) for name in config.datasets}
     evaluations = []
-    for target, data_of in experiments.items():
+
+    def test(run, target):
+        evaluations.append(Evaluation(run, target, experiments[target]))
+        if run.name == OURS and config.refine:
+            evaluations.append(Evaluation(run, target, experiments[target], config.refine))
+
+    for target in experiments:
         for method in iterative:
-            named = ConfigDict({"method": method})
-            cell = Cell(target, method, None, named, out / "runs" / target / method)
-            evaluations.append(Evaluation(cell, target, data_of))
-        evaluations += [Evaluation(cell, target, data_of) for cell in cells.get(target, ())]
+            workdir = out / "runs" / target / method
+            test(Run(target, method, None, ConfigDict({"method": method}), workdir), target)
+        for run in runs.get(target, ()):
+            test(run, target)
         for source, tested_on in config.transfer:
-            if tested_on == target:
-                kept = (cell for cell in cells[source] if cell.name in learned)
-                evaluations += [Evaluation(cell, target, data_of) for cell in kept]
+            for run in runs[source] if tested_on == target else ():
+                if run.name in rows:
+                    test(run, target)
     return evaluations
 
 
-def _learned_cells(config, dataset: str, learned: Sequence[str], out: Path) -> Iterator[Cell]:
-    """The cells that are trained on a dataset: methods, then variants of LDM-Morph."""
+def _learned_runs(config, dataset: str, out: Path) -> Iterator[Run]:
+    """The runs that are evaluated: methods, their second rows, then variants of LDM-Morph."""
     base, folder = config.datasets[dataset], out / "runs" / dataset
-    seed = config.seeds[0]
-    ldm = Cell(dataset, "ldm", seed, _changed(base, seed=seed), folder / f"ldm-seed{seed}")
+    first = config.seeds[0]
+    ldm = Run(dataset, "ldm", first, _changed(base, seed=first), folder / f"ldm-seed{first}")
 
-    def cell(name, seed, changed):
+    def run(name, seed, settings, **more):
+        changed = copy.deepcopy(settings)
+        changed.seed = seed
         workdir = folder / f"{name}-seed{seed}"
-        if not build_method(changed).reads_ldm:
+        reads_ldm = build_method(changed).reads_ldm
+        if not reads_ldm:
             changed.ldm_from = None
         elif base.ldm_from is None:
-            changed.ldm_from = str(ldm.workdir)
-            return Cell(dataset, name, seed, changed, workdir, ldm)
-        return Cell(dataset, name, seed, changed, workdir)
+            changed.ldm_from, more["ldm"] = str(ldm.workdir), ldm
+        return Run(dataset, name, seed, changed, workdir, **more)
 
-    for name in learned:
-        for seed in config.seeds:
-            changed = _changed(base, seed=seed)
-            if name != OURS:
-                changed = with_method(changed, name, config.baseline_size)
-            yield cell(name, seed, changed)
-    variants = _variants(config, base.registration) if OURS in learned else {}
+    def with_weight(name, settings, factor):
+        changed = copy.deepcopy(settings)
+        changed.registration.smoothness_weight *= factor
+        weight = changed.registration.smoothness_weight
+        return run(f"{name}-weight{weight:g}", first, changed)
+
+    def seeds(name):
+        return config.seeds if not config.seeded or name in config.seeded else config.seeds[:1]
+
+    tries = {}
+    rows = _settings(config, base)
+    for name, settings in rows.items():
+        if len(config.weights) > 1 and "smoothness_weight" in settings.registration:
+            tries[name] = tuple(with_weight(name, settings, factor) for factor in config.weights)
+        for seed in seeds(name):
+            best = name in tries and seed == first
+            yield run(name, seed, settings, tries=tries.get(name, ()), is_best_try=best)
+    variants = _variants(config, base.registration) if OURS in rows else {}
     for name, (fusion, beta) in variants.items():
-        for seed in config.seeds:
-            changed = _changed(base, seed=seed)
-            changed.registration.model.fusion = fusion
-            changed.registration.pixel_weight = beta
-            yield cell(name, seed, changed)
+        changed = copy.deepcopy(rows[OURS])
+        changed.registration.model.fusion = fusion
+        changed.registration.pixel_weight = beta
+        for seed in seeds(OURS):
+            yield run(name, seed, changed, tries=tries.get(OURS, ()))
+
+
+def _settings(config, base: ConfigDict) -> dict[str, ConfigDict]:
+    """The configuration of every row of Table 1 that is trained."""
+    found = {}
+    for method in config.methods:
+        if not method_class(method).trained:
+            continue
+        if method == OURS:
+            if base.registration.similarity != "mse":
+                papers = paper_config().registration.smoothness_weight
+                changed = copy.deepcopy(base)
+                changed.registration.update({"similarity": "mse", "smoothness_weight": papers})
+                found[f"{OURS}-{PAPER_LOSS}"] = changed
+            found[OURS] = copy.deepcopy(base)
+            continue
+        found[method] = with_method(base, method, config.baseline_size)
+        if config.baseline_size == "small":
+            ours = {key: base.registration.train[key] for key in SMALL_TRAINING_KEYS}
+            found[method].registration.train.update(ours)
+        if method in config.our_head:
+            second = copy.deepcopy(found[method])
+            second.registration.update({key: base.registration[key] for key in HEAD_KEYS})
+            if "smoothness_of" in second.registration:
+                second.registration.smoothness_of = "displacement"  # as LDM-Morph's
+            found[f"{method}-{OUR_HEAD}"] = second
+    if len(config.weights) == 1:
+        for settings in found.values():
+            if "smoothness_weight" in settings.registration:
+                settings.registration.smoothness_weight *= config.weights[0]
+    return found
 
 
 def _changed(base: ConfigDict, **changes) -> ConfigDict:
@@ -203,10 +354,17 @@ def _changed(base: ConfigDict, **changes) -> ConfigDict:
 
 
 def _check(config: ConfigDict) -> None:
-    known = method_names()
-    refuse_unknown("config.methods", config.methods, known)
-    if len(set(config.seeds)) < len(config.seeds) or not config.seeds:
-        raise ValueError(f"config.seeds is {config.seeds}, expected at least one, none twice")
+    refuse_unknown("config.methods", config.methods, method_names())
+    learned = [m for m in config.methods if method_class(m).trained]
+    with_head = [
+        m for m in learned if m != OURS and "integration_steps" in method_class(m).defaults
+    ]
+    refuse_unknown("config.our_head", config.our_head, with_head)
+    rows = [row for row in table_rows(config) if not row.endswith(f"-{REFINED}")]
+    refuse_unknown("config.seeded", config.seeded, [r for r in rows if r.split("-")[0] in learned])
+    for key in ("seeds", "weights"):
+        if len(set(config[key])) < len(config[key]) or not config[key]:
+            raise ValueError(f"config.{key} is {config[key]}, expected at least one, none twice")
     if not config.datasets:
         raise ValueError("config.datasets is empty, expected name -> experiment")
     both = sorted(set(config.datasets) & set(config.unseen))
@@ -248,9 +406,9 @@ def restrict(
     """
     kept = list(evaluations)
     for what, wanted, of in (
-        ("--methods", methods, lambda one: one.cell.name),
+        ("--methods", methods, lambda one: one.name),
         ("--datasets", datasets, lambda one: one.target),
-        ("--seeds", seeds, lambda one: one.cell.seed),
+        ("--seeds", seeds, lambda one: one.run.seed),
     ):
         if wanted is not None:
             known = dict.fromkeys(of(one) for one in evaluations if of(one) is not None)
@@ -259,20 +417,21 @@ def restrict(
     return kept
 
 
-def tasks(evaluations: Sequence[Evaluation]) -> list[Cell | Evaluation]:
-    """What to do for these evaluations, in order: a cell stands for its training.
+def tasks(evaluations: Sequence[Evaluation]) -> list[Run | Evaluation]:
+    """What to do for these evaluations, in order: a run stands for its training.
 
     Dataset by dataset; all training that a dataset's evaluations need comes before the first of
     them, so that its methods are timed in one go.
     """
-    ordered: list[Cell | Evaluation] = []
+    ordered: list[Run | Evaluation] = []
     trained = set()
     for target in dict.fromkeys(one.target for one in evaluations):
         here = [one for one in evaluations if one.target == target]
         for one in here:
-            for cell in (one.cell.ldm, one.cell):
-                if cell is not None and cell.stages and cell.workdir not in trained:
-                    trained.add(cell.workdir)
-                    ordered.append(cell)
+            for needed in one.needs:
+                for run in (*needed.needs, needed):
+                    if run.stages and run.workdir not in trained:
+                        trained.add(run.workdir)
+                        ordered.append(run)
         ordered += here
     return ordered

@@ -7,11 +7,11 @@ nothing but itself.
 """
 
 import contextlib
-import csv
 import functools
 import gc
 import json
 import logging
+import os
 import time
 import traceback
 from collections import Counter
@@ -24,22 +24,25 @@ import numpy as np
 from ldm_morph_jax.evaluation import evaluate_split
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.paper.pages import write_benchmark
-from ldm_morph_jax.paper.plan import Cell, Evaluation, all_evaluations, restrict, tasks
-from ldm_morph_jax.paper.tables import Entry
-from ldm_morph_jax.runs.directory import (
-    check_same,
-    checked_config,
-    completed,
-    locked,
-    write_json,
+from ldm_morph_jax.paper.plan import Evaluation, Run, all_evaluations, restrict, tasks
+from ldm_morph_jax.paper.results import (
+    ERROR,
+    best_try,
+    chosen_config,
+    failure,
+    finished,
+    place,
+    read_result,
 )
-from ldm_morph_jax.runs.trained import load_method, load_run
+from ldm_morph_jax.registering.prediction import refined_displacement
+from ldm_morph_jax.runs.dataset import dataset_of
+from ldm_morph_jax.runs.directory import check_same, checked_config, locked, write_json
+from ldm_morph_jax.runs.metrics import read_curves
+from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.training.errors import Preempted
-from ldm_morph_jax.training.run import dataset_of, train
+from ldm_morph_jax.training.run import train
 
 log = logging.getLogger(__name__)
-
-ERROR = "error.json"
 
 
 def describe(config, out: str | Path, **only) -> str:
@@ -63,7 +66,7 @@ def run_benchmark(
     """Bring a benchmark's directory up to date; returns what failed, a line each.
 
     Args:
-      config: of `training.plan.benchmark_config`.
+      config: of `paper.plan.benchmark_config`.
       out: the benchmark's directory.
       methods, datasets, seeds: do only these now. Tables and figures show all that is finished.
 
@@ -81,7 +84,7 @@ def run_benchmark(
     dataset = functools.cache(lambda name: dataset_of({**config.datasets, **config.unseen}[name]))
 
     def write():
-        write_benchmark(config, [_entry(one, out) for one in everything], out)
+        write_benchmark(config, [read_result(one, out) for one in everything], out)
 
     with locked(out):
         clock = _Clock(todo)
@@ -89,10 +92,10 @@ def run_benchmark(
         for number, task in enumerate(todo, start=1):
             if finished(task):
                 continue
-            if any(not finished(other) for other in _needed(task)):
+            if not all(map(finished, task.needs)):
                 log.info("%s %s: skipped, what it needs has failed", _verb(task), task)
                 continue
-            if isinstance(task, Cell) and unwritten:  # a dataset is through: show what there is
+            if isinstance(task, Run) and unwritten:  # a dataset is through: show what there is
                 write()
                 unwritten = False
             with clock.measure(number, task):
@@ -107,55 +110,32 @@ def run_benchmark(
 
 def _check_same(task: Evaluation) -> None:
     """Raise ValueError where what is on disk was made with another configuration."""
-    for cell in (task.cell, task.cell.ldm):
-        if cell is not None and cell.stages:
-            checked_config(cell.config, cell.workdir)
+    for run in task.needs:
+        config = chosen_config(run)
+        if run.stages and config is not None and not run.is_best_try:
+            checked_config(config, run.workdir)
     if finished(task):
         path = task.directory / "summary.json"
         stored = json.loads(path.read_text())["config"]
-        check_same(path, stored["tested_on"], task.config["tested_on"])
+        check_same(path, stored["tested_on"], task.tested_on)
 
 
-def finished(task: Cell | Evaluation) -> bool:
-    """Whether a cell is trained, or an evaluation written, to its end."""
+def _verb(task: Run | Evaluation) -> str:
     if isinstance(task, Evaluation):
-        return (task.directory / "summary.json").exists()
-    return all(completed(task.workdir / stage) is not None for stage in task.stages)
+        return "evaluate"
+    return "choose" if task.is_best_try else "train"
 
 
-def failure(task: Cell | Evaluation) -> str | None:
-    """Why a task, or what it needs, failed the last time; None if it did not, or has succeeded."""
-    if finished(task):
-        return None
-    for one in (*_needed(task), task):
-        path = _place(one) / ERROR
-        if not finished(one) and path.exists():
-            return json.loads(path.read_text())["error"]
-    return None
-
-
-def _needed(task: Cell | Evaluation) -> list[Cell]:
-    """What has to be trained before, first things first."""
-    cell = task.cell if isinstance(task, Evaluation) else task
-    return [one for one in (cell.ldm, cell) if one is not None and one is not task]
-
-
-def _place(task: Cell | Evaluation) -> Path:
-    return task.directory if isinstance(task, Evaluation) else task.workdir
-
-
-def _verb(task: Cell | Evaluation) -> str:
-    return "evaluate" if isinstance(task, Evaluation) else "train"
-
-
-def _attempt(task: Cell | Evaluation, dataset) -> None:
+def _attempt(task: Run | Evaluation, dataset) -> None:
     """Do a task; a failure of any kind is noted down, and is this task's alone."""
-    error = _place(task) / ERROR
+    error = place(task) / ERROR
     try:
         if isinstance(task, Evaluation):
             _evaluate(task, dataset(task.target))
+        elif task.is_best_try:
+            _choose(task)
         else:
-            train(task.config, task.workdir, stages=task.stages)
+            train(chosen_config(task), task.workdir, stages=task.stages)
     except Preempted:
         raise
     except Exception as found:
@@ -166,26 +146,33 @@ def _attempt(task: Cell | Evaluation, dataset) -> None:
         error.unlink(missing_ok=True)
 
 
+def _choose(run: Run) -> None:
+    """Make the best of a run's tries the run: a link, so that nothing is trained or kept twice."""
+    best = best_try(run)
+    log.info("%s: smoothness weight %g", run, best.config.registration.smoothness_weight)
+    if run.workdir.is_dir() and not run.workdir.is_symlink():
+        raise ValueError(f"{run.workdir} is a run of its own, expected a link to one of its tries")
+    link = run.workdir.with_name(f"{run.workdir.name}.new")
+    link.unlink(missing_ok=True)
+    link.symlink_to(best.workdir.name, target_is_directory=True)
+    os.replace(link, run.workdir)
+
+
 def _evaluate(task: Evaluation, dataset) -> None:
-    cell = task.cell
-    if cell.stages:
-        trained = load_run(cell.workdir)
-        register = trained.displacement
-    else:
-        register = load_method(cell.name).displacement
-    pairs = dataset.split("test")
+    run = task.run
+    method = load_method(run.workdir if run.stages else run.name)
+    register = method.displacement
+    if task.refine:
+        register = functools.partial(refined_displacement, method, steps=task.refine)
     evaluate_split(
         register,
-        pairs,
-        ids=dataset.ids("test"),
-        labels=dataset.labels,
-        method=cell.name,
-        dataset=task.target,
-        split="test",
-        out_dir=task.directory,
-        config=task.config,
-        workdir=cell.workdir,
-        keep=typical_pair(pairs, dataset.labels),
+        dataset,
+        "test",
+        task.directory,
+        method=task.name,
+        config=chosen_config(run).to_dict() | {"tested_on": task.tested_on},
+        curves=read_curves(run.workdir),
+        keep=typical_pair(dataset.split("test"), dataset.labels),
     )
 
 
@@ -201,40 +188,17 @@ def typical_pair(pairs, labels) -> int:
     return int(order[max(np.count_nonzero(~np.isnan(overlap)) - 1, 0) // 2])
 
 
-def _entry(task: Evaluation, out: Path) -> Entry:
-    """What is on disk of an evaluation."""
-    cell, summary, rows = task.cell, None, []
-    if finished(task):
-        summary = json.loads((task.directory / "summary.json").read_text())
-        with (task.directory / "pairs.csv").open(newline="") as file:
-            rows = [
-                {key: text if key == "id" else float(text or "nan") for key, text in row.items()}
-                for row in csv.DictReader(file)
-            ]
-    return Entry(
-        method=cell.name,
-        trained_on=cell.dataset,
-        tested_on=task.target,
-        seed=cell.seed,
-        run=cell.workdir.relative_to(out).as_posix(),
-        results=task.directory.relative_to(out).as_posix(),
-        summary=summary,
-        rows=rows,
-        error=failure(task),
-    )
-
-
 class _Clock:
     """Progress over the whole plan: which task, time elapsed, and what the others may take."""
 
-    def __init__(self, todo: Sequence[Cell | Evaluation]):
+    def __init__(self, todo: Sequence[Run | Evaluation]):
         self._todo, self._began = todo, time.perf_counter()
         self._seconds: dict[str, list[float]] = {}
 
     @contextlib.contextmanager
-    def measure(self, number: int, task: Cell | Evaluation):
+    def measure(self, number: int, task: Run | Evaluation):
         log.info(
-            "cell %d/%d: %s %s, elapsed %s, ETA %s",
+            "task %d/%d: %s %s, elapsed %s, ETA %s",
             number,
             len(self._todo),
             _verb(task),

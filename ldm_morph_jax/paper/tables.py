@@ -1,146 +1,105 @@
-"""Tables 1 to 3 of a benchmark: from evaluations on disk to Markdown, CSV and LaTeX.
+"""The form of Tables 1 to 3: rows with scores, what they are compared with, Markdown, CSV, LaTeX.
 
 A table has one block per dataset. A score is first averaged over the seeds of a pair; mean and
 standard deviation are over pairs.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
-from ldm_morph_jax.evaluation import csv_text
-from ldm_morph_jax.ops.metrics import summarise
 from ldm_morph_jax.paper.reported import PaperScore
-from ldm_morph_jax.paper.statistics import Comparison, compare
+from ldm_morph_jax.paper.results import Scores
+from ldm_morph_jax.paper.statistics import Comparison, compare, holm
 from ldm_morph_jax.report.tables import METRICS, latex_table, markdown_table
 
-TITLES = {
-    "initial": "Initial",
-    "syn": "SyN",
-    "lddmm": "LDDMM",
-    "voxelmorph": "VoxelMorph",
-    "cyclemorph": "CycleMorph",
-    "diffusemorph": "DiffuseMorph",
-    "transmorph": "TransMorph",
-    "transmatch": "TransMatch",
-    "ldm_morph": "LDM-Morph",
-    "camus_2ch": "CAMUS-2CH",
-    "camus_4ch": "CAMUS-4CH",
-    "echonet": "EchoNet-Dynamic",
-    "acdc": "ACDC",
-    "sunnybrook": "Sunnybrook",
-}
+# the columns of numbers, in order
 SHOWN = {
     metric.key: metric
     for metric in METRICS
     if metric.key in ("dsc", "nonpositive_jacobian_percent", "seconds_per_pair")
 }
 ABSENT = "-"
+NOT_CONVERGED = "†"
+LEVEL = 0.05  # a claim holds below this corrected p, with its interval above zero
 
 
-def title_of(name: str) -> str:
-    """How a method or dataset is written; names of one's own as they are."""
-    return TITLES.get(name, name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One run on one dataset's test pairs, as it is on disk.
-
-    Attributes:
-      method: name of the cell: a method, or a variant of LDM-Morph.
-      trained_on: dataset; for a method without weights the one that it is tested on.
-      tested_on: dataset.
-      seed: None for a method without weights.
-      run, results: the run directory and the directory of this evaluation, relative to the
-        benchmark's.
-      summary: content of summary.json; None when there is none.
-      rows: content of pairs.csv, numbers as floats (NaN for an empty cell).
-      error: why it failed, in one line, or None.
-    """
-
-    method: str
-    trained_on: str
-    tested_on: str
-    seed: int | None
-    run: str
-    results: str
-    summary: Mapping | None = None
-    rows: Sequence[Mapping] = ()
-    error: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A method on a dataset over all seeds that are done."""
-
-    method: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def done(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.summary is not None]
-
-    @property
-    def errors(self) -> list[str]:
-        return [
-            f"{title_of(self.method)}{'' if e.seed is None else f', seed {e.seed}'}: {e.error}"
-            for e in self.entries
-            if e.error is not None
-        ]
-
-    def values(self, key: str) -> np.ndarray:
-        """A score of every pair, `[N]`, averaged over seeds."""
-        return np.mean([[row[key] for row in entry.rows] for entry in self.done], axis=0)
-
-    def summary(self, key: str) -> dict:
-        return summarise(self.values(key))
-
-
-def score(entries: Sequence[Entry], method: str, trained_on: str, tested_on: str) -> Score:
-    """The entries of a method: those of `trained_on`, or those without weights."""
-    kept = (
-        entry
-        for entry in entries
-        if entry.method == method and entry.tested_on == tested_on
-        if entry.seed is None or entry.trained_on == trained_on
-    )
-    return Score(method, tuple(kept))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """A line of a table.
-
-    label: what it is, in words
-    leading: cells before the numbers
-    comparison, against: the difference of DSC to another row, and that row's label
-    """
+    """A line of a table: what it is in words, the cells before the numbers, and its scores."""
 
     label: str
     leading: tuple[str, ...]
-    score: Score
-    paper: PaperScore | None
-    comparison: Comparison | None = None
-    against: str | None = None
+    scores: Scores
+    paper: PaperScore | None = None
+
+    @property
+    def dsc(self) -> float:
+        """Mean DSC; NaN without a result."""
+        return self.scores.summary("dsc")["mean"] if self.scores.done else float("nan")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Claim:
+    """That `first` has a higher DSC than `second`.
+
+    text: the claim in words
+    comparison: first minus second
+    corrected_p: corrected for all claims of its table (Holm)
+    """
+
+    text: str
+    first: Row
+    second: Row
+    comparison: Comparison
+    corrected_p: float = float("nan")
+
+    @property
+    def holds(self) -> bool:
+        return self.comparison.low > 0 and self.corrected_p < LEVEL
+
+
+def claim(text: str, first: Row, second: Row) -> Claim | None:
+    """The claim, if both rows have results."""
+    if not (first.scores.done and second.scores.done):
+        return None
+    if first.scores.ids != second.scores.ids:
+        raise ValueError(f"{first.label} and {second.label}: found other pairs, expected the same")
+    values = (row.scores.values("dsc") for row in (first, second))
+    return Claim(text, first, second, compare(*values, first.scores.patients))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-    """The part of a table for one dataset."""
+    """The part of a table for one dataset.
+
+    Attributes:
+      title: the dataset, or what was trained and tested on what.
+      leading: header of the rows' leading cells.
+      rows: those of which anything has been run.
+      claims: comparisons of its rows.
+      references: for every row the one that it is compared with in its own line, or None.
+      reference: in words, what that is.
+      times: whether there are columns of times.
+      facts: notes below the block.
+    """
 
     title: str
     leading: tuple[str, ...]
     rows: tuple[Row, ...]
-    times: bool
+    claims: tuple[Claim, ...]
+    references: tuple[Row | None, ...]
+    reference: str
+    times: bool = False
     facts: tuple[str, ...] = ()
 
     @property
     def best(self) -> Row | None:
         """The row with the highest mean DSC."""
-        return _best(self.rows)
+        scored = [row for row in self.rows if not np.isnan(row.dsc)]
+        return max(scored, key=lambda row: row.dsc, default=None)
 
     @property
     def has_paper(self) -> bool:
@@ -148,15 +107,40 @@ class Block:
 
     @property
     def header(self) -> list[str]:
-        shown = ["DSC", "difference to best other [95 %]", "p", "% J <= 0"]
+        shown = ["DSC", f"difference to {self.reference} [95 %]", "p", "% J <= 0"]
         shown += ["s per pair", "s first call"] if self.times else []
         if self.has_paper:
             shown += ["paper: DSC", "paper: % J <= 0"] + ["paper: s"] * self.times
         return [*self.leading, *shown]
 
+    def compared(self, row: Row) -> tuple[Comparison, float] | None:
+        """A row minus its reference, and the corrected p."""
+        reference = self.references[self.rows.index(row)]
+        for one in self.claims:
+            if one.first is row and one.second is reference:
+                return one.comparison, one.corrected_p
+            if one.first is reference and one.second is row:
+                return one.comparison.reversed, one.corrected_p
+        return None
+
     def cells(self, row: Row) -> list[str]:
         """A row as text."""
-        return [*row.leading, *_measured(row, self.times), *self._printed(row.paper)]
+        return [*row.leading, *self._measured(row), *self._printed(row.paper)]
+
+    def _measured(self, row: Row) -> list[str]:
+        scores = row.scores
+        if not scores.done:
+            state = "failed" if any(result.error for result in scores.results) else "not run"
+            return [state] + [ABSENT] * (5 if self.times else 3)
+        moves = scores.name != "initial"
+        cells = [_text("dsc", scores) + _marks(scores)]
+        compared = self.compared(row)
+        cells += [difference_text(compared[0]), p_text(compared[1])] if compared else [ABSENT] * 2
+        keys = ("nonpositive_jacobian_percent", "seconds_per_pair")[: 1 + self.times]
+        cells += [_text(key, scores) if moves else ABSENT for key in keys]
+        if self.times:
+            cells.append(f"{_first_call(scores):.1f}" if moves else ABSENT)
+        return cells
 
     def _printed(self, paper: PaperScore | None) -> list[str]:
         """The paper's cells."""
@@ -171,42 +155,48 @@ class Block:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader has to know: partners of the comparison, facts, failures."""
-        best, told = self.best, []
-        if best is not None and best.against:
+        """What a reader has to know: facts, marks, failures."""
+        told = list(self.facts)
+        late = [row.label for row in self.rows if NOT_CONVERGED in _marks(row.scores)]
+        if late:
             told.append(
-                f"The best other is {best.label} for every row but its own, where it is "
-                f"{best.against}."
+                f"{NOT_CONVERGED} Not converged, validation was still getting better at the last "
+                f"step: {', '.join(late)}."
             )
-        errors = [error for row in self.rows for error in row.score.errors]
-        return [*told, *self.facts, *(f"Failed: {error}" for error in errors)]
+        for row in self.rows:
+            for result in row.scores.results:
+                if result.error is not None:
+                    seed = "" if result.seed is None else f", seed {result.seed}"
+                    told.append(f"Failed: {row.label}{seed}: {result.error}")
+        return told
 
 
-def _measured(row: Row, times: bool) -> list[str]:
-    score = row.score
-    if not score.done:
-        return ["failed" if score.errors else "not run"] + [ABSENT] * (5 if times else 3)
-    done, of = len(score.done), len(score.entries)
-    seeds = "" if done == of else f" ({done} of {of} seeds)"
-    moves = score.method != "initial"
-    cells = [SHOWN["dsc"].mean_std(score.summary("dsc")) + seeds]
-    if row.comparison and row.comparison.n:
-        c = row.comparison
-        cells.append(f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]")
-        cells.append("<0.001" if c.p_value < 0.001 else f"{c.p_value:.3f}")
-    else:
-        cells += [ABSENT, ABSENT]
-    for key in ("nonpositive_jacobian_percent", "seconds_per_pair")[: 1 + times]:
-        cells.append(SHOWN[key].mean_std(score.summary(key)) if moves else ABSENT)
-    if times:
-        first = _first_call(score)
-        cells.append(ABSENT if first is None or not moves else f"{first:.1f}")
-    return cells
+def difference_text(c: Comparison) -> str:
+    """ "+0.012 [+0.003, +0.021]"."""
+    return f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
 
 
-def _first_call(score: Score) -> float | None:
-    seconds = [entry.summary["seconds_first_call"] for entry in score.done]
-    return float(np.mean(seconds)) if seconds else None
+def p_text(p: float) -> str:
+    """Three digits; "-" for a comparison without a pair."""
+    if np.isnan(p):
+        return ABSENT
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _text(key: str, scores: Scores) -> str:
+    return SHOWN[key].mean_std(scores.summary(key))
+
+
+def _marks(scores: Scores) -> str:
+    """What is special about a row's results."""
+    done, planned = len(scores.done), len(scores.results)
+    late = any(result.converged is False for result in scores.done)
+    seeds = f" ({done} of {planned} seeds)" if 0 < done < planned else ""
+    return seeds + f" {NOT_CONVERGED}" * late
+
+
+def _first_call(scores: Scores) -> float:
+    return float(np.mean([result.summary["seconds_first_call"] for result in scores.done]))
 
 
 def _paper_text(key: str, value: tuple[float, float | None]) -> str:
@@ -214,35 +204,7 @@ def _paper_text(key: str, value: tuple[float, float | None]) -> str:
     return mean if value[1] is None else f"{mean} ({std})"
 
 
-def _best(rows: Sequence[Row]) -> Row | None:
-    scored = [row for row in rows if row.score.done]
-    scored = [row for row in scored if not math.isnan(row.score.summary("dsc")["mean"])]
-    return max(scored, key=lambda row: row.score.summary("dsc")["mean"], default=None)
-
-
-def block(
-    title: str,
-    leading: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[str], Score, PaperScore | None]],
-    *,
-    times: bool,
-    facts: Sequence[str] = (),
-) -> Block:
-    """Rows (label, leading cells, score, the paper's score), compared with each other."""
-    made = [Row(label, tuple(cells), *scores) for label, cells, *scores in rows]
-    best = _best(made)
-    second = _best([row for row in made if row is not best])
-    compared = []
-    for row in made:
-        other = second if row is best else best
-        if row.score.done and other is not None:
-            result = compare(row.score.values("dsc"), other.score.values("dsc"))
-            row = dataclasses.replace(row, comparison=result, against=other.label)
-        compared.append(row)
-    return Block(title, tuple(leading), tuple(compared), times, tuple(facts))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """A table of the paper: number, title, and its blocks."""
 
@@ -250,81 +212,107 @@ class Table:
     title: str
     blocks: tuple[Block, ...]
 
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"table{self.number}"
+
     def markdown(self) -> str:
         parts = [f"# Table {self.number}: {self.title}"]
-        for part in self.blocks:
-            cells = [part.cells(row) for row in part.rows]
-            if part.best is not None:
-                best = part.rows.index(part.best)
-                first = len(part.leading)
+        for block in self.blocks:
+            cells = [block.cells(row) for row in block.rows]
+            if block.best is not None:
+                best, first = block.rows.index(block.best), len(block.leading)
                 cells[best][first] = f"**{cells[best][first]}**"
-            parts += [f"## {part.title}", markdown_table(part.header, cells)]
-            parts.append("\n".join(f"* {note}" for note in part.notes))
+            parts += [f"## {block.title}", markdown_table(block.header, cells)]
+            parts.append("\n".join(f"* {note}" for note in block.notes))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
         """One `table` environment per block; needs the packages booktabs and amssymb."""
         return "\n".join(
             latex_table(
-                part.header,
-                [part.cells(row) for row in part.rows],
-                caption=f"{self.title}: {part.title}",
-                notes=part.notes,
-                bold=None if part.best is None else (part.rows.index(part.best), len(part.leading)),
+                block.header,
+                [block.cells(row) for row in block.rows],
+                caption=f"{self.title}: {block.title}",
+                notes=block.notes,
+                bold=block.best and (block.rows.index(block.best), len(block.leading)),
             )
-            for part in self.blocks
+            for block in self.blocks
         )
-
-    def csv(self) -> str:
-        return csv_text(self.records())
 
     def records(self) -> list[dict]:
         """A row per method and dataset, unrounded."""
         return [
-            {"table": self.number, "block": part.title} | _record(row, part.times)
-            for part in self.blocks
-            for row in part.rows
+            {"table": self.number, "block": block.title} | _record(row, block)
+            for block in self.blocks
+            for row in block.rows
         ]
 
 
-def _record(row: Row, times: bool) -> dict:
-    entries = row.score.entries
-    nan = float("nan")
+def corrected(table: Table) -> Table:
+    """The table with all its claims' p-values corrected for their number."""
+    claims = [one for block in table.blocks for one in block.claims]
+    p_values = iter(holm([one.comparison.p_value for one in claims]))
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            claims=tuple(
+                dataclasses.replace(one, corrected_p=float(next(p_values))) for one in block.claims
+            ),
+        )
+        for block in table.blocks
+    )
+    return dataclasses.replace(table, blocks=blocks)
+
+
+def csv_text(records: Sequence[Mapping]) -> str:
+    """Records as CSV; NaN and None are empty cells."""
+    return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
+
+
+def _record(row: Row, block: Block) -> dict:
+    scores, nan = row.scores, float("nan")
+    results = scores.results
     record = {
         "row": row.label,
-        "method": row.score.method,
-        "trained_on": entries[0].trained_on if entries else "",
-        "tested_on": entries[0].tested_on if entries else "",
-        "seeds": len(row.score.done),
-        "pairs": len(row.score.done[0].rows) if row.score.done else 0,
+        "method": scores.name,
+        "trained_on": results[0].trained_on,
+        "tested_on": results[0].tested_on,
+        "seeds": len(scores.done),
+        "pairs": len(scores.patients) if scores.done else 0,
+        "patients": len(set(scores.patients)) if scores.done else 0,
     }
-    for key in ("dsc", "nonpositive_jacobian_percent") + ("seconds_per_pair",) * times:
-        values = row.score.summary(key) if row.score.done else {"mean": nan, "std": nan}
+    for key in list(SHOWN)[: 2 + block.times]:
+        values = scores.summary(key) if scores.done else {"mean": nan, "std": nan}
         record |= {f"{key}_mean": values["mean"], f"{key}_std": values["std"]}
-    if times:
-        first = _first_call(row.score)
-        record["seconds_first_call"] = nan if first is None else first
-    means = [entry.summary["dsc"]["mean"] for entry in row.score.done]
-    record["dsc_std_over_seeds"] = float(np.std(means)) if len(means) > 1 else nan
-    comparison = row.comparison or Comparison(0, nan, nan, nan, nan)
+    if block.times:
+        record["seconds_first_call"] = _first_call(scores) if scores.done else nan
+    means = [result.summary["dsc"]["mean"] for result in scores.done]
+    record["dsc_std_over_seeds"] = float(np.std(means, ddof=1)) if len(means) > 1 else nan
+    comparison, p = block.compared(row) or (Comparison(*[nan] * 4, 0, 0, (0, 0)), nan)
     record |= {
-        "best_other": row.against or "",
         "dsc_difference": comparison.difference,
         "dsc_difference_low": comparison.low,
         "dsc_difference_high": comparison.high,
-        "wilcoxon_p": comparison.p_value,
-        "compared_pairs": comparison.n,
+        "p": comparison.p_value,
+        "p_corrected": p,
     }
-    if row.paper:
-        folds = row.paper.nonpositive_jacobian_percent or (None, None)
+    weights = {r.smoothness_weight for r in scores.done if r.smoothness_weight is not None}
+    record["smoothness_weight"] = weights.pop() if len(weights) == 1 else nan
+    late = {result.converged for result in scores.done}
+    record["converged"] = "" if late <= {None} else str(False not in late).lower()
+    paper = row.paper or PaperScore((nan, nan))
+    folds = paper.nonpositive_jacobian_percent or (nan, nan)
+    if block.has_paper:
         record |= {
-            "paper_dsc_mean": row.paper.dsc[0],
-            "paper_dsc_std": row.paper.dsc[1],
+            "paper_dsc_mean": paper.dsc[0],
+            "paper_dsc_std": paper.dsc[1],
             "paper_nonpositive_jacobian_percent_mean": folds[0],
             "paper_nonpositive_jacobian_percent_std": folds[1],
         }
-        if times:
-            record["paper_seconds_per_pair"] = row.paper.seconds_per_pair
-    record["runs"] = " ".join(entry.run for entry in entries)
-    record["error"] = "; ".join(row.score.errors)
+        if block.times:
+            record["paper_seconds_per_pair"] = paper.seconds_per_pair
+    record["runs"] = " ".join(result.run for result in results)
+    record["error"] = "; ".join(result.error for result in results if result.error)
     return record

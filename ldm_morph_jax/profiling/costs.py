@@ -1,126 +1,46 @@
-"""What a training step costs, from the configuration alone: no data, no weights, nothing allocated.
+"""The cost of a training step, from the configuration alone: no data or weights are allocated.
 
-`plan` prints it and `speed` compares the clock with it.
+`plan` prints it, and `speed` compares measured times with it.
 """
 
 import math
 import re
 import time
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ldm_morph_jax.devices.mesh import check_batch_size, replicated, sharded
-from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
-from ldm_morph_jax.runs.directory import abstract_autoencoder, abstract_unet
-from ldm_morph_jax.training.loop import Stage, jit_step
-from ldm_morph_jax.training.stages.autoencoder import autoencoder_stage
-from ldm_morph_jax.training.stages.diffusion import diffusion_stage
-from ldm_morph_jax.training.stages.registration import registration_stage
-
-STAGES = ("autoencoder", "diffusion", "registration")
-FLOAT = np.float32
-
-
-class Program(NamedTuple):
-    """A stage's step and the shapes (`jax.ShapeDtypeStruct`) of what it takes."""
-
-    stage: Stage
-    state: dict
-    frozen: Any
-    batch: dict
-
-
-def abstract_ldm(config) -> dict:
-    """Shapes of the frozen latent diffusion model, as `workdir.load_ldm` gives it."""
-    autoencoder = abstract_autoencoder(config)
-    return {
-        "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
-        "unet": abstract_unet(config),
-        "latent_scale": jax.ShapeDtypeStruct((), FLOAT),
-    }
-
-
-def stage_program(config, name: str, *, cached: bool) -> Program:
-    """The program of a stage ("autoencoder", "diffusion", "registration").
-
-    `cached`: whether batches bring the frozen features (latents for the diffusion stage).
-    """
-    batch_size, size = config[name].train.batch_size, config.data.image_size
-    images = jax.ShapeDtypeStruct((batch_size, size, size, 1), FLOAT)
-    batch = {"image": images}
-    if name == "autoencoder":
-        stage = autoencoder_stage(config, build_autoencoder(config), None, None)
-        frozen = stage.frozen
-    elif name == "diffusion":
-        autoencoder = build_autoencoder(config)
-        frozen = {
-            "autoencoder": abstract_autoencoder(config),
-            "latent_scale": jax.ShapeDtypeStruct((), FLOAT),
-        }
-        if cached:
-            side = size // autoencoder.downsampling
-            shape = (batch_size, side, side, autoencoder.latent_channels)
-            batch = {"latent": jax.ShapeDtypeStruct(shape, FLOAT)}
-        unet, schedule = build_unet(config), build_schedule(config)
-        stage = diffusion_stage(config, autoencoder, unet, schedule, frozen, None, None)
-    else:
-        method = build_method(config)
-        frozen = abstract_ldm(config) if method.reads_ldm else {}
-        batch = {"moving": images, "fixed": images}
-        if cached and method.features_are_constant:
-            features = jax.eval_shape(method.image_features, frozen, images)
-            batch |= {"moving_features": features, "fixed_features": features}
-        stage = registration_stage(config, method, frozen, None, None, {})
-    state = jax.eval_shape(stage.init, jax.random.key(0))
-    frozen = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), frozen)
-    return Program(stage, state, frozen, batch)
-
-
-def lower_step(program: Program, mesh: Mesh):
-    """The step as training compiles it, lowered for the mesh."""
-    train = program.stage.train
-    check_batch_size(train.batch_size, mesh, train.micro_batches)
-
-    def placed(tree, sharding):
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree
-        )
-
-    return jit_step(program.stage, mesh, seed=0).lower(
-        placed(program.state, replicated(mesh)),
-        placed(program.frozen, replicated(mesh)),
-        placed(program.batch, sharded(mesh)),
-        np.int32(0),
-    )
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
+from ldm_morph_jax.runs.directory import abstract_unet
+from ldm_morph_jax.training.program import lower_step
+from ldm_morph_jax.training.stages import stage_program
 
 
 def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
-    """Floating point operations of one step, of all devices together.
+    """Floating-point operations of one step, summed over all devices.
 
-    XLA counts the body of a loop once: micro-batches are therefore counted as one batch, and
-    further steps of the DDIM inversion are added.
+    XLA counts the body of a loop only once. Micro-batches are therefore counted as one batch, and
+    the other steps of the DDIM inversion are added.
     """
     whole = config.copy_and_resolve_references()
     with whole.unlocked():
         whole[name].train.micro_batches = 1
     program = stage_program(whole, name, cached=cached)
-    flops = lower_step(program, mesh).cost_analysis()["flops"]
+    flops = lower_step(program, mesh, seed=config.seed).cost_analysis()["flops"]
     if name == "registration" and not cached and program.frozen:
-        more = config.features.inversion_steps - 1
-        method = build_method(config)
-        if more and method.features_are_constant:
-            flops += more * _unet_flops(config, 2 * config[name].train.batch_size)
+        c = config.features
+        reads_taps = config.registration.model.get("fusion") != "none"
+        if c.noising == "ddim" and c.inversion_steps > 1 and reads_taps:
+            more = c.inversion_steps - 1
+            flops += more * _unet_flops(config, 2 * program.train.batch_size)
     return flops
 
 
 def _unet_flops(config, batch_size: int) -> float:
     unet, autoencoder = build_unet(config), build_autoencoder(config)
     side = config.data.image_size // autoencoder.downsampling
-    z = jax.ShapeDtypeStruct((batch_size, side, side, autoencoder.latent_channels), FLOAT)
+    z = jax.ShapeDtypeStruct((batch_size, side, side, autoencoder.latent_channels), np.float32)
     t = jax.ShapeDtypeStruct((batch_size,), np.int32)
     apply = jax.jit(lambda params, z, t: unet.apply({"params": params}, z, t))
     return apply.lower(abstract_unet(config), z, t).cost_analysis()["flops"]
@@ -132,7 +52,7 @@ def count(tree) -> int:
 
 
 def all_reduced_bytes(program_text: str) -> int:
-    """Bytes that a compiled program (its HLO text) sums over the devices."""
+    """Bytes that a compiled program (its HLO text) all-reduces over the devices."""
     total = 0
     for result in re.findall(r"= (.*) all-reduce(?:-start)?\(", program_text):
         for kind, bits, shape in re.findall(r"\b(pred|bf|[fsu])(\d*)\[([\d,]*)\]", result):
@@ -142,9 +62,9 @@ def all_reduced_bytes(program_text: str) -> int:
 
 
 def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
-    """The numbers of one stage; bytes are per device, FLOPs of all devices together."""
+    """The numbers of one stage; bytes are per device, FLOPs are summed over all devices."""
     program = stage_program(config, name, cached=cached)
-    lowered = lower_step(program, mesh)
+    lowered = lower_step(program, mesh, seed=config.seed)
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - began
@@ -152,7 +72,7 @@ def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        "batch_size": program.stage.train.batch_size,
+        "batch_size": program.train.batch_size,
         "parameters": count(program.state["params"]),
         "frozen_parameters": count(program.frozen),
         "flops_per_step": step_flops(config, name, mesh, cached=cached),
@@ -165,10 +85,10 @@ def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
 
 
 def table(planned: dict[str, dict]) -> str:
-    """The numbers for people."""
+    """The numbers as readable text."""
     head = (
         f"{'stage':<14}{'batch':>6}{'parameters':>13}{'frozen':>13}{'GFLOP/step':>12}"
-        f"{'peak GB':>9}{'of it temporary':>17}{'MB all-reduced':>16}{'compiled':>10}"
+        f"{'peak GB':>9}{'temporary GB':>17}{'MB all-reduced':>16}{'compiled':>10}"
     )
     rows = [
         f"{name:<14}{p['batch_size']:>6}{p['parameters']:>13,}{p['frozen_parameters']:>13,}"

@@ -10,9 +10,12 @@ import numpy as np
 from ldm_morph_jax.devices.mesh import global_batch, replicated
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
+from ldm_morph_jax.runs.directory import abstract_ldm
+from ldm_morph_jax.training.program import lower_step
+from ldm_morph_jax.training.stages import stage_program
 
-# dense bfloat16 peak of one device in FLOP/s, from vendors' data sheets, by the start of JAX's
-# device_kind
+# dense bfloat16 peak of one device in FLOP/s, from vendors' data sheets, keyed by the beginning of
+# JAX's device_kind
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -26,13 +29,13 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak of one device, None where it is not known (CPUs among others)."""
+    """Peak of one device; None if it is not known, as for CPUs."""
     found = [peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)]
     return found[0] if found else None
 
 
 def clock(call: Callable[[], object], repeats: int, seconds: float) -> dict:
-    """Seconds per call: {"median", "min", "max", "repeats"}; `call` returns when it is done."""
+    """Seconds per call: {"median", "min", "max", "repeats"}; `call` must block until it is done."""
     call()
     times, began = [], time.perf_counter()
     while len(times) < repeats and (not times or time.perf_counter() - began < seconds):
@@ -44,7 +47,7 @@ def clock(call: Callable[[], object], repeats: int, seconds: float) -> dict:
 
 
 def random_arrays(tree, rng):
-    """Arrays of the given shapes: small normal numbers, of use as weights, images and features."""
+    """Small normal random arrays of the given shapes, usable as weights, images and features."""
 
     def fill(a):
         return (0.1 * rng.standard_normal(a.shape)).astype(a.dtype)
@@ -55,11 +58,11 @@ def random_arrays(tree, rng):
 def time_step(config, name: str, mesh, *, cached: bool, repeats: int, seconds: float) -> dict:
     """One stage's training step."""
     rng = np.random.default_rng(0)
-    program = costs.stage_program(config, name, cached=cached)
-    state = jax.jit(program.stage.init, out_shardings=replicated(mesh))(jax.random.key(0))
+    program = stage_program(config, name, cached=cached)
+    state = jax.jit(program.init, out_shardings=replicated(mesh))(jax.random.key(0))
     frozen = jax.device_put(random_arrays(program.frozen, rng), replicated(mesh))
     batch = global_batch(random_arrays(program.batch, rng), mesh)
-    lowered = costs.lower_step(program, mesh)
+    lowered = lower_step(program, mesh, seed=config.seed)
     began = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - began
@@ -70,20 +73,20 @@ def time_step(config, name: str, mesh, *, cached: bool, repeats: int, seconds: f
         holder[0], terms = compiled(holder[0], frozen, batch, np.int32(0))
         jax.block_until_ready((holder[0], terms))
 
-    result = {"batch_size": program.stage.train.batch_size, "compile_seconds": compile_seconds}
+    result = {"batch_size": program.train.batch_size, "compile_seconds": compile_seconds}
     result["step_seconds"] = clock(step, repeats, seconds)
     flops = costs.step_flops(config, name, mesh, cached=cached)
     median = result["step_seconds"]["median"]
-    result["images_per_second"] = program.stage.images_per_step / median
+    result["images_per_second"] = program.images_per_step / median
     return result | _rate(flops, median, mesh.devices.size)
 
 
 def time_registration(config, batch: int, *, given: bool, repeats: int, seconds: float) -> dict:
-    """Registering `batch` pairs on one device; `given`: with the features of all images given."""
+    """Registration of `batch` pairs on one device; `given`: with the features of all images."""
     rng = np.random.default_rng(0)
     method, size = build_method(config), config.data.image_size
     params = jax.jit(lambda key: method.init(key, size))(jax.random.key(0))
-    frozen = random_arrays(costs.abstract_ldm(config), rng) if method.reads_ldm else {}
+    frozen = random_arrays(abstract_ldm(config), rng) if method.reads_ldm else {}
     moving, fixed = rng.random((2, batch, size, size, 1), np.float32)
     arguments = params, frozen, moving, fixed
     function = method.displacement

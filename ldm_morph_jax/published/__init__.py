@@ -1,1 +1,1 @@
-"""PyTorch checkpoints of the published code, both ways."""
+"""Converts PyTorch checkpoints of the published code, in both directions."""

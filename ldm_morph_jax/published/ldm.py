@@ -28,14 +28,14 @@ UNET_ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
 
 
 def autoencoder_name(path: tuple[str, ...]) -> str:
-    """Published name of a leaf of `Autoencoder`, of any widths and depths.
+    """Published name of a leaf of an `Autoencoder` of any widths and depths.
 
     `("encoder", "level0_block1", "conv1", "kernel") -> "encoder.down.0.block.1.conv1.weight"`
     """
     if path == ("codebook",):
         return "quantize.embedding.weight"
     half, module, *inner, leaf = path
-    if module in ("quant_conv", "post_quant_conv"):  # published outside the two halves
+    if module in ("quant_conv", "post_quant_conv"):  # outside the two halves when published
         return f"{module}.{LEAVES[leaf]}"
     if module == "middle":
         block, layer = inner
@@ -97,7 +97,7 @@ def unet_name(
         index = level * (residual_blocks + 1) + (int(number) + 1 if number else 0)
     else:
         blocks = "output_blocks"
-        # from the deepest level up, one more residual block; upsampling belongs to the level's last
+        # from the deepest level up, with one more residual block; upsampling comes last in a level
         index = (levels - 1 - level) * (residual_blocks + 1)
         index += int(number) if number else residual_blocks
     if kind == "block":
@@ -108,20 +108,20 @@ def unet_name(
         return f"{blocks}.{index}.0.{leaf}"
     if kind == "downsample":
         return f"{blocks}.{index}.0.op.{leaf}"
-    # upsample: follows the residual block and, where the level has it, the attention
+    # upsample: follows the residual block and, if the level has it, the attention
     return f"{blocks}.{index}.{2 if level in attention_levels else 1}.conv.{leaf}"
 
 
 def ema_name(name: str) -> str:
-    """Where the published EMA keeps the average of the U-Net's entry `name`.
+    """The published EMA's entry for the average of the U-Net's entry `name`.
 
-    It is a buffer of the module around the U-Net, named like the parameter without the dots.
+    It is a buffer of the module around the U-Net, named like the parameter but without dots.
     """
     return ("diffusion_model." + name).replace(".", "")
 
 
 def autoencoder_widths(sizes: Sizes) -> dict:
-    """The fields of `Autoencoder` that an autoencoder's entries have."""
+    """The fields of `Autoencoder`, inferred from an autoencoder's entries."""
     blocks = sizes.numbers(r"encoder\.down\.(\d+)\.block\.(\d+)\.")
     if not blocks:
         raise sizes.error(f"missing {sizes.prefix}encoder.down.*")
@@ -140,13 +140,13 @@ def autoencoder_widths(sizes: Sizes) -> dict:
 
 
 def discriminator_widths(sizes: Sizes) -> dict:
-    """The fields of `PatchDiscriminator` that a discriminator's entries have."""
+    """The fields of `PatchDiscriminator`, inferred from a discriminator's entries."""
     last = max(sizes.numbers(r"main\.(\d+)\."), default=(0,))[0]
     return {"base_channels": sizes.shape("main.0.bias")[0], "layers": (last - 2) // 3}
 
 
 def unet_widths(sizes: Sizes) -> dict:
-    """The fields of `UNet` that a U-Net's entries have; head_channels shows in no shape."""
+    """The fields of `UNet`, inferred from a U-Net's entries; no shape reveals head_channels."""
     features = [index for (index,) in sizes.numbers(r"input_blocks\.(\d+)\.")]
     if not features:
         raise sizes.error(f"missing {sizes.prefix}input_blocks.*")
@@ -154,7 +154,7 @@ def unet_widths(sizes: Sizes) -> dict:
     per_level, rest = divmod(1 + max(features), levels)
     if rest or per_level < 2:
         raise sizes.error(
-            f"{1 + max(features)} {sizes.prefix}input_blocks, expected as many on each of the "
+            f"{1 + max(features)} {sizes.prefix}input_blocks, expected equally many on each of the "
             f"{levels} levels"
         )
     (base,) = sizes.shape("input_blocks.0.0.bias")
@@ -177,8 +177,8 @@ def _flat(numbers: set[tuple[int, ...]]) -> tuple[int, ...]:
 def schedule_entries(schedule: Schedule) -> dict[str, np.ndarray]:
     """The buffers that the published diffusion model derives from its betas, float32.
 
-    They are in its checkpoints; ours need the betas alone. q(z_{t-1} | z_t, z_0) has the variance
-    beta_t (1 - abar_{t-1}) / (1 - abar_t), which is 0 at t = 0 (its logarithm is cut at 1e-20).
+    Its checkpoints contain them; ours need only the betas. q(z_{t-1} | z_t, z_0) has the variance
+    beta_t (1 - abar_{t-1}) / (1 - abar_t), which is 0 at t = 0 (clipped at 1e-20 in its logarithm).
     """
     betas = np.asarray(schedule.betas, np.float64)
     abar = np.cumprod(1 - betas)

@@ -1,9 +1,9 @@
 """Published PyTorch state dicts <-> our parameter trees.
 
-Every leaf of our trees has one published entry: its name comes from a function
-`leaf path -> published name`, its layout from the leaf's kind (kernels are channel-last here,
-channel-first there; linear maps are transposed). Nothing is loaded loosely: entries that are
-missing, left over, misshapen or not finite are all listed in one error.
+Every leaf of our trees has one published entry. Its name comes from a function
+`leaf path -> published name`, its layout from the kind of leaf (kernels are channel-last here and
+channel-first there; linear maps are transposed). Loading is strict: entries that are missing,
+unexpected, of the wrong shape or not finite are all listed in one error.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ NameOf = Callable[[tuple[str, ...]], str]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not fit; the message names the entries, what was found, expected."""
+    """A checkpoint does not fit; the message names entries, what was found and what expected."""
 
 
 def _leaves(tree) -> Iterable[tuple[tuple[str, ...], object]]:
@@ -45,9 +45,10 @@ def from_published(
 ):
     """Fill a parameter tree (same structure as `abstract_params`) from published entries.
 
-    Entries are those under `prefix`; `name_of` and `unread` name them without it. `unread` tells
-    which entries the published networks hold but never read; they may be present.
-    Raises CheckpointError listing every missing, unexpected, misshapen or non-finite entry.
+    Entries are those under `prefix`; `name_of` and `unread` use names without it. `unread`
+    identifies entries that the published networks contain but never read; these may be present.
+    Raises CheckpointError listing every entry that is missing, unexpected, of the wrong shape or
+    not finite.
     """
     problems, used = [], set()
 
@@ -86,7 +87,7 @@ def from_published(
 
 
 def to_published(params, name_of: NameOf, *, prefix: str = "") -> dict[str, np.ndarray]:
-    """Parameter tree -> state dict with published names (behind `prefix`) and layouts."""
+    """Parameter tree -> state dict with published names (after `prefix`) and layouts."""
     state_dict = {}
     for path, leaf in _leaves(params):
         array = np.asarray(leaf)
@@ -98,10 +99,10 @@ def to_published(params, name_of: NameOf, *, prefix: str = "") -> dict[str, np.n
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The sizes of a state dict's entries under a prefix: a network's widths are read off them.
+    """Sizes of a state dict's entries under a prefix, from which a network's widths are inferred.
 
-    Widths come from entries of one axis (biases) where there are any: such an entry cannot be
-    transposed, so that a transposed kernel is found, and named, by `from_published`.
+    Widths come from entries with one axis (biases) wherever possible. Such an entry cannot be
+    transposed, so a transposed kernel is detected and named by `from_published`.
     """
 
     state_dict: Mapping[str, np.ndarray]
@@ -109,7 +110,7 @@ class Sizes:
     source: str = "state dict"
 
     def shape(self, name: str, axes: int = 1) -> tuple[int, ...]:
-        """The shape of an entry, or CheckpointError when it is missing or has other axes."""
+        """The shape of an entry; CheckpointError if it is missing or has other axes."""
         if self.prefix + name not in self.state_dict:
             raise self.error(f"missing {self.prefix}{name}")
         shape = np.shape(self.state_dict[self.prefix + name])
@@ -118,7 +119,7 @@ class Sizes:
         return shape
 
     def multiple(self, name: str, unit: int) -> int:
-        """How many times `unit` an entry of one axis is long."""
+        """The length of an entry with one axis, in multiples of `unit`."""
         (length,) = self.shape(name)
         if length % unit:
             raise self.error(
@@ -127,7 +128,7 @@ class Sizes:
         return length // unit
 
     def numbers(self, pattern: str) -> set[tuple[int, ...]]:
-        """The numbers that the groups of `pattern` take at the beginning of the names."""
+        """The numbers matched by the groups of `pattern` at the beginning of the names."""
         pattern = re.compile(re.escape(self.prefix) + pattern)
         found = (pattern.match(name) for name in self.state_dict)
         return {tuple(int(group) for group in match.groups()) for match in found if match}

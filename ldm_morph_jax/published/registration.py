@@ -1,4 +1,4 @@
-"""Names of the published registration network's state dict entries (PyTorch), without prefix."""
+"""Names of the published registration network's state dict entries (PyTorch), without a prefix."""
 
 import math
 import re
@@ -9,7 +9,7 @@ import numpy as np
 from ldm_morph_jax.models.swin import relative_position_index
 from ldm_morph_jax.published.names import Sizes
 
-LEVELS = 4  # of the published network: its submodules are counted out by name
+LEVELS = 4  # of the published network, whose submodules are numbered in their names
 
 # our leaf path, joined with "/" -> published name; LGCA and upper stream are counted from 1 there
 _NAMES = [
@@ -23,7 +23,7 @@ _NAMES = [
     (r"lgca(\d+)/block(\d+)/(.*)", r"lwca<\1>.transformer.layers.0.blocks.\2.\3"),
     (r"lgca(\d+)/norm/(.*)", r"lwca<\1>.transformer.norm0.\2"),
     (r"low_level/(.*)", r"ec1.0.\1"),
-    # the block on the low-level features has its first convolution under another name
+    # in the block on the low-level features, the first convolution has another name
     (r"decoder3/conv1/(.*)", r"up3.conv3.0.\1"),
     (r"decoder(\d+)/conv(\d)/(.*)", r"up\1.conv\2.0.\3"),
     (r"head/(.*)", r"reg_head.0.\1"),
@@ -37,7 +37,7 @@ _WITHIN = {
     "scale": "weight",
 }
 _TABLE = "relative_position_bias_table"
-_REGISTRATION_HEAD_CHANNELS = 16  # width of an unused convolution, a setting of the published code
+_REGISTRATION_HEAD_CHANNELS = 16  # width of an unused convolution, a setting in the published code
 _UNREAD = re.compile(
     r"lwsa\.c[12]\..*|up[012]\.conv3\..*|up3\.conv1\..*"
     r"|lwca\d\.transformer\.norm[123]\..*|.*\.relative_position_index"
@@ -61,16 +61,16 @@ def registration_name(path: tuple[str, ...]) -> str:
 
 
 def registration_unread(name: str) -> bool:
-    """Whether the published network holds the entry `name` without ever reading it.
+    """Whether the published network contains the entry `name` but never reads it.
 
-    These are the index tables, which are no parameters, and 30 parameters that its forward pass
-    leaves out (2.4 of its 31.5 million).
+    These are the index tables, which are not parameters, and 30 parameters that its forward pass
+    does not use (2.4 of its 31.5 million).
     """
     return _UNREAD.fullmatch(name) is not None
 
 
 def registration_widths(sizes: Sizes) -> dict:
-    """The fields of `RegistrationNetwork` that a registration network's entries have."""
+    """The fields of `RegistrationNetwork`, inferred from a registration network's entries."""
     blocks = sizes.numbers(r"lwsa\.transformer\.layers\.(\d+)\.blocks\.(\d+)\.")
     lgca_blocks = sizes.numbers(r"lwca1\.transformer\.layers\.0\.blocks\.(\d+)\.")
     depths = [1 + max((b for s, b in blocks if s == stage), default=-1) for stage in range(LEVELS)]
@@ -104,7 +104,7 @@ def registration_widths(sizes: Sizes) -> dict:
 
 
 def index_tables(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The index buffers that belong to a network's entries: one beside every bias table."""
+    """The index buffers that belong to a network's entries: one for every bias table."""
     tables = {}
     for name, table in entries.items():
         if name.endswith(_TABLE):
@@ -115,9 +115,9 @@ def index_tables(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unread_entries(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The published network's parameters that it never reads, so that its state dict is complete.
+    """The parameters that the published network never reads, to complete its state dict.
 
-    `entries` are those that it reads, from `to_published`. Kernels are zeros, norms the identity.
+    `entries` are those that it reads, from `to_published`. Kernels are zero, norms the identity.
     """
     (embed_dim,) = entries["lwsa.transformer.patch_embed.proj.bias"].shape
     unread = {
@@ -129,8 +129,8 @@ def unread_entries(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             name, width = f"lwca{level + 1}.transformer.norm{norm}", embed_dim * 2**level
             unread[f"{name}.weight"] = np.ones(width, np.float32)
             unread[f"{name}.bias"] = np.zeros(width, np.float32)
-    # every decoder block can take two skip connections (conv1) or one (conv3), each half as wide
-    # as what comes from below, and is given what one of the two is for
+    # every decoder block can take two skip connections (conv1) or one (conv3), each half as wide as
+    # the input from below, but is used with only one of these options
     for block in range(LEVELS):
         name, skips = (f"up{block}.conv3", 1) if block < LEVELS - 1 else (f"up{block}.conv1", 2)
         width = entries[f"up{block}.conv2.0.weight"].shape[0]

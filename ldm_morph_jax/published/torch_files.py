@@ -1,8 +1,8 @@
-"""PyTorch checkpoint files <-> NumPy arrays by name, without running code that a file may hold.
+"""PyTorch checkpoint files <-> NumPy arrays by name, without running code that a file may contain.
 
-PyTorch is needed here only (`pip install "ldm_morph_jax[torch]"`). A checkpoint is a pickle, and a
-pickle may call anything; PyTorch's restricted reader (`weights_only=True`) takes tensors and plain
-Python values alone. What it refuses is refused here, too, with the way out.
+Only this module needs PyTorch (`pip install "ldm_morph_jax[torch]"`). A checkpoint is a pickle, and
+a pickle can run any code. PyTorch's restricted reader (`weights_only=True`) accepts only tensors
+and plain Python values. What it refuses is also refused here, with a message saying what to do.
 """
 
 import os
@@ -14,25 +14,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.published.names import CheckpointError
 
 RESAVE = """\
-If you trust the file, save its tensors alone, where the code that wrote it is installed:
+If you trust the file, save only its tensors, where the code that wrote it is installed:
     import torch; checkpoint = torch.load("{path}", map_location="cpu", weights_only=False)
     torch.save({{"state_dict": checkpoint["state_dict"]}}, "{plain}")
-and convert {plain} (where a whole module was saved: checkpoint.state_dict())"""
+and convert {plain} (if a whole module was saved: checkpoint.state_dict())"""
 
 
-SETTINGS = "ldm_morph_jax"  # key of what we note beside a state dict: numbers that no shape shows
+SETTINGS = "ldm_morph_jax"  # key of our settings beside a state dict, numbers that no shape reveals
 
 
 class Checkpoint(NamedTuple):
-    """What is read of a checkpoint.
+    """The contents of a checkpoint.
 
     entries: arrays by name, floating point as float32
-    step: of training, 0 where the file does not tell
-    settings: network -> {setting: whole number}, where the checkpoint is one of ours
+    step: of training, 0 if the file does not contain it
+    settings: network -> {setting: whole number}, if we wrote the checkpoint
     """
 
     entries: dict[str, np.ndarray]
@@ -52,10 +52,10 @@ def _torch():
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """A state dict, or the "state_dict" of a (Lightning) checkpoint; the rest of it is ignored.
+    """A state dict, or the "state_dict" of a (Lightning) checkpoint, whose other parts are ignored.
 
-    Raises FileNotFoundError, or CheckpointError for a file that is no checkpoint, needs classes to
-    be unpickled, or holds something else than tensors where they belong.
+    Raises FileNotFoundError, or CheckpointError for a file that is not a checkpoint, needs classes
+    to be unpickled, or contains something other than tensors in their place.
     """
     torch = _torch()
     path = Path(path)
@@ -63,7 +63,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle protocols; errors tell enough
+            warnings.simplefilter("ignore")  # about old pickle protocols; errors are enough
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes PyTorch raise
         raise CheckpointError(_explain(path, error)) from None
@@ -72,9 +72,9 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         state_dict = content["state_dict"]
     if not isinstance(state_dict, Mapping):
-        raise CheckpointError(f"{path} holds a {_kind(content)}, expected tensors by name")
+        raise CheckpointError(f"{path} contains a {_kind(content)}, expected tensors by name")
     if not state_dict:
-        raise CheckpointError(f"{path} holds an empty state dict, expected tensors by name")
+        raise CheckpointError(f"{path} contains an empty state dict, expected tensors by name")
 
     entries, problems = {}, []
     for name, value in state_dict.items():
@@ -88,7 +88,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
             entries[str(name)] = value.detach().numpy()
     if problems:
         raise CheckpointError(
-            f"{path} is no state dict, expected dense tensors only: {'; '.join(problems[:10])}"
+            f"{path} is not a state dict of dense tensors: {'; '.join(problems[:10])}"
             + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         )
     step = content.get("global_step")
@@ -110,7 +110,7 @@ def _kind(value) -> str:
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """What is wrong with a file that PyTorch's restricted reader refuses, and what to do."""
+    """Explains why PyTorch's restricted reader refuses a file, and what to do."""
     plain = path.with_name(f"{path.stem}-plain{path.suffix}")
     foreign = re.search(r"GLOBAL (\S+)", str(error))
     if foreign:
@@ -119,8 +119,8 @@ def _explain(path: Path, error: Exception) -> str:
             'checkpoint["state_dict"] if isinstance(checkpoint, dict) else checkpoint.state_dict()'
         )
         return (
-            f"{path} needs the class or function {foreign[1]} to be unpickled, and unpickling can "
-            "run any code: refused. " + RESAVE.format(path=path, plain=plain, tensors=tensors)
+            f"{path} is refused: unpickling it needs the class or function {foreign[1]} and could "
+            "run any code. " + RESAVE.format(path=path, plain=plain, tensors=tensors)
         )
     reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
     reason = re.sub(r"^Weights only load failed.*?(WeightsUnpickler error: |$)", "", reason)
@@ -132,14 +132,14 @@ def _explain(path: Path, error: Exception) -> str:
 
 
 def write_checkpoint(path: str | os.PathLike, content: Mapping) -> None:
-    """torch.save of nested dicts, their arrays as tensors."""
+    """Save nested dicts with torch.save, arrays as tensors."""
     torch = _torch()
 
     def tensors(value):
         if isinstance(value, Mapping):
             return {name: tensors(v) for name, v in value.items()}
         if isinstance(value, np.ndarray):
-            return torch.from_numpy(value.copy())  # arrays of JAX are read-only
+            return torch.from_numpy(value.copy())  # JAX arrays are read-only
         return value
 
     with atomic(path) as part:

@@ -1,18 +1,22 @@
 """Many pairs: the table of what to register, and the table of what came out."""
 
 import csv
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ldm_morph_jax.files.images import ImageError, atomic, parse_slice
-from ldm_morph_jax.registering.jobs import Job, Options, register_job
+from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.registering.jobs import Job, Options, frames_of, register_job
 from ldm_morph_jax.registering.registrar import Registrar
 
 MASKS = ("moving_mask", "fixed_mask")
+_SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = (
     "id status seconds correlation_before correlation_after dice_before dice_after "
     "nonpositive_jacobian_percent largest_displacement_mm error"
@@ -22,41 +26,34 @@ SUMMARY_COLUMNS = (
 def read_jobs(path: Path, out: Path) -> dict[str, Job]:
     """Jobs of a CSV by id; paths are relative to it, results go to `out`/id.
 
-    Raises ImageError on missing columns, bad or repeated ids.
+    Columns are moving, fixed and, optionally, id, moving_mask, fixed_mask, slice, frame; others are
+    left alone. Raises FileError on what `read_rows` refuses, and on bad or repeated ids.
     """
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        rows = list(reader)
-    allowed = ("id", "moving", "fixed", *MASKS, "slice")
-    unknown = [c for c in columns if c not in allowed]
-    if unknown or "moving" not in columns or "fixed" not in columns:
-        raise ImageError(
-            f"{path}: columns are {columns}, expected moving, fixed and, optionally, id, "
-            "moving_mask, fixed_mask, slice"
-        )
+    rows = read_rows(path, ("moving", "fixed"), ("id", *MASKS, "slice", "frame"))
     if not rows:
         raise ImageError(f"{path}: lists no pairs")
     jobs: dict[str, Job] = {}
-    for number, row in enumerate(rows, start=1):
-        name = (row.get("id") or f"{number:04d}").strip()
+    for number, (line, row) in enumerate(rows, start=1):
+        name, where = row["id"] or f"{number:04d}", f"{path}, line {line}"
         if name in jobs:
-            raise ImageError(f"{path}: row {number} repeats the id {name!r}")
-        if name in (".", "..") or "/" in name or "\\" in name or name.startswith(".writing"):
-            raise ImageError(
-                f"{path}: row {number} has the id {name!r}, not usable as a folder name"
-            )
+            raise ImageError(f"{where}: repeats the id {name!r}")
+        if name == _SUMMARY or name.startswith(".") or "/" in name or "\\" in name:
+            raise ImageError(f"{where}: the id {name!r} is not usable as a folder name")
         if not row["moving"] or not row["fixed"]:
-            raise ImageError(f"{path}: row {number} lacks moving or fixed")
-        masks = {k: path.parent / row[k] for k in MASKS if row.get(k)}
+            raise ImageError(f"{where}: lacks moving or fixed")
         try:
-            chosen = parse_slice(row["slice"]) if row.get("slice") else None
+            chosen = parse_slice(row["slice"]) if row["slice"] else None
+            frames = frames_of([int(k) for k in row["frame"].split()])
         except ValueError as error:
-            raise ImageError(f"{path}: row {number}: slice {error}") from None
-        moving, fixed = path.parent / row["moving"], path.parent / row["fixed"]
-        jobs[name] = Job(moving, fixed, out / name, **masks, slice=chosen)
+            raise ImageError(f"{where}: slice or frame: {error}") from None
+        jobs[name] = Job(
+            path.parent / row["moving"],
+            path.parent / row["fixed"],
+            out / name,
+            **{k: path.parent / row[k] for k in MASKS if row[k]},
+            slice=chosen,
+            frames=frames,
+        )
     return jobs
 
 
@@ -77,8 +74,10 @@ def register_batch(
             try:
                 row = summary_row(name, register_job(job, options, lambda: registrar))
                 told = f"correlation {row['correlation_before']} -> {row['correlation_after']}"
-            except (ValueError, OSError) as error:
-                row = {"id": name, "status": "failed", "error": " ".join(str(error).split())}
+            except Exception as error:  # whatever it is, the other pairs are not to suffer
+                if os.environ.get("LDM_MORPH_DEBUG"):
+                    traceback.print_exc()
+                row = {"id": name, "status": "failed", "error": _reason(error)}
                 told = f"failed: {row['error']}"
             row["seconds"] = f"{time.perf_counter() - begin:.2f}"
             rows.append(row)
@@ -91,15 +90,26 @@ def register_batch(
             )
     finally:  # an interrupted batch leaves the table of what it has done
         if rows:
-            with atomic(summary) as part, open(part, "w", newline="") as file:
-                writer = csv.DictWriter(file, SUMMARY_COLUMNS, restval="")
-                writer.writeheader()
-                writer.writerows(rows)
+            _write_summary(summary, rows)
     return rows, summary
 
 
+def _reason(error: Exception) -> str:
+    """One line; that of an error that nobody foresaw begins with what it is."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
+
+
+def _write_summary(path: Path, rows: list[dict]) -> None:
+    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}  # file names may be any bytes
+    with atomic(path) as part, open(part, "w", newline="", **encoding) as file:
+        writer = csv.DictWriter(file, SUMMARY_COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _summary_path(out: Path, overwrite: bool) -> Path:
-    summary = out / "summary.csv"
+    summary = out / _SUMMARY
     if summary.exists() and not overwrite:
         raise ImageError(f"{summary}: exists; add --overwrite to replace it")
     try:

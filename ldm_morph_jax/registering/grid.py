@@ -1,25 +1,28 @@
-"""The model grid on an image: from images of any size to the network's square, and back.
+"""Grids on an image: from images of any size to what is registered, and back.
 
 One chain of coordinates leads there and back:
 
-    model grid pixel <-> fixed image pixel <-> position in mm <-> moving image pixel
+    grid pixel <-> fixed image pixel <-> position in mm <-> moving image pixel
 
-The model grid lies on the fixed image, along its rows and columns, with its centre on the image's
-centre (or on a pixel that the caller names). Its pixels have the spacing that the method was
-trained with, so that a heart has the size that the network knows; where either spacing is unknown,
-the longer side of the image fills the grid. A method that works on any grid gets one that the whole
-image fits into, about as fine as the image. What of the image exceeds the grid is cropped, what of
-the grid exceeds the image is zero. Both images are sampled on this grid, the moving one at the same
-positions; intensities are normalised there, as in training.
+Two grids lie on the fixed image, along its rows and columns. The *model grid* is the network's
+square, with its centre on the image's centre (or on a pixel that the caller names). Its pixels have
+the spacing that the network was trained with, so that a heart has the size that it knows; where
+either spacing is unknown, the longer side of the image fills the grid. What of the image exceeds
+the grid is cropped, what of the grid exceeds the image is zero; intensities are normalised there,
+as in training. A method that works on any grid gets one that the whole image fits into. The *whole
+grid* covers the image with square pixels: its own, unless they are finer than the network's or
+there are more than 256 of them. Refinement, and the comparison with no motion at all, live there.
+Both images are sampled on each grid, the moving one at the same positions.
 
-A displacement on the grid, linear between its pixels and fading to zero within half a grid beyond
-its border, is read at every pixel of the *original* fixed image and turned into millimetres:
-T(p) = p + shift + d(p).
-`shift` is zero where both files say where they lie ("world"); otherwise it puts the centres of the
-images on each other ("centre"). Nothing is resampled twice: warped(p) = moving(T(p)).
+A velocity on the model grid, fading to zero within half a grid beyond its border, is the start on
+the whole grid. A displacement is read, linearly, at every pixel of the *original* fixed image and
+turned into millimetres: T(p) = p + shift + d(p). `shift` is zero where both files say where they
+lie ("world"); otherwise it puts the centres of the images on each other ("centre"). Nothing is
+resampled twice: warped(p) = moving(T(p)).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,37 +33,44 @@ from ldm_morph_jax.files.transforms import Transform, sample_vectors
 from ldm_morph_jax.registering.method import Method
 
 # Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
-_MIN_OVERLAP = 0.25
-# Grids of methods that take any: few sizes, so that few programs are compiled, and a bounded cost.
-_GRID_STEP, _LARGEST_GRID = 32, 256
+MIN_OVERLAP = 0.25
+# Grids of methods that take any: few sizes, so that few programs are compiled.
+_GRID_STEP = 32
+_MOST_PIXELS = 256  # along the longer side of a grid on the whole image: bounds what it costs
+# Grey values of one scanner mean the same; of two, one range may be many times the other.
+_SAME_SCALE = 2.0
 
 
 @dataclass(frozen=True)
-class ModelGrid:
-    """Where the model grid lies on the fixed image.
+class Grid:
+    """Where a grid lies on the fixed image.
 
-    size: side in pixels.
+    shape: (rows, columns).
     centre: (row, column) of its centre in fixed pixels.
-    scale: (row, column), fixed pixels per model pixel.
+    scale: (row, column), fixed pixels per grid pixel.
     """
 
-    size: int
+    shape: tuple[int, int]
     centre: tuple[float, float]
     scale: tuple[float, float]
 
     def fixed_pixels(self) -> np.ndarray:
-        """Fixed (row, column) of every model pixel, `[size, size, 2]`."""
-        steps = np.arange(self.size) - (self.size - 1) / 2
-        rows, columns = (c + steps * s for c, s in zip(self.centre, self.scale, strict=True))
-        return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-
-    def model_pixels(self, shape: tuple[int, int]) -> np.ndarray:
-        """Model (row, column) of every fixed pixel, `[H, W, 2]`."""
+        """Fixed (row, column) of every grid pixel, `[*shape, 2]`."""
         rows, columns = (
-            (np.arange(n) - c) / s + (self.size - 1) / 2
-            for n, c, s in zip(shape, self.centre, self.scale, strict=True)
+            c + (np.arange(n) - (n - 1) / 2) * s
+            for n, c, s in zip(self.shape, self.centre, self.scale, strict=True)
         )
         return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+
+    def pixels_at(self, fixed_pixels: np.ndarray) -> np.ndarray:
+        """Grid (row, column) at fixed (row, column) `[..., 2]`."""
+        middle = (np.array(self.shape) - 1) / 2
+        return (fixed_pixels - np.array(self.centre)) / self.scale + middle
+
+    def covers(self, shape: tuple[int, int]) -> np.ndarray:
+        """`[H, W]` bool: which pixels of a fixed image of that shape lie on the grid."""
+        at = self.pixels_at(_pixels(shape))
+        return ((at >= 0) & (at <= np.array(self.shape) - 1)).all(axis=-1)
 
 
 def place_model_grid(
@@ -68,7 +78,7 @@ def place_model_grid(
     size: int | None,
     spacing_mm: float | None,
     centre: tuple[float, float] | None = None,
-) -> ModelGrid:
+) -> Grid:
     """The model grid on a fixed image; see the top of this file.
 
     Args:
@@ -78,31 +88,67 @@ def place_model_grid(
         centre: (row, column) of the fixed image to put the grid's centre on; None for its centre.
     """
     shape, spacing = fixed.array.shape[-2:], fixed.spacing
-    longer_side = max(n * s for n, s in zip(shape, spacing, strict=True))  # mm
+    longer_side = _longer_side(fixed)
     if size is None:
         pixels = longer_side / min(spacing)
-        size = min(_GRID_STEP * math.ceil(pixels / _GRID_STEP), _LARGEST_GRID)
+        size = min(_GRID_STEP * math.ceil(pixels / _GRID_STEP), _MOST_PIXELS)
     if centre is None:
-        centre = tuple((n - 1) / 2 for n in shape)
+        centre = _middle(shape)
     elif not all(0 <= c <= n - 1 for c, n in zip(centre, shape, strict=True)):
         raise ImageError(f"{fixed.source}: centre {centre} lies outside its {shape} pixels")
     if spacing_mm is None or not fixed.spacing_known:
         spacing_mm = longer_side / size
-    return ModelGrid(size, tuple(map(float, centre)), tuple(spacing_mm / s for s in spacing))
+    scale = tuple(spacing_mm / s for s in spacing)
+    return Grid((size, size), tuple(map(float, centre)), scale)
+
+
+def place_whole_grid(fixed: Image, spacing_mm: float | None) -> Grid:
+    """The grid that covers a fixed image; see the top of this file."""
+    shape, spacing = fixed.array.shape[-2:], fixed.spacing
+    pixel = max(min(spacing), _longer_side(fixed) / _MOST_PIXELS)
+    if spacing_mm is not None and fixed.spacing_known:
+        pixel = max(pixel, spacing_mm)
+    # rounding must not add a pixel to an image on its own grid
+    size = tuple(
+        max(2, math.ceil(n * s / pixel - 1e-6)) for n, s in zip(shape, spacing, strict=True)
+    )
+    return Grid(size, _middle(shape), tuple(pixel / s for s in spacing))
+
+
+def _longer_side(image: Image) -> float:
+    """mm"""
+    return max(n * s for n, s in zip(image.array.shape[-2:], image.spacing, strict=True))
+
+
+def _middle(shape) -> tuple[float, float]:
+    return tuple((n - 1) / 2 for n in shape)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A pair on the model grid.
+class OnGrid:
+    """A pair on a grid.
 
-    moving, fixed: `[S, N, N]` float32 in [0, 1], one per slice (S = 1 for a 2-D pair).
-    grid: the model grid on the fixed image.
-    shift: `[S, n]` mm, from fixed to moving, before any registration.
+    grid: the grid on the fixed image.
+    moving, fixed: `[rows, columns]` float32 in [0, 1]; on the model grid 0 where they are unknown.
+    valid: `[rows, columns]` bool, where both are known.
     """
 
+    grid: Grid
     moving: np.ndarray
     fixed: np.ndarray
-    grid: ModelGrid
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of a pair (a 2-D pair has one), ready to be registered.
+
+    model, whole: the slice on the two grids.
+    shift: `[n]` mm, from fixed to moving, before any registration.
+    """
+
+    model: OnGrid
+    whole: OnGrid
     shift: np.ndarray
 
 
@@ -113,8 +159,8 @@ def prepare(
     *,
     align: str = "auto",
     centre: tuple[float, float] | None = None,
-) -> Prepared:
-    """Bring a pair (2-D, or two stacks with as many slices) to the model grid.
+) -> list[Slice]:
+    """Bring a pair (2-D, or two stacks with as many slices) to its grids.
 
     Args:
         method: the method that will register them.
@@ -128,38 +174,78 @@ def prepare(
             or hardly any overlap.
     """
     align = _check_pair(moving, fixed, align)
-    grid = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
-    fixed_stack, moving_stack = _as_stack(fixed.array), _as_stack(moving.array)
-    slices = len(fixed_stack)
-    pixels = grid.fixed_pixels()
-    shifts, outputs = [], ([], [])
-    for k in range(slices):
-        index = _with_slice(pixels, k, fixed.geometry)
+    model = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
+    whole = place_whole_grid(fixed, method.spacing_mm)
+    slices = []
+    for k, planes in enumerate(zip(_as_stack(moving.array), _as_stack(fixed.array), strict=True)):
         shift = np.zeros(fixed.geometry.dimension)
         if align == "centre":
             shift = _slice_centre(moving.geometry, k) - _slice_centre(fixed.geometry, k)
-        moving_index = moving.geometry.to_index(fixed.geometry.to_physical(index) + shift)
-        if moving.geometry.dimension == 3 and np.abs(moving_index[..., 0] - k).max() > 0.02:
-            raise ImageError(
-                f"{moving.source}: slice {k} does not lie in the plane of the fixed image's slice "
-                f"{k}; use --align centre to register slice by slice all the same"
-            )
-        moving_scale = np.array(fixed.spacing) * grid.scale / moving.spacing
-        moving_sample = _sample_plane(moving_stack[k], moving_index[..., -2:], moving_scale)
-        fixed_sample = _sample_plane(fixed_stack[k], pixels, grid.scale)
-        inside = np.isfinite(fixed_sample)
-        overlap = np.isfinite(moving_sample[inside]).mean() if inside.any() else 0.0
-        if overlap < _MIN_OVERLAP:
+
+        def sample(grid, k=k, planes=planes, shift=shift):
+            return _sample_pair(moving, fixed, planes, k, grid, shift)
+
+        values = sample(model)
+        inside = np.isfinite(values[1])
+        overlap = np.isfinite(values[0][inside]).mean() if inside.any() else 0.0
+        if overlap < MIN_OVERLAP:
             raise ImageError(
                 f"{moving.source}: covers {100 * overlap:.0f} % of what is registered of "
                 f"{fixed.source}; use --align centre to put their centres on each other"
             )
-        shifts.append(shift)
-        for values, image, output in zip(
-            (moving_sample, fixed_sample), (moving, fixed), outputs, strict=True
-        ):
-            output.append(_normalise(values, method.intensity, image.source))
-    return Prepared(np.stack(outputs[0]), np.stack(outputs[1]), grid, np.stack(shifts))
+        on_model = (
+            _normalise(one, method.intensity, image.source)
+            for one, image in zip(values, (moving, fixed), strict=True)
+        )
+        known = np.isfinite(values).all(axis=0)
+        slices.append(
+            Slice(
+                OnGrid(model, *on_model, known), _on_one_scale(whole, sample(whole), method), shift
+            )
+        )
+    return slices
+
+
+def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
+    """`[2, rows, columns]`: slice k of moving and fixed image on a grid, NaN where unknown."""
+    pixels = grid.fixed_pixels()
+    index = _with_slice(pixels, k, fixed.geometry)
+    moving_index = moving.geometry.to_index(fixed.geometry.to_physical(index) + shift)
+    if moving.geometry.dimension == 3 and np.abs(moving_index[..., 0] - k).max() > 0.02:
+        raise ImageError(
+            f"{moving.source}: slice {k} does not lie in the plane of the fixed image's slice "
+            f"{k}; use --align centre to register slice by slice all the same"
+        )
+    moving_scale = np.array(fixed.spacing) * grid.scale / moving.spacing
+    return np.stack(
+        [
+            _sample_plane(planes[0], moving_index[..., -2:], moving_scale),
+            _sample_plane(planes[1], pixels, grid.scale),
+        ]
+    )
+
+
+def _on_one_scale(grid: Grid, values: np.ndarray, method: Method) -> OnGrid:
+    """A pair with grey values in [0, 1].
+
+    Both on the same scale, so that their difference is that of the images, unless their ranges
+    show that their units differ. Outside an image its border goes on.
+    """
+    limits = []
+    for one in values:
+        known = one[np.isfinite(one)]
+        low, high = (0, 100) if method.intensity == "minmax" else (1, 99)
+        low, high = np.percentile(known, [low, high])
+        limits.append((low, high) if high > low else (known.min(), known.max()))
+    ranges = [high - low for low, high in limits]
+    if max(ranges) <= _SAME_SCALE * min(ranges):
+        limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * 2
+    valid = np.isfinite(values).all(axis=0)
+    unit = []
+    for one, (low, high) in zip(values, limits, strict=True):
+        one = np.where(np.isfinite(one), one, low)
+        unit.append(np.clip((one - low) / max(high - low, 1e-30), 0, 1).astype(np.float32))
+    return OnGrid(grid, *unit, valid)
 
 
 def _check_pair(moving: Image, fixed: Image, align: str) -> str:
@@ -232,20 +318,40 @@ def _normalise(values, intensity, source):
     return out
 
 
+def velocity_on_whole(one: Slice, velocity: np.ndarray) -> np.ndarray:
+    """`[N, N, 2]` model pixels on the model grid -> `[*whole.shape, 2]` whole pixels."""
+    model, whole = one.model.grid, one.whole.grid
+    margin = model.shape[0] // 2
+    at = model.pixels_at(whole.fixed_pixels()) + margin
+    scale = np.array(model.scale) / whole.scale
+    return (sample_vectors(_fade_out(velocity, margin), at) * scale).astype(np.float32)
+
+
 def to_transform(
-    prepared: Prepared, displacement: np.ndarray, moving: Geometry, fixed: Geometry
+    slices: Sequence[Slice],
+    displacements: Sequence[tuple[Grid, np.ndarray]],
+    moving: Geometry,
+    fixed: Geometry,
 ) -> Transform:
-    """Displacement `[S, N, N, 2]` on the model grid -> transform on the original fixed image."""
-    margin = prepared.grid.size // 2
-    at = prepared.grid.model_pixels(fixed.shape[-2:]) + margin
+    """Displacements `[*grid.shape, 2]` of every slice, each with its grid -> transform."""
+    pixels = _pixels(fixed.shape[-2:])
     planes = []
-    for u, shift in zip(displacement, prepared.shift, strict=True):
-        pixels = sample_vectors(_fade_out(u, margin), at) * prepared.grid.scale
+    for one, (grid, u) in zip(slices, displacements, strict=True):
+        margin = 0
+        if grid is one.model.grid:
+            margin = grid.shape[0] // 2
+            u = _fade_out(u, margin)
+        steps = sample_vectors(u, grid.pixels_at(pixels) + margin) * grid.scale
         if fixed.dimension == 3:
-            pixels = np.concatenate([np.zeros((*pixels.shape[:-1], 1)), pixels], axis=-1)
-        planes.append(fixed.vectors_to_physical(pixels) + shift)
+            steps = np.concatenate([np.zeros((*steps.shape[:-1], 1)), steps], axis=-1)
+        planes.append(fixed.vectors_to_physical(steps) + one.shift)
     stacked = np.stack(planes) if fixed.dimension == 3 else planes[0]
     return Transform(stacked, fixed, moving)
+
+
+def _pixels(shape) -> np.ndarray:
+    """(row, column) of every pixel, `[*shape, 2]` float64."""
+    return np.moveaxis(np.indices(shape, np.float64), 0, -1)
 
 
 def _fade_out(u: np.ndarray, margin: int) -> np.ndarray:

@@ -1,11 +1,11 @@
 """One pair from files to files."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_morph_jax.files.images import Image, ImageError, read_image
+from ldm_morph_jax.files.images import Image, read_image, read_mask
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
     output_names,
@@ -25,6 +25,7 @@ class Job:
     out: the folder of the results.
     moving_mask, fixed_mask: label files.
     slice: which slice of 3-D files, or "all".
+    frames: of the moving and of the fixed file, where they hold several in time.
     """
 
     moving: Path
@@ -33,6 +34,15 @@ class Job:
     moving_mask: Path | None = None
     fixed_mask: Path | None = None
     slice: int | str | None = None
+    frames: tuple[int | None, int | None] = (None, None)
+
+
+def frames_of(numbers: Sequence[int] | None) -> tuple[int | None, int | None]:
+    """(moving, fixed) frame of one number for both, of two, or of none; ValueError for others."""
+    numbers = tuple(numbers or (None,))
+    if len(numbers) > 2:
+        raise ValueError(f"frame: found {len(numbers)} numbers, expected one or two")
+    return numbers[0], numbers[-1]
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Options:
     model: what `load` is given, for metrics.json.
     spacing, oblique: see `files.images.read_image`.
     align, centre: see `grid.prepare`.
-    refine, diffeomorphic: see `prediction.predict`.
+    refine, diffeomorphic: see `registrar.Registrar`.
     inverse: write the inverse transform, too.
     overwrite: replace earlier results.
     """
@@ -52,7 +62,7 @@ class Options:
     oblique: bool = False
     align: str = "auto"
     centre: tuple[float, float] | None = None
-    refine: int = 0
+    refine: int | None = None
     diffeomorphic: bool = False
     inverse: bool = False
     overwrite: bool = False
@@ -80,12 +90,12 @@ def register_job(
     names = output_names(moving, moving_mask=moving_mask, inverse=options.inverse)
     with staged(job.out, names, options.overwrite) as folder:
         registrar = load()
-        loaded = time.perf_counter()
+        loaded, steps = time.perf_counter(), registrar.steps(options.refine)
         registration = registrar.register_images(
             [(moving, fixed)],
             align=options.align,
             centre=options.centre,
-            refine=options.refine,
+            refine=steps,
             diffeomorphic=options.diffeomorphic,
         )[0]
         registered = time.perf_counter()
@@ -98,11 +108,18 @@ def register_job(
                 registration,
                 moving_mask=masks[0],
                 fixed_mask=masks[1],
-                refine=options.refine,
+                steps=steps,
                 inverse=options.inverse,
             ),
-            "notes": notes(registration, registrar.method, diffeomorphic=options.diffeomorphic),
+            "notes": notes(
+                registration,
+                registrar.method,
+                steps=steps,
+                diffeomorphic=options.diffeomorphic,
+            ),
         }
+        for name, frame in zip(("moving", "fixed"), job.frames, strict=True):
+            metrics[name] |= {"slice": job.slice, "frame": frame}
         write_pages(folder, registration, metrics, *masks)
         seconds = {
             "start_and_weights": None if started is None else loaded - started,
@@ -117,35 +134,33 @@ def register_job(
 
 def read_pair(job: Job, options: Options) -> tuple[Image, Image, Image | None, Image | None]:
     """(moving, fixed, moving mask, fixed mask) of a job, checked."""
-    reading = {"slice": job.slice, "spacing": options.spacing, "oblique": options.oblique}
-    moving, fixed = read_image(job.moving, **reading), read_image(job.fixed, **reading)
-    masks = []
-    for path, image in ((job.moving_mask, moving), (job.fixed_mask, fixed)):
-        mask = None
-        if path is not None:
-            mask = read_image(path, **reading, labels=True)
-            if mask.array.shape != image.array.shape:
-                raise ImageError(
-                    f"{path}: mask is {mask.array.shape}, its image {image.source} "
-                    f"{image.array.shape}; they must agree"
-                )
-        masks.append(mask)
-    return moving, fixed, *masks
+    reading = {"spacing": options.spacing, "oblique": options.oblique}
+    images, masks = [], []
+    for image_file, mask_file, frame in zip(
+        (job.moving, job.fixed), (job.moving_mask, job.fixed_mask), job.frames, strict=True
+    ):
+        image = read_image(image_file, job.slice, frame=frame, **reading)
+        images.append(image)
+        masks.append(
+            None if mask_file is None else read_mask(mask_file, image, job.slice, frame=frame)
+        )
+    return *images, *masks
 
 
 def summary_text(metrics: dict, out: Path) -> str:
     """What `register` prints at the end."""
     lines = [f"{metrics['moving']['file']} -> {metrics['fixed']['file']}  ({metrics['model']})"]
     c = metrics["correlation"]
-    refined = f" (network {c['network']:.3f})" if "refinement" in metrics else ""
-    lines.append(f"correlation  {c['before']:.3f} before, {c['after']:.3f} after{refined}")
+    lines.append(f"correlation  {c['before']:.3f} before, {c['after']:.3f} after")
     for label, score in metrics.get("dice", {}).items():
-        lines.append(f"DSC label {label}  {score['before']:.3f} before, {score['after']:.3f} after")
+        lacking = f" ({score['lacking']} lacks it)" if "lacking" in score else ""
+        before, after = (f"{score[when]:.3f} {when}" for when in ("before", "after"))
+        lines.append(f"DSC label {label}  {before}, {after}{lacking}")
     lines.append(f"folding      {metrics['jacobian']['nonpositive_percent']:.2f} % of the pixels")
     if "inverse" in metrics:
-        lines.append(
-            f"inverse      residual {metrics['inverse']['residual_mm_largest']:.3g} mm at most"
-        )
+        i = metrics["inverse"]
+        missing = f"; none at {i['missing_pixels']} pixels" if i["missing_pixels"] else ""
+        lines.append(f"inverse      residual {i['residual_mm_largest']:.3g} mm at most{missing}")
     lines += [f"note: {note}" for note in metrics["notes"]]
     s = metrics["seconds"]
     lines.append(f"wrote {out}/; look at {out / 'report.html'}")

@@ -6,7 +6,6 @@ A score that does not exist, such as the correlation of a constant image, is NaN
 import numpy as np
 
 from ldm_morph_jax.files.images import Image
-from ldm_morph_jax.files.transforms import Transform
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.registering.method import Method
 from ldm_morph_jax.registering.result import Registration
@@ -23,7 +22,7 @@ def measure(
     *,
     moving_mask: np.ndarray | None = None,
     fixed_mask: np.ndarray | None = None,
-    refine: int = 0,
+    steps: int = 0,
     inverse: bool = False,
 ) -> dict:
     """The numbers of one pair.
@@ -31,43 +30,41 @@ def measure(
     Args:
         registration: the pair.
         moving_mask, fixed_mask: labels on the grids of the images; with both, DSC per label.
-        refine: how many steps of refinement there were.
+        steps: of refinement there were.
         inverse: whether to compute the inverse and its residual.
     """
-    grid, transform = registration.prepared.grid, registration.transform
+    transform = registration.transform
+    model, whole = (getattr(registration.slices[0], name).grid for name in ("model", "whole"))
     moved = np.linalg.norm(transform.displacement_mm - registration.start.displacement_mm, axis=-1)
     metrics = {
         "moving": image_facts(registration.moving),
         "fixed": image_facts(registration.fixed),
         "model_grid": {
-            "size": grid.size,
-            "centre_on_fixed_pixel": list(grid.centre),
-            "fixed_pixels_per_model_pixel": list(grid.scale),
+            "size": model.shape[0],
+            "centre_on_fixed_pixel": list(model.centre),
+            "fixed_pixels_per_model_pixel": list(model.scale),
         },
-        "shift_before_registration_mm": registration.prepared.shift.tolist(),
-        "correlation": {
-            "before": correlation(registration, registration.start),
-            "network": correlation(registration, registration.network_transform),
-            "after": correlation(registration, transform),
+        "whole_grid": {
+            "shape": list(whole.shape),
+            "fixed_pixels_per_grid_pixel": list(whole.scale),
         },
+        "shift_before_registration_mm": [one.shift.tolist() for one in registration.slices],
+        **similarity(registration),
         "jacobian": jacobian_numbers(transform.jacobian_determinant()),
         "displacement_mm": {"mean": float(moved.mean()), "largest": float(moved.max())},
         "diffeomorphic": registration.diffeomorphic,
+        "refinement": {"steps": steps},
     }
+    if registration.found[0].correlation is not None:
+        metrics["scale"] = [one.scale for one in registration.found]
+        metrics["local_correlation"] = [
+            dict(zip(("before", "after"), one.correlation, strict=True))
+            for one in registration.found
+        ]
     if moving_mask is not None and fixed_mask is not None:
         metrics["dice"] = overlap(registration, moving_mask, fixed_mask)
-    if refine:
-        objective = registration.prediction.dissimilarity
-        network = registration.network_transform.jacobian_determinant()
-        metrics["refinement"] = {
-            "steps": refine,
-            "objective_before": objective[:, 0].tolist(),
-            "objective_after": objective[:, 1].tolist(),
-            "nonpositive_percent_before": jacobian_numbers(network)["nonpositive_percent"],
-            "nonpositive_percent_after": metrics["jacobian"]["nonpositive_percent"],
-        }
     if inverse:
-        metrics["inverse"] = inverse_residual(registration)
+        metrics["inverse"] = inverse_numbers(registration)
     return metrics
 
 
@@ -80,18 +77,48 @@ def image_facts(image: Image) -> dict:
     }
 
 
-def correlation(registration: Registration, transform: Transform) -> float:
-    """Correlation coefficient of fixed and warped image, where both are seen by the method."""
+def similarity(registration: Registration) -> dict[str, dict[str, float]]:
+    """Before and after: correlation on the model grid, differences on and beyond it.
+
+    "correlation": coefficient of fixed and warped image; "rms_difference" and
+    "rms_difference_beyond_grid": root of the mean squared difference, as a share of the fixed
+    image's range. All over pixels of the fixed image that both the start and the result find inside
+    the moving one.
+    """
     moving, fixed = registration.moving.array, registration.fixed.array
-    grid = registration.prepared.grid
-    on_grid = grid.model_pixels(fixed.shape[-2:])
-    seen = ((on_grid >= 0) & (on_grid <= grid.size - 1)).all(axis=-1)
-    for one in (registration.start, transform):
-        index = one.moving_indices()
-        seen = seen & ((index >= -0.5) & (index <= np.array(moving.shape) - 0.5)).all(axis=-1)
-    if seen.sum() < 2:
+    transforms = {"before": registration.start, "after": registration.transform}
+    seen = np.ones(fixed.shape, bool)
+    for transform in transforms.values():
+        index = transform.moving_indices()
+        seen &= ((index >= -0.5) & (index <= np.array(moving.shape) - 0.5)).all(axis=-1)
+    on_grid = np.broadcast_to(
+        registration.slices[0].model.grid.covers(fixed.shape[-2:]), seen.shape
+    )
+    extent = float(fixed.max()) - float(fixed.min())
+    table: dict[str, dict[str, float]] = {
+        "correlation": {},
+        "rms_difference": {},
+        "rms_difference_beyond_grid": {},
+    }
+    for when, transform in transforms.items():
+        warped = registration.warped if when == "after" else transform.warp(moving)
+        squared = ((warped - fixed.astype(np.float64)) / extent) ** 2
+        table["correlation"][when] = correlation(fixed[seen & on_grid], warped[seen & on_grid])
+        for name, where in (
+            ("rms_difference", seen),
+            ("rms_difference_beyond_grid", seen & ~on_grid),
+        ):
+            table[name][when] = (
+                float(np.sqrt(squared[where].mean())) if where.any() else float("nan")
+            )
+    return table
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation coefficient of the values of two images, NaN where there is none."""
+    if len(a) < 2:
         return float("nan")
-    pair = np.stack([fixed[seen], transform.warp(moving)[seen]]).astype(np.float64)
+    pair = np.stack([a, b]).astype(np.float64)
     pair -= pair.mean(axis=1, keepdims=True)
     scale = np.linalg.norm(pair, axis=1).prod()
     return float(pair[0] @ pair[1] / scale) if scale else float("nan")
@@ -100,14 +127,25 @@ def correlation(registration: Registration, transform: Transform) -> float:
 def overlap(
     registration: Registration, moving_mask: np.ndarray, fixed_mask: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """DSC of every label of the fixed mask, before and after; a stack's is its volume's."""
+    """DSC of every label, before and after; a stack's is its volume's.
+
+    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it.
+    """
     before = registration.start.warp(moving_mask, "nearest")
     after = registration.transform.warp(moving_mask, "nearest")
-    labels = [int(k) for k in np.unique(fixed_mask) if k != 0]
+    masks = {"the moving mask": moving_mask, "the fixed mask": fixed_mask}
+    found = {name: {int(k) for k in np.unique(mask) if k != 0} for name, mask in masks.items()}
+    labels = sorted(set.union(*found.values()))
     # dice counts pixels, however they are arranged
     before, after, fixed = (a.reshape(-1, a.shape[-1]) for a in (before, after, fixed_mask))
     scores = {"before": dice(before, fixed, labels), "after": dice(after, fixed, labels)}
-    return {str(k): {when: score[k] for when, score in scores.items()} for k in labels}
+    table = {}
+    for k in labels:
+        table[str(k)] = {when: score[k] for when, score in scores.items()}
+        for name in masks:
+            if k not in found[name]:
+                table[str(k)]["lacking"] = name
+    return table
 
 
 def jacobian_numbers(determinant: np.ndarray) -> dict[str, float]:
@@ -125,22 +163,33 @@ def jacobian_numbers(determinant: np.ndarray) -> dict[str, float]:
     }
 
 
-def inverse_residual(registration: Registration) -> dict[str, float]:
-    """How far there and back leads from where it began, over pixels that are in both images."""
-    inverse, residual = registration.inverse
-    index = inverse.moving_indices()
-    last = np.array(inverse.moving.shape) - 1
-    seen = residual[((index >= 0) & (index <= last)).all(axis=-1)]
+def inverse_numbers(registration: Registration) -> dict[str, float]:
+    """How far there and back leads from where it began, and at how many pixels there is no inverse.
+
+    Over the pixels of the moving image that come from within the fixed one.
+    """
+    inverse = registration.inverse
+    index = inverse.transform.moving_indices()
+    last = np.array(inverse.transform.moving.shape) - 1
+    inside = ((index >= 0) & (index <= last)).all(axis=-1)
+    residual = inverse.residual_mm[inside]
     return {
-        "residual_mm_mean": float(seen.mean()) if seen.size else float("nan"),
-        "residual_mm_largest": float(seen.max()) if seen.size else float("nan"),
+        "residual_mm_mean": float(residual.mean()) if residual.size else float("nan"),
+        "residual_mm_largest": float(residual.max()) if residual.size else float("nan"),
+        "missing_pixels": int(np.count_nonzero(inside & ~inverse.converged)),
     }
 
 
-def notes(registration: Registration, method: Method, *, diffeomorphic: bool) -> list[str]:
+def notes(
+    registration: Registration, method: Method, *, steps: int, diffeomorphic: bool
+) -> list[str]:
     """What the user should know about this result; `diffeomorphic`: whether it was asked for."""
-    found = []
-    if diffeomorphic and not method.predicts_velocity:
+    found = [
+        f"{image.source}: {note}"
+        for image in (registration.moving, registration.fixed)
+        for note in image.notes
+    ]
+    if diffeomorphic and not steps and not method.predicts_velocity:
         found.append(NOT_TRAINED_FOR_VELOCITY)
     if method.spacing_mm is not None and not registration.fixed.spacing_known:
         found.append(

@@ -10,7 +10,6 @@ jacobian.nii.gz          det dT/dp
 metrics.json, overview.png, report.html
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 
 from ldm_morph_jax.files.images import Image, ImageError, round_to, write_image
 from ldm_morph_jax.files.transforms import write_transform
+from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration
 
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
@@ -103,7 +103,7 @@ def write_images(
     determinant = transform.jacobian_determinant().astype(np.float32)
     write_image(folder / "jacobian.nii.gz", determinant, geometry)
     for name in _INVERSE if inverse else ():
-        write_transform(folder / name, registration.inverse[0])
+        write_transform(folder / name, registration.inverse.transform)
 
 
 def write_pages(
@@ -125,17 +125,7 @@ def write_pages(
 
 def write_metrics(folder: Path, metrics: Mapping) -> None:
     """metrics.json."""
-    text = json.dumps(_without_nan(metrics), indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
-
-
-def _without_nan(value):
-    """JSON has no NaN: None instead."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    (folder / "metrics.json").write_text(json_text(metrics))
 
 
 def _slices(registration, moving_mask, fixed_mask) -> list[dict]:

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ldm_morph_jax.files.images import Image, ImageError, check_spacing, image_from_array
-from ldm_morph_jax.registering.grid import Prepared, prepare, to_transform
+from ldm_morph_jax.files.images import Image, ImageError, images_from_array
+from ldm_morph_jax.registering.grid import prepare
 from ldm_morph_jax.registering.method import Method
-from ldm_morph_jax.registering.prediction import Prediction, join, predict
+from ldm_morph_jax.registering.prediction import find, is_velocity
 from ldm_morph_jax.registering.result import Registration, Result
+from ldm_morph_jax.registering.velocity import STEPS
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ldm_morph_jax.registering.cine.tracked import Tracked
 
 
 def load(name_or_path: str | Path = DEFAULT_MODEL) -> "Registrar":
@@ -34,9 +36,6 @@ class Registrar:
     card: the model card that came with the weights, {} without.
     """
 
-    # pairs per call of the network: bounds its memory, whatever the caller passes
-    _CHUNK = 16
-
     def __init__(self, method: Method, card: Mapping[str, Any] | None = None):
         self.method = method
         self.card = dict(card or {})
@@ -49,47 +48,40 @@ class Registrar:
         spacing=None,
         moving_spacing=None,
         centre: tuple[float, float] | None = None,
-        refine: int = 0,
+        refine: int | None = None,
         diffeomorphic: bool = False,
     ) -> Result:
         """Register arrays.
 
         Args:
-            moving, fixed: NumPy or JAX arrays, `[H, W]` or `[B, H, W]` with the same B, grey values
-                of any range. Sizes may differ; centres are then put on each other.
+            moving, fixed: NumPy or JAX arrays of grey values of any range: `[H, W]`, `[H, W, 1]`,
+                `[H, W, 3]` of equal channels, or `[B, H, W]` with the same B. Sizes may differ;
+                centres are then put on each other.
             spacing: mm, one number or (row, column); None where unknown.
             moving_spacing: of the moving image where it differs.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
                 the image's centre.
-            refine: steps of instance optimisation.
-            diffeomorphic: see `prediction.predict`.
+            refine: steps of refinement on the whole image; 0: what the network alone predicts. By
+                default `velocity.STEPS` for a network, none for an iterative method.
+            diffeomorphic: see `prediction.is_velocity`.
 
         Raises:
             ImageError: NaN, constant images, shapes or spacing that cannot be used.
         """
-        moving, fixed = np.asarray(moving), np.asarray(fixed)
-        if (
-            moving.ndim != fixed.ndim
-            or moving.ndim not in (2, 3)
-            or (moving.ndim == 3 and len(moving) != len(fixed))
-        ):
-            raise ImageError(
-                f"moving and fixed have shapes {moving.shape} and {fixed.shape}, expected [H, W] "
-                "or [B, H, W] with the same B"
-            )
-        batched = moving.ndim == 3
-        if not batched:
-            moving, fixed = moving[None], fixed[None]
-        spacing = None if spacing is None else check_spacing(spacing, "fixed")
         if moving_spacing is None:
             moving_spacing = spacing
-        images = [
-            (
-                image_from_array(m, moving_spacing, source="moving"),
-                image_from_array(f, spacing, source="fixed"),
+        moving, batched = images_from_array(moving, moving_spacing, source="moving")
+        fixed, also_batched = images_from_array(fixed, spacing, source="fixed")
+        if (batched, len(moving)) != (also_batched, len(fixed)):
+            found = [
+                f"{len(images)} images" if many else "one image"
+                for images, many in ((moving, batched), (fixed, also_batched))
+            ]
+            raise ImageError(
+                f"moving holds {found[0]}, fixed {found[1]}; expected [H, W] each, or [B, H, W] "
+                "with the same B"
             )
-            for m, f in zip(moving, fixed, strict=True)
-        ]
+        images = list(zip(moving, fixed, strict=True))
         options = {"refine": refine, "diffeomorphic": diffeomorphic}
         return Result(tuple(self.register_images(images, centre=centre, **options)), batched)
 
@@ -99,43 +91,45 @@ class Registrar:
         *,
         align: str = "auto",
         centre: tuple[float, float] | None = None,
-        refine: int = 0,
+        refine: int | None = None,
         diffeomorphic: bool = False,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; a stack is registered slice by slice."""
-        if refine < 0:
-            raise ValueError(f"refine: found {refine}, expected 0 or more steps")
+        steps = self.steps(refine)
+        velocity = is_velocity(self.method, steps=steps, diffeomorphic=diffeomorphic)
         prepared = [
             prepare(self.method, moving, fixed, align=align, centre=centre)
             for moving, fixed in pairs
         ]
-        predictions = self._predict(prepared, refine=refine, diffeomorphic=diffeomorphic)
-        integrated = diffeomorphic or self.method.predicts_velocity
-        return [
-            Registration(
-                to_transform(one, found.displacement, moving.geometry, fixed.geometry),
-                moving,
-                fixed,
-                one,
-                found,
-                integrated,
+        found = iter(
+            find(
+                self.method,
+                [one for slices in prepared for one in slices],
+                steps=steps,
+                diffeomorphic=diffeomorphic,
             )
-            for (moving, fixed), one, found in zip(pairs, prepared, predictions, strict=True)
+        )
+        return [
+            Registration(moving, fixed, slices, [next(found) for _ in slices], velocity)
+            for (moving, fixed), slices in zip(pairs, prepared, strict=True)
         ]
 
-    def _predict(self, prepared: list[Prepared], **options) -> list[Prediction]:
-        """One prediction for every pair; all slices on grids of one size go through together."""
-        found: dict[int, Prediction] = {}
-        for size in dict.fromkeys(one.grid.size for one in prepared):
-            members = {k: one for k, one in enumerate(prepared) if one.grid.size == size}
-            moving = np.concatenate([one.moving for one in members.values()])
-            fixed = np.concatenate([one.fixed for one in members.values()])
-            parts = [
-                predict(self.method, moving[chunk], fixed[chunk], **options)
-                for chunk in (slice(i, i + self._CHUNK) for i in range(0, len(moving), self._CHUNK))
-            ]
-            whole, first = join(parts), 0
-            for k, one in members.items():
-                found[k] = whole[first : first + len(one.shift)]
-                first += len(one.shift)
-        return [found[k] for k in range(len(prepared))]
+    def track(self, frames, *, spacing=None, times=None, **options) -> "Tracked":
+        """Follow the tissue of one frame of a cine `[T, H, W]`.
+
+        Args:
+            frames, spacing, times: see `cine.tracked.cine_from_arrays`.
+            options: reference, period, settings, progress of `cine.tracked.track_cine`.
+        """
+        from ldm_morph_jax.registering.cine.tracked import cine_from_arrays, track_cine
+
+        cine = cine_from_arrays(frames, spacing=spacing, times=times)
+        return track_cine(cine, self, **options)
+
+    def steps(self, refine: int | None) -> int:
+        """How many steps of refinement `refine` means for this method."""
+        if refine is None:
+            return 0 if self.method.image_size is None else STEPS
+        if refine < 0:
+            raise ValueError(f"refine: found {refine}, expected 0 or more steps")
+        return refine

@@ -1,32 +1,38 @@
 """What registering a pair gives: the transform, its inverse, the warped image."""
 
 import functools
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ldm_morph_jax.files.arrays import image_planes
 from ldm_morph_jax.files.images import Image, ImageError
-from ldm_morph_jax.files.transforms import Transform
-from ldm_morph_jax.registering.grid import Prepared, to_transform
-from ldm_morph_jax.registering.prediction import Prediction
+from ldm_morph_jax.files.transforms import Inverse, Transform
+from ldm_morph_jax.registering.grid import Slice, to_transform
+from ldm_morph_jax.registering.prediction import Found
 
 
 @dataclass(frozen=True)
 class Registration:
     """One registered pair of images.
 
-    transform: from fixed to moving, see `files.transforms.Transform`.
     moving, fixed: the images.
-    prepared, prediction: the same on the model grid.
+    slices: the same on the grids, and `found`: what was found there, one for every slice.
     diffeomorphic: whether the displacement is the integral of a velocity.
     """
 
-    transform: Transform
     moving: Image
     fixed: Image
-    prepared: Prepared
-    prediction: Prediction
+    slices: Sequence[Slice]
+    found: Sequence[Found]
     diffeomorphic: bool = False
+
+    @functools.cached_property
+    def transform(self) -> Transform:
+        """From fixed to moving, see `files.transforms.Transform`."""
+        return self._transform_of([(one.grid, one.displacement) for one in self.found])
 
     @functools.cached_property
     def warped(self) -> np.ndarray:
@@ -34,8 +40,8 @@ class Registration:
         return self.transform.warp(self.moving.array)
 
     @functools.cached_property
-    def inverse(self) -> tuple[Transform, np.ndarray]:
-        """(transform from moving to fixed, residual in mm on the moving image)."""
+    def inverse(self) -> Inverse:
+        """The transform from moving to fixed, and where there is none."""
         return self.transform.inverse()
 
     @functools.cached_property
@@ -45,17 +51,14 @@ class Registration:
         return self.fixed.geometry.vectors_to_index(moved)[..., -2:]
 
     @functools.cached_property
-    def network_transform(self) -> Transform:
-        """The transform before refinement."""
-        return self._transform_of(self.prediction.network)
-
-    @functools.cached_property
     def start(self) -> Transform:
         """The transform before registration: the shift alone."""
-        return self._transform_of(np.zeros_like(self.prediction.network))
+        return self._transform_of(
+            [(one.grid, np.zeros_like(one.displacement)) for one in self.found]
+        )
 
-    def _transform_of(self, displacement):
-        return to_transform(self.prepared, displacement, self.moving.geometry, self.fixed.geometry)
+    def _transform_of(self, displacements):
+        return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
 
 
 @dataclass(frozen=True)
@@ -86,27 +89,34 @@ class Result:
 
     @functools.cached_property
     def inverse(self) -> np.ndarray:
-        """`[..., H, W, 2]` pixels on the moving image's grid: carries the fixed image there."""
-        return self._stack(r.inverse[0].displacement for r in self.registrations)
+        """`[..., H, W, 2]` pixels on the moving image's grid: carries the fixed image there.
+
+        Warns where some pixels have no inverse: `inverse_residual` shows which.
+        """
+        missing = sum(r.inverse.missing for r in self.registrations)
+        if missing:
+            warnings.warn(
+                f"{missing} pixels of the moving image have no inverse; see inverse_residual",
+                stacklevel=3,
+            )
+        return self._stack(r.inverse.transform.displacement for r in self.registrations)
 
     @functools.cached_property
     def inverse_residual(self) -> np.ndarray:
         """`[..., H, W]` mm: how far the transform after its inverse lands from where it began."""
-        return self._stack(r.inverse[1] for r in self.registrations)
+        return self._stack(r.inverse.residual_mm for r in self.registrations)
 
     def warp(self, array, interpolation: str = "linear", *, inverse: bool = False) -> np.ndarray:
         """Carry anything on the moving image's grid to the fixed one (labels: "nearest").
 
         With `inverse`, from the fixed image's grid to the moving one.
         """
-        array = np.asarray(array)
-        arrays = array if self.batched else array[None]
-        if len(arrays) != len(self.registrations):
-            raise ImageError(
-                f"array: found {len(arrays)} images, expected {len(self.registrations)}"
-            )
+        arrays, batched = image_planes(array, "array")
+        if (batched, len(arrays)) != (self.batched, len(self.registrations)):
+            expected = f"{len(self.registrations)} images" if self.batched else "one image"
+            raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
         return self._stack(
-            (r.inverse[0] if inverse else r.transform).warp(one, interpolation)
+            (r.inverse.transform if inverse else r.transform).warp(one, interpolation)
             for r, one in zip(self.registrations, arrays, strict=True)
         )
 

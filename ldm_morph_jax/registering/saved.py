@@ -5,24 +5,43 @@ other way round.
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ldm_morph_jax.files.geometry import is_identity
 from ldm_morph_jax.files.images import (
     Geometry,
     Image,
     ImageError,
     atomic,
+    check_cover,
     read_image,
+    resample_image,
+    resample_labels,
     round_to,
     write_image,
 )
-from ldm_morph_jax.files.transforms import Transform, read_transform
+from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.transforms import Inverse, Transform, read_transform
+from ldm_morph_jax.registering.grid import MIN_OVERLAP
 from ldm_morph_jax.registering.measures import jacobian_numbers
 
 _POSITION = ("x", "y", "z")
 _INDEX = ("slice", "row", "column")
+
+
+class Carried(NamedTuple):
+    """What should be known of what was carried.
+
+    residual_mm: the largest, where T had to be inverted; None where not.
+    notes: sentences about the input and the result.
+    """
+
+    residual_mm: float | None
+    notes: tuple[str, ...] = ()
 
 
 def warp_file(
@@ -35,7 +54,7 @@ def warp_file(
     moving: Path | None = None,
     overwrite: bool = False,
     **reading,
-) -> float | None:
+) -> Carried:
     """Carry an image, labels ("nearest") or the points of a CSV through a saved transform.
 
     Args:
@@ -49,53 +68,59 @@ def warp_file(
         overwrite: replace an earlier result.
         reading: options of `files.images.read_image`.
 
-    Returns:
-        The largest residual in mm where T had to be inverted; None where not.
-
     Raises:
-        ImageError, TransformError: one line, on anything that cannot be used.
+        ImageError, TransformError: one line, on anything that cannot be used; also where the input
+            does not cover the image that was registered, compared in mm where both tell positions.
     """
     _refuse_existing(out, overwrite)
     source, transform = str(transform), read_transform(transform)
     if moving is not None:
         image = read_image(moving, **reading)
-        geometry = _geometry(image, transform.moving)
-        transform = Transform(transform.displacement_mm, transform.fixed, geometry)
+        transform = replace(transform, moving=_placed(image, transform.moving).geometry)
     if input.suffix.lower() == ".csv":
         return _warp_points(transform, source, input, out, inverse)
     image = read_image(input, **reading, labels=interpolation == "nearest")
-    largest = None
+    largest, notes = None, ()
     if inverse:
         _need_moving(transform, source)
         # the input lies on the fixed image's grid, and it is sampled through the inverse
-        transform, residual = transform.inverse()
-        largest = float(residual.max())
-    warped = transform.warp(image.array, interpolation, _geometry(image, transform.moving))
+        inverse = transform.inverse()
+        transform, largest = inverse.transform, float(inverse.residual_mm.max())
+        notes += _missing(inverse.missing, "pixels")
+    image = _placed(image, transform.moving)
+    notes += image.notes
+    if outside := _share_outside(transform, image):
+        notes += (f"{100 * outside:.2g} % of the result lie beyond the input: its border value",)
+    warped = transform.warp(image.array, interpolation, image.geometry)
     if out.suffix.lower() in (".png", ".tif", ".tiff"):
         warped = round_to(warped, image.array.dtype)
     write_image(out, warped, transform.fixed)
-    return largest
+    return Carried(largest, notes)
 
 
 def jacobian_file(
-    transform: Path, out: Path | None = None, *, mask: Path | None = None, overwrite: bool = False
+    transform: Path,
+    out: Path | None = None,
+    *,
+    mask: Path | None = None,
+    slice: int | str | None = None,
+    frame: int | None = None,
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """`measures.jacobian_numbers` of a saved transform, where `mask` is not 0 or everywhere.
 
-    The map is written to `out`, if given. Raises as `warp_file`.
+    `slice` and `frame` choose those of the mask, as in `files.images.read_image`. The map is
+    written to `out`, if given. Raises as `warp_file`.
     """
     _refuse_existing(out, overwrite)
     transform = read_transform(transform)
     determinant = transform.jacobian_determinant()
     counted = determinant
     if mask is not None:
-        whole = "all" if determinant.ndim == 3 else None
-        inside = read_image(mask, whole, oblique=True, labels=True).array != 0
-        if inside.shape != determinant.shape:
-            raise ImageError(
-                f"{mask}: mask is {inside.shape}, the transform {determinant.shape}; "
-                "they must agree"
-            )
+        if determinant.ndim == 3:
+            slice = "all"
+        labels = read_image(mask, slice, frame=frame, oblique=True, labels=True)
+        inside = resample_labels(labels, _registered_image(transform.fixed, labels)).array != 0
         counted = determinant[inside]
         if not counted.size:
             raise ImageError(f"{mask}: the mask is empty")
@@ -109,16 +134,63 @@ def _refuse_existing(out: Path | None, overwrite: bool) -> None:
         raise ImageError(f"{out}: exists; add --overwrite to replace it")
 
 
-def _geometry(image: Image, recorded: Geometry | None) -> Geometry:
-    """Where an image lies: as its file says, or else as the transform has recorded."""
-    if image.position_known or recorded is None:
-        return image.geometry
-    return recorded
+def _placed(image: Image, recorded: Geometry | None) -> Image:
+    """An image where it lies: as its file says, or else as the transform has recorded.
+
+    Raises ImageError if it is not what, or does not cover what, the transform was made for.
+    """
+    if recorded is None:
+        return image
+    registered = _registered_image(recorded, image)
+    if is_identity(image.geometry) and not is_identity(recorded):
+        note = "lies at the origin with 1 mm pixels, which tells nothing: taken pixel by pixel"
+        image = replace(
+            image, spacing_known=False, position_known=False, notes=(*image.notes, note)
+        )
+    if image.position_known and registered.position_known:
+        check_cover(image, recorded, registered.source)
+        return image
+    return resample_image(image, registered)  # of as many pixels; it gets its place
+
+
+def _registered_image(geometry: Geometry, like: Image) -> Image:
+    """A stand-in for an image of which a transform has recorded where it lies.
+
+    It lies in the plane of `like`: a 2-D transform does not tell. At the origin and along the axes
+    is where images without a place of their own are put.
+    """
+    n = geometry.dimension
+    placed = geometry.origin.any() or not np.array_equal(geometry.direction, np.eye(n))
+    return Image(
+        np.empty(geometry.shape),
+        geometry,
+        spacing_known=geometry.spacing != (1.0,) * n,
+        position_known=bool(placed),
+        plane=like.plane,
+        source="the image that was registered",
+    )
+
+
+def _share_outside(transform: Transform, image: Image) -> float:
+    """Share of pixels that come from beyond the image; ImageError where nearly all do."""
+    index = transform.moving_indices(image.geometry)
+    last = np.array(image.geometry.shape) - 0.5
+    outside = 1 - ((index >= -0.5) & (index <= last)).all(axis=-1).mean()
+    if outside > 1 - MIN_OVERLAP:
+        raise ImageError(
+            f"{image.source}: {100 * outside:.0f} % of where the transform leads lies outside it"
+        )
+    return float(outside)
+
+
+def _missing(count: int, what: str) -> tuple[str, ...]:
+    return (f"{count} {what} have no inverse: the transform folds there",) if count else ()
 
 
 def _warp_points(transform: Transform, source: str, path: Path, out: Path, inverse: bool):
-    """Move the points of a CSV file; the largest residual in mm, None where nothing is solved."""
-    header, rows = _read_csv(path)
+    """Move the points of a CSV file."""
+    rows = [row for _, row in read_rows(path)]
+    header = list(rows[0]) if rows else []
     n = transform.fixed.dimension
     positions, index = _POSITION[:n], _INDEX[-n:]
     columns = next((c for c in (positions, index) if set(c) <= set(header)), None)
@@ -133,7 +205,7 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
         raise ImageError(f"{path}: holds coordinates that are not numbers") from None
     if not np.isfinite(points).all():
         raise ImageError(f"{path}: holds NaN or infinite coordinates")
-    in_pixels, largest = columns == index, None
+    in_pixels, largest, notes = columns == index, None, ()
     if in_pixels:
         _need_moving(transform, source)
         origin, target = transform.moving, transform.fixed
@@ -145,6 +217,8 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
     else:
         moved, residual = transform.map_points_back(points)
         largest = float(residual.max(initial=0))
+        lost = residual > Inverse.TOLERANCE * min(transform.fixed.spacing)
+        notes = _missing(np.count_nonzero(lost), "points")
     if in_pixels:
         moved = target.to_index(moved)
     for row, values in zip(rows, moved, strict=True):
@@ -153,22 +227,7 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
         writer = csv.DictWriter(file, header)
         writer.writeheader()
         writer.writerows(rows)
-    return largest
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[dict]]:
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = list(reader)
-            header = list(reader.fieldnames or [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ImageError(f"{path}: not a readable CSV file ({error})") from None
-    if any(None in row for row in rows):
-        raise ImageError(f"{path}: a row has more values than the header has columns")
-    return header, rows
+    return Carried(largest, notes)
 
 
 def _need_moving(transform: Transform, source: str) -> None:

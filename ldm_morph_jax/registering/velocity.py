@@ -76,6 +76,20 @@ class Refinement:
         if any(s not in (1, 2, 4, 8, 16, 32) for s in self.levels):
             raise ValueError(f"levels: found {self.levels}, expected powers of two up to 32")
 
+    @classmethod
+    def of(cls, steps: int) -> "Refinement":
+        """The settings with `steps` steps in all, spread over the levels as usual; 0: none."""
+        if steps < 0:
+            raise ValueError(f"refine: found {steps}, expected 0 or more steps")
+        if not steps:
+            return cls(levels=(1,), steps=(0,), least_gain=float("-inf"))
+        usual = cls().steps
+        ends = [round(steps * sum(usual[:k]) / sum(usual)) for k in range(len(usual) + 1)]
+        return cls(steps=tuple(b - a for a, b in zip(ends[:-1], ends[1:], strict=True)))
+
+
+STEPS = sum(Refinement().steps)  # of refinement, unless asked for more or less
+
 
 class Refined(NamedTuple):
     """What `refine` found for every pair; `[B, H, W]` images, pull-back, pixels.
@@ -115,21 +129,38 @@ def refine(
         start: `[B, H, W, 2]`, a velocity to begin with; None: zero.
         settings: see `Refinement`.
     """
+    weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
+    gain = jnp.full(len(moving), jnp.nan)
+    if start is not None:
+        gain = _start_gain(start, moving, fixed, weight, settings)
+        start = jnp.where((gain >= settings.least_gain)[:, None, None, None], start, 0)
+    v = search(moving, fixed, weight, start, settings)
+    return _scaled_back(v, moving, fixed, weight, settings)._replace(start_gain=gain)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def search(
+    moving: jax.Array,
+    fixed: jax.Array,
+    weight: jax.Array | None = None,
+    start: jax.Array | None = None,
+    settings: Refinement = Refinement(),
+) -> jax.Array:
+    """The velocity `[B, H, W, 2]` of `refine` before it is compared with no motion.
+
+    Any start is taken. `weight` `[B, H, W]` >= 0 is what each pixel counts; None: all alike.
+    """
     sizes = check_shape("moving", moving, "B H W")
     check_shape("fixed", fixed, "B H W", sizes)
     height, width = sizes["H"], sizes["W"]
-    weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
-    check_shape("valid", weight, "B H W", sizes)
+    weight = jnp.ones(moving.shape) if weight is None else weight
+    check_shape("weight", weight, "B H W", sizes)
     v = jnp.zeros((*moving.shape, 2)) if start is None else start
     check_shape("start", v, "B H W 2", sizes)
 
-    gain = jnp.full(len(moving), jnp.nan)
-    if start is not None:
-        gain = _start_gain(v, moving, fixed, weight, settings)
-        v = jnp.where((gain >= settings.least_gain)[:, None, None, None], v, 0)
     pad = [(0, 0), (0, -height % SIZE_STEP), (0, -width % SIZE_STEP)]
     images = jnp.concatenate([jnp.pad(image, pad, mode="edge") for image in (moving, fixed)])
-    padded_weight = jnp.pad(weight, pad)
+    weight = jnp.pad(weight, pad)
     first = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, 2, H, W]
     added, coarseness = jnp.zeros_like(first), 1
     for level, steps in zip(settings.levels, settings.steps, strict=True):
@@ -137,13 +168,12 @@ def refine(
             _rescale(first, 1, level),
             _rescale(added, coarseness, level),
             _shrink(images, level),
-            _shrink(padded_weight, level),
+            _shrink(weight, level),
             steps,
             settings,
         )
         coarseness = level
-    added = jnp.moveaxis(_rescale(added, coarseness, 1), 1, -1)[:, :height, :width]
-    return _scaled_back(v + added, moving, fixed, weight, settings)._replace(start_gain=gain)
+    return v + jnp.moveaxis(_rescale(added, coarseness, 1), 1, -1)[:, :height, :width]
 
 
 def _search(start, added, images, weight, steps, settings):

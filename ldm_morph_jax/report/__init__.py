@@ -1,4 +1,5 @@
-"""What a person looks at: figures, tables, and the scored evaluation of a split with its report.
+"""What a person looks at: figures, tables and HTML pages, drawn from arrays and numbers.
 
-Everything here runs on the host. Conventions of arrays and displacements: `ldm_morph_jax.ops`.
+Nothing here reads a run directory or registers anything. Conventions of arrays and displacements:
+`ldm_morph_jax.ops`.
 """

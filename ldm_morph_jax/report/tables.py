@@ -1,8 +1,10 @@
-"""The numbers of an evaluation as a table, for the terminal and for Markdown."""
+"""The scores of an evaluation: how each is written, and tables as text, Markdown and LaTeX."""
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+
+from tabulate import DataRow, Line, TableFormat, tabulate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,28 +62,11 @@ def structure_columns(labels: Mapping[int, str]) -> dict[int, str]:
     return columns
 
 
-def format_summary_table(summaries: Mapping | Sequence[Mapping], *, markdown: bool = False) -> str:
-    """Scores as mean (std) over pairs.
+def format_summary_table(summary: Mapping) -> str:
+    """A summary (content of summary.json) for the terminal: mean (std) over pairs.
 
-    One summary: a row per metric, before and after, and a row per structure where there are
-    several. Several: a row per method and a column per metric, after a row "initial" per dataset.
-
-    Args:
-        summaries: one summary of `evaluate_split` (or its summary.json), or several.
-        markdown: a Markdown table instead of aligned plain text.
+    A row per metric, before and after, and a row per structure where there are several.
     """
-    if isinstance(summaries, Mapping):
-        title, header, rows = _one(summaries)
-    elif summaries:
-        title, header, rows = _several(summaries)
-    else:
-        raise ValueError("summaries: found none, expected at least one")
-    table = markdown_table(header, rows) if markdown else _plain(header, rows)
-    return f"{title}\n\n{table}" if markdown else f"{title}\n{table}"
-
-
-def _one(summary):
-    title = "{method} on {dataset}, {split}: {n_pairs} pairs, mean (std)".format(**summary)
     rows = []
     for metric in METRICS:
         if metric.key not in summary:
@@ -95,63 +80,13 @@ def _one(summary):
             for structure, entry in structures.items():
                 before = metric.mean_std(entry[metric.initial])
                 rows.append([f"- {structure}", before, metric.mean_std(entry[metric.key])])
-    return title, ["metric", "before", "after"], rows
-
-
-def _several(summaries):
-    metrics = [metric for metric in METRICS if any(metric.key in s for s in summaries)]
-    keys = list(dict.fromkeys((s["dataset"], s["split"]) for s in summaries))
-    rows = []
-    for dataset, split in keys:
-        group = [s for s in summaries if (s["dataset"], s["split"]) == (dataset, split)]
-        place = [f"{dataset}, {split}"] if len(keys) > 1 else []
-        before = [metric.mean_std(group[0].get(metric.initial)) for metric in metrics]
-        rows.append([*place, "initial", *before])
-        for s in group:
-            rows.append([*place, s["method"], *(m.mean_std(s.get(m.key)) for m in metrics)])
-    header = [*(["dataset"] if len(keys) > 1 else []), "method", *(m.title for m in metrics)]
-    first = summaries[0]
-    title = "mean (std) over pairs"
-    if len(keys) == 1:
-        title = "{dataset}, {split}: {n_pairs} pairs, ".format(**first) + title
-    return title, header, rows
-
-
-def _widths(header, rows):
-    return [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-
-def _line(cells, widths, separator):
-    """First column to the left, numbers to the right."""
-    first, *rest = zip(cells, widths, strict=True)
-    return separator.join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in rest)])
-
-
-def _plain(header, rows):
-    widths = _widths(header, rows)
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([_line(header, widths, "  "), rule, *(_line(r, widths, "  ") for r in rows)])
+    title = "{method} on {dataset}, {split}: {n_pairs} pairs, mean (std)".format(**summary)
+    return f"{title}\n{_table(['metric', 'before', 'after'], rows, 'simple')}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells as a Markdown table, the first column to the left, the others to the right."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = _widths(header, rows)
-    rule = [":" + "-" * (w - 1) if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [header, rule, *rows]
-    return "\n".join("| " + _line(line, widths, " | ") + " |" for line in lines)
-
-
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": "$<$", ">": "$>$", "✓": r"$\checkmark$", "β": r"$\beta$", "→": r"$\rightarrow$"}
-)
-
-
-def latex_text(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return text.replace("<=", "≤").translate(_LATEX).replace("≤", r"$\leq$")
+    return _table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows], "pipe")
 
 
 def latex_table(
@@ -162,7 +97,7 @@ def latex_table(
     notes: Sequence[str] = (),
     bold: tuple[int, int] | None = None,
 ) -> str:
-    """Cells as a LaTeX table with rules of booktabs.
+    """Cells as a LaTeX table with rules of booktabs (packages booktabs and amssymb).
 
     Args:
         header, rows: plain text, escaped here.
@@ -174,21 +109,52 @@ def latex_table(
     if bold is not None:
         row, column = bold
         lines[row][column] = rf"\textbf{{{lines[row][column]}}}"
-    body = [" & ".join(line) + r" \\" for line in ([latex_text(cell) for cell in header], *lines)]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{latex_text(caption)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"\toprule",
-            body[0],
-            r"\midrule",
-            *body[1:],
-            r"\bottomrule",
+            _table([latex_text(cell) for cell in header], lines, _BOOKTABS),
             r"\end{tabular}",
             *(rf"\par\footnotesize {latex_text(note)}" for note in notes),
             r"\end{table}",
             "",
         ]
     )
+
+
+# the inside of a tabular; tabulate's own "latex_booktabs" would escape what is bold
+_BOOKTABS = TableFormat(
+    lineabove=Line(r"\toprule", "", "", ""),
+    linebelowheader=Line(r"\midrule", "", "", ""),
+    linebetweenrows=None,
+    linebelow=Line(r"\bottomrule", "", "", ""),
+    headerrow=DataRow("", " & ", r" \\"),
+    datarow=DataRow("", " & ", r" \\"),
+    padding=0,
+    with_header_hide=None,
+)
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {
+        "<": "$<$",
+        ">": "$>$",
+        "≤": r"$\leq$",
+        "✓": r"$\checkmark$",
+        "β": r"$\beta$",
+        "†": r"$\dagger$",
+    }
+)
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return text.replace("<=", "≤").translate(_LATEX)
+
+
+def _table(header, rows, style) -> str:
+    """Text is left as it is; the first column to the left, the others to the right."""
+    align = ("left", *["right"] * (len(header) - 1))
+    return tabulate(rows, header, tablefmt=style, disable_numparse=True, colalign=align)

@@ -63,6 +63,18 @@ class PairView:
         """|u| `[H, W]` in pixels."""
         return np.linalg.norm(self.displacement, axis=-1)
 
+    @property
+    def motion_limit(self) -> float:
+        """The upper end of a scale of |u|: its largest value, at least 1 px, so that a small
+        displacement looks small."""
+        return max(float(self.magnitude.max()), 1.0)
+
+    def magnitude_at(self, points: np.ndarray) -> np.ndarray:
+        """|u| at the pixels nearest to `points` `[N, 2]` (row, column)."""
+        row, column = np.rint(points).astype(int).T
+        height, width = self.moving.shape
+        return self.magnitude[row.clip(0, height - 1), column.clip(0, width - 1)]
+
 
 def pair_view(
     moving, fixed, displacement, *, moving_mask=None, fixed_mask=None, labels=None, spacing=None

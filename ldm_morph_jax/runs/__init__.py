@@ -1,1 +1,1 @@
-"""What a run directory is: layout, lock, configuration, checkpoints, loading what was trained."""
+"""Run directories: layout, lock, configuration, checkpoints, loading trained methods."""

@@ -1,9 +1,9 @@
-"""Checkpoints of one stage (Orbax): the latest two and the best, with the data iterator's place.
+"""Checkpoints of one stage (Orbax): the latest two and the best, with the data iterator's position.
 
-Orbax writes into a temporary directory and renames it, so what has a final name is complete. All
-processes of a run save and restore together, on a disk that they share. A checkpoint does not
-depend on the number of processes and devices: arrays are whole, and every process is at the same
-place of its share of the data.
+Orbax writes to a temporary directory and then renames it, so a checkpoint with its final name is
+complete. All processes of a run save and restore together, on a disk that they share. A checkpoint
+does not depend on the number of processes and devices: arrays are whole, and every process is at
+the same position in its share of the data.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from ldm_morph_jax.devices import processes
@@ -59,8 +60,8 @@ class Checkpoints:
     def save(self, step: int, state, iterator, metrics: dict[str, float]) -> None:
         """Save asynchronously; `metrics` must hold `score`.
 
-        A checkpoint of this step is kept, unless `restore` found it damaged: then it is replaced.
-        Raises OSError when this checkpoint, or the one before it, could not be written.
+        An existing checkpoint of this step is kept, or replaced if `restore` found it damaged.
+        Raises OSError if this checkpoint, or the one before it, could not be written.
         """
         if step in self._manager.all_steps() and step not in self._damaged:
             return
@@ -87,10 +88,10 @@ class Checkpoints:
         return dict(self._manager.metrics(step))
 
     def restore(self, abstract_state, iterator):
-        """The newest intact checkpoint as (step, state), the iterator set to its place.
+        """The newest intact checkpoint as (step, state), with the iterator set to its position.
 
-        A checkpoint that cannot be read is reported and the next older one is tried. Returns None
-        when there is no checkpoint at all.
+        A checkpoint that cannot be read is reported, and the next older one is tried. Returns None
+        if there is no checkpoint at all.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -118,31 +119,31 @@ class Checkpoints:
         if steps:
             raise ValueError(
                 f"{self.directory}: none of the checkpoints {steps} can be restored: they are "
-                "damaged, or belong to another architecture or optimiser than the configuration's"
+                "damaged, or of another architecture or optimiser than the configuration's"
             )
         return None
 
     def wait(self) -> None:
-        """Return when everything is on disk; raises OSError when it could not be written."""
+        """Return when everything is on disk; raises OSError if it could not be written."""
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        if not self._failed:  # or Orbax would fail again, and hide why
+        if not self._failed:  # after a failure Orbax would fail again and hide the reason
             self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Whatever Orbax raises while it writes, as an OSError that says what is left."""
+        """Turns whatever Orbax raises while writing into an OSError that says what remains."""
         try:
             yield
         except Exception as error:
             self._failed = True
-            # Orbax abandons its unfinished writes; what Python says of each when they are cleaned
-            # up at exit would bury the message
+            # Orbax abandons its unfinished writes; Python's warnings about each of them at exit
+            # would bury the message
             sys.unraisablehook = lambda _: None
             raise OSError(
-                f"{self.directory}: a checkpoint could not be written, those before it are kept "
+                f"{self.directory}: a checkpoint could not be written. Earlier ones are kept, "
                 f"and the same command continues from them. Is the disk full? Reason: "
                 f"{str(error).splitlines()[0][:300]}"
             ) from error
@@ -158,15 +159,15 @@ def stored_parts(directory: Path, step: int) -> set[str]:
 def restore_part(directory: Path, step: int, abstract, *, what: str):
     """Restore only the parts of a checkpoint's state that `abstract` names, e.g. {"ema": ...}.
 
-    They come as host arrays, whatever devices they were trained on.
+    They are returned as host arrays, whatever devices they were trained on.
 
-    Raises ValueError when the stored arrays are of another architecture, listing what differs.
+    Raises ValueError, listing the differences, if the stored arrays are of another architecture.
     """
     path = Path(directory).absolute() / f"{step:08d}" / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         stored = checkpointer.metadata(path).item_metadata.tree
         found = {name: stored[name] for name in abstract if name in stored}
-        if "discriminator" in found:  # is made of parts itself
+        if "discriminator" in found:  # it consists of several parts
             inner = found["discriminator"]
             found["discriminator"] = {n: inner[n] for n in abstract["discriminator"] if n in inner}
         found = _shapes(found)
@@ -178,7 +179,7 @@ def restore_part(directory: Path, step: int, abstract, *, what: str):
         ]
         if different:
             raise ValueError(
-                f"{path.parent}: the {what} has another architecture than the configuration: "
+                f"{path.parent}: the architecture of the {what} differs from the configuration: "
                 + "; ".join(different[:5])
                 + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
             )
@@ -194,8 +195,5 @@ def restore_part(directory: Path, step: int, abstract, *, what: str):
         )
 
 
-def _shapes(tree) -> dict[str, tuple[int, ...]]:
-    return {
-        "/".join(str(key.key) for key in path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _shapes(tree: dict) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in flatten_dict(tree, sep="/").items()}

@@ -6,7 +6,6 @@ evaluation/<split>/                      pairs.csv summary.json report.html figu
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,16 +17,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import config_from_json
 from ldm_morph_jax.devices import processes
+from ldm_morph_jax.files.locking import held
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 
 COMPLETE = "complete.json"  # written last by a stage that was trained to its end
 
-# keys that may differ between two sittings of one run: where things are, and how much is told
-# (and what changes neither numbers nor files: remat, micro_batches)
+# keys that may change when a run is continued: locations of files, how often the run reports, and
+# settings that trade memory for time without changing the result
 FREE_KEYS = (
     "data.source",
     "data.directory",
@@ -43,7 +45,7 @@ PACKAGES = (
 
 @contextlib.contextmanager
 def locked(workdir: Path):
-    """Hold the run directory, or say who does. Process 0 takes it for all processes of a run."""
+    """Lock the run directory, or report who holds it. Process 0 locks it for the whole run."""
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         with processes.together():
@@ -57,71 +59,54 @@ def locked(workdir: Path):
         yield
 
 
+@contextlib.contextmanager
 def _lock(workdir: Path):
-    """The locked lock file, open; closing it unlocks."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        handle = (workdir / ".lock").open("a+")
-    except OSError as error:
-        raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        with handle:
-            handle.seek(0)
-            raise ValueError(
-                f"workdir {workdir} is in use by another run (process {handle.read().strip()})"
-            ) from None
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
-    return handle
+    def refuse(holder):
+        raise ValueError(f"workdir {workdir} is in use by another run ({holder})")
+
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(workdir, refuse))
+        except OSError as error:
+            raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+        yield
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON under a temporary name and rename it: a final name is never half-written."""
+    """Write a JSON file, completely or not at all, creating its parent folders if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def completed(stage: Path) -> dict[str, float] | None:
-    """The metrics of a stage's best checkpoint if the stage was trained to its end, else None."""
+    """The metrics of a stage's best checkpoint if the stage is complete, otherwise None."""
     done = Path(stage) / COMPLETE
     return json.loads(done.read_text())["metrics"] if done.exists() else None
 
 
-def flatten(config: dict, prefix: str = "") -> dict:
-    """Nested dictionary -> {"a.b.c": value}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def save_config(config, workdir: Path) -> None:
-    """Write config.json and environment.json; refuse a workdir of a differently configured run."""
+    """Write config.json and environment.json; refuse a workdir that has another configuration."""
     write_json(Path(workdir) / "config.json", checked_config(config, workdir))
     write_json(Path(workdir) / "environment.json", environment())
 
 
 def checked_config(config, workdir: Path) -> dict:
-    """A configuration as config.json has it; ValueError if the workdir is of a different one."""
+    """A configuration as stored in config.json; ValueError if the workdir has a different one."""
     resolved = json.loads(json.dumps(config.to_dict()))
     path = Path(workdir) / "config.json"
     if path.exists():
-        # through the defaults, so that a key which is younger than the run is no difference
+        # fill in defaults, so that a key added since the run was made does not count as different
         check_same(path, load_config(workdir).to_dict(), resolved)
     return resolved
 
 
 def check_same(path: Path, before: dict, now: dict) -> None:
-    """Raise ValueError where the configuration that was stored in `path` differs from today's."""
-    before, now = (flatten(json.loads(json.dumps(config))) for config in (before, now))
+    """Raise ValueError if the configuration stored in `path` differs from the current one."""
+    before, now = (
+        flatten_dict(json.loads(json.dumps(config)), sep=".") for config in (before, now)
+    )
     different = [
         f"{key}: found {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -129,13 +114,13 @@ def check_same(path: Path, before: dict, now: dict) -> None:
     ]
     if different:
         raise ValueError(
-            f"{path} belongs to a run with another configuration; choose a new workdir or the "
+            f"{path} belongs to a run with another configuration; choose a new workdir or use the "
             f"same settings. Different: {'; '.join(different)}"
         )
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The configuration of a run, typed and locked as it was trained."""
+    """The configuration with which a run was trained, typed and locked."""
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise ValueError(f"{workdir} is not a run directory: it has no config.json")
@@ -147,7 +132,7 @@ def load_config(workdir: Path) -> ConfigDict:
 
 
 def environment() -> dict:
-    """Where and with what a run was made: revision, versions, devices, command."""
+    """How a run was made: revision, versions, devices, command."""
     root = Path(__file__).parents[2]
     try:
         revision = subprocess.run(
@@ -179,8 +164,8 @@ def best_step(workdir: Path, stage: str) -> int:
 
 
 def trained_part(workdir: Path, stage: str, abstract, *, what: str):
-    """Parts of a finished stage's best checkpoint, shaped as `abstract` ({"params": ...} or so)."""
-    # Orbax takes seconds to import, which registering two files with shipped weights need not wait
+    """Parts of a finished stage's best checkpoint, shaped as `abstract`, e.g. {"params": ...}."""
+    # Orbax takes seconds to import, and registering with shipped weights does not need it
     from ldm_morph_jax.runs.checkpoints import restore_part
 
     step = best_step(workdir, stage)
@@ -208,6 +193,16 @@ def abstract_unet(config):
     )
 
 
+def abstract_ldm(config) -> dict:
+    """Shapes of the frozen latent diffusion model returned by `load_ldm`."""
+    autoencoder = abstract_autoencoder(config)
+    return {
+        "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
+        "unet": abstract_unet(config),
+        "latent_scale": jax.ShapeDtypeStruct((), np.float32),
+    }
+
+
 def load_autoencoder(workdir: Path, config) -> dict:
     """All parameters of a run's autoencoder."""
     abstract = {"params": abstract_autoencoder(config)}
@@ -215,7 +210,7 @@ def load_autoencoder(workdir: Path, config) -> dict:
 
 
 def latent_scale(workdir: Path) -> np.float32:
-    """What the run's diffusion model multiplies latents by."""
+    """The factor by which the run's diffusion model multiplies latents."""
     path = Path(workdir) / "diffusion" / "latent_scale.json"
     return np.float32(json.loads(path.read_text())["latent_scale"])
 

@@ -1,4 +1,4 @@
-"""A finished run as one compact weights file, with a model card."""
+"""Exports a finished run as one compact weights file with a model card."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ def export_weights(
 ) -> str:
     """Write a finished run as one compact file that `load` reads; its sha256.
 
-    The model card holds the run's dataset ("data"), environment (revision, versions, devices), best
-    validation scores and the summaries of its evaluations ("metrics"), and what the JSON file
-    `additions` says. Commands and paths of the machine are left out.
+    The model card contains the run's dataset ("data"), environment (revision, versions, devices),
+    best validation scores, the summaries of its evaluations ("metrics"), and the entries of the
+    JSON file `additions`. Commands and paths of the machine are left out.
 
     Raises:
-        ValueError: no finished run, or `additions` is no JSON object.
+        ValueError: not a finished run, or `additions` is not a JSON object.
     """
     workdir = Path(workdir)
     method = load_run(workdir)

@@ -1,8 +1,7 @@
-"""A method with its weights: what evaluation, benchmark and `register` work with."""
+"""A method with its weights, as used by evaluation, benchmark and `register`."""
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,9 +14,9 @@ from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named
 
 
 class TrainedMethod:
-    """(moving, fixed) -> displacement, compiled, with all that the weights were trained for.
+    """(moving, fixed) -> displacement, compiled, with the conditions the weights were trained for.
 
-    An iterative method has no weights and works on a grid of any size.
+    An iterative method has no weights and works on grids of any size.
 
     Attributes:
       name: the method's name.
@@ -26,7 +25,7 @@ class TrainedMethod:
       image_size: side of the square grid that the network works on, in pixels; None: any.
       spacing_mm: pixel spacing of the training data, None where unknown.
       intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
-      predicts_velocity: whether `field` is a stationary velocity.
+      predicts_velocity: whether the displacement is the integral of a predicted velocity.
       params, frozen: the weights.
       card: the model card of a weights file, {} otherwise.
     """
@@ -48,14 +47,11 @@ class TrainedMethod:
         self.params, self.frozen = params or {}, frozen or {}
         self.predicts_velocity = method.predicts_velocity
         compiled = (lambda function: function) if method.on_host else jax.jit
-        self._field = compiled(method.field)
         self._displacement = compiled(method.displacement)
-        self.to_displacement = compiled(method.to_displacement)
-        self._constants = jax.jit(method.objective_constants)
-        self._dissimilarity = jax.jit(self._objective_per_pair)
+        self._velocity = compiled(method.velocity)
 
     def __reduce__(self):
-        # compiled functions cannot be pickled; they are made again
+        # compiled functions cannot be pickled and are created again
         keywords = {
             n: getattr(self, n) for n in ("params", "frozen", "config", "spacing_mm", "card")
         }
@@ -65,32 +61,17 @@ class TrainedMethod:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
         return self._displacement(self.params, self.frozen, moving, fixed)
 
-    def field(self, moving, fixed) -> jax.Array:
-        """As `displacement`, but the velocity, where the method predicts one."""
-        return self._field(self.params, self.frozen, moving, fixed)
-
-    def dissimilarity(self, moving, fixed) -> Callable[[jax.Array], jax.Array]:
-        """Function from a displacement to the training objective of every pair, `[B]`.
-
-        Differentiable; what depends on the images alone is computed once, here.
-        """
-        constants = self._constants(self.frozen, fixed)
-        return functools.partial(self._dissimilarity, self.frozen, constants, moving, fixed)
-
-    def _objective_per_pair(self, frozen, constants, moving, fixed, displacement):
-        def one(constants, *pair):
-            constants, pair = jax.tree.map(lambda array: array[None], (constants, pair))
-            return self.method.objective(frozen, *pair, **constants)["loss"]
-
-        return jax.vmap(one)(constants, moving, fixed, displacement)
+    def velocity(self, moving, fixed) -> jax.Array:
+        """As `displacement`, but the velocity that exchanging the images negates."""
+        return self._velocity(self.params, self.frozen, moving, fixed)
 
 
 def load_method(name_or_path: str | Path) -> TrainedMethod:
-    """A run directory or a weights file by path; shipped weights or an iterative method by name.
+    """Load a run directory or weights file by path, shipped weights or iterative methods by name.
 
     Raises:
         WeightsError: unknown name; weights missing, damaged or tampered with.
-        ValueError: a directory that is no finished run.
+        ValueError: a directory that is not a finished run.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -128,7 +109,7 @@ def load_run(workdir: str | Path) -> TrainedMethod:
 
 
 def load_weights(path: str | Path, expected_sha256: str | None = None) -> TrainedMethod:
-    """A weights file (`runs.weights`), its checksum checked."""
+    """A weights file (`runs.weights`), after checking its checksum."""
     params, stored, card = load_compact(path, expected_sha256)
     config = config_from_json(stored["config"])
     return TrainedMethod(

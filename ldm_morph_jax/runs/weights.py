@@ -1,8 +1,8 @@
 """Weights that ship with the package: float16 safetensors, a model card, a checksum.
 
 A weights file holds the flattened parameter tree ("registration/decoder/kernel": float16) and, in
-its header, the configuration and the model card as JSON. Its sha256 stands in `SHA256` for named
-weights, or beside the file in `<file>.sha256`; a file that does not match is not opened.
+its header, the configuration and the model card as JSON. Its sha256 is listed in `SHA256` for named
+weights, otherwise in `<file>.sha256` next to the file. A file that does not match is not opened.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ SHA256: dict[str, str] = {
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used or trusted."""
+    """The weights cannot be used or trusted."""
 
 
 def named_weights(name: str) -> tuple[Path, str]:
-    """(file, sha256) of weights that ship by name; WeightsError lists the names otherwise."""
+    """(file, sha256) of shipped weights; WeightsError lists the names if `name` is unknown."""
     if name not in SHA256:
         known = ", ".join(sorted(SHA256)) or "none in this version"
         raise WeightsError(f"unknown model {name!r}: not a directory, nor one of: {known}")
@@ -40,8 +40,8 @@ def named_weights(name: str) -> tuple[Path, str]:
 def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card: Mapping) -> str:
     """Write a nested dict of arrays as float16 and return the file's sha256.
 
-    The checksum also goes to `<path>.sha256` (the format of `sha256sum -c`). Integers and
-    scalars keep their dtype. Raises WeightsError on values that float16 cannot hold.
+    The checksum is also written to `<path>.sha256` (in the format of `sha256sum -c`). Integers and
+    scalars keep their dtype. Raises WeightsError for values that float16 cannot represent.
     """
     from safetensors.numpy import save_file
 
@@ -54,7 +54,7 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
         with np.errstate(over="ignore"):
             small = array.astype(np.float16)
         if not np.isfinite(small).all():
-            raise WeightsError(f"{name}: holds values that float16 cannot (NaN, or above 65504)")
+            raise WeightsError(f"{name}: has values that float16 cannot hold (NaN, or above 65504)")
         tensors[name] = np.ascontiguousarray(small)
     metadata = {"config": json.dumps(config, sort_keys=True), "card": json.dumps(card)}
     path = Path(path)
@@ -70,7 +70,7 @@ def save_weights(method, path: str | os.PathLike, card: Mapping) -> str:
     """Write a `runs.trained.TrainedMethod` as one compact file that `load` reads; its sha256."""
     params = {"params": method.params, "frozen": method.frozen}
     config = method.config.to_dict()
-    # where things lay when it was trained is nobody else's business
+    # leave out the paths of the machine on which it was trained
     config |= {"ldm_from": None, "data": config["data"] | {"source": None, "directory": "data"}}
     return save_compact(params, path, {"config": config, "spacing_mm": method.spacing_mm}, card)
 
@@ -78,9 +78,9 @@ def save_weights(method, path: str | os.PathLike, card: Mapping) -> str:
 def load_compact(
     path: str | os.PathLike, expected_sha256: str | None = None
 ) -> tuple[dict, dict, dict]:
-    """(params as float32, config, card) of a weights file whose checksum is right.
+    """(params as float32, config, card) of a weights file with the right checksum.
 
-    Without `expected_sha256` the one beside the file is used.
+    Without `expected_sha256`, the checksum in the file next to it is used.
 
     Raises:
         WeightsError: the file is missing, has no checksum, does not match it, or is damaged.
@@ -94,9 +94,9 @@ def load_compact(
     if expected_sha256 is None:
         beside = path.with_name(path.name + ".sha256")
         if not beside.is_file():
-            raise WeightsError(f"{path}: has no checksum; expected {beside.name} beside it")
+            raise WeightsError(f"{path}: has no checksum; expected {beside.name} next to it")
         expected_sha256 = (beside.read_text().split() or [""])[0]
-    data = path.read_bytes()  # what is checked is what is loaded
+    data = path.read_bytes()  # read once, so that the bytes checked are the bytes loaded
     found = hashlib.sha256(data).hexdigest()
     if found != expected_sha256:
         raise WeightsError(
@@ -128,7 +128,7 @@ def sha256(path: str | os.PathLike) -> str:
 def _flatten(tree: Mapping, prefix: str = ""):
     for key, value in tree.items():
         if "/" in key:
-            raise WeightsError(f"parameter name {key!r} holds a slash")
+            raise WeightsError(f"parameter name {key!r} contains a slash")
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}/")
         else:

@@ -1,1 +1,1 @@
-"""Training: one loop (`loop`), three stages, their checkpoints, and the run that ties them."""
+"""Training: one loop (`loop`), three stages, and the run that connects them."""

@@ -1,13 +1,14 @@
-"""Gradient accumulation: a batch in several parts, one after the other, equal to the whole batch.
+"""Gradient accumulation: processes a batch in parts, with the same result as the whole batch.
 
-A batch `[B, ...]` is cut into parts of every `parts`-th row, so that each part is spread over all
-devices as the batch is.
+`optax.microbatching` splits a batch `[B, ...]` into parts of every `parts`-th row, so that each
+part is spread over all devices like the batch, and keeps the activations of one part at a time.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from optax.microbatching import AccumulationType, microbatch
 
 
 def mean_gradient(loss_fn: Callable, params, batch, parts: int):
@@ -18,47 +19,40 @@ def mean_gradient(loss_fn: Callable, params, batch, parts: int):
       batch: tree of `[B, ...]`; B is a multiple of `parts`.
 
     Returns:
-      (loss, terms, gradient in the parameters).
+      ((loss, terms), gradient with respect to the parameters).
     """
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
-        (loss, terms), gradient = gradient_fn(params, batch, 0)
-        return loss, terms, gradient
-
-    def of_part(numbered):
-        (loss, terms), gradient = gradient_fn(params, *numbered)
-        return loss, terms, gradient
-
-    def add(total, numbered):
-        return jax.tree.map(jnp.add, total, of_part(numbered)), None
-
-    numbered = _split(batch, parts), jnp.arange(parts)
-    first = jax.tree.map(lambda a: a[0], numbered)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of_part, first))
-    total, _ = jax.lax.scan(add, zeros, numbered)
-    return jax.tree.map(lambda a: a / parts, total)
+        return gradient_fn(params, batch, 0)
+    rows = _rows(batch)
+    in_turn = microbatch(
+        lambda params, part, numbers: gradient_fn(params, part, numbers[0]),
+        argnums=(1, 2),
+        microbatch_size=rows // parts,
+        accumulator=AccumulationType.MEAN,
+    )
+    return in_turn(params, batch, jnp.arange(rows) % parts)
 
 
-def in_parts(function: Callable, batch, parts: int):
-    """`function(batch)` part by part; only the inputs are kept for the backward pass.
+def in_parts(function: Callable, batch, parts: int, joined):
+    """`function(batch)`, computed part by part; only inputs are kept for the backward pass.
 
-    `function` returns a tree of arrays `[B, ...]`, which are put together again in the batch's
-    order, and of scalars that are means over the batch. For losses that need all rows at once,
-    such as an adversarial one.
+    For losses that need all rows at once, such as an adversarial loss.
+
+    Args:
+      joined: for every result of `function`, True if it is an array `[B, ...]`, which is
+        reassembled in the batch's order, False if it is a mean over the batch.
     """
     if parts == 1:
         return function(batch)
-    results = jax.lax.map(jax.checkpoint(function), _split(batch, parts))
+    how = {True: AccumulationType.CONCAT, False: AccumulationType.MEAN}
+    return microbatch(
+        jax.checkpoint(function),
+        argnums=0,
+        microbatch_size=_rows(batch) // parts,
+        accumulator=jax.tree.map(how.get, joined),
+    )(batch)
 
-    def join(a):  # [parts, B / parts, ...] or [parts]
-        return jnp.mean(a) if a.ndim == 1 else a.swapaxes(0, 1).reshape(-1, *a.shape[2:])
 
-    return jax.tree.map(join, results)
-
-
-def _split(batch, parts: int):
-    """`[B, ...]` -> `[parts, B / parts, ...]`."""
-    return jax.tree.map(
-        lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1),
-        batch,
-    )
+def _rows(batch) -> int:
+    return len(jax.tree.leaves(batch)[0])

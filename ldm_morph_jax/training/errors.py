@@ -1,4 +1,4 @@
-"""How training can stop before its last step."""
+"""Exceptions that end training before its last step."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -6,4 +6,4 @@ class NonFiniteError(FloatingPointError):
 
 
 class Preempted(Exception):
-    """SIGTERM arrived; a checkpoint has been saved and the same command continues from it."""
+    """SIGTERM was received; a checkpoint is saved, and the same command continues from it."""

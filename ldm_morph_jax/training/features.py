@@ -1,12 +1,11 @@
-"""Features of the frozen networks, computed once per image and orientation, kept on disk.
+"""Features of the frozen networks, computed once per image and orientation and kept on disk.
 
-Under deterministic inversion the features of an image are a constant, so a training step need not
-compute them again (the published code does, at every step). They lie in `.npy` files that are read
-by memory map, in a directory named by a hash of everything that they depend on: weights, settings,
-image content, orientations. A changed input therefore never meets a stale cache.
+With deterministic inversion the features of an image are constant, so training steps need not
+recompute them (the published code does, at every step). They are stored in memory-mapped `.npy`
+files. The name of their directory is a hash of everything they depend on: weights, settings, image
+content, orientations. A stale cache is therefore never read.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -19,9 +18,66 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldm_morph_jax.data import orient
+from ldm_morph_jax.data import Dataset, orient
+from ldm_morph_jax.data.pipeline import Augmentation
+from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.files.locking import held
+from ldm_morph_jax.methods import Method
+from ldm_morph_jax.methods.ldm import build_autoencoder
+from ldm_morph_jax.runs.directory import write_json
 
 log = logging.getLogger(__name__)
+
+
+def are_cached(config, stage: str, method: Method) -> bool:
+    """Whether a stage's batches contain the frozen networks' cached features of each image."""
+    if not config.features.cache or stage == "autoencoder":
+        return False
+    if stage == "registration" and not method.features_are_constant:
+        if method.reads_ldm:
+            log.info("features: computed at every step, because they are drawn at random")
+        return False
+    if not Augmentation(**config[stage].augmentation).orientation_only:
+        log.info("features: computed at every step, because augmentation changes the images")
+        return False
+    return True
+
+
+def encoder(config) -> Callable:
+    """(the autoencoder's parameters, images `[B, H, W, 1]`) -> latents `[B, h, w, C]`."""
+    autoencoder = build_autoencoder(config)
+    return lambda params, x: autoencoder.apply({"params": params}, x, method="encode")
+
+
+def latent_cache(config, encode: Callable, params, dataset: Dataset) -> "FeatureCache":
+    """The latents of all training images, for the diffusion stage."""
+    autoencoder = build_autoencoder(config).clone(remat=False)  # remat does not change them
+    return FeatureCache(
+        Path(config.data.directory) / "features",
+        "latents",
+        dataset.images("train"),
+        config.diffusion.augmentation.orientations,
+        encode,
+        params,
+        depends_on=[
+            tree_digest(params["encoder"]),
+            repr(autoencoder),
+            dataset.fingerprint("train"),
+        ],
+    )
+
+
+def pair_cache(config, method: Method, frozen, dataset: Dataset) -> "FeatureCache":
+    """The features that a method needs of all training pairs, for the registration stage."""
+    return FeatureCache(
+        Path(config.data.directory) / "features",
+        method.name,
+        dataset.pair_images("train"),
+        config.registration.augmentation.orientations,
+        method.image_features,
+        frozen,
+        depends_on=[tree_digest(frozen), method.feature_settings(), dataset.fingerprint("train")],
+    )
 
 
 def tree_digest(tree) -> str:
@@ -39,9 +95,9 @@ class FeatureCache:
 
     Args:
       directory: parent of all caches.
-      name: what is cached, for people who look into the directory.
+      name: what is cached; part of the directory's name, for human readers.
       images: elements {"image": `[H, W, 1]`} by number (`data.ImageSource`).
-      orientations: elements of the dihedral group (see `data.pipeline.orient`).
+      orientations: elements of the dihedral group (see `data.orient`).
       compute: (frozen, images `[B, H, W, 1]`) -> tree of arrays `[B, ...]`.
       frozen: the weights.
       depends_on: strings that identify the weights, settings and images.
@@ -61,18 +117,23 @@ class FeatureCache:
         batch_size: int = 8,
     ):
         self._slot = {orientation: i for i, orientation in enumerate(orientations)}
-        key = hashlib.sha256(json.dumps([name, list(orientations), *depends_on]).encode())
-        self.directory = Path(directory) / f"{name}-{key.hexdigest()[:16]}"
         example = np.zeros((batch_size, *np.shape(images[0]["image"])), np.float32)
         compute = functools.partial(jax.jit(compute), frozen)
-        leaves, self._structure = jax.tree.flatten(jax.eval_shape(compute, example))
+        features = jax.eval_shape(compute, example)
+        leaves, self._structure = jax.tree.flatten(features)
         rows = len(images) * len(orientations)
+        key = json.dumps([name, list(orientations), rows, str(features), *depends_on])
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        self.directory = Path(directory) / f"{name}-{digest[:16]}"
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first one's result
+
+        def wait(holder):
+            log.info("features: waiting for %s, which is computing them", holder)
+
+        with held(self.directory, wait):
             self._build(images, orientations, compute, leaves, rows, batch_size)
         self._arrays = [
-            # .npy files know no bfloat16 and call it two bytes
+            # .npy files cannot describe bfloat16 and store it as two raw bytes
             np.load(self._path(i), mmap_mode="r", allow_pickle=False).view(leaf.dtype)
             for i, leaf in enumerate(leaves)
         ]
@@ -81,7 +142,7 @@ class FeatureCache:
         return self.directory / f"{leaf}.npy"
 
     def _build(self, images, orientations, compute, leaves, rows, batch_size):
-        """Fill the files row by row; a killed build goes on behind its last complete batch."""
+        """Fill the files batch by batch; a build that was killed is resumed where it stopped."""
         progress = self.directory / "progress.json"
         done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
         if done == rows:
@@ -97,26 +158,21 @@ class FeatureCache:
         ]
         if not done:
             self._allocate(arrays)
+
+        def oriented(row):
+            image, orientation = divmod(row, len(orientations))
+            return orient(images[image]["image"], orientations[orientation])
+
         began = time.perf_counter()
         for start in range(done, rows, batch_size):
             stop = min(start + batch_size, rows)
-            batch = np.stack(
-                [
-                    orient(
-                        images[row // len(orientations)]["image"],
-                        orientations[row % len(orientations)],
-                    )
-                    for row in range(start, stop)
-                ]
+            batch, valid = fill_up(
+                np.stack([oriented(row) for row in range(start, stop)]), batch_size
             )
-            missing = batch_size - len(batch)  # the last batch is filled up: one compilation
-            batch = np.concatenate([batch, batch[:1].repeat(missing, 0)])
             for array, values in zip(arrays, jax.tree.leaves(compute(batch)), strict=True):
-                array[start:stop] = np.asarray(values)[: stop - start].view(array.dtype)
+                array[start:stop] = np.asarray(values)[valid].view(array.dtype)
                 array.flush()
-            temporary = progress.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"rows": stop, "of": rows}))
-            os.replace(temporary, progress)
+            write_json(progress, {"rows": stop, "of": rows})
             if stop == rows or (start // batch_size) % 25 == 24:
                 seconds = time.perf_counter() - began
                 left = seconds / (stop - done) * (rows - stop)
@@ -125,7 +181,7 @@ class FeatureCache:
         log.info("features: %d rows, %.0f MiB in %s", rows, size, self.directory)
 
     def _allocate(self, arrays) -> None:
-        """Take the disk space now: writing into a hole of a file on a full disk is a SIGBUS."""
+        """Allocate the disk space now: writing to a sparse file on a full disk raises SIGBUS."""
         size = sum(array.nbytes for array in arrays)
         try:
             for i in range(len(arrays)):
@@ -145,15 +201,10 @@ class FeatureCache:
         rows = np.asarray(images) * len(self._slot) + slots
         return jax.tree.unflatten(self._structure, [array[rows] for array in self._arrays])
 
-
-class PairImages(Sequence):
-    """The images of a pair dataset in one row: 2 i is moving, 2 i + 1 fixed of pair i."""
-
-    def __init__(self, pairs):
-        self._pairs = pairs
-
-    def __len__(self):
-        return 2 * len(self._pairs)
-
-    def __getitem__(self, i):
-        return {"image": self._pairs[i // 2]["fixed" if i % 2 else "moving"]}
+    def of_pairs(self, batch: dict) -> dict:
+        """Features of both images of a batch of pairs, for a cache of `pair_images`."""
+        numbers = {"moving": 2 * batch["index"], "fixed": 2 * batch["index"] + 1}  # `ImageSource`
+        return {
+            f"{name}_features": self(number, batch["orientation"])
+            for name, number in numbers.items()
+        }

@@ -1,6 +1,7 @@
-"""Where a run's numbers go: JSON lines, TensorBoard, and a progress line with ETA.
+"""Logging of a run: JSON lines, TensorBoard, and progress lines with an ETA.
 
-Only process 0 writes. TensorBoard events are written by tensorboardX, which needs no TensorFlow.
+Only process 0 writes. TensorBoard events are written by tensorboardX, which does not need
+TensorFlow.
 """
 
 import json
@@ -38,7 +39,7 @@ class MetricWriter:
         if not self._enabled:
             return
         values = {name: float(value) for name, value in values.items()}
-        # JSON has no NaN: what is not a number is written as null
+        # JSON has no NaN; such values are written as null
         row = {name: value if np.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **row}) + "\n")
         for name, value in values.items():
@@ -57,12 +58,12 @@ class MetricWriter:
         for part in (self._file, self._board) if self._enabled else ():
             try:
                 part.close()
-            except OSError as error:  # not to hide why training ends
+            except OSError as error:  # do not hide the error that ended training
                 log.warning("%s: metrics could not be written: %s", self.directory, error)
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Forget what a killed run logged after the checkpoint that is being resumed."""
+    """Remove entries that a killed run logged after the checkpoint that is being resumed."""
     if not path.exists():
         return
     kept = []
@@ -70,7 +71,7 @@ def _drop_after(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except json.JSONDecodeError:  # the line that the kill cut off
+        except json.JSONDecodeError:  # a line truncated by the kill
             continue
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
@@ -78,7 +79,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 class Progress:
-    """Speed between log points, validation and compilation left out, and the ETA."""
+    """Speed between log points, without validation and compilation, and the ETA."""
 
     def __init__(self, name: str, steps: int, images_per_step: int, start_step: int):
         self.name, self.steps, self.images_per_step = name, steps, images_per_step

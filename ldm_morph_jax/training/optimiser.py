@@ -1,12 +1,12 @@
-"""Optimisers as the stages configure them (`config.stage_config`)."""
+"""Optimisers, built from a stage's configuration (`config.stage_config`)."""
 
 import optax
 
 
 def learning_rate_schedule(train) -> optax.Schedule:
-    """Linear warm-up, then constant, or to zero at the stage's last step.
+    """Linear warm-up, then constant, or decay to zero at the stage's last step.
 
-    "cosine", or "polynomial": (1 - step / steps)^0.9, as TransMorph decays it.
+    The decay is "cosine" or, as in TransMorph, "polynomial": (1 - step / steps)^0.9.
     """
     peak, warmup = train.learning_rate, train.warmup_steps
     if train.schedule == "constant":
@@ -27,7 +27,7 @@ def learning_rate_schedule(train) -> optax.Schedule:
 def adam(
     train, *, b1=0.9, b2=0.999, amsgrad=False, weight_decay=None
 ) -> optax.GradientTransformation:
-    """Adam with the stage's schedule and clipping: AdamW with a `weight_decay`, or AMSGrad."""
+    """Adam with the stage's schedule and clipping; AdamW if `weight_decay` is set, or AMSGrad."""
     rate = learning_rate_schedule(train)
     numbers = {"b1": b1, "b2": b2, "eps": train.adam_eps}
     if amsgrad:

@@ -1,4 +1,4 @@
-"""A training run: dataset, then the stages in order, each skipped when it is complete."""
+"""A training run: prepares the dataset, then runs the stages in order, skipping complete ones."""
 
 import logging
 from pathlib import Path
@@ -7,17 +7,11 @@ import grain
 import jax
 import numpy as np
 
-from ldm_morph_jax.data import load_dataset
-from ldm_morph_jax.data.pipeline import (
-    Augmentation,
-    evaluation_batches,
-    image_batches,
-    pair_batches,
-)
+from ldm_morph_jax.data.pipeline import Augmentation, image_batches, pair_batches
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
+from ldm_morph_jax.runs.dataset import dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
     completed,
     latent_scale,
@@ -27,56 +21,29 @@ from ldm_morph_jax.runs.directory import (
     save_config,
     write_json,
 )
-from ldm_morph_jax.training.features import FeatureCache, PairImages, tree_digest
+from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
-from ldm_morph_jax.training.stages.autoencoder import autoencoder_stage
-from ldm_morph_jax.training.stages.diffusion import diffusion_stage
-from ldm_morph_jax.training.stages.registration import registration_stage
+from ldm_morph_jax.training.stages import STAGES, stage_program
+from ldm_morph_jax.training.stages.autoencoder import load_frozen
+from ldm_morph_jax.training.stages.registration import ValidationPairs
 
 log = logging.getLogger(__name__)
 
-
-def dataset_of(config):
-    """The dataset that a configuration names, prepared when needed."""
-    c = config.data
-    if c.name is None:
-        raise ValueError("config.data.name is not set, expected the name of a dataset")
-    return load_dataset(
-        c.name,
-        source=c.source,
-        directory=c.directory,
-        intensity=c.intensity,
-        image_size=c.image_size,
-        reverse=c.reverse,
-        **c.options.to_dict(),
-    )
-
-
-def dataset_record(dataset) -> dict:
-    """What a run's dataset.json says about the dataset."""
-    return {
-        "name": dataset.name,
-        "labels": dataset.labels,
-        "spacing_mm": np.round(dataset.split("train")[0]["spacing"], 6).tolist(),
-        "spacing_note": dataset.spacing,
-        "pairs": dataset.splits,
-        "fingerprints": {s: dataset.fingerprint(s) for s in ("train", "validation")},
-    }
+VALIDATION_IMAGES = 64  # at most, for the autoencoder and the diffusion model
 
 
 def train(
     config, workdir: str | Path, *, stages=None, profile_steps=None
 ) -> dict[str, dict[str, float]]:
-    """Train all stages of a configuration, or the named ones; returns each's best validation.
+    """Train all stages of a configuration, or the named ones; returns each one's best validation.
 
-    Raises ValueError for a configuration, dataset or workdir that does not fit, `NonFiniteError`
-    when numbers explode, `Preempted` after SIGTERM.
+    Raises ValueError for an unsuitable configuration, dataset or workdir, `NonFiniteError` if
+    values become NaN or infinite, `Preempted` after SIGTERM.
     """
-    workdir = Path(workdir)
-    method = build_method(config)
+    workdir, method = Path(workdir), build_method(config)
     if stages is None:
         own_ldm = method.reads_ldm and config.ldm_from is None
-        stages = ("autoencoder", "diffusion", "registration") if own_ldm else ("registration",)
+        stages = STAGES if own_ldm else ("registration",)
     for stage in stages:
         c = config[stage].train
         check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
@@ -94,136 +61,87 @@ def train(
             if metrics[stage] is not None:
                 log.info("%s: complete, skipped", stage)
                 continue
+            cached = features.are_cached(config, stage, method)
+            frozen, batches, validation = _DATA[stage](config, workdir, dataset, method, cached)
             metrics[stage] = run_stage(
-                _BUILD[stage](config, workdir, dataset, method),
+                stage_program(config, stage, cached=cached),
                 workdir / stage,
+                frozen=frozen,
+                batches=iter(batches),
+                validation=validation,
                 seed=config.seed,
                 profile_steps=profile_steps,
             )
         return metrics
 
 
-def _autoencoder(config, workdir, dataset, method):
-    c = config.autoencoder
-    batches = image_batches(
-        dataset.images("train"),
-        seed=config.seed,
-        batch_size=c.train.batch_size,
-        augment=Augmentation(**c.augmentation),
-        shard=grain.sharding.ShardByJaxProcess(),
-    )
-    return autoencoder_stage(config, build_autoencoder(config), iter(batches), _validation(dataset))
+# -- inputs of each stage's program: frozen arrays, training batches, validation data
 
 
-def _diffusion(config, workdir, dataset, method):
-    c = config.diffusion
-    autoencoder = build_autoencoder(config)
-    params = load_autoencoder(workdir, config)
+def _autoencoder_data(config, workdir, dataset, method, cached):
+    batches = image_batches(dataset.images("train"), **_batch_options(config, "autoencoder"))
+    return load_frozen(config), batches, _validation_images(dataset)
+
+
+def _diffusion_data(config, workdir, dataset, method, cached):
     images = dataset.images("train")
-    augment = Augmentation(**c.augmentation)
-    batches = image_batches(
-        images,
-        seed=config.seed,
-        batch_size=c.train.batch_size,
-        augment=augment,
-        shard=grain.sharding.ShardByJaxProcess(),
-    )
+    batches = image_batches(images, **_batch_options(config, "diffusion"))
+    params = load_autoencoder(workdir, config)
+    encode = features.encoder(config)
+    if cached:
+        cache = features.latent_cache(config, encode, params, dataset)
+        batches = batches.map(lambda batch: {"latent": cache(batch["index"], batch["orientation"])})
+    scale = _latent_scale(config, workdir, encode, params, images)
+    frozen = {"autoencoder": params, "latent_scale": scale}
+    return frozen, batches, _validation_images(dataset)
 
-    def encode(params, x):
-        return autoencoder.apply({"params": params}, x, method="encode")
 
-    scale = np.float32(c.latent_scale)
-    if not c.latent_scale:
+def _registration_data(config, workdir, dataset, method, cached):
+    batches = pair_batches(dataset.split("train"), **_batch_options(config, "registration"))
+    frozen = load_ldm(Path(config.ldm_from or workdir), config) if method.reads_ldm else {}
+    if cached:
+        cache = features.pair_cache(config, method, frozen, dataset)
+        batches = batches.map(lambda batch: batch | cache.of_pairs(batch))
+    pairs = list(dataset.split("validation"))
+    names = ("moving", "fixed", "moving_mask", "fixed_mask")
+    stacked = {name: np.stack([pair[name] for pair in pairs]) for name in names}
+    return frozen, batches, ValidationPairs(stacked, dataset.labels)
+
+
+_DATA = {
+    "autoencoder": _autoencoder_data,
+    "diffusion": _diffusion_data,
+    "registration": _registration_data,
+}
+
+
+def _batch_options(config, stage: str) -> dict:
+    c = config[stage]
+    return {
+        "seed": config.seed,
+        "batch_size": c.train.batch_size,
+        "augment": Augmentation(**c.augmentation),
+        "shard": grain.sharding.ShardByJaxProcess(),
+    }
+
+
+def _validation_images(dataset) -> np.ndarray:
+    """Images of the validation pairs, `[N, H, W, 1]`, spread over the patients."""
+    images = dataset.pair_images("validation")
+    count = min(len(images), VALIDATION_IMAGES)
+    numbers = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
+    return np.stack([images[i]["image"] for i in numbers])
+
+
+def _latent_scale(config, workdir, encode, params, images) -> np.float32:
+    """The factor by which the diffusion model multiplies latents, fixed once for the whole run."""
+    file = workdir / "diffusion" / "latent_scale.json"
+    if file.exists():
+        return latent_scale(workdir)
+    scale = np.float32(config.diffusion.latent_scale)
+    if not scale:
         sample = np.stack([images[i]["image"] for i in range(min(len(images), 64))])
         scale = np.float32(1 / np.std(np.asarray(jax.jit(encode)(params, sample))))
-    scale_file = workdir / "diffusion" / "latent_scale.json"
-    if scale_file.exists():
-        scale = latent_scale(workdir)
-    elif processes.is_main():
-        write_json(scale_file, {"latent_scale": float(scale)})
-    if config.features.cache and augment.orientation_only:
-        cache = FeatureCache(
-            Path(config.data.directory) / "features",
-            "latents",
-            images,
-            augment.orientations,
-            encode,
-            params,
-            depends_on=[
-                tree_digest(params["encoder"]),
-                repr(autoencoder.clone(remat=False)),  # does not change them
-                dataset.fingerprint("train"),
-            ],
-        )
-        batches = batches.map(lambda batch: {"latent": cache(batch["index"], batch["orientation"])})
-    frozen = {"autoencoder": params, "latent_scale": scale}
-    return diffusion_stage(
-        config,
-        autoencoder,
-        build_unet(config),
-        build_schedule(config),
-        frozen,
-        iter(batches),
-        _validation(dataset),
-    )
-
-
-def _registration(config, workdir, dataset, method):
-    c = config.registration
-    pairs = dataset.split("train")
-    augment = Augmentation(**c.augmentation)
-    batches = pair_batches(
-        pairs,
-        seed=config.seed,
-        batch_size=c.train.batch_size,
-        augment=augment,
-        shard=grain.sharding.ShardByJaxProcess(),
-    )
-    frozen = {}
-    if method.reads_ldm:
-        frozen = load_ldm(Path(config.ldm_from or workdir), config)
-        cache = _feature_cache(config, dataset, pairs, augment, method, frozen)
-        if cache is not None:
-
-            def add_features(batch):
-                features = [
-                    cache(2 * batch["index"] + side, batch["orientation"]) for side in (0, 1)
-                ]
-                return batch | {"moving_features": features[0], "fixed_features": features[1]}
-
-            batches = batches.map(add_features)
-    keep = ("moving", "fixed", "moving_features", "fixed_features")
-    batches = batches.map(lambda batch: {k: v for k, v in batch.items() if k in keep})
-    validation = list(evaluation_batches(dataset.split("validation"), batch_size=8))
-    return registration_stage(config, method, frozen, iter(batches), validation, dataset.labels)
-
-
-def _feature_cache(config, dataset, pairs, augment, method, frozen):
-    """The cached features of the training pairs, or None where they have to be computed anew."""
-    if not config.features.cache:
-        return None
-    if not method.features_are_constant:
-        log.info("features: computed at every step, since noising is random (%s)", "q_sample")
-        return None
-    if not augment.orientation_only:
-        log.info("features: computed at every step, since augmentation changes the images")
-        return None
-    return FeatureCache(
-        Path(config.data.directory) / "features",
-        "taps",
-        PairImages(pairs),
-        augment.orientations,
-        method.image_features,
-        frozen,
-        depends_on=[tree_digest(frozen), method.feature_settings(), dataset.fingerprint("train")],
-    )
-
-
-_BUILD = {"autoencoder": _autoencoder, "diffusion": _diffusion, "registration": _registration}
-
-
-def _validation(dataset) -> np.ndarray:
-    """The images of the validation pairs, `[N, H, W, 1]`, at most 64 spread over the patients."""
-    images = PairImages(dataset.split("validation"))
-    numbers = np.unique(np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int))
-    return np.stack([images[i]["image"] for i in numbers])
+    if processes.is_main():
+        write_json(file, {"latent_scale": float(scale)})
+    return scale

@@ -20,6 +20,7 @@ from scipy import ndimage
 from ldm_morph_jax.data import dataset_class, load_dataset, preprocessing
 from ldm_morph_jax.data.acdc import SPACING_MM, is_rotated, resample
 from ldm_morph_jax.data.echonet import fill_polygon, outline, read_frames
+from ldm_morph_jax.files.images import Geometry, write_image
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice
 
@@ -471,6 +472,7 @@ ACDC_FILE = "database/training/patient001/patient001_frame"
         ("ED_gt.nii.gz", lambda a: a[:-1], r"ED_gt.nii.gz: mask is \(299, 410\), its image \(300,"),
         ("ED_gt.nii.gz", label(7), r"ED_gt.nii.gz: mask values must be among .* found \[7\]"),
         ("ES.nii.gz", "gzip", "2CH_ES.nii.gz: not a readable NIfTI file"),
+        ("ES_gt.nii.gz", "bit", "2CH_ES_gt.nii.gz: .*damaged or cut short"),
         ("ES.nii.gz", "text", "2CH_ES.nii.gz: not a readable NIfTI file"),
         ("ED.nii.gz", nan_at((3, 4)), "2CH_ED.nii.gz: expected finite values, found 1 NaN"),
         ("ED.nii.gz", np.zeros_like, "2CH_ED.nii.gz: constant image"),
@@ -517,6 +519,8 @@ def spoil(file, damage):
         file.unlink()
     elif damage == "gzip":
         archives.damage_gzip(file)
+    elif damage == "bit":
+        archives.flip_bit(file)
     elif damage == "text":
         file.write_text("not found")
     else:
@@ -546,7 +550,7 @@ def test_duplicate_and_unexpected_patients(tmp_path):
     camus = archives.write_camus(tmp_path / "camus", patients=(1,), views=("2CH",))
     folder = camus / "database_nifti"
     shutil.copytree(folder / "patient0001", folder / "patient001")
-    with pytest.raises(ValueError, match="patient 1 is there twice, as .*patient0001 and as"):
+    with pytest.raises(ValueError, match="found patient 1 twice, in .*patient0001 and in"):
         load("camus_2ch", camus)
     (folder / "patient001").rename(folder / "patient0501")
     with pytest.raises(ValueError, match="unexpected .*patient0501, patients are 1 to 500"):
@@ -554,7 +558,7 @@ def test_duplicate_and_unexpected_patients(tmp_path):
     acdc = archives.write_acdc(tmp_path / "acdc", patients=(1,))
     database = acdc / "database"
     shutil.copytree(database / "training", database / "testing")
-    with pytest.raises(ValueError, match="patient 1 is there twice, as .*testing.* and as"):
+    with pytest.raises(ValueError, match="found patient 1 twice, in .*testing.* and in"):
         load("acdc", acdc)
     shutil.rmtree(database / "training")
     with pytest.raises(ValueError, match="patients 1 to 100 are in training"):
@@ -595,10 +599,13 @@ def test_wrong_echonet_tables(tmp_path, file, number, change, message):
     "damage, message",
     [
         (lambda file: file.write_bytes(b"RIFF" + bytes(500)), "0X1A.avi: not a readable video"),
-        (lambda file: file.write_bytes(file.read_bytes()[:9000]), "0X1A.avi: has no frame 3"),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:9000]),
+            "0X1A.avi: the video ends before frame 3",
+        ),
         (
             lambda file: archives.write_avi(file, [archives.echonet_frame("0X1A", 0)] * 3),
-            "0X1A.avi: has no frame 3, which VolumeTracings.csv traces",
+            "0X1A.avi: the video ends before frame 3, which VolumeTracings.csv traces",
         ),
         (
             lambda file: archives.write_avi(file, [np.full((112, 112), 80, np.uint8)] * 9),
@@ -608,7 +615,7 @@ def test_wrong_echonet_tables(tmp_path, file, number, change, message):
             lambda file: archives.write_avi(
                 file, [archives.echonet_frame("0X1A", 3)[:32, :32]] * 9
             ),
-            "0X1A.avi, frame 3: its outline .* holds no pixel of the 32 x 32 image",
+            "0X1A.avi, frame 3: its outline .* contains no pixel of the 32 x 32 image",
         ),
     ],
 )
@@ -621,7 +628,7 @@ def test_damaged_videos(tmp_path, damage, message):
 
 def test_without_pyav(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ValueError, match=r"needs PyAV: pip install 'ldm_morph_jax\[echonet\]'"):
+    with pytest.raises(ValueError, match=r"needs PyAV: pip install 'ldm_morph_jax\[video\]'"):
         read_frames(tmp_path / "x.avi", [0])
 
 
@@ -639,7 +646,7 @@ def test_incomplete_outline(tmp_path):
     [
         (0, lambda s: s.replace("moving,", "move,"), "header is id,split,move,.*expected"),
         (1, lambda s: s.replace("train", "training"), "line 2: split is 'training'"),
-        (2, lambda s: s.replace("heart-1", "heart-0"), "id 'heart-0' was on line 2 already"),
+        (2, lambda s: s.replace("heart-1", "heart-0"), "id 'heart-0' is already on line 2"),
         (2, lambda s: s.replace("heart-1", ""), "line 3: id is empty"),
         (1, lambda s: s.replace("0_fixed.png", "no.png"), "line 2: no such file .*no.png"),
         (1, lambda s: s.replace("0_fixed_mask.png", ""), "line 2: has one mask"),
@@ -673,3 +680,51 @@ def test_folder_without_masks_and_with_slices(tmp_path):
     )
     assert dataset.labels == {} and not example["moving_mask"].any()
     assert dataset.metadata("test")[0]["slice"] == 2
+
+
+@pytest.mark.parametrize("flipped", ["fixed", "fixed_mask", "moving_mask", "fixed fixed_mask"])
+def test_folder_compares_in_millimetres(tmp_path, flipped):
+    """Whatever is stored the other way round, the pair is the same."""
+    scene, points = archives.Scene(99, 79), archives.grid((100, 80), (1, 1))
+    geometry = Geometry((100, 80), (1.0, 1.0), np.array([5.0, -3.0]), np.eye(2))
+    turned = Geometry((100, 80), (1.0, 1.0), np.array([84.0, -3.0]), np.diag([-1.0, 1.0]))
+    tables = []
+    for turn in ("", flipped):
+        folder = tmp_path / (turn or "straight")
+        folder.mkdir()
+        for role, phase in (("moving", "ED"), ("fixed", "ES")):
+            image = scene.image(points, phase).astype(np.float32)
+            for key, array in ((role, image), (f"{role}_mask", scene.mask(points, phase))):
+                there = key in turn.split()
+                array = array[:, ::-1] if there else array
+                write_image(folder / f"{key}.nii.gz", array, turned if there else geometry)
+        names = ("moving", "fixed", "moving_mask", "fixed_mask")
+        row = ",".join(f"{name}.nii.gz" for name in names)
+        (folder / "pairs.csv").write_text(f"id,split,{','.join(names)}\na,train,{row}\n")
+        tables.append(folder / "pairs.csv")
+    straight, other = (
+        load_dataset("folder", source=table, directory=tmp_path / "out", image_size=96).split(
+            "train"
+        )[0]
+        for table in tables
+    )
+    for key in ("moving", "fixed", "moving_mask", "fixed_mask"):
+        np.testing.assert_allclose(other[key], straight[key], atol=1e-6)
+
+
+def test_folder_refuses_images_that_lie_elsewhere(tmp_path):
+    array = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    for name, x in (("a", 0.0), ("b", 20.0)):
+        geometry = Geometry((64, 64), (1.0, 1.0), np.array([x, 5.0]), np.eye(2))
+        write_image(tmp_path / f"{name}.nii.gz", array, geometry)
+    (tmp_path / "pairs.csv").write_text("id,split,moving,fixed\na,train,a.nii.gz,b.nii.gz\n")
+    with pytest.raises(ValueError, match=r"b.nii.gz: covers 69 % of .*a.nii.gz, expected all"):
+        load_dataset("folder", source=tmp_path / "pairs.csv", directory=tmp_path / "out")
+
+
+def test_camus_of_the_first_release(tmp_path):
+    archives.write_camus(tmp_path / "camus", patients=(1,), views=("2CH",))
+    for file in list(tmp_path.rglob("*.nii.gz")):
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".mhd")))
+    with pytest.raises(ValueError, match=r"2CH_E.\S*.mhd is from the first release \(.mhd\), exp"):
+        load("camus_2ch", tmp_path / "camus")

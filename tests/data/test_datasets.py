@@ -130,9 +130,11 @@ def test_runs_without_tensorflow(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'mnist', there are: acdc, .*phantom,"):
+    with pytest.raises(
+        ValueError, match="unknown dataset 'mnist', expected one of acdc, .*phantom,"
+    ):
         load_dataset("mnist", directory=tmp_path)
-    with pytest.raises(ValueError, match="unknown options colour; there are: .*look.*n_train"):
+    with pytest.raises(ValueError, match="unknown options colour; known: .*look.*n_train"):
         load_dataset("phantom", directory=tmp_path, colour="red")
     with pytest.raises(ValueError, match="look must be sax, echo or both"):
         load_dataset("phantom", directory=tmp_path, look="ct")
@@ -144,8 +146,8 @@ def test_errors(tmp_path):
         load_dataset("phantom", directory=tmp_path, image_size=16)
     with pytest.raises(ValueError, match="seed must not be negative"):
         load_dataset("phantom", directory=tmp_path, seed=-1)
-    with pytest.raises(ValueError, match="is generated, it takes no source"):
+    with pytest.raises(ValueError, match="is generated and takes no source"):
         load_dataset("phantom", directory=tmp_path, source=tmp_path)
     dataset = load_dataset("phantom", directory=tmp_path, **SMALL)
-    with pytest.raises(ValueError, match="no split 'val', there are: train, validation, test"):
+    with pytest.raises(ValueError, match="no split 'val', expected one of train, validation, test"):
         dataset.split("val")

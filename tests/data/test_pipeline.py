@@ -11,7 +11,6 @@ from ldm_morph_jax.data import orient, orient_displacement
 from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.data.pipeline import (
     Augmentation,
-    evaluation_batches,
     image_batches,
     pair_batches,
     rotate,
@@ -135,21 +134,6 @@ def test_finite_stream_has_the_same_length_in_every_process():
         return len(list(pair_batches(Source(11), seed=0, batch_size=4, epochs=1, shard=shard)))
 
     assert count(0, 1) == count(0, 2) == count(1, 2) == count(3, 4) == 2
-
-
-def test_evaluation_batches_in_order_with_padding():
-    batches = list(evaluation_batches(Source(11), 4))
-    order = np.concatenate([batch["index"][batch["valid"]] for batch in batches])
-    np.testing.assert_array_equal(order, np.arange(11))
-    assert [batch["valid"].tolist() for batch in batches[-2:]] == [[True] * 4, [True] * 3 + [False]]
-    np.testing.assert_array_equal(batches[-1]["moving"][3], batches[-1]["moving"][2])
-    halves = [
-        list(evaluation_batches(Source(11), 4, grain.sharding.ShardOptions(p, 2))) for p in (0, 1)
-    ]
-    joined = [
-        {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)
-    ]
-    assert_same(joined, batches)
 
 
 def test_orientations_are_the_dihedral_group():

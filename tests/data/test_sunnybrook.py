@@ -150,7 +150,9 @@ def test_missing_part_split_and_partner(tree, tmp_path):
         load(without)
     image, _ = paths(tree, "SC-N-05", 2, 1, 0)
     image.unlink()
-    with pytest.raises(ValueError, match="without partner in Part2: SC-N-05-IM-0001-0021.dcm.png"):
+    with pytest.raises(
+        ValueError, match="without a partner in Part2: SC-N-05-IM-0001-0021.dcm.png"
+    ):
         load(tree)
 
 
@@ -185,7 +187,7 @@ def damage_values(image, label):
 
 def damage_channels(image, label):
     array = np.asarray(Image.open(image)).copy()
-    array[..., 1] += 1
+    array[..., 1] += 50
     replace(image, array)
 
 
@@ -203,7 +205,7 @@ def damage_border(image, label):
         (damage_size, r"0021.dcm.png: expected 256 x 256, found \(128, 128\)"),
         (damage_constant, r"0021.dcm.png: is constant \(9\)"),
         (damage_values, r"0021.dcm.png: mask values must be among \[0, 255\], found \[200\]"),
-        (damage_channels, "0021.dcm.png: colour image .*, expected grey values"),
+        (damage_channels, "0021.dcm.png: colour image, expected grey values"),
         (damage_border, "0021.dcm.png: 1 mask pixels lie outside the crop"),
     ],
 )

@@ -15,6 +15,7 @@ from ldm_morph_jax.files.transforms import (
     write_transform,
 )
 from ldm_morph_jax.ops import geometry as ops_geometry
+from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.registering.registrar import Registrar
 
 
@@ -200,8 +201,9 @@ def test_points_as_simpleitk(tmp_path):
 @pytest.mark.parametrize("name", ["same", "different"])
 def test_inverse(name):
     registration = registered(*PAIRS[name])
-    transform, (inverse, residual) = registration.transform, registration.inverse
-    assert residual.max() < 1e-3
+    transform, inverted = registration.transform, registration.inverse
+    assert inverted.residual_mm.max() < 1e-4 and inverted.missing == 0
+    inverse = inverted.transform
     assert inverse.fixed is registration.moving.geometry
     # there and back again, through the sampled fields; a tenth of a millimetre for their sampling
     points = registration.fixed.geometry.to_physical(np.array([[40.0, 70.0], [55.5, 61.5]]))
@@ -211,13 +213,27 @@ def test_inverse(name):
     assert residual.max() < 1e-4
 
 
-def test_inverse_of_a_fold_has_a_residual():
+def test_inverse_where_the_map_stretches():
+    """No fold, but changes of more than a pixel per pixel: a fixed-point iteration diverges."""
     geometry = PAIRS["same"][0]
-    x = geometry.indices()[..., 1]
-    wave = np.stack([20 * np.sin(2 * np.pi * x / 64), 0 * x], axis=-1)
-    transform = Transform(wave, geometry, geometry)
-    assert (transform.jacobian_determinant() <= 0).any()
-    assert transform.inverse()[1].max() > 0.1
+    x = geometry.indices()[..., 1] - 60
+    stretch = np.stack([8 * np.tanh(x / 2), 0 * x], axis=-1)
+    transform = Transform(stretch, geometry, geometry)
+    assert 0 < transform.jacobian_determinant().min() < transform.jacobian_determinant().max()
+    assert transform.jacobian_determinant().max() > 3
+    inverse = transform.inverse()
+    assert inverse.missing == 0 and inverse.converged.all()
+    positions = geometry.to_physical(geometry.indices()) + inverse.transform.displacement_mm
+    there = transform.map_points(positions.reshape(-1, 2)).reshape(positions.shape)
+    np.testing.assert_allclose(there, geometry.to_physical(geometry.indices()), atol=1e-3)
+
+
+def test_an_inverse_that_is_missing_is_told():
+    geometry = PAIRS["same"][0]
+    noise = np.random.default_rng(0).normal(scale=15, size=(*geometry.shape, 2))  # folds all over
+    inverse = Transform(noise, geometry, geometry).inverse()
+    assert inverse.missing == np.count_nonzero(~inverse.converged) > 0
+    assert inverse.residual_mm[~inverse.converged].min() > 1e-2
 
 
 def test_agrees_with_ops_on_one_grid():
@@ -236,9 +252,10 @@ def test_agrees_with_ops_on_one_grid():
         atol=1e-4,
     )
     # away from the border, beyond which the two continue the displacement alike anyway
-    inverse, _ = ops_geometry.invert(u, 50)
     np.testing.assert_allclose(
-        np.asarray(inverse)[0], registration.inverse[0].displacement, atol=1e-3
+        np.asarray(invert(u).displacement)[0],
+        registration.inverse.transform.displacement,
+        atol=1e-3,
     )
 
 

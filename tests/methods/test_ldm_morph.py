@@ -7,14 +7,18 @@ from tiny import tiny_config
 
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant
-from ldm_morph_jax.profiling.costs import abstract_ldm
 from ldm_morph_jax.profiling.timing import random_arrays
+from ldm_morph_jax.runs.directory import abstract_ldm
 
 
 def method(tmp_path, **changes):
     config = tiny_config(tmp_path)
     config.registration.update(changes)
     return build_method(config)
+
+
+def initial(method):
+    return jax.jit(lambda: method.init(jax.random.key(0), 32))()
 
 
 def test_the_paper_predicts_a_displacement(tmp_path):
@@ -55,7 +59,7 @@ def test_exchanged_images_have_the_inverse_and_the_same_image_none(tmp_path, fus
     moving, fixed = rng.random((2, 1, 32, 32, 1), np.float32)
     params = jax.tree.map(
         lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape, a.dtype),
-        method.init(jax.random.key(0), 32),
+        initial(method),
     )
     frozen = random_arrays(abstract_ldm(config), rng)
     field = jax.jit(method.field)
@@ -75,7 +79,7 @@ def test_a_symmetric_loss_is_the_same_for_exchanged_images(tmp_path):
     method = build_method(config)
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 2, 32, 32, 1), np.float32)
-    params, frozen = method.init(jax.random.key(0), 32), random_arrays(abstract_ldm(config), rng)
+    params, frozen = initial(method), random_arrays(abstract_ldm(config), rng)
     loss = jax.jit(
         lambda m, f: method.loss(params, frozen, {"moving": m, "fixed": f}, jax.random.key(0), 0)[1]
     )

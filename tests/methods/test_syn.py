@@ -1,13 +1,17 @@
-"""SyN of ANTsPy: in our conventions, and leaving no files behind."""
+"""SyN of ANTsPy: in our conventions, on hearts, and leaving no files behind."""
 
 import tempfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.methods.syn import SyN
-from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
+from ldm_morph_jax.ops.metrics import dice
 
+# the extra `test` has it where ANTsPy has a wheel
 pytest.importorskip("ants", reason="the extra `ants` is not installed")
 
 
@@ -28,3 +32,22 @@ def test_a_displaced_blob_is_found(tmp_path, monkeypatch):
     before, after = (np.mean((image - fixed) ** 2) for image in (moving, warp(moving, u)))
     assert after < before / 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clean_hearts_are_registered_without_folds():
+    """The fixed image is the moved moving image; a pair is what it is alone."""
+    pairs = [phantom_pair(seed, look="sax", image_size=64) for seed in (1, 2)]
+    arrays = {name: np.stack([getattr(p, name) for p in pairs]) for name in pairs[0]._fields}
+    moving = arrays["moving"][..., None]
+    fixed = np.asarray(warp(jnp.asarray(moving), arrays["displacement"]))
+    u = SyN().displacement({}, {}, moving, fixed)
+    alone = SyN().displacement({}, {}, moving[1:], fixed[1:])
+    np.testing.assert_array_equal(alone, u[1:])
+    masks = arrays["moving_mask"][..., None]
+    warped = np.asarray(warp(jnp.asarray(masks), u, interpolation="nearest"))
+    for before, after, target in zip(masks, warped, arrays["fixed_mask"], strict=True):
+        scores = [
+            np.mean(list(dice(m[..., 0], target, (1, 2, 3)).values())) for m in (before, after)
+        ]
+        assert scores[0] < 0.75 and scores[1] > 0.9, scores
+    assert np.asarray(jacobian_determinant(u)).min() > 0

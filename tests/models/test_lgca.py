@@ -87,5 +87,5 @@ def test_only_the_later_blocks_have_stochastic_depth(lgca):
 
 def test_maps_of_different_shapes_are_refused(lgca):
     module, variables, x, y = lgca
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="expected equal ones"):
         module.apply(variables, x, y[:, :4], train=False)

@@ -1,4 +1,4 @@
-"""The benchmark: its plan, restart, failures, statistics, and that all files say the same."""
+"""The benchmark: its plan, restart, failures, claims, and that all files say the same."""
 
 import contextlib
 import copy
@@ -15,18 +15,16 @@ import browser
 import jax
 import numpy as np
 import pytest
-from scipy import stats
 from tiny import tiny_config
 
 from ldm_morph_jax import evaluation
 from ldm_morph_jax.config import config_from_json, experiment
 from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.methods.syn import SyN
 from ldm_morph_jax.paper import run as benchmark
 from ldm_morph_jax.paper.plan import all_evaluations, benchmark_config, tasks
-from ldm_morph_jax.paper.reported import TABLE_1, TABLE_2, TABLE_3
 from ldm_morph_jax.paper.run import describe, run_benchmark, typical_pair
-from ldm_morph_jax.paper.statistics import compare
+from ldm_morph_jax.paper.statistics import holm
+from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.training import loop
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +51,8 @@ def rows_of(out, number):
 def numbers_only(patch):
     """Leave out the pictures and reports of single runs, which take seconds each."""
     with patch.context() as context:
-        context.setattr(evaluation, "_figures", lambda *_: {})
-        context.setattr(evaluation.html, "render_report", lambda *_, **__: "report")
+        context.setattr(evaluation, "report_figures", lambda *_, **__: {})
+        context.setattr(evaluation, "report_page", lambda *_, **__: "report")
         context.setattr(benchmark.jax, "clear_caches", lambda: None)
         yield context
 
@@ -69,7 +67,9 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
     class Killed(BaseException):
         pass
 
-    def die(*_, **__):
+    def die_in_evaluation(name_or_path):
+        if name_or_path == "initial":
+            return load_method(name_or_path)
         raise Killed
 
     def die_late(name, step, _):
@@ -80,7 +80,7 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     with numbers_only(monkeypatch):
         assert run_benchmark(config, whole) == []
-        progress = [m.split("ETA ")[1] for m in caplog.messages if m.startswith("cell ")]
+        progress = [m.split("ETA ")[1] for m in caplog.messages if m.startswith("task ")]
         assert progress[0] == "1 to train and 2 to evaluate"
         assert progress[1] == "2 to evaluate"
         assert re.fullmatch(r"0:\d\d:\d\d", progress[2])
@@ -88,7 +88,7 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
             patch.setattr(loop, "_check_finite", die_late)
             run_benchmark(config, pieces)
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(benchmark, "load_run", die)
+            patch.setattr(benchmark, "load_method", die_in_evaluation)
             run_benchmark(config, pieces)
         assert not (pieces / "index.html").exists()
         told = describe(config, pieces).splitlines()
@@ -117,55 +117,86 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
 # -- the whole plan, with methods that need no training
 
 
+@contextlib.contextmanager
+def faked_work(patch):
+    """Runs "train" by writing what a finished stage leaves; methods that need no training.
+
+    Trained ones move everything by a part of a pixel that depends on their name. On validation
+    TransMorph likes the larger smoothness weight, all others the smaller; TransMorph is best at its
+    last step. VoxelMorph fails in training, SyN in evaluation.
+    """
+
+    def train(config, workdir, *, stages):
+        c = config.registration
+        if c.method == "voxelmorph":
+            raise RuntimeError("out of\n<memory> & patience")
+        larger = c.method == "transmorph" and not c.integration_steps
+        done = {"metrics": {"score": c.smoothness_weight * (1 if larger else -1)}}
+        done["best_step"] = 4 if larger else 2
+        for stage in stages:
+            (workdir / stage).mkdir(parents=True)
+            (workdir / stage / "complete.json").write_text(json.dumps(done))
+        (workdir / "trained_with.json").write_text(json.dumps(c.smoothness_weight))
+
+    def load_fake(name_or_path):
+        if name_or_path == "syn":
+            raise ValueError("SyN needs ANTsPy")
+        shift = 0 if name_or_path == "initial" else len(Path(name_or_path).resolve().name) % 7 / 3
+
+        def displacement(moving, fixed):
+            return np.full((*moving.shape[:3], 2), shift, np.float32)
+
+        return SimpleNamespace(displacement=displacement)
+
+    def refined(method, moving, fixed, *, steps):
+        return method.displacement(moving, fixed) / (1 + steps)
+
+    with numbers_only(patch) as context:
+        context.setattr(benchmark, "train", train)
+        context.setattr(benchmark, "load_method", load_fake)
+        context.setattr(benchmark, "refined_displacement", refined)
+        yield
+
+
 @pytest.fixture(scope="module")
 def faked(data, tmp_path_factory):
-    """A benchmark of every kind of cell; VoxelMorph fails in training, SyN in evaluation.
-
-    Cells "train" by writing what a finished stage leaves, and move everything by a part of a pixel
-    that depends on their name.
-    """
+    """A benchmark of every kind of run."""
     out = tmp_path_factory.mktemp("benchmark") / "out"
-    apical = copy.deepcopy(tiny_config(data))
+    own = tiny_config(data)
+    own.registration.train.patience = 1
+    own.registration.update({"integration_steps": 3, "velocity_sigma": 2.0, "symmetric": True})
+    apical = copy.deepcopy(own)
     apical.data.options.look = "echo"
-    config = tiny_benchmark(
-        data,
-        title="Every <kind> of cell",
+    config = benchmark_config(
+        title="Every <kind> of run",
+        datasets={"sax": own},
         methods=("initial", "syn", "voxelmorph", "transmorph", "ldm_morph"),
+        our_head=("transmorph",),
         seeds=(0, 1),
-        ablation=True,
+        weights=(0.5, 2.0),
+        refine=3,
         betas=(1.0, 0.2),
         unseen={"apical": apical},
         transfer=(("sax", "apical"),),
     )
 
-    def train(config, workdir, *, stages):
-        if config.registration.method == "voxelmorph":
-            raise RuntimeError("out of\n<memory> & patience")
-        for stage in stages:
-            (workdir / stage).mkdir(parents=True)
-            (workdir / stage / "complete.json").write_text('{"metrics": {}}')
-
-    def load_run(workdir):
-        shift = len(Path(workdir).name) % 7 / 3
-        return SimpleNamespace(displacement=lambda m, f: np.full((*m.shape[:3], 2), shift, "f"))
-
-    def without_ants(self):
-        raise ValueError("SyN needs ANTsPy")
-
-    with pytest.MonkeyPatch.context() as patch, numbers_only(patch):
-        patch.setattr(benchmark, "train", train)
-        patch.setattr(benchmark, "load_run", load_run)
-        patch.setattr(SyN, "__init__", without_ants)
+    with pytest.MonkeyPatch.context() as patch, faked_work(patch):
         failed = run_benchmark(config, out)
     return config, out, failed
 
 
 def test_failures_are_marked_and_stop_nothing(faked):
     _, out, failed = faked
-    assert len(failed) == 2 + 2 + 4  # VoxelMorph's trainings and evaluations, SyN on two datasets
-    assert failed[0] == ("train voxelmorph on sax seed 0: RuntimeError: out of <memory> & patience")
+    # VoxelMorph's two tries, choice, second seed and four evaluations, SyN on two datasets
+    assert len(failed) == 2 + 1 + 1 + 4 + 2
+    assert failed[0] == (
+        "train voxelmorph-weight0.005 on sax seed 0: RuntimeError: out of <memory> & patience"
+    )
     rows = {row["method"]: row for row in rows_of(out, 1)}
-    assert list(rows) == ["initial", "syn", "voxelmorph", "transmorph", "ldm_morph"]
+    assert list(rows) == [
+        *("initial", "syn", "voxelmorph", "transmorph", "transmorph-velocity"),
+        *("ldm_morph", "ldm_morph-refined"),
+    ]
     assert "patience" in rows["voxelmorph"]["error"] and rows["voxelmorph"]["dsc_mean"] == ""
     assert "SyN needs ANTsPy" in rows["syn"]["error"]
     assert rows["transmorph"]["seeds"] == "2" and rows["ldm_morph"]["error"] == ""
@@ -173,11 +204,9 @@ def test_failures_are_marked_and_stop_nothing(faked):
     assert re.search(r"^\| VoxelMorph +\| +failed \|", markdown, re.MULTILINE)
     assert "* Failed: VoxelMorph, seed 1: RuntimeError: out of <memory> & patience" in markdown
     page = (out / "index.html").read_text()
-    assert "out of &lt;memory&gt; &amp; patience" in page and "8 failed" not in page
-    assert (
-        "RuntimeError"
-        in json.loads((out / "runs/sax/voxelmorph-seed0/error.json").read_text())["traceback"]
-    )
+    assert "out of &lt;memory&gt; &amp; patience" in page and "10 failed" not in page
+    place = out / "runs/sax/voxelmorph-weight0.005-seed0/error.json"
+    assert "RuntimeError" in json.loads(place.read_text())["traceback"]
 
 
 def test_tables_and_figures_of_every_kind(faked):
@@ -196,17 +225,130 @@ def test_tables_and_figures_of_every_kind(faked):
     assert found == {"fig4-sax.png", "fig5-sax.png", "fig6-sax-apical.png", "fig7.png"}
     record = json.loads((out / "benchmark.json").read_text())
     assert [point["beta"] for point in record["fig7"]["sax"]] == [0.2, 0.6, 1.0]
-    # beta 0.6 is LDM-Morph itself, asked for or not, beta 1 a row of the ablation: one cell each
+    # beta 0.6 is LDM-Morph itself, asked for or not, beta 1 a row of the ablation: one run each
     assert record["fig7"]["sax"][1]["runs"] == [
         "runs/sax/ldm_morph-seed0",
         "runs/sax/ldm_morph-seed1",
     ]
     assert rows_of(out, 3)[2]["runs"].split() == record["fig7"]["sax"][2]["runs"]
     for one in record["evaluations"]:
-        assert (out / one["run"]).is_dir()
         if one["error"] is None:
+            assert (out / one["run"]).is_dir()
             summary = json.loads((out / one["results"] / "summary.json").read_text())
             assert one["dsc"] == summary["dsc"]
+
+
+def test_smoothness_weights_are_chosen_on_validation(faked):
+    _, out, _ = faked
+    runs = out / "runs/sax"
+    weights = {
+        path.name: float((path / "trained_with.json").read_text())
+        for path in runs.glob("*-*")
+        if (path / "trained_with.json").exists()
+    }
+    # TransMorph's own weight is 0.02, LDM-Morph's 0.01, also for its head on another network
+    assert (weights["transmorph-weight0.01-seed0"], weights["transmorph-weight0.04-seed0"]) == (
+        0.01,
+        0.04,
+    )
+    assert weights["transmorph-seed0"] == weights["transmorph-seed1"] == 0.04
+    assert weights["transmorph-velocity-seed0"] == weights["transmorph-velocity-seed1"] == 0.005
+    for name in ("ldm_morph", "ldm_morph-none", "ldm_morph-beta1", "ldm_morph-beta0.2"):
+        assert weights[f"{name}-seed0"] == weights[f"{name}-seed1"] == 0.005
+    assert (runs / "transmorph-seed0").resolve().name == "transmorph-weight0.04-seed0"
+    rows = {row["method"]: row for row in rows_of(out, 1)}
+    assert float(rows["transmorph"]["smoothness_weight"]) == 0.04
+    assert rows["initial"]["smoothness_weight"] == ""
+    summary = json.loads((runs / "transmorph-seed1/evaluation/test/summary.json").read_text())
+    assert summary["config"]["registration"]["smoothness_weight"] == 0.04
+    assert "each method's own times 0.5, 2, first seed: TransMorph 0.04" in (
+        (out / "tables/table1.md").read_text()
+    )
+
+
+def test_a_further_try_may_be_the_best(data, tmp_path, monkeypatch):
+    def weight_of_the_row():
+        summary = tmp_path / "runs/sax/transmorph-seed0/evaluation/test/summary.json"
+        return json.loads(summary.read_text())["config"]["registration"]["smoothness_weight"]
+
+    with faked_work(monkeypatch):
+        config = tiny_benchmark(data, methods=("initial", "transmorph"), weights=(0.5, 1.0))
+        assert run_benchmark(config, tmp_path) == []
+        assert weight_of_the_row() == 0.02
+        config.weights = (0.5, 1.0, 2.0)
+        assert run_benchmark(config, tmp_path) == []
+        assert weight_of_the_row() == 0.04
+    [row] = [row for row in rows_of(tmp_path, 1) if row["method"] == "transmorph"]
+    assert float(row["smoothness_weight"]) == 0.04
+    # a run that was made without tries is never replaced
+    folder = tmp_path / "other"
+    with faked_work(monkeypatch):
+        config.weights = (1.0,)
+        assert run_benchmark(config, folder) == []
+        config.weights = (0.5, 1.0)
+        [choice, evaluation] = run_benchmark(config, folder)
+    assert "transmorph-seed0 is a run of its own, expected a link" in choice
+    assert not (folder / "runs/sax/transmorph-seed0").is_symlink()
+
+
+def test_what_has_not_converged_is_marked(faked):
+    _, out, _ = faked
+    rows = {row["method"]: row for row in rows_of(out, 1)}
+    assert rows["transmorph"]["converged"] == "false" and rows["ldm_morph"]["converged"] == "true"
+    assert rows["initial"]["converged"] == ""
+    markdown = (out / "tables/table1.md").read_text()
+    marked = [line for line in markdown.splitlines() if line.startswith("|") and "†" in line]
+    assert len(marked) == 1 and marked[0].startswith("| TransMorph ")
+    assert "† Not converged, validation was still getting better at the last step: TransMorph." in (
+        markdown
+    )
+
+
+def test_claims_say_what_they_rest_on(faked):
+    _, out, _ = faked
+    with (out / "tables/claims.csv").open(newline="") as file:
+        claims = list(csv.DictReader(file))
+    first = [c for c in claims if c["table"] == "1"]
+    assert [c["claim"] for c in first] == [
+        "LDM-Morph is ahead of Initial",
+        "LDM-Morph is ahead of TransMorph",
+        "LDM-Morph is ahead of TransMorph, our head",
+        "LDM-Morph, refined is ahead of Initial",
+        "LDM-Morph, refined is ahead of TransMorph",
+        "LDM-Morph, refined is ahead of TransMorph, our head",
+        "LDM-Morph, refined is ahead of LDM-Morph",
+    ]
+    assert [c["claim"] for c in claims if c["table"] == "3"] == [
+        "adding LDM features helps",
+        "adding LGCA helps",
+        "adding latent loss helps",
+        "LDM-Morph is ahead of none of its parts",
+    ]
+    one = first[1]
+    assert (one["patients"], one["pairs"], one["seeds_first"], one["seeds_second"]) == (
+        *("2", "2", "2", "2"),
+    )
+    # from the files that it names, by hand
+    means = []
+    for file in one["files"].split():
+        with (out / file).open(newline="") as stored:
+            means.append(np.mean([float(row["dsc"]) for row in csv.DictReader(stored)]))
+    expected = np.mean(means[:2]) - np.mean(means[2:])
+    assert float(one["difference"]) == pytest.approx(expected, abs=1e-12)
+    corrected = holm([float(c["p"]) for c in first])
+    assert [float(c["p_corrected"]) for c in first] == pytest.approx(list(corrected))
+    for c in claims:
+        holds = float(c["low"]) > 0 and float(c["p_corrected"]) < 0.05
+        assert c["holds"] == ("yes" if holds else "no")
+    # a row's own line is the claim the other way round
+    row = next(row for row in rows_of(out, 1) if row["method"] == "transmorph")
+    assert float(row["dsc_difference"]) == -float(one["difference"])
+    assert (row["dsc_difference_low"], row["p_corrected"]) == (
+        repr(-float(one["high"])),
+        one["p_corrected"],
+    )
+    refined = next(row for row in rows_of(out, 1) if row["method"] == "ldm_morph-refined")
+    assert refined["dsc_difference"] == first[-1]["difference"]
 
 
 def test_scores_are_averaged_over_seeds(faked):
@@ -228,9 +370,10 @@ def test_markdown_latex_and_csv_have_the_same_numbers(faked, number):
     in_markdown = [
         [cell.strip().strip("*") for cell in line[2:-2].split(" | ")]
         for line in markdown.splitlines()
-        if line.startswith("|") and not line.startswith("| :")
+        if line.startswith("|") and not line.startswith("|:")
     ]
     plain = latex.replace("$<$", "<").replace(r"$\leq$", "<=").replace(r"$\checkmark$", "✓")
+    plain = plain.replace(r"$\dagger$", "†")
     plain = re.sub(r"\\textbf\{(.*?)\}", r"\1", plain).replace(r"\%", "%")
     in_latex = [
         [cell.strip() for cell in line.removesuffix(r"\\").split(" & ")]
@@ -244,14 +387,16 @@ def test_markdown_latex_and_csv_have_the_same_numbers(faked, number):
     for cells, record in zip(body, records, strict=True):
         if record["dsc_mean"]:
             dsc = f"{float(record['dsc_mean']):.3f} ({float(record['dsc_std']):.3f})"
+            assert any(cell.split(" †")[0] == dsc for cell in cells)
+        if record["dsc_difference"]:
             difference = f"{float(record['dsc_difference']):+.3f} ["
-            assert dsc in cells and any(cell.startswith(difference) for cell in cells)
+            assert any(cell.startswith(difference) for cell in cells)
 
 
 def test_page_needs_nothing_else(faked):
     _, out, _ = faked
     page = (out / "index.html").read_text()
-    assert "Every &lt;kind&gt; of cell" in page
+    assert "Every &lt;kind&gt; of run" in page
     assert set(re.findall(r'src="(.{5})', page)) == {"data:"}
     assert not re.search(
         r"https?://|<script|<link(?! rel=\"icon\" href=\"data:)|@import|url\(", page
@@ -305,6 +450,9 @@ def test_unknown_names_are_refused(data, tmp_path, only, message):
         ({"methods": ("initial", "voxelmoprh")}, r"config\.methods: voxelmoprh unknown, .*syn"),
         ({"transfer": (("sax", "acdc"),)}, r"tested on: acdc unknown"),
         ({"seeds": (0, 0)}, r"config\.seeds is \(0, 0\)"),
+        ({"weights": ()}, r"config\.weights is \(\), expected at least one"),
+        ({"our_head": ("lddmm",)}, r"config\.our_head: lddmm unknown"),
+        ({"seeded": ("initial",)}, r"config\.seeded: initial unknown, .*voxelmorph"),
     ],
 )
 def test_impossible_plans_are_refused(data, tmp_path, changes, message):
@@ -346,30 +494,81 @@ def test_latent_diffusion_model_is_trained_once(data, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_cell_of_every_configuration_builds(path):
-    assert f"--config configs/benchmark/{path.name}" in path.read_text()
-    todo = tasks(all_evaluations(experiment(path), Path("out")))
+def test_every_run_of_every_configuration_builds(path):
+    assert f"ldm-morph benchmark --config benchmark/{path.stem}" in path.read_text()
+    config = experiment(path)
+    todo = tasks(all_evaluations(config, Path("out")))
     trained = [task for task in todo if getattr(task, "stages", ())]
     places = [getattr(task, "directory", None) or task.workdir for task in todo]
     assert len(set(places)) == len(places)
     built = set()
-    for cell in trained:
-        restored = config_from_json(json.loads(json.dumps(cell.config.to_dict())))
-        assert restored.to_dict() == cell.config.to_dict()
-        network = repr((cell.config.registration.model, cell.config.data.image_size))
+    for run in trained:
+        restored = config_from_json(json.loads(json.dumps(run.config.to_dict())))
+        assert restored.to_dict() == run.config.to_dict()
+        network = repr((run.config.registration.model, run.config.data.image_size))
         if network not in built:
-            method = build_method(cell.config)
-            size = cell.config.data.image_size
+            method = build_method(run.config)
+            size = run.config.data.image_size
             jax.eval_shape(lambda method=method, size=size: method.init(jax.random.key(0), size))
             built.add(network)
-    budgets = {
-        (
-            cell.dataset,
-            cell.config.registration.train.steps * cell.config.registration.train.batch_size,
-        )
-        for cell in trained
-    }
-    assert len(budgets) == len(experiment(path).datasets)  # equal for all methods
+    equal = ("steps", "batch_size", "evaluate_every", "patience")
+    budgets = {(run.dataset, *(run.config.registration.train[k] for k in equal)) for run in trained}
+    assert len(budgets) == len(config.datasets)  # equal for all methods
+    tries = {len(run.tries) for run in trained if run.stages == ("registration",)}
+    assert tries <= {0, len(config.weights)}
+
+
+def test_fair_rows_differ_in_their_network_alone(data, tmp_path):
+    own = tiny_config(data)
+    own.registration.update({"integration_steps": 3, "velocity_sigma": 2.0, "symmetric": True})
+    own.registration.update({"similarity": "ncc", "smoothness_weight": 0.5})
+    own.registration.train.update({"patience": 3, "learning_rate": 3e-3, "schedule": "cosine"})
+    config = benchmark_config(
+        datasets={"sax": own},
+        methods=("voxelmorph", "ldm_morph"),
+        our_head=("voxelmorph",),
+        baseline_size="small",
+        ablation=False,
+        betas=(),
+    )
+    runs = {one.run.name: one.run.config for one in all_evaluations(config, tmp_path)}
+    assert set(runs) == {"voxelmorph", "voxelmorph-velocity", "ldm_morph-mse", "ldm_morph"}
+    plain, ours = runs["voxelmorph"].registration, runs["voxelmorph-velocity"].registration
+    assert (plain.integration_steps, plain.similarity, plain.smoothness_weight) == (0, "mse", 0.01)
+    for key in ("integration_steps", "velocity_sigma", "symmetric", "similarity"):
+        assert ours[key] == own.registration[key], key
+    assert (ours.smoothness_weight, ours.smoothness_of) == (0.5, "displacement")
+    assert ours.model == plain.model and build_method(runs["voxelmorph-velocity"]).predicts_velocity
+    papers = runs["ldm_morph-mse"].registration
+    assert (papers.similarity, papers.smoothness_weight, papers.symmetric) == ("mse", 0.01, True)
+    for found in runs.values():
+        train = found.registration.train
+        assert (train.patience, train.learning_rate, train.schedule) == (3, 3e-3, "cosine")
+
+
+def test_seeds_and_tries_of_a_plan(data, tmp_path):
+    config = tiny_benchmark(
+        data,
+        methods=("initial", "voxelmorph", "ldm_morph"),
+        seeds=(0, 1),
+        seeded=("ldm_morph",),
+        weights=(0.5, 1.0),
+    )
+    told = [line.split(maxsplit=1)[1] for line in describe(config, tmp_path).splitlines()]
+    assert [" ".join(line.replace("to do", "").split()) for line in told] == [
+        "train voxelmorph-weight0.005 on sax seed 0",
+        "train voxelmorph-weight0.01 on sax seed 0",
+        "choose voxelmorph on sax seed 0",
+        "train ldm on sax seed 0",
+        "train ldm_morph-weight0.005 on sax seed 0",
+        "train ldm_morph-weight0.01 on sax seed 0",
+        "choose ldm_morph on sax seed 0",
+        "train ldm_morph on sax seed 1",
+        "evaluate initial on sax",
+        "evaluate voxelmorph on sax seed 0",
+        "evaluate ldm_morph on sax seed 0",
+        "evaluate ldm_morph on sax seed 1",
+    ]
 
 
 def test_command_refuses_what_it_does_not_know(tmp_path):
@@ -383,44 +582,6 @@ def test_command_refuses_what_it_does_not_know(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: --methods: demons unknown, expected some of initial, syn")
     assert not (tmp_path / "out").exists()
-
-
-# -- statistics and the paper's numbers
-
-
-def test_comparison_is_scipys():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(0.85, 0.05, 20), rng.normal(0.84, 0.05, 20)
-    found = compare(a, b)
-    assert found.n == 20 and found.difference == pytest.approx(np.mean(a) - np.mean(b))
-    assert found.p_value == stats.wilcoxon(a, b).pvalue
-    interval = stats.bootstrap((a - b,), np.mean, n_resamples=9999, rng=0).confidence_interval
-    assert (found.low, found.high) == tuple(interval)
-    assert found.low < found.difference < found.high
-
-
-def test_comparison_by_hand():
-    # six differences, all positive: 2 of the 64 signs are as extreme
-    found = compare(np.arange(1.0, 7.0), np.zeros(6))
-    assert found.p_value == pytest.approx(2 / 64) and found.difference == 3.5
-    # pairs without a score are left out; equal scores are no evidence
-    found = compare(np.array([0.5, np.nan, 0.7]), np.array([0.5, 0.6, 0.7]))
-    assert found == (2, 0.0, 0.0, 0.0, 1.0)
-    assert compare(np.array([np.nan]), np.array([1.0])).n == 0
-    with pytest.raises(ValueError, match=r"found shapes \(2,\), \(3,\)"):
-        compare(np.zeros(2), np.zeros(3))
-
-
-def test_the_papers_tables_are_consistent():
-    """Rows that the paper prints twice are the same here, and no row is missing."""
-    assert len(TABLE_1) == 9 * 4 and len(TABLE_2) == 9 * 2 and len(TABLE_3) == 4 * 4
-    for dataset in ("camus_2ch", "camus_4ch", "echonet", "acdc"):
-        ours = TABLE_1["ldm_morph", dataset]
-        assert TABLE_3[(True, True, True), dataset][:2] == ours[:2]
-        assert ours.dsc[0] == max(TABLE_1[key].dsc[0] for key in TABLE_1 if key[1] == dataset)
-    for key, score in TABLE_2.items():
-        if key[0] in ("initial", "syn", "lddmm"):
-            assert score[:2] == TABLE_1[key][:2]
 
 
 def test_typical_pair_is_the_median():

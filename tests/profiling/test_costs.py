@@ -14,6 +14,7 @@ from ldm_morph_jax.devices.mesh import data_mesh
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.profiling.timing import clock, peak_flops
+from ldm_morph_jax.runs.directory import abstract_ldm
 
 
 def flops(function, *arguments):
@@ -25,7 +26,7 @@ def parts():
     """FLOPs of the method's parts for one pair, and the shapes that it takes."""
     config = paper_config()
     method = build_method(config)
-    ldm = costs.abstract_ldm(config)
+    ldm = abstract_ldm(config)
     params = jax.eval_shape(lambda: method.init(jax.random.key(0), 128))
     image = jax.ShapeDtypeStruct((1, 128, 128, 1), np.float32)
     both = jax.ShapeDtypeStruct((2, 128, 128, 1), np.float32)

@@ -21,8 +21,9 @@ from ldm_morph_jax.methods.ldm import build_schedule
 from ldm_morph_jax.methods.ldm_morph import LDMMorph
 from ldm_morph_jax.models.lpips import SCALE, SHIFT, STAGES, load_lpips, lpips
 from ldm_morph_jax.ops.losses import smoothness
-from ldm_morph_jax.published import convert as published
-from ldm_morph_jax.published.convert import convert, to_torch
+from ldm_morph_jax.published import from_torch as published
+from ldm_morph_jax.published import shared
+from ldm_morph_jax.published.from_torch import convert
 from ldm_morph_jax.published.ldm import (
     autoencoder_name,
     discriminator_name,
@@ -35,7 +36,8 @@ from ldm_morph_jax.published.registration import (
     registration_unread,
     unread_entries,
 )
-from ldm_morph_jax.runs.directory import load_config
+from ldm_morph_jax.published.to_torch import to_torch
+from ldm_morph_jax.runs.directory import abstract_autoencoder, abstract_unet, load_config
 from ldm_morph_jax.runs.trained import load_run
 
 torch = pytest.importorskip("torch")
@@ -60,9 +62,9 @@ def shapes_once():
     with pytest.MonkeyPatch.context() as patch:
         for name, sections in {
             "abstract_autoencoder": ["autoencoder"],
-            "_abstract_discriminator": ["autoencoder"],
+            "abstract_discriminator": ["autoencoder"],
             "abstract_unet": ["autoencoder", "diffusion"],
-            "_abstract_registration": ["autoencoder", "diffusion", "registration"],
+            "abstract_registration": ["autoencoder", "diffusion", "registration"],
         }.items():
             patch.setattr(published, name, remembered(name, sections, getattr(published, name)))
         yield
@@ -101,8 +103,8 @@ def random_entries(abstract, name_of, rng, prefix=""):
 def fabricate(config, *, with_ema=True):
     """NumPy state dicts of the three published checkpoints, as `config` would train them."""
     rng = np.random.default_rng(1)
-    autoencoder = random_entries(published.abstract_autoencoder(config), autoencoder_name, rng)
-    discriminator = published._abstract_discriminator(config)
+    autoencoder = random_entries(abstract_autoencoder(config), autoencoder_name, rng)
+    discriminator = shared.abstract_discriminator(config)
     for collection in discriminator.values():
         autoencoder |= random_entries(collection, discriminator_name, rng, "loss.discriminator.")
     autoencoder |= {
@@ -111,10 +113,10 @@ def fabricate(config, *, with_ema=True):
         if name.endswith("running_mean")
     }
     autoencoder["loss.perceptual_loss.lin0.model.1.weight"] = np.ones((1, 4, 1, 1), np.float32)
-    name_of = published._unet_name_of(config)
+    name_of = shared.unet_name_of(config)
     diffusion = schedule_entries(build_schedule(config))
     diffusion |= {AUTOENCODER + name: x for name, x in autoencoder.items()}
-    unet = random_entries(published.abstract_unet(config), name_of, rng)
+    unet = random_entries(abstract_unet(config), name_of, rng)
     diffusion |= {UNET + name: x for name, x in unet.items()}
     if with_ema:  # the published EMA removes the dots of the wrapping module's parameter names
         for name, x in unet.items():
@@ -124,7 +126,7 @@ def fabricate(config, *, with_ema=True):
         diffusion["model_ema.num_updates"] = np.int32(123)
     if config.diffusion.latent_scale != 1:
         diffusion["scale_factor"] = np.float32(config.diffusion.latent_scale)
-    registration = random_entries(published._abstract_registration(config), registration_name, rng)
+    registration = random_entries(shared.abstract_registration(config), registration_name, rng)
     registration |= unread_entries(registration) | index_tables(registration)
     return {"autoencoder": autoencoder, "diffusion": diffusion, "registration": registration}
 
@@ -216,7 +218,7 @@ def test_the_run_directory_is_what_training_leaves(converted):
 def test_a_converted_run_registers(converted):
     config, checkpoints, out = converted
     trained = load_run(out)
-    unet = to_published(trained.frozen["unet"], published._unet_name_of(config))
+    unet = to_published(trained.frozen["unet"], shared.unet_name_of(config))
     for name, x in unet.items():  # the averaged weights
         np.testing.assert_array_equal(x, 2 * checkpoints["diffusion"][UNET + name])
     assert trained.frozen["latent_scale"] == np.float32(config.diffusion.latent_scale)
@@ -301,7 +303,7 @@ def test_without_ema_discriminator_and_registration(data, tmp_path, caplog):
         brought = blank(config)
         brought.autoencoder.discriminator = config.autoencoder.discriminator
         convert(brought, out, diffusion=save(ldm, tmp_path / "ldm.ckpt"))
-    assert "no EMA weights: features.weights becomes raw" in caplog.text
+    assert "no EMA weights: features.weights is set to raw" in caplog.text
     assert load_config(out).features.weights == "raw" and not (out / "registration").exists()
     back = tmp_path / "torch"
     assert to_torch(out, back) == ["autoencoder.ckpt", "diffusion.ckpt"]
@@ -368,7 +370,7 @@ BROKEN = [
         "diffusion",
         f"{AUTOENCODER}encoder.conv_in.bias",
         lambda x: x + 1,
-        "encoder.conv_in.bias differ; leave --autoencoder out",
+        "encoder.conv_in.bias differ; leave out --autoencoder",
     ),
     ("registration", "c1.0.weight", without, "missing c1.0.weight"),
     (

@@ -260,10 +260,13 @@ UNREADABLE = {
         lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=4)),
         "not a PyTorch checkpoint",
     ),
-    "list": (saved([1, 2]), "holds a list, expected tensors"),
-    "tensor": (saved(torch.zeros(2)), "holds a Tensor, expected tensors"),
-    "nothing": (saved({}), "holds an empty state dict"),
-    "string": (saved({"a": torch.zeros(1), "b": "x"}), "expected dense tensors only: b is a str"),
+    "list": (saved([1, 2]), "contains a list, expected tensors"),
+    "tensor": (saved(torch.zeros(2)), "contains a Tensor, expected tensors"),
+    "nothing": (saved({}), "contains an empty state dict"),
+    "string": (
+        saved({"a": torch.zeros(1), "b": "x"}),
+        "not a state dict of dense tensors: b is a str",
+    ),
     "sparse": (saved({"a": torch.eye(2).to_sparse()}), "a is a sparse"),
     "settings": (
         saved({"state_dict": {"a": torch.zeros(1)}, "ldm_morph_jax": {"unet": {"heads": "x"}}}),
@@ -307,7 +310,7 @@ def test_foreign_classes_are_refused_with_the_way_out(tmp_path, content, named):
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
     message = str(caught.value)
-    assert f"ldm.ckpt needs the class or function {named}" in message
+    assert f"ldm.ckpt is refused: unpickling it needs the class or function {named}" in message
     assert "weights_only=False" in message and "ldm-plain.ckpt" in message
 
 
@@ -331,7 +334,9 @@ class Evil:
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     path = tmp_path / "evil.ckpt"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "hparams": Evil()}, path)
-    with pytest.raises(CheckpointError, match="evil.ckpt needs the class or function"):
+    with pytest.raises(
+        CheckpointError, match="evil.ckpt is refused: unpickling it needs the class or function"
+    ):
         read_checkpoint(path)
 
 

@@ -1,6 +1,5 @@
 """Figures are drawn without pyplot, show what they are given, and say what they leave out."""
 
-import json
 import subprocess
 import sys
 
@@ -9,7 +8,9 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ldm_morph_jax.report import figures
+from ldm_morph_jax.report import figures, plots
+from ldm_morph_jax.report.curves import curves_figure
+from ldm_morph_jax.report.style import png_bytes
 
 
 def stacked(pairs):
@@ -28,7 +29,7 @@ def test_pair_figure_shows_scores_and_panels(pairs):
     shown = texts(figure)
     for text in ("pair 7", "DSC cavity", "DSC wall", "HD95 cavity, mm", "Jacobian determinant"):
         assert text in shown
-    assert figures.png_bytes(figure, dpi=40).startswith(b"\x89PNG")
+    assert png_bytes(figure, dpi=40).startswith(b"\x89PNG")
 
 
 def test_pair_figure_needs_no_masks(pairs):
@@ -74,41 +75,40 @@ def test_image_grid(pairs):
 
 
 def test_box_plot_says_what_it_leaves_out():
-    figure = figures.box_plot({"A": [1.0, np.nan, 2.0], "B": [3.0]}, ylabel="DSC")
+    figure = plots.box_plot({"A": [1.0, np.nan, 2.0], "B": [3.0]}, ylabel="DSC")
     assert "A\n(1 without a value)" in texts(figure)
     grouped = {"A": {"before": [1.0], "after": [np.nan]}}
-    assert {"before", "after"} <= set(texts(figures.box_plot(grouped, ylabel="DSC", dark=True)))
+    assert {"before", "after"} <= set(texts(plots.box_plot(grouped, ylabel="DSC", dark=True)))
     with pytest.raises(ValueError, match="nothing to draw"):
-        figures.box_plot({}, ylabel="DSC")
+        plots.box_plot({}, ylabel="DSC")
 
 
-def write_lines(path, *records, end="\n"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(json.dumps(record) for record in records) + end)
-
-
-def test_curves_draw_every_stage(tmp_path):
-    records = [{"step": s, "loss": 1.0 / (s + 1), "speed": 5.0} for s in range(150)]
-    records[3]["loss"] = None
-    write_lines(
-        tmp_path / "autoencoder" / "metrics.jsonl", *records, {"step": 149, "validation/loss": 0.5}
+def test_structures_plot_has_a_group_per_structure():
+    rows = [{"dsc_initial_lv": 0.5, "dsc_lv": 0.7, "dsc_initial_rv": 0.4, "dsc_rv": np.nan}]
+    figure = plots.structures_plot(
+        rows, {1: "LV", 2: "RV"}, before="dsc_initial", after="dsc", ylabel="DSC"
     )
-    write_lines(tmp_path / "registration" / "metrics.jsonl", {"step": 1, "validation/dsc": 0.7})
-    shown = texts(figures.curves(tmp_path))
+    assert {"LV", "RV\n(1 without a value)", "before", "after"} <= set(texts(figure))
+
+
+def test_curves_draw_every_stage():
+    loss = [1.0 / (step + 1) for step in range(150)]
+    loss[3] = np.nan
+    stages = {
+        "autoencoder": {
+            "loss": {"training": (list(range(150)), loss), "validation": ([149], [0.5])},
+            "speed": {"training": ([0, 149], [5.0, 5.0])},
+        },
+        "registration": {"dsc": {"validation": ([1], [0.7])}},
+    }
+    figure = curves_figure(stages)
+    shown = texts(figure)
     for text in ("autoencoder: loss", "autoencoder: speed", "registration: dsc", "validation"):
         assert text in shown
-
-
-def test_curves_survive_a_cut_last_line_only(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    write_lines(path, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, end='\n{"step": 3, "lo')
-    (axis,) = (axis for axis in figures.curves(path).axes if axis.lines)
-    assert list(axis.lines[0].get_xdata()) == [1, 2]
-    path.write_text('{"step": 1, "loss": 1.0}\nnot json\n{"step": 2, "loss": 1.0}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: found 'not json'"):
-        figures.curves(path)
-    with pytest.raises(ValueError, match=r"found no metrics\.jsonl"):
-        figures.curves(tmp_path / "empty")
+    panel = next(a for a in figure.axes if a.get_title(loc="left") == "autoencoder: loss")
+    assert panel.get_yscale() == "log"
+    with pytest.raises(ValueError, match="nothing to draw"):
+        curves_figure({"autoencoder": {}})
 
 
 def test_pyplot_is_not_used():

@@ -1,8 +1,6 @@
 """Tables of summaries."""
 
-import pytest
-
-from ldm_morph_jax.report.tables import format_summary_table
+from ldm_morph_jax.report.tables import format_summary_table, latex_table, markdown_table
 
 
 def statistics(mean, std, n=4, n_excluded=0):
@@ -51,18 +49,36 @@ def test_structures_and_excluded_pairs():
     assert row.split()[-3:] == ["0.600", "(0.100)", "-"]
 
 
-def test_several_summaries_in_markdown():
-    other = make_summary(method="SyN | ANTs", dsc=statistics(0.8, 0.1))
-    lines = format_summary_table([make_summary(), other], markdown=True).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
-    assert cells[0][:2] == ["method", "DSC"]
-    assert cells[2][:2] == ["initial", "0.700 (0.100)"]
-    assert cells[3][:2] == ["LDM-Morph", "0.850 (0.050)"]
-    assert "SyN \\| ANTs" in lines[6]
+def test_markdown_keeps_text_as_it_is():
+    lines = markdown_table(["method", "DSC"], [["SyN | ANTs", "0.800"], ["ours", "0.9"]]).split(
+        "\n"
+    )
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["method", "DSC"]
+    assert "SyN \\| ANTs" in lines[2] and "0.800" in lines[2] and "0.90" not in lines[3]
+    assert lines[1].startswith("|:") and lines[1].endswith(":|")
 
 
-def test_several_datasets():
-    table = format_summary_table([make_summary(), make_summary(dataset="sunnybrook")])
-    assert table.count("initial") == 2 and "sunnybrook, test" in table
-    with pytest.raises(ValueError, match="found none"):
-        format_summary_table([])
+def test_latex_escapes_and_emphasises():
+    text = latex_table(
+        ["Method", "% J <= 0"],
+        [["a_b ✓", "1"], ["c & d", "2"]],
+        caption="50 % of β",
+        notes=["x < y"],
+        bold=(1, 1),
+    )
+    rows = [
+        [cell.strip() for cell in line.removesuffix(r"\\").split(" & ")]
+        for line in text.split("\n")
+        if line.endswith(r"\\")
+    ]
+    assert rows == [
+        ["Method", r"\% J $\leq$ 0"],
+        [r"a\_b $\checkmark$", "1"],
+        [r"c \& d", r"\textbf{2}"],
+    ]
+    assert r"\caption{50 \% of $\beta$}" in text and r"\par\footnotesize x $<$ y" in text
+    assert [line for line in text.split("\n") if "rule" in line] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]

@@ -8,9 +8,9 @@ from tiny_run import get_config
 
 from ldm_morph_jax.devices.mesh import data_mesh, global_batch, over_batches, replicated_jit
 from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.training.loop import jit_step
 from ldm_morph_jax.training.optimiser import adam
-from ldm_morph_jax.training.stages.registration import registration_stage
+from ldm_morph_jax.training.program import lower_step
+from ldm_morph_jax.training.stages.registration import registration_program
 
 
 def main():
@@ -18,8 +18,8 @@ def main():
     config = get_config("quick")
     config.registration.model.drop_path_rate = 0.0  # its draws would differ by device
     method = build_method(config)
-    stage = registration_stage(config, method, {}, None, None, {})
-    state = stage.init(jax.random.key(0))
+    program = registration_program(config, method, cached=False)
+    state = program.init(jax.random.key(0))
     images = np.random.default_rng(0).random((2, 8, 32, 32, 1), np.float32)
     batch = {"moving": images[0], "fixed": images[1]}
 
@@ -39,7 +39,7 @@ def main():
         state, jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
     )
     mesh = data_mesh()
-    stepped, terms = jit_step(stage, mesh, seed=0)(
+    stepped, terms = lower_step(program, mesh, seed=0).compile()(
         jax.tree.map(jnp.copy, state), {}, global_batch(batch, mesh), np.int32(0)
     )
     np.testing.assert_allclose(terms["loss"], losses[0], rtol=1e-6)

@@ -10,8 +10,8 @@ from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 from ldm_morph_jax.models.lgca import LGCA
 from ldm_morph_jax.models.registration import DecoderBlock, RegistrationNetwork
-from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.training.accumulation import in_parts, mean_gradient
+from ldm_morph_jax.training.stages import STAGES, stage_program
 
 RNG = np.random.default_rng(0)
 
@@ -21,7 +21,7 @@ def config_with(micro_batches=1, **compute):
     config.compute.update(compute)
     config.autoencoder.adversarial_start = 0
     config.registration.model.drop_path_rate = 0.0  # each part draws its own
-    for stage in costs.STAGES:
+    for stage in STAGES:
         config[stage].train.batch_size = 4
         config[stage].train.micro_batches = micro_batches
     return config
@@ -40,13 +40,11 @@ def random_like(tree):
     ],
 )
 def test_accumulated_step_is_the_step_of_the_whole_batch(stage):
-    whole, parts = (
-        costs.stage_program(config_with(micro_batches=n), stage, cached=True) for n in (1, 2)
-    )
-    state = jax.jit(whole.stage.init)(jax.random.key(0))
+    whole, parts = (stage_program(config_with(micro_batches=n), stage, cached=True) for n in (1, 2))
+    state = jax.jit(whole.init)(jax.random.key(0))
     frozen, batch = random_like((whole.frozen, whole.batch))
     results = [
-        jax.jit(program.stage.train_step)(state, frozen, batch, jax.random.key(1), 5)
+        jax.jit(program.step)(state, frozen, batch, jax.random.key(1), 5)
         for program in (whole, parts)
     ]
     (expected, terms), (found, found_terms) = results
@@ -70,16 +68,16 @@ def test_mean_gradient_of_parts():
         value = jnp.mean(jnp.sin(x @ w))
         return value, {"value": value, "number": jnp.float32(number)}
 
-    expected = mean_gradient(loss, w, x, 1)
-    value, terms, gradient = mean_gradient(loss, w, x, 3)
-    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
-    np.testing.assert_allclose(gradient, expected[2], rtol=1e-5)
+    (expected, _), expected_gradient = mean_gradient(loss, w, x, 1)
+    (value, terms), gradient = mean_gradient(loss, w, x, 3)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5)
     assert terms["number"] == 1  # the mean of 0, 1, 2
 
 
 def test_parts_are_put_together_in_order():
     rows = np.arange(12.0).reshape(6, 2)
-    doubled, mean = in_parts(lambda x: (2 * x, x.mean()), rows, 3)
+    doubled, mean = in_parts(lambda x: (2 * x, x.mean()), rows, 3, joined=(True, False))
     np.testing.assert_array_equal(doubled, 2 * rows)
     assert mean == rows.mean()
 
@@ -137,8 +135,8 @@ def test_recomputed_networks_give_the_same_numbers():
 
 def kept_for_backward(config, name):
     """Number of values that XLA keeps between the forward and backward pass, roughly."""
-    program = costs.stage_program(config, name, cached=True)
-    text = jax.jit(program.stage.train_step).lower(
+    program = stage_program(config, name, cached=True)
+    text = jax.jit(program.step).lower(
         program.state, program.frozen, program.batch, jax.random.key(0), 0
     )
     return text.as_text().count("optimization_barrier")
@@ -146,7 +144,7 @@ def kept_for_backward(config, name):
 
 @pytest.mark.parametrize(
     "stage",
-    ["autoencoder", *(pytest.param(s, marks=pytest.mark.slow) for s in costs.STAGES[1:])],
+    ["autoencoder", *(pytest.param(s, marks=pytest.mark.slow) for s in STAGES[1:])],
 )
 def test_every_stage_recomputes_when_asked(stage):
     assert kept_for_backward(config_with(), stage) == 0
@@ -156,10 +154,10 @@ def test_every_stage_recomputes_when_asked(stage):
 def test_bfloat16_leaves_what_must_be_float32():
     """Displacement, losses, parameters and moments; the layers themselves do change."""
     config = config_with(dtype="bfloat16")
-    for name in costs.STAGES:
-        program = costs.stage_program(config, name, cached=True)
+    for name in STAGES:
+        program = stage_program(config, name, cached=True)
         state, terms = jax.eval_shape(
-            program.stage.train_step,
+            program.step,
             program.state,
             program.frozen,
             program.batch,

@@ -16,9 +16,9 @@ from tiny import tiny_config
 
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh, over_batches
-from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
+from ldm_morph_jax.methods.ldm import build_autoencoder
 from ldm_morph_jax.runs.checkpoints import restore_part
-from ldm_morph_jax.training.stages.diffusion import diffusion_stage
+from ldm_morph_jax.training.stages.diffusion import diffusion_program
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ("-m", "ldm_morph_jax.train")
@@ -192,22 +192,19 @@ def test_preempted_processes_stop_together_and_go_on_with_other_devices(tmp_path
 
 @pytest.fixture(scope="module")
 def diffusion():
-    """(a function from batch size to the validation of an untrained diffusion stage, state)."""
+    """A function from batch size to the validation of an untrained diffusion stage."""
     config = tiny_config("nowhere").unlock()
-    autoencoder, unet = build_autoencoder(config), build_unet(config)
     images = np.random.default_rng(0).random((5, 32, 32, 1), np.float32)
     frozen = {
-        "autoencoder": autoencoder.init(jax.random.key(0), images)["params"],
+        "autoencoder": build_autoencoder(config).init(jax.random.key(0), images)["params"],
         "latent_scale": np.float32(1),
     }
 
     def validate(batch_size):
         config.diffusion.train.batch_size = batch_size
-        stage = diffusion_stage(
-            config, autoencoder, unet, build_schedule(config), frozen, None, images
-        )
-        state = jax.jit(stage.init)(jax.random.key(1))
-        return stage.evaluate(state, frozen, pictures=False)[0]["loss"]
+        program = diffusion_program(config, cached=False)
+        state = jax.jit(program.init)(jax.random.key(1))
+        return program.evaluate(state, frozen, images, pictures=False)[0]["loss"]
 
     return validate
 

@@ -46,7 +46,7 @@ def test_full_disk_keeps_the_checkpoints_before(tmp_path, monkeypatch):
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device\nmore")
 
     monkeypatch.setattr(checkpoints._manager, "save", full)
-    with pytest.raises(OSError, match=r"those before it are kept .* No space left on device$"):
+    with pytest.raises(OSError, match=r"Earlier ones are kept.* No space left on device$"):
         checkpoints.save(8, state, iterator, {"score": 0.6})
     checkpoints.close()
     again, other = Checkpoints(tmp_path), Iterator()

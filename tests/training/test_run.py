@@ -1,11 +1,13 @@
 """A whole run, small: all stages, what they leave on disk, exact resume, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from strict import strict_promotion
 from tiny import tiny_config
 
 from ldm_morph_jax.config import with_method
@@ -27,7 +29,15 @@ def data(tmp_path_factory):
 def finished(data, tmp_path_factory):
     """A run of every stage, and the metrics that it returned."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    return workdir, run.train(tiny_config(data), workdir)
+    with strict_promotion():
+        return workdir, run.train(tiny_config(data), workdir)
+
+
+def voxelmorph_config(data):
+    """A method without LDM, which compiles soon."""
+    config = with_method(tiny_config(data), "voxelmorph", "small")
+    config.registration.model.update(encoder_channels=(4,) * 2, decoder_channels=(4,) * 2)
+    return config
 
 
 def state_of(workdir, stage, step=4):
@@ -83,13 +93,17 @@ def test_trained_method_registers(finished):
     images = jax.random.uniform(jax.random.key(0), (2, 2, 32, 32, 1))
     u = method.displacement(images[0], images[1])
     assert u.shape == (2, 32, 32, 2)
-    both = method.dissimilarity(images[0], images[1])(u)
-    one = method.dissimilarity(images[0, 1:], images[1, 1:])(u[1:])
-    np.testing.assert_allclose(both[1:], one, rtol=1e-5)
+    v = method.velocity(images[0], images[1])
+    np.testing.assert_allclose(method.velocity(images[1], images[0]), -v, atol=1e-5)
+    assert np.abs(v).max() > 0 and np.abs(method.velocity(images[0], images[0])).max() < 1e-5
     # the fixed image's latent, kept, is what the objective computes itself
-    objective = method.method.objective(method.frozen, images[0, 1:], images[1, 1:], u[1:])
-    assert objective["latent"] > 0
-    np.testing.assert_allclose(one, [objective["loss"]], rtol=1e-5)
+    constants = method.method.objective_constants(method.frozen, images[1])
+    given, own = (
+        method.method.objective(method.frozen, *images, u, **keywords)
+        for keywords in (constants, {})
+    )
+    assert own["latent"] > 0
+    np.testing.assert_allclose(given["loss"], own["loss"], rtol=1e-5)
     assert method.spacing_mm == 160 / 32  # the phantom's field of view
 
 
@@ -98,8 +112,7 @@ def test_interrupted_run_ends_bit_equal(finished, data, tmp_path, monkeypatch, s
     """Killed after step 3, that is after the checkpoint at 2, and started again."""
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    for later in STAGES[STAGES.index(stage) :]:
-        shutil.rmtree(workdir / later)
+    shutil.rmtree(workdir / stage)
 
     class Killed(BaseException):
         pass
@@ -120,9 +133,7 @@ def test_interrupted_run_ends_bit_equal(finished, data, tmp_path, monkeypatch, s
 
 def test_a_method_without_ldm_is_trained_alone(data, tmp_path):
     """The same loop, workdir and loading for another method."""
-    config = with_method(tiny_config(data), "voxelmorph", "small")
-    workdir = tmp_path / "run"
-    config.registration.model.update(encoder_channels=(4,) * 2, decoder_channels=(4,) * 2)
+    config, workdir = voxelmorph_config(data), tmp_path / "run"
     metrics = run.train(config, workdir)
     assert list(metrics) == ["registration"] and metrics["registration"]["dsc"] > 0
     assert not (workdir / "autoencoder").exists() and not (workdir / "diffusion").exists()
@@ -139,7 +150,6 @@ def test_a_method_without_ldm_is_trained_alone(data, tmp_path):
     images = jax.random.uniform(jax.random.key(0), (2, 1, 32, 32, 1))
     u = method.displacement(*images)
     assert u.shape == (1, 32, 32, 2) and np.all(np.isfinite(u))
-    assert method.dissimilarity(*images)(u).shape == (1,)
     config.registration.smoothness_weight = 0.5
     with pytest.raises(ValueError, match=r"registration\.smoothness_weight: found 0.01, now 0.5"):
         run.train(config, workdir)
@@ -158,6 +168,34 @@ def test_cached_features_are_what_is_computed_anew(finished, data, tmp_path):
         losses[cache] = json.loads(next(rows))
     for term in ("loss", "latent", "gradient_norm"):
         assert losses[True][term] == pytest.approx(losses[False][term], rel=1e-4)
+
+
+def test_training_ends_when_validation_no_longer_improves(data, tmp_path, monkeypatch):
+    """Two validations without a new best; the same when it was stopped before it noted its end."""
+    config = voxelmorph_config(data)
+    config.registration.train.update(steps=20, evaluate_every=2, patience=2)
+    scores = {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.7, 10: 1.0}
+    programs = run.stage_program
+
+    def scripted(*arguments, **options):
+        program, steps = programs(*arguments, **options), iter(scores)
+
+        def evaluate(state, frozen, validation, *, pictures):
+            return {"score": scores[next(steps)]}, {}
+
+        # pictures are drawn once more at the end, when no score is asked for
+        return dataclasses.replace(program, evaluate=evaluate)
+
+    monkeypatch.setattr(run, "stage_program", scripted)
+    record = tmp_path / "run/registration/complete.json"
+    for _ in range(2):
+        assert run.train(config, tmp_path / "run")["registration"]["score"] == 0.9
+        assert json.loads(record.read_text()) | {"metrics": 0} == {
+            "steps": 8,
+            "best_step": 4,
+            "metrics": 0,
+        }
+        record.unlink()
 
 
 def test_another_configuration_is_refused(finished, data):
@@ -189,14 +227,22 @@ def test_two_runs_cannot_share_a_workdir(data, tmp_path):
         run.train(tiny_config(data), tmp_path)
 
 
-def test_non_finite_numbers_stop_the_run(finished, data, tmp_path):
-    config = tiny_config(data)
-    config.ldm_from = str(finished[0])
-    config.registration.train.learning_rate = 1e30
+def test_non_finite_numbers_stop_the_run(data, tmp_path):
+    config = voxelmorph_config(data)
+    config.registration.train.update(learning_rate=1e30, warmup_steps=0)
     with pytest.raises(NonFiniteError, match=r"registration: not finite at step \d: .*loss"):
         run.train(config, tmp_path / "run")
     row = json.loads((tmp_path / "run/registration/metrics.jsonl").read_text().splitlines()[-1])
     assert row["loss"] is None
+
+
+def test_parameters_that_explode_right_before_a_validation_stop_the_run(data, tmp_path):
+    """The step's loss is still finite, of the parameters before it."""
+    config = voxelmorph_config(data)
+    config.registration.train.update(learning_rate=1e30, warmup_steps=0, steps=1, evaluate_every=1)
+    with pytest.raises(NonFiniteError, match="not finite at step 1: validation score = nan"):
+        run.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run/registration/checkpoints").glob("0*"))
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(finished, data, tmp_path, caplog):

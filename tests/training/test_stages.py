@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ldm_morph_jax.methods.build import build_autoencoder
 from tiny import tiny_config
 
 from ldm_morph_jax.config import with_method
 from ldm_morph_jax.data.phantom import phantom_pair
+from ldm_morph_jax.methods.ldm import build_autoencoder
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.models.lpips import STAGES as VGG_STAGES
 from ldm_morph_jax.models.lpips import load_lpips, lpips, save_lpips
-from ldm_morph_jax.training import costs
+from ldm_morph_jax.training.stages import STAGES, stage_program
+from ldm_morph_jax.training.stages.autoencoder import load_frozen
 
 KEY = jax.random.key(1)  # of every step: the same draws
 STEPS = 6
@@ -34,7 +35,7 @@ def small_config(lpips_file):
     config.autoencoder.update(adversarial_weight=0.7, adversarial_start=2)
     config.diffusion.model.update(channel_multipliers=(1, 1), attention_levels=(1,))
     config.registration.model.update(encoder_channels=(4, 4), decoder_channels=(4, 4))
-    for name in costs.STAGES:
+    for name in STAGES:
         config[name].train.learning_rate = 2e-3
     return config
 
@@ -43,23 +44,23 @@ class Trained:
     """A stage's compiled step, its first state, and a batch that stays the same."""
 
     def __init__(self, config, name):
-        program = costs.stage_program(config, name, cached=True)
+        program = stage_program(config, name, cached=True)
         self.config = config
-        self.state = jax.jit(program.stage.init)(jax.random.key(0))
+        self.state = jax.jit(program.init)(jax.random.key(0))
         if name == "registration":
             # away from no motion at all, where the derivative of the interpolation jumps and both
             # directions may lead downwards
             params = self.state["params"]
             self.state |= {"params": jax.tree.map(np.add, params, random_like(params))}
         # the autoencoder's are the weights of LPIPS, from their file
-        frozen = program.stage.frozen if name == "autoencoder" else random_like(program.frozen)
+        frozen = load_frozen(config) if name == "autoencoder" else random_like(program.frozen)
         self.batch = random_like(program.batch)
         pairs = [phantom_pair(seed, image_size=32) for seed in (1, 2)]
         for key, side in (("image", "fixed"), ("moving", "moving"), ("fixed", "fixed")):
             if key in self.batch:
                 images = np.stack([getattr(pair, side) for pair in pairs])[..., None]
                 self.batch[key] = images[:, 8:24, 8:24]
-        step_fn = jax.jit(program.stage.train_step)
+        step_fn = jax.jit(program.step)
         self.step = lambda state, step=10: step_fn(state, frozen, self.batch, KEY, np.int32(step))
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: the VQ autoencoder (VQGAN; paper Sec. 4.2, NOTES "Numbers").
+"""Stage 1: the VQ autoencoder (VQGAN; paper Sec. 4.2).
 
 Loss: L1 + LPIPS + quantiser + adaptive weight x adversarial (after `adversarial_start` steps).
 """
@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
-from ldm_morph_jax.models.autoencoder import LAST_LAYER, Autoencoder, codebook_usage
+from ldm_morph_jax.methods.ldm import build_autoencoder
+from ldm_morph_jax.models.autoencoder import LAST_LAYER, codebook_usage
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
 from ldm_morph_jax.models.lpips import load_lpips, lpips
 from ldm_morph_jax.ops.losses import (
@@ -23,36 +24,43 @@ from ldm_morph_jax.ops.losses import (
 from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import in_parts
-from ldm_morph_jax.training.loop import Stage
 from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.program import Program
 
 log = logging.getLogger(__name__)
 
 
-def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
-    """Build the stage.
+def load_frozen(config) -> dict:
+    """Arrays that the stage reads but never trains: the weights of LPIPS, if it is configured.
 
-    Args:
-      config: the whole configuration.
-      model: the autoencoder.
-      batches: iterator of {"image": `[B, H, W, 1]`}.
-      validation: images `[N, H, W, 1]` that reconstruction is measured on.
+    Raises as `load_lpips` does.
     """
+    c = config.autoencoder
+    perceptual = c.perceptual_weight > 0 and c.lpips_weights is not None
+    return {"lpips": load_lpips(c.lpips_weights)} if perceptual else {}
+
+
+def autoencoder_program(config) -> Program:
+    """The stage.
+
+    Batches are {"image": `[B, H, W, 1]`}; validation data are images `[N, H, W, 1]`.
+    """
+    model = build_autoencoder(config)
     c = config.autoencoder
     image_size = config.data.image_size
     optimiser = adam(c.train, b1=0.5, b2=0.9)
     adversarial = c.adversarial_weight > 0 and c.adversarial_start < c.train.steps
     discriminator = PatchDiscriminator(**c.discriminator, dtype=model.dtype)
-    perceptual = c.perceptual_weight > 0 and c.lpips_weights is not None
+    frozen_shapes = jax.eval_shape(lambda: load_frozen(config))
+    perceptual = "lpips" in frozen_shapes
     if c.perceptual_weight > 0 and not perceptual:
-        log.info("autoencoder: no LPIPS term: config.autoencoder.lpips_weights names no file")
+        log.info("autoencoder: no LPIPS term, because config.autoencoder.lpips_weights is not set")
     if c.adversarial_weight > 0 and not adversarial:
         log.info(
-            "autoencoder: no adversarial term: it would start at step %d, training has %d",
+            "autoencoder: no adversarial term, because it starts at step %d of %d",
             c.adversarial_start,
             c.train.steps,
         )
-    frozen = {"lpips": load_lpips(c.lpips_weights)} if perceptual else {}
 
     def init(key):
         generator_key, discriminator_key = jax.random.split(key)
@@ -70,7 +78,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         p = jnp.mean(lpips(frozen["lpips"], images, reconstruction)) if perceptual else 0.0
         return l1 + c.perceptual_weight * p, {"l1": l1, **({"lpips": p} if perceptual else {})}
 
-    def train_step(state, frozen, batch, key, step):
+    def step(state, frozen, batch, key, number):
         images = batch["image"]
 
         def forward(params):
@@ -82,13 +90,15 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
                 )
                 return output.reconstruction, q.indices, vq
 
-            # the discriminator, whose norms see the whole batch, gets all reconstructions
-            reconstruction, indices, vq = in_parts(of_part, images, c.train.micro_batches)
+            # the discriminator normalises over the whole batch, so it gets all reconstructions
+            reconstruction, indices, vq = in_parts(
+                of_part, images, c.train.micro_batches, joined=(True, True, False)
+            )
             return (reconstruction, vq), indices
 
-        # One forward pass; its pullback is used for the whole gradient and, at the last layer only,
-        # for the two gradients that the adaptive weight compares (the rest of those two is dead
-        # code to the compiler).
+        # One forward pass. Its pullback gives the whole gradient and the two gradients at the last
+        # layer that the adaptive weight compares; the compiler removes the unused rest of those two
+        # as dead code.
         (reconstruction, vq), pullback, indices = jax.vjp(forward, state["params"], has_aux=True)
         (error, terms), d_error = jax.value_and_grad(reconstruction_error, 2, has_aux=True)(
             frozen, images, reconstruction
@@ -96,7 +106,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         d_reconstruction = d_error
         if adversarial:
             d_state = state["discriminator"]
-            on = (step >= c.adversarial_start).astype(jnp.float32)
+            on = (number >= c.adversarial_start).astype(jnp.float32)
 
             def fool(reconstruction):
                 variables = {"params": d_state["params"], "batch_stats": d_state["batch_stats"]}
@@ -139,7 +149,7 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
         output = model.apply({"params": params}, images)
         return output.reconstruction, output.latent, output.quantised.indices
 
-    def evaluate(state, frozen, *, pictures):
+    def evaluate(state, frozen, validation, *, pictures):
         reconstruction, latent, indices = over_batches(
             reconstruct, state["params"], validation, batch_size=c.train.batch_size
         )
@@ -163,24 +173,25 @@ def autoencoder_stage(config, model: Autoencoder, batches, validation) -> Stage:
             )
         return scores, figures
 
-    return Stage(
+    batch_shape = (c.train.batch_size, image_size, image_size, 1)
+    return Program(
         name="autoencoder",
-        init=init,
-        train_step=train_step,
-        frozen=frozen,
-        batches=batches,
-        evaluate=evaluate,
         train=c.train,
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        frozen=frozen_shapes,
+        batch={"image": jax.ShapeDtypeStruct(batch_shape, jnp.float32)},
         images_per_step=c.train.batch_size,
     )
 
 
 def _discriminator_step(discriminator, optimiser, state, real, fake, on):
-    """One hinge-loss step of the discriminator; without effect until `on` is 1."""
+    """One hinge-loss step of the discriminator; it has no effect until `on` is 1."""
     fake = jax.lax.stop_gradient(fake)
 
     def loss_fn(params):
-        # real and fake batches are normalised each by its own statistics, as published
+        # real and fake batches are each normalised by their own statistics, as published
         variables = {"params": params, "batch_stats": state["batch_stats"]}
         scores_real, updated = discriminator.apply(
             variables, real, train=True, mutable=["batch_stats"]

@@ -6,33 +6,35 @@ import numpy as np
 import optax
 
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
-from ldm_morph_jax.models.autoencoder import Autoencoder
-from ldm_morph_jax.models.unet import UNet
-from ldm_morph_jax.ops.diffusion import Schedule, ddim_sample, q_sample
+from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
+from ldm_morph_jax.ops.diffusion import ddim_sample, q_sample
 from ldm_morph_jax.ops.losses import diffusion_loss
 from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.checkpoints import SCORE
+from ldm_morph_jax.runs.directory import abstract_autoencoder
 from ldm_morph_jax.training.accumulation import mean_gradient
-from ldm_morph_jax.training.loop import Stage
 from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.sampling import decoded
 
 SAMPLING_STEPS = 50
-VALIDATION_DRAWS = 8  # of time and noise per image: one alone is a rough estimate
+VALIDATION_DRAWS = 8  # of time and noise per image; a single one gives only a rough estimate
 
 
-def diffusion_stage(
-    config, autoencoder: Autoencoder, unet: UNet, schedule: Schedule, frozen, batches, validation
-) -> Stage:
-    """Build the stage.
+def diffusion_program(config, *, cached: bool) -> Program:
+    """The stage.
+
+    `frozen` is {"autoencoder": all its parameters, "latent_scale": scalar by which the latents are
+    multiplied before they are noised}; validation data are images `[N, H, W, 1]`.
 
     Args:
       config: the whole configuration.
-      frozen: {"autoencoder": all its parameters, "latent_scale": scalar that the latents are
-        multiplied by before they are noised}.
-      batches: iterator of {"latent": `[B, h, w, C]`} or {"image": `[B, H, W, 1]`}.
-      validation: images `[N, H, W, 1]`.
+      cached: whether batches have {"latent": `[B, h, w, C]`} instead of {"image": `[B, H, W, 1]`}.
     """
     c = config.diffusion
+    autoencoder, unet, schedule = (
+        build(config) for build in (build_autoencoder, build_unet, build_schedule)
+    )
     size = config.data.image_size // autoencoder.downsampling
     optimiser = adam(c.train, weight_decay=c.weight_decay)
     times = len(schedule.betas)
@@ -60,7 +62,7 @@ def diffusion_stage(
         predicted = unet.apply({"params": params}, q_sample(schedule, z, t, noise), t)
         return diffusion_loss(noise, predicted)
 
-    def train_step(state, frozen, batch, key, step):
+    def step(state, frozen, batch, key, number):
         latent = batch["latent"] if "latent" in batch else encode(frozen, batch["image"])
         z = latent * frozen["latent_scale"]
         t, noise = draw(key, z.shape)
@@ -68,21 +70,22 @@ def diffusion_stage(
         def loss_of_part(params, part, _):
             return noise_prediction_loss(params, *part), {}
 
-        loss, _, gradient = mean_gradient(
+        (loss, _), gradient = mean_gradient(
             loss_of_part, state["params"], (z, t, noise), c.train.micro_batches
         )
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        # the published EMA warms up: (1 + n) / (10 + n) until it reaches the configured decay
-        n = jnp.asarray(step + 1, jnp.float32)
+        # the published EMA warms up with (1 + n) / (10 + n) until it reaches the configured decay
+        n = jnp.asarray(number + 1, jnp.float32)
         decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
+        # decay * average + (1 - decay) * params: in this form 1 - decay is rounded only once
+        ema = optax.incremental_update(state["ema"], params, decay)
         terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 
     @replicated_jit
     def validation_losses(shared, batch):
-        """Loss of every image `[B]`, over draws that are its own, whatever batch it is in."""
+        """Loss of every image `[B]`; its random draws do not depend on the batch it is in."""
         params, frozen = shared
         z = encode(frozen, batch["image"]) * frozen["latent_scale"]
 
@@ -102,12 +105,10 @@ def diffusion_stage(
         z = ddim_sample(
             schedule, lambda z, t: unet.apply({"params": params}, z, t), z, steps=SAMPLING_STEPS
         )
-        variables = {"params": frozen["autoencoder"]}
-        quantised = autoencoder.apply(variables, z / frozen["latent_scale"], method="quantise")
-        return autoencoder.apply(variables, quantised.latent, method="decode")
+        return decoded(autoencoder, frozen, z)
 
-    def evaluate(state, frozen, *, pictures):
-        # fixed noise and times: the numbers of two validations differ by the weights alone
+    def evaluate(state, frozen, validation, *, pictures):
+        # fixed noise and times, so that two validations differ only by the weights
         images = {"image": validation, "number": np.arange(len(validation), dtype=np.uint32)}
         losses = over_batches(
             validation_losses, (state["ema"], frozen), images, batch_size=c.train.batch_size
@@ -121,13 +122,19 @@ def diffusion_stage(
             )
         return scores, figures
 
-    return Stage(
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+    images, image_size = c.train.batch_size, config.data.image_size
+    return Program(
         name="diffusion",
-        init=init,
-        train_step=train_step,
-        frozen=frozen,
-        batches=batches,
-        evaluate=evaluate,
         train=c.train,
-        images_per_step=c.train.batch_size,
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        frozen={"autoencoder": abstract_autoencoder(config), "latent_scale": shape()},
+        batch={"latent": shape(images, size, size, autoencoder.latent_channels)}
+        if cached
+        else {"image": shape(images, image_size, image_size, 1)},
+        images_per_step=images,
     )

@@ -1,31 +1,45 @@
-"""Stage 3: a learned registration method; the LDM is an input, outside the differentiated."""
+"""Stage 3: a learned registration method; the LDM is an input and is not differentiated."""
+
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
+from ldm_morph_jax.methods import Method
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice, nonpositive_jacobian_percent
 from ldm_morph_jax.report.figures import pairs_sheet
 from ldm_morph_jax.runs.checkpoints import SCORE
+from ldm_morph_jax.runs.directory import abstract_ldm
 from ldm_morph_jax.training.accumulation import mean_gradient
-from ldm_morph_jax.training.loop import Stage
 from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.program import Program
 
-PICTURED = ("moving", "fixed", "moving_mask", "fixed_mask")
+VALIDATION_BATCH = 8  # pairs
 
 
-def registration_stage(config, method, frozen, batches, validation, labels) -> Stage:
-    """Build the stage.
+class ValidationPairs(NamedTuple):
+    """Pairs on which registration is scored.
+
+    pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, H, W, 1]`
+    labels: label -> structure name, scored by DSC
+    """
+
+    pairs: dict[str, np.ndarray]
+    labels: dict[int, str]
+
+
+def registration_program(config, method: Method, *, cached: bool) -> Program:
+    """The stage of a learned method; validation data are `ValidationPairs`.
 
     Args:
       config: the whole configuration.
-      method: a learned method (`methods.base.LearnedMethod`).
-      frozen: what the method reads and never trains.
-      batches: iterator of pair batches, with the frozen features where they are cached.
-      validation: batches of the validation pairs with a `valid` mask, in order.
-      labels: label -> structure name, scored by DSC.
+      method: a learned method.
+      cached: whether batches contain the frozen features of both images, for a method with constant
+        features.
     """
     c = config.registration
     optimiser = adam(c.train, **c.optimiser)
@@ -34,12 +48,12 @@ def registration_stage(config, method, frozen, batches, validation, labels) -> S
         params = method.init(key, config.data.image_size)
         return {"params": params, "optimiser": optimiser.init(params)}
 
-    def train_step(state, frozen, batch, key, step):
-        def loss_of_part(params, part, number):
-            part_key = jax.random.fold_in(key, number) if c.train.micro_batches > 1 else key
-            return method.loss(params, frozen, part, part_key, step)
+    def step(state, frozen, batch, key, number):
+        def loss_of_part(params, part, part_number):
+            part_key = jax.random.fold_in(key, part_number) if c.train.micro_batches > 1 else key
+            return method.loss(params, frozen, part, part_key, number)
 
-        _, terms, gradient = mean_gradient(
+        (_, terms), gradient = mean_gradient(
             loss_of_part, state["params"], batch, c.train.micro_batches
         )
         updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
@@ -53,36 +67,38 @@ def registration_stage(config, method, frozen, batches, validation, labels) -> S
         u = method.displacement(params, frozen, pairs["moving"], pairs["fixed"])
         return u, warp(pairs["moving_mask"], u, interpolation="nearest")
 
-    def evaluate(state, frozen, *, pictures):
-        scores, folds, shown = [], [], []
-        for batch in validation:
-            pairs = {name: batch[name] for name in PICTURED}
-            u, warped_mask = over_batches(
-                register, (state["params"], frozen), pairs, batch_size=len(batch["valid"])
-            )
-            for i in np.flatnonzero(batch["valid"]):
-                by_label = dice(warped_mask[i], batch["fixed_mask"][i], labels)
-                scores.append(np.nanmean(list(by_label.values())))
-                folds.append(nonpositive_jacobian_percent(u[i]))
-                shown.append({name: batch[name][i] for name in PICTURED} | {"displacement": u[i]})
-        dsc = float(np.mean(scores))
-        metrics = {SCORE: dsc, "dsc": dsc, "nonpositive_jacobian_percent": float(np.mean(folds))}
+    def evaluate(state, frozen, validation, *, pictures):
+        pairs, labels = validation
+        u, warped_mask = over_batches(
+            register, (state["params"], frozen), pairs, batch_size=VALIDATION_BATCH
+        )
+        if not np.isfinite(u).all():  # diverged parameters have no score; the loop then stops
+            return {SCORE: float("nan"), "dsc": float("nan")}, {}
+        masks = zip(warped_mask, pairs["fixed_mask"], strict=True)
+        dsc = float(np.mean([np.nanmean(list(dice(*both, labels).values())) for both in masks]))
+        folds = float(np.mean([nonpositive_jacobian_percent(one) for one in u]))
+        metrics = {SCORE: dsc, "dsc": dsc, "nonpositive_jacobian_percent": folds}
         figures = {}
         if pictures:
-            some = [
-                shown[i] for i in np.linspace(0, len(shown) - 1, min(len(shown), 4)).astype(int)
-            ]
-            columns = {name: np.stack([pair[name] for pair in some]) for name in some[0]}
-            figures["pairs"] = pairs_sheet(**columns, labels=labels)
+            some = np.linspace(0, len(u) - 1, min(len(u), 4)).astype(int)
+            shown = {name: array[some] for name, array in (pairs | {"displacement": u}).items()}
+            figures["pairs"] = pairs_sheet(**shown, labels=labels)
         return metrics, figures
 
-    return Stage(
+    frozen_shapes = abstract_ldm(config) if method.reads_ldm else {}
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((c.train.batch_size, size, size, 1), jnp.float32)
+    batch = {"moving": images, "fixed": images}
+    if cached:
+        features = jax.eval_shape(method.image_features, frozen_shapes, images)
+        batch |= {"moving_features": features, "fixed_features": features}
+    return Program(
         name="registration",
-        init=init,
-        train_step=train_step,
-        frozen=frozen,
-        batches=batches,
-        evaluate=evaluate,
         train=c.train,
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        frozen=frozen_shapes,
+        batch=batch,
         images_per_step=2 * c.train.batch_size,
     )

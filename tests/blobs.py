@@ -1,7 +1,6 @@
 """Pairs with a known motion: a blurred disc with a ring around it that contracts."""
 
 import numpy as np
-import pytest
 from scipy import ndimage
 
 SIZE = 48
@@ -33,8 +32,3 @@ def make_pair(seed: int) -> dict:
         "spacing": np.float32([1.5, 1.5]),
         "displacement": displacement.astype(np.float32),
     }
-
-
-@pytest.fixture(scope="session")
-def pairs() -> list[dict]:
-    return [make_pair(seed) for seed in range(4)]

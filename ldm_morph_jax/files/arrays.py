@@ -1,0 +1,136 @@
+"""NumPy files and arrays in memory, which ITK has no reader for."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ldm_morph_jax.files.colour import to_grey
+from ldm_morph_jax.files.errors import FileError, ImageError, one_line
+from ldm_morph_jax.files.geometry import (
+    Geometry,
+    check_positive_spacing,
+    orthonormal,
+    plain_geometry,
+)
+from ldm_morph_jax.files.stored import Stored
+
+SHAPES = "[H, W], [H, W, 1], [H, W, 3] of equal channels, or [B, H, W]"
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file by name, every one decompressed and checked in full.
+
+    `numpy.load` stops reading an entry when its array is complete, before the checksum is due.
+
+    Raises:
+        FileError: damaged, no `.npz` file, or pickled objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {}
+            for name in archive.namelist():
+                stream = io.BytesIO(archive.read(name))
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+                if stream.read(1):
+                    raise ValueError(f"{name} holds more than its array")
+                entries[name.removesuffix(".npy")] = array
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged files
+        raise FileError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
+    return entries
+
+
+def read_array_file(path: Path, source: str) -> Stored:
+    """Read `.npz` or `.npy`, told apart by content.
+
+    An `.npz` file holds "image" (or one array of any name), `[H, W]` or `[S, H, W]`, and, as far
+    as known, "spacing" (per array axis, mm), "origin" and "direction" (LPS).
+    """
+    with open(path, "rb") as file:
+        is_npy = file.read(6) == b"\x93NUMPY"
+    if is_npy:
+        return _without_place(_read_npy(path, source), source)
+    try:
+        entries = read_npz(path)
+    except FileError as error:
+        raise ImageError(str(error)) from None
+    if "image" not in entries and len(entries) != 1:
+        raise ImageError(f'{source}: holds {sorted(entries)}, expected an array "image"')
+    array = entries.get("image", next(iter(entries.values())))
+    if not {"spacing", "origin", "direction"} & set(entries):
+        return _without_place(array, source)
+    return _with_place(array, entries, source)
+
+
+def image_planes(array, source: str) -> tuple[np.ndarray, bool]:
+    """`[B, H, W]` of numbers and whether the caller gave a batch.
+
+    Takes NumPy or JAX arrays of the shapes in `SHAPES`; a last axis of 1 or 3 means channels.
+    bfloat16 and float16 become float32.
+
+    Raises:
+        ImageError: another shape, colour, no numbers.
+    """
+    array = _numbers(np.asarray(array), source)
+    if array.ndim == 3 and array.shape[-1] in (1, 3):
+        components = array.shape[-1]
+        array = to_grey(array[..., 0] if components == 1 else array, components, source)[0]
+    if array.ndim not in (2, 3):
+        raise ImageError(f"{source}: found shape {array.shape}, expected {SHAPES}")
+    return (array, True) if array.ndim == 3 else (array[None], False)
+
+
+def _read_npy(path, source):
+    try:
+        with open(path, "rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError("holds more than its array")
+    except Exception as error:  # a damaged header raises whatever Python's parser does
+        raise ImageError(f"{source}: not a readable NPY file ({one_line(error)})") from None
+    return array
+
+
+def _without_place(array, source) -> Stored:
+    planes, stack = image_planes(array, source)
+    shape = planes.shape if stack else planes.shape[1:]
+    return Stored(planes[None], plain_geometry(shape), False, False)
+
+
+def _with_place(array, entries, source) -> Stored:
+    array = _numbers(array, source)
+    n = array.ndim
+    if n not in (2, 3):
+        raise ImageError(f"{source}: has shape {array.shape}, expected [H, W] or [S, H, W]")
+    values = {}
+    for name, default in {
+        "spacing": np.ones(n),
+        "origin": np.zeros(n),
+        "direction": np.eye(n),
+    }.items():
+        values[name] = np.asarray(entries.get(name, default))
+        if values[name].shape != default.shape or values[name].dtype.kind not in "iuf":
+            raise ImageError(
+                f"{source}: {name} has shape {values[name].shape} of {values[name].dtype}, "
+                f"expected {default.shape} numbers"
+            )
+    check_positive_spacing(values["spacing"], source)
+    if not np.isfinite(values["origin"]).all():
+        raise ImageError(f"{source}: its origin holds NaN or infinity")
+    geometry = Geometry(
+        array.shape,
+        tuple(float(s) for s in values["spacing"]),
+        values["origin"].astype(np.float64),
+        orthonormal(values["direction"].astype(np.float64), source),
+    )
+    array = array.reshape(1, *(1,) * (3 - n), *array.shape)
+    return Stored(array, geometry, "spacing" in entries, "origin" in entries)
+
+
+def _numbers(array: np.ndarray, source: str) -> np.ndarray:
+    if array.dtype == np.float16 or array.dtype.name == "bfloat16":
+        return array.astype(np.float32)  # few functions of SciPy take them
+    if array.dtype.kind not in "biufc":
+        raise ImageError(f"{source}: holds {array.dtype}, expected numbers")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

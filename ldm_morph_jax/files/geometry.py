@@ -1,0 +1,95 @@
+"""Where the samples of an array lie.
+
+Arrays are `[rows, columns]`, or `[slices, rows, columns]` for a stack: the order of
+`SimpleITK.GetArrayFromImage`. Positions are millimetres in LPS (x to the left, y to the back, z to
+the head), as in DICOM and ITK.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_morph_jax.files.errors import ImageError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the samples of an array lie.
+
+    shape, spacing: per array axis, (rows, columns) or (slices, rows, columns); spacing in mm.
+    origin: `[n]`, position of sample 0 in mm, (x, y) or (x, y, z), LPS.
+    direction: `[n, n]` orthonormal; its columns are the directions in which the *last* array axis
+      (column index), the one before it (row index) and, for a stack, the slice index increase.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: np.ndarray
+    direction: np.ndarray
+
+    @property
+    def dimension(self) -> int:
+        return len(self.shape)
+
+    def to_physical(self, index: np.ndarray) -> np.ndarray:
+        """Array index `[..., n]` (row, column or slice, row, column) -> position `[..., n]` mm."""
+        return self.origin + self.vectors_to_physical(index)
+
+    def to_index(self, position: np.ndarray) -> np.ndarray:
+        """Position `[..., n]` mm -> continuous array index `[..., n]`."""
+        return self.vectors_to_index(np.asarray(position, np.float64) - self.origin)
+
+    def vectors_to_physical(self, steps: np.ndarray) -> np.ndarray:
+        """Index differences `[..., n]` -> vectors `[..., n]` in mm (x, y[, z])."""
+        return (np.asarray(steps, np.float64) * self.spacing)[..., ::-1] @ self.direction.T
+
+    def vectors_to_index(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors `[..., n]` in mm -> index differences `[..., n]`."""
+        return (vectors @ self.direction)[..., ::-1] / self.spacing
+
+    def indices(self) -> np.ndarray:
+        """Index of every sample, `[*shape, n]` float64."""
+        return np.moveaxis(np.indices(self.shape, np.float64), 0, -1)
+
+    def same_as(self, other: "Geometry") -> bool:
+        return (
+            self.shape == other.shape
+            and np.allclose(self.spacing, other.spacing, rtol=1e-4)
+            and np.allclose(self.origin, other.origin, atol=1e-3)
+            and np.allclose(self.direction, other.direction, atol=1e-4)
+        )
+
+
+def plain_geometry(shape: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Geometry:
+    """A grid at the origin along the axes; 1 mm per pixel unless `spacing` is given."""
+    n = len(shape)
+    return Geometry(tuple(shape), tuple(spacing or (1.0,) * n), np.zeros(n), np.eye(n))
+
+
+def is_identity(geometry: Geometry) -> bool:
+    """Whether a geometry says nothing: unit spacing at the origin, as files have it by default.
+
+    The identity matrix of a NIfTI file is in RAS, which is diag(-1, -1, 1) here.
+    """
+    return bool(
+        np.allclose(geometry.spacing, 1)
+        and np.allclose(geometry.origin, 0)
+        and np.allclose(np.abs(geometry.direction), np.eye(geometry.dimension))
+    )
+
+
+def orthonormal(direction: np.ndarray, source: str) -> np.ndarray:
+    """The orthonormal matrix that `direction` is up to rounding; ImageError if it is sheared."""
+    if not np.isfinite(direction).all():
+        raise ImageError(f"{source}: its direction holds NaN or infinity")
+    u, values, v = np.linalg.svd(direction)
+    if np.abs(values - 1).max() > 1e-3:
+        raise ImageError(f"{source}: its axes are not orthonormal (sheared direction)")
+    return u @ v
+
+
+def check_positive_spacing(spacing, source: str) -> None:
+    """ImageError unless every number is finite and above 0."""
+    if not (np.isfinite(spacing) & (np.asarray(spacing) > 0)).all():
+        found = ", ".join(f"{s:g}" for s in np.ravel(spacing))
+        raise ImageError(f"{source}: spacing ({found}) mm, expected positive numbers")

@@ -1,0 +1,138 @@
+"""Writing files, whole or not at all; images by their suffix; JSON; the hash of a file."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.geometry import Geometry
+
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".npz", ".png", ".tif", ".tiff")
+_BY_ITK = (".nii.gz", ".nii", ".mha", ".nrrd")
+_IN_PNG = (np.uint8, np.uint16)
+_IN_TIFF = (np.uint8, np.uint16, np.float32)
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to; it becomes `path` when the block ends well and vanishes otherwise.
+
+    It has the same name and lies in a folder of its own beside `path`, so that the final step is a
+    renaming within one file system.
+
+    Raises:
+        FileError: nothing can be written there.
+    """
+    path = Path(path)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise FileError(f"{path}: cannot write there ({error.strerror})") from None
+    try:
+        yield folder / path.name
+        try:
+            os.replace(folder / path.name, path)
+        except OSError as error:
+            raise FileError(f"{path}: cannot write there ({error.strerror})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def json_text(value) -> str:
+    """A value as the text of a JSON file; NaN and infinity, which JSON has not, become null."""
+    return json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n"
+
+
+def without_nan(value):
+    """NaN and infinity -> None, in mappings and lists of any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_image(
+    path: str | os.PathLike, array: np.ndarray, geometry: Geometry, *, vectors: bool = False
+) -> None:
+    """Write an image by its suffix, whole or not at all.
+
+    Args:
+        path: with one of `SUFFIXES`. Only PNG (8- and 16-bit integers) and TIFF (these and float32)
+            leave the geometry out.
+        array: `[H, W]` or `[S, H, W]`; with `vectors` `[..., n]`, components (x, y[, z]).
+        geometry: of the array.
+        vectors: write vectors, components in LPS (ITK's displacement fields).
+
+    Raises:
+        FileError: unknown suffix, a type or shape that the format cannot hold, no way to write.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    if name.endswith(_BY_ITK):
+        with atomic(path) as part:
+            _write_by_itk(part, array, geometry, vectors)
+    elif name.endswith(".npz"):
+        with atomic(path) as part:
+            np.savez_compressed(
+                part,
+                image=array,
+                spacing=np.array(geometry.spacing),
+                origin=geometry.origin,
+                direction=geometry.direction,
+            )
+    elif name.endswith((".png", ".tif", ".tiff")):
+        import PIL.Image
+
+        allowed = _IN_PNG if name.endswith(".png") else _IN_TIFF
+        if array.dtype not in allowed or array.ndim != 2:
+            raise ImageError(
+                f"{path}: cannot hold {array.dtype} {array.shape}; write .nii.gz instead"
+            )
+        with atomic(path) as part:
+            PIL.Image.fromarray(array).save(part)
+    else:
+        raise ImageError(f"{path}: unknown suffix, expected {', '.join(SUFFIXES)}")
+
+
+def _write_by_itk(path, array, geometry, vectors):
+    import SimpleITK
+
+    from ldm_morph_jax.files.itk import name_for_itk
+
+    if array.dtype in (np.int64, np.uint64, np.uint32, np.float16):  # few tools read these
+        array = array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)
+    image = SimpleITK.GetImageFromArray(array, isVector=vectors)
+    image.SetSpacing(geometry.spacing[::-1])
+    image.SetOrigin(geometry.origin.tolist())
+    image.SetDirection(geometry.direction.ravel().tolist())
+    try:
+        with name_for_itk(path) as name:
+            SimpleITK.WriteImage(image, name, useCompression=True)
+    except RuntimeError as error:
+        from ldm_morph_jax.files.errors import one_line
+
+        raise FileError(f"{path}: cannot be written ({one_line(error)})") from None
+
+
+def round_to(array: np.ndarray, dtype) -> np.ndarray:
+    """Values rounded and clipped to an integer dtype; floating dtypes are converted."""
+    if not np.issubdtype(dtype, np.integer):
+        return array.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(array), limits.min, limits.max).astype(dtype)

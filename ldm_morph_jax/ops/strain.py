@@ -1,0 +1,385 @@
+"""Strain, areas and volumes of a tracked heart. Conventions: `ldm_morph_jax.ops`; besides:
+
+Lagrangian
+    u_t `[T, H, W, 2]`, pixels, carries the *reference* frame to frame t: the tissue at x of the
+    reference is at x + u_t(x) in frame t. That is the pull-back displacement of a registration
+    with moving = frame t and fixed = reference: frame_t(x + u_t(x)) ~ reference(x).
+Tensors
+    `[..., 2, 2]`, first index of the component, second of the derivative, both (row, column).
+    `spacing` (row, column) is the size of a pixel: with unequal sides gradients, directions and
+    lengths must be taken in millimetres. Strain has no unit: 0.1 is 10 % longer.
+Directions
+    Unit vectors `[..., 2]` of the reference frame, (row, column), in millimetres.
+
+Terms follow D'hooge et al., Eur J Echocardiogr 1:154, 2000, and the consensus of Voigt et al.,
+Eur Heart J Cardiovasc Imaging 16:1, 2015.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.ndimage import map_coordinates
+
+Spacing = tuple[float, float]
+SECTORS = (
+    "anterior",
+    "anteroseptal",
+    "inferoseptal",
+    "inferior",
+    "inferolateral",
+    "anterolateral",
+)
+
+# ---------------------------------------------------------------------------- tensors
+
+
+def deformation_gradient(u: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
+    """F = d(x + u)/dx of a displacement on a grid, `[..., H, W, 2]` -> `[..., H, W, 2, 2]`.
+
+    Central differences, one-sided at the border. (Holzapfel, Nonlinear Solid Mechanics, 2000,
+    eq. 2.38.) Where the displacement is a function, `deformation_gradient_of` is exact.
+    """
+    _check_last("u", u, ("H", "W", "2"))
+    gradient = jnp.stack(jnp.gradient(u, axis=(-3, -2)), axis=-1)
+    return jnp.eye(2) + gradient * _per_pixel(spacing)
+
+
+def deformation_gradient_of(
+    displacement: Callable[[jax.Array], jax.Array],
+    points: jax.Array,
+    spacing: Spacing = (1.0, 1.0),
+) -> jax.Array:
+    """F at `points` `[..., 2]` by automatic differentiation, `[..., 2, 2]`.
+
+    Args:
+        displacement: point `[2]` -> displacement `[2]`, both in pixels, differentiable.
+        points: of the reference frame, pixels.
+        spacing: of a pixel.
+    """
+    _check_last("points", points, ("2",))
+    gradient = jax.vmap(jax.jacfwd(displacement))(points.reshape(-1, 2))
+    return jnp.eye(2) + gradient.reshape(*points.shape, 2) * _per_pixel(spacing)
+
+
+def green_lagrange(deformation: jax.Array) -> jax.Array:
+    """E = (F^T F - I) / 2 of F `[..., 2, 2]`: zero for every rotation. (Holzapfel, eq. 2.69.)"""
+    _check_last("deformation", deformation, ("2", "2"))
+    return (jnp.einsum("...ki,...kj->...ij", deformation, deformation) - jnp.eye(2)) / 2
+
+
+def normal_strain(tensor: jax.Array, direction: jax.Array) -> jax.Array:
+    """n . E n, the component of E `[..., 2, 2]` along the unit vectors n `[..., 2]`: `[...]`."""
+    return jnp.einsum("...i,...ij,...j->...", direction, tensor, direction)
+
+
+def engineering_strain(tensor: jax.Array, direction: jax.Array) -> jax.Array:
+    """Change of length per length of a fibre along n: sqrt(1 + 2 n . E n) - 1, `[...]`.
+
+    What echocardiography calls Lagrangian strain, (L - L0) / L0 (D'hooge 2000, eq. 2). Natural
+    strain is its `log1p`.
+    """
+    return jnp.sqrt(1 + 2 * normal_strain(tensor, direction)) - 1
+
+
+def strain_rate(strain: jax.Array, times: jax.Array) -> jax.Array:
+    """d strain / dt `[T, ...]`, per unit of the increasing `times` `[T]`: `numpy.gradient`.
+
+    Of engineering strain this is the Lagrangian rate; the natural rate, which Doppler measures, is
+    that of `log1p(strain)` (D'hooge 2000, eq. 6).
+    """
+    strain, times = jnp.asarray(strain), jnp.asarray(times)
+    if times.shape != strain.shape[:1] or len(times) < 2:
+        raise ValueError(
+            f"times: found shape {times.shape}, expected one for each of at least two frames, "
+            f"strain having shape {strain.shape}"
+        )
+    steps = jnp.diff(times).reshape(-1, *[1] * (strain.ndim - 1))
+    slopes = jnp.diff(strain, axis=0) / steps
+    left, right = steps[:-1], steps[1:]
+    middle = (left * slopes[1:] + right * slopes[:-1]) / (left + right)
+    return jnp.concatenate([slopes[:1], middle, slopes[-1:]])
+
+
+# ---------------------------------------------------------------------------- directions
+
+
+def polar_directions(
+    points: jax.Array, centre: jax.Array, spacing: Spacing = (1.0, 1.0)
+) -> tuple[jax.Array, jax.Array]:
+    """(radial, circumferential) at `points` `[..., 2]` about `centre` `[2]`, for short-axis views.
+
+    Radial points away from the centre; circumferential is a quarter turn on, from row to column.
+    At the centre itself both are NaN.
+    """
+    away = (points - jnp.asarray(centre)) * jnp.asarray(spacing)
+    radial = away / jnp.linalg.norm(away, axis=-1, keepdims=True)
+    return radial, _quarter_turn(radial)
+
+
+def contour_directions(
+    points: jax.Array, contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed: bool
+) -> tuple[jax.Array, jax.Array]:
+    """(normal, tangent) at `points` `[..., 2]`: those of the nearest point of `contour` `[N, 2]`.
+
+    The tangent follows the contour's order, the normal is a quarter turn back from it. Of a cavity
+    outlined from row towards column the normal points outwards (radial) and the tangent is
+    circumferential in short-axis, longitudinal in apical views.
+    """
+    _check_contour(contour)
+    curve = jnp.asarray(contour) * jnp.asarray(spacing)
+    if closed:
+        along = jnp.roll(curve, -1, axis=0) - jnp.roll(curve, 1, axis=0)
+    else:
+        along = jnp.gradient(curve, axis=0)
+    tangents = along / jnp.linalg.norm(along, axis=-1, keepdims=True)
+    here = (jnp.asarray(points) * jnp.asarray(spacing))[..., None, :]
+    nearest = jnp.argmin(jnp.sum((here - curve) ** 2, axis=-1), axis=-1)
+    tangent = tangents[nearest]
+    return -_quarter_turn(tangent), tangent
+
+
+# ---------------------------------------------------------------------------- regions
+
+
+def sectors(
+    points: jax.Array, centre: jax.Array, septum: jax.Array, spacing: Spacing = (1.0, 1.0)
+) -> jax.Array:
+    """Number 1 to 6 of the sector of 60 degrees in which each of `points` `[..., 2]` lies.
+
+    1 anterior, 2 anteroseptal, 3 inferoseptal, 4 inferior, 5 inferolateral, 6 anterolateral: the
+    order of segments 1-6 (base) and 7-12 (middle) of the American Heart Association (Cerqueira et
+    al., Circulation 105:539, 2002). They run anticlockwise on an image seen, as usual, from the
+    apex, septum on the left; on a mirrored image 1 changes with 4, 2 with 3, and 5 with 6.
+
+    Args:
+        points: pixels.
+        centre: `[2]`, of the left ventricle.
+        septum: `[2]`, a point in the direction of the middle of the septum, where sectors 2 and 3
+            meet: on the wall, or the centroid of the right ventricle.
+        spacing: of a pixel.
+    """
+
+    def angle(point):
+        row, column = jnp.moveaxis((point - jnp.asarray(centre)) * jnp.asarray(spacing), -1, 0)
+        return jnp.arctan2(-row, column)  # anticlockwise: rows count downwards
+
+    turn = (angle(points) - angle(jnp.asarray(septum))) / (2 * jnp.pi) % 1
+    from_septum = jnp.minimum((6 * turn).astype(jnp.int32), 5)  # x % 1 may round up to 1
+    return (from_septum + 2) % 6 + 1
+
+
+def contour_segments(contour: jax.Array, count: int, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
+    """Number 1 to `count` of every point of an open contour `[N, 2]`, by equal lengths: `[N]`.
+
+    With six along the wall of an apical view, from base over the apex to the other base, they are
+    the basal, middle and apical segments of either side (Voigt 2015, fig. 5).
+    """
+    _check_contour(contour)
+    steps = jnp.linalg.norm(jnp.diff(contour, axis=0) * jnp.asarray(spacing), axis=-1)
+    at = jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps)]) / jnp.sum(steps)
+    return jnp.minimum((count * at).astype(jnp.int32), count - 1) + 1
+
+
+def regional_mean(values: jax.Array, regions: jax.Array, count: int) -> jax.Array:
+    """Mean of `values` `[..., *S]` over regions 1 to `count` of `regions` `[*S]`: `[..., count]`.
+
+    A global value is that of a mask, with count 1. NaN for a region without pixels; values outside
+    every region are not looked at.
+    """
+    regions = jnp.asarray(regions)
+    if values.shape[values.ndim - regions.ndim :] != regions.shape:
+        raise ValueError(f"values: found shape {values.shape}, expected [..., {regions.shape}]")
+    axes = tuple(range(-regions.ndim, 0))
+    means = [
+        jnp.where(regions == k, values, 0).sum(axes) / (regions == k).sum()
+        for k in range(1, count + 1)
+    ]
+    return jnp.stack(means, axis=-1)
+
+
+# ---------------------------------------------------------------------------- curves over time
+
+
+def peak(curve: jax.Array, times: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(value of largest magnitude with its sign, its time) of `curve` `[T, ...]`, each `[...]`.
+
+    Time to peak counts from the reference frame if `times` `[T]` do (Voigt 2015, sec. 3.3). The
+    earliest of equal peaks; NaN where the curve holds NaN.
+    """
+    curve, times = jnp.asarray(curve), jnp.asarray(times)
+    first = jnp.argmax(jnp.abs(curve), axis=0)  # a NaN counts as the largest
+    value = jnp.take_along_axis(curve, first[None], axis=0)[0]
+    return value, jnp.where(jnp.isnan(value), jnp.nan, times[first])
+
+
+def fractional_change(reference: jax.Array, value: jax.Array) -> jax.Array:
+    """(reference - value) / reference.
+
+    Of end-diastolic and end-systolic areas: fractional area change; of volumes: ejection fraction
+    (Lang et al., J Am Soc Echocardiogr 28:1, 2015, tables 2 and 8).
+    """
+    return (reference - value) / reference
+
+
+# ---------------------------------------------------------------------------- lengths, areas
+
+
+def move_points(points: jax.Array, u: jax.Array) -> jax.Array:
+    """Where reference `points` `[..., 2]` are under u `[T, H, W, 2]`, `[T, ..., 2]`, pixels.
+
+    The displacement is linear between pixels and continues with its border value.
+    """
+    _check_last("u", u, ("T", "H", "W", "2"))
+    _check_last("points", points, ("2",))
+    at = list(jnp.moveaxis(points, -1, 0))
+
+    def sample(plane):
+        return map_coordinates(plane, at, order=1, mode="nearest")
+
+    moves = jax.vmap(jax.vmap(sample, in_axes=-1, out_axes=-1))(u)
+    return points + moves
+
+
+def contour_length(contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed: bool) -> jax.Array:
+    """Length of contours `[..., N, 2]`, `[...]`, in the unit of `spacing`.
+
+    Global strain along a wall is its change per length, (L_t - L_0) / L_0: longitudinal of an open
+    contour in apical views, circumferential of a closed one in short-axis (Voigt 2015, sec. 3.2).
+    """
+    _check_contour(contour)
+    ends = jnp.roll(contour, -1, axis=-2)
+    steps = jnp.linalg.norm((ends - contour) * jnp.asarray(spacing), axis=-1)
+    return (steps if closed else steps[..., :-1]).sum(axis=-1)
+
+
+def contour_area(contour: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
+    """Area inside closed contours `[..., N, 2]` by the shoelace formula, `[...]`, >= 0."""
+    _check_contour(contour)
+    row, column = jnp.moveaxis(contour, -1, 0)
+    cross = row * jnp.roll(column, -1, axis=-1) - column * jnp.roll(row, -1, axis=-1)
+    return jnp.abs(cross.sum(axis=-1)) / 2 * spacing[0] * spacing[1]
+
+
+def region_area(u: jax.Array, region: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
+    """Area to which the reference `region` `[H, W]` (0 to 1) has changed under u, `[...]`.
+
+    The integral of det F over the region: no mask has to be resampled.
+    """
+    determinant = jnp.linalg.det(deformation_gradient(u))
+    return (determinant * region).sum(axis=(-2, -1)) * spacing[0] * spacing[1]
+
+
+# ---------------------------------------------------------------------------- volume
+
+
+def shared_border(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Middle of the border between masks `[H, W]`, (row, column) `[2]`; NaN where they don't touch.
+
+    Of ventricle and atrium in apical views: the middle of the mitral plane.
+    """
+    a, b = jnp.asarray(a, bool), jnp.asarray(b, bool)
+    total, number = jnp.zeros(2), 0
+    for axis in (0, 1):
+        (a0, b0), (a1, b1) = (
+            [lax.slice_in_dim(m, k, m.shape[axis] - 1 + k, axis=axis) for m in (a, b)]
+            for k in (0, 1)
+        )
+        touch = (a0 & b1) | (b0 & a1)
+        between = jnp.stack(jnp.indices(touch.shape), axis=-1) + 0.5 * np.eye(2)[axis]
+        total += jnp.where(touch[..., None], between, 0).sum((0, 1))
+        number += touch.sum()
+    return total / number
+
+
+def long_axis(
+    ventricle: jax.Array, base: jax.Array, spacing: Spacing = (1.0, 1.0)
+) -> tuple[jax.Array, jax.Array]:
+    """(apex, base), (row, column) pixels, of an apical mask `[H, W]`.
+
+    Args:
+        ventricle: the cavity.
+        base: `[2]`, the middle of the mitral plane; see `shared_border`.
+        spacing: of a pixel.
+
+    Returns:
+        The apex, where the cavity ends furthest from the base (Lang 2015, sec. 2.2), and the base.
+    """
+    spacing = jnp.asarray(spacing)
+    away = (jnp.stack(jnp.indices(ventricle.shape), axis=-1) - base) * spacing
+    distance = jnp.where(jnp.asarray(ventricle, bool), jnp.linalg.norm(away, axis=-1), -1)
+    far = away.reshape(-1, 2)[jnp.argmax(distance)]
+    unit = far / jnp.linalg.norm(far)
+    # the pixel ends half its size beyond its centre
+    far = far + 0.5 * unit * jnp.linalg.norm(unit * spacing)
+    return base + far / spacing, jnp.asarray(base)
+
+
+def disc_volume(
+    ventricle: jax.Array,
+    apex: jax.Array,
+    base: jax.Array,
+    spacing: Spacing = (1.0, 1.0),
+    discs: int = 20,
+) -> jax.Array:
+    """Volume by the single-plane method of discs, in the cubed unit of `spacing`.
+
+    The long axis is cut into `discs` circular discs of equal height, as wide as the cavity across
+    its middle: V = pi/4 sum_i d_i^2 L / discs (Lang 2015, table 1; Schiller et al., J Am Soc
+    Echocardiogr 2:358, 1989). From mm to mL: / 1000.
+
+    Args:
+        ventricle: apical mask `[H, W]` of the cavity, 0 to 1.
+        apex, base: ends of the long axis, `[2]` pixels.
+        spacing: of a pixel.
+        discs: how many.
+    """
+    spacing = np.asarray(spacing, np.float32)
+    axis = (jnp.asarray(base) - apex) * spacing
+    length = jnp.linalg.norm(axis)
+    middles = (jnp.arange(discs) + 0.5)[:, None] / discs * axis
+    # four samples per pixel across the axis, as far as any cavity reaches
+    step, reach = spacing.min() / 4, np.linalg.norm(spacing * ventricle.shape)
+    across = step * np.arange(-int(reach / step), int(reach / step) + 1, dtype=np.float32)
+    places = middles[:, None] + across[:, None] * _quarter_turn(axis / length)
+    inside = map_coordinates(
+        jnp.asarray(ventricle, jnp.float32),
+        list(jnp.moveaxis(apex + places / spacing, -1, 0)),
+        order=1,
+        mode="constant",
+    )
+    diameters = step * inside.sum(axis=1)
+    return jnp.pi / 4 * jnp.sum(diameters**2) * length / discs
+
+
+# ---------------------------------------------------------------------------- helpers
+
+
+def _quarter_turn(vectors):
+    """From the row axis towards the column axis."""
+    return jnp.stack([-vectors[..., 1], vectors[..., 0]], axis=-1)
+
+
+def _per_pixel(spacing):
+    """Pixels per pixel -> millimetres per millimetre: factor s_i / s_j of du_i/dx_j."""
+    spacing = np.asarray(spacing, np.float32)
+    return spacing[:, None] / spacing[None, :]
+
+
+def _check_last(name, array, axes):
+    chex.assert_shape(
+        array,
+        (..., *(int(axis) if axis.isdigit() else None for axis in axes)),
+        custom_message=f"{name}: found shape {array.shape}, expected [..., {', '.join(axes)}]",
+        include_default_message=False,
+        exception_type=ValueError,
+    )
+
+
+def _check_contour(contour):
+    _check_last("contour", contour, ("N", "2"))
+    if contour.shape[-2] < 3:
+        raise ValueError(f"contour: found {contour.shape[-2]} points, expected at least 3")

@@ -1,0 +1,238 @@
+"""What is known of the reference frame: masks, contours, landmarks, where the septum is."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from contourpy import contour_generator
+from scipy import ndimage
+
+from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.tables import read_rows
+
+VIEWS = ("sax", "apical")
+WALL = 2  # of ACDC, M&Ms and CAMUS alike
+_POINTS = 120  # along a contour made from a mask
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A heart in the reference frame; points are (row, column) in pixels.
+
+    view: "sax" (short-axis) or "apical".
+    labels: `[H, W]` integers, as they were given, or 1 cavity and 2 wall within contours.
+    cavity, wall: `[H, W]` bool, of the left ventricle; without any pixel where unknown.
+    contours: name -> `[N, 2]`; "endo" is closed in short-axis views and runs from base over apex to
+        base in apical ones. Ordered from row towards column.
+    septum: a point in the direction of the middle of the septum, or None.
+    landmarks: name -> (row, column).
+    """
+
+    view: str
+    labels: np.ndarray | None = None
+    cavity: np.ndarray | None = None
+    wall: np.ndarray | None = None
+    contours: dict[str, np.ndarray] = field(default_factory=dict)
+    septum: tuple[float, float] | None = None
+    landmarks: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> bool:
+        """Whether contours are."""
+        return self.view == "sax"
+
+    @property
+    def has_cavity(self) -> bool:
+        return self.cavity is not None and bool(self.cavity.any())
+
+    @property
+    def has_wall(self) -> bool:
+        return self.wall is not None and bool(self.wall.any())
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Centroid of the cavity, `[2]`."""
+        return np.argwhere(self.cavity).mean(axis=0)
+
+
+def anatomy_of_mask(
+    labels: np.ndarray,
+    view: str,
+    source: str,
+    *,
+    cavity_and_wall: tuple[int, int] | None = None,
+    septum: tuple[float, float] | None = None,
+) -> Anatomy:
+    """Cavity, wall and contours of a mask `[H, W]`.
+
+    Without `cavity_and_wall` the wall is label 2, as in ACDC, M&Ms and CAMUS, and the cavity the
+    label of whose border the largest share lies on the wall; a single label is the cavity. The
+    septum is looked for in the direction of the right ventricle: of the only other label in a
+    short-axis view.
+
+    Raises ImageError: no label, labels that cannot be told apart, no outline to be found.
+    """
+    cavity_label, wall_label = structures(labels, source, cavity_and_wall)
+    cavity, wall = labels == cavity_label, labels == wall_label
+    found = [label for label in np.unique(labels) if label]
+    others = [label for label in found if label not in (cavity_label, wall_label)]
+    contours = {"endo": _closed_outline(cavity)}
+    if view == "apical":
+        other = np.isin(labels, others)
+        contours["endo"] = _without_base(contours["endo"], wall, other, source)
+    elif wall.any():
+        contours["epi"] = _closed_outline(cavity | wall)
+    if septum is None and view == "sax" and len(others) == 1:
+        septum = tuple(map(float, np.argwhere(labels == others[0]).mean(axis=0)))
+    return Anatomy(view, labels, cavity, wall, contours, septum)
+
+
+def structures(
+    labels: np.ndarray, source: str, cavity_and_wall: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """(cavity, wall) labels of a mask `[..., H, W]`, as given or as `anatomy_of_mask` says.
+
+    Raises ImageError: no label, no cavity, labels that cannot be told apart.
+    """
+    found = [int(label) for label in np.unique(labels) if label]
+    if not found:
+        raise ImageError(f"{source}: mask is empty, expected labels of the reference frame")
+    hint = f"its labels are {found}; --labels CAVITY WALL says which is which"
+    if cavity_and_wall:
+        if cavity_and_wall[0] not in found:
+            raise ImageError(f"{source}: no cavity with label {cavity_and_wall[0]}; {hint}")
+        return cavity_and_wall
+    if found == [WALL] or (WALL not in found and len(found) > 1):
+        raise ImageError(f"{source}: cannot tell the cavity from the wall; {hint}")
+    if WALL not in found:
+        return found[0], WALL
+    beside_wall = ndimage.binary_dilation(labels == WALL)
+
+    def share_on_wall(label):
+        inside = labels == label
+        border = inside & ~ndimage.binary_erosion(inside, border_value=1)
+        return (border & beside_wall).sum() / border.sum()
+
+    return max((label for label in found if label != WALL), key=share_on_wall), WALL
+
+
+def anatomy_of_contours(
+    path: str | Path, shape: tuple[int, int], view: str, septum: tuple[float, float] | None = None
+) -> Anatomy:
+    """Contours of a CSV, columns contour, row, column (pixels); "endo" and, if known, "epi".
+
+    In short-axis views they are closed; in apical ones they run from base over apex to base, and a
+    straight line closes them.
+
+    Raises FileError: not such a table, points outside the image, fewer than three of a contour.
+    """
+    points: dict[str, list] = {}
+    for line, row in read_rows(path, ("contour", "row", "column")):
+        if row["contour"] not in ("endo", "epi"):
+            raise FileError(
+                f"{path}, line {line}: contour is {row['contour']!r}, expected endo or epi"
+            )
+        points.setdefault(row["contour"], []).append(_point(row, shape, path, line))
+    if "endo" not in points:
+        raise FileError(f"{path}: has no contour endo")
+    contours = {}
+    for name, list_of_points in points.items():
+        contour = np.array(list_of_points)
+        if view == "sax" and np.allclose(contour[0], contour[-1]):
+            contour = contour[:-1]
+        if len(contour) < 3:
+            raise FileError(f"{path}: {name} has {len(contour)} points, expected at least 3")
+        contours[name] = _even(_from_row_to_column(contour), closed=view == "sax")
+    cavity = _inside(contours["endo"], shape)
+    if not cavity.any():
+        raise FileError(f"{path}: endo encloses no pixel")
+    wall = np.zeros(shape, bool)
+    if "epi" in contours:
+        wall = _inside(contours["epi"], shape) & ~cavity
+    labels = np.where(cavity, 1, np.where(wall, WALL, 0)).astype(np.uint8)
+    return Anatomy(view, labels, cavity, wall, contours, septum)
+
+
+def read_landmarks(path: str | Path, shape: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """Points of a CSV, columns row, column (pixels of the reference frame) and, optionally, name.
+
+    Raises FileError: not such a table, points outside the image, a name twice, no point.
+    """
+    landmarks: dict[str, tuple[float, float]] = {}
+    for number, (line, row) in enumerate(read_rows(path, ("row", "column"), ("name",)), start=1):
+        name = row["name"] or str(number)
+        if name in landmarks:
+            raise FileError(f"{path}, line {line}: repeats the landmark {name!r}")
+        landmarks[name] = _point(row, shape, path, line)
+    if not landmarks:
+        raise FileError(f"{path}: lists no landmark")
+    return landmarks
+
+
+def _point(row, shape, path, line) -> tuple[float, float]:
+    try:
+        point = float(row["row"]), float(row["column"])
+    except ValueError:
+        raise FileError(
+            f"{path}, line {line}: row {row['row']!r}, column {row['column']!r}, expected numbers"
+        ) from None
+    if not all(0 <= x <= n - 1 for x, n in zip(point, shape, strict=True)):
+        raise FileError(f"{path}, line {line}: {point} lies outside the image of {shape} pixels")
+    return point
+
+
+def _closed_outline(mask) -> np.ndarray:
+    """Longest outline `[N, 2]` of a mask, its staircase smoothed, ordered from row to column."""
+    soft = ndimage.gaussian_filter(np.pad(mask, 2).astype(np.float64), 1.0)
+    lines = contour_generator(z=soft).lines(0.5) or contour_generator(z=soft).lines(soft.max() / 2)
+    outline = max(lines, key=len)[:-1, ::-1] - 2
+    return _even(_from_row_to_column(outline), closed=True)
+
+
+def _without_base(outline, wall, other, source) -> np.ndarray:
+    """The part of a closed outline that lies on the wall, or away from the atrium."""
+    if other.any():
+        keep = _distance(outline, other) > 2
+    elif wall.any():
+        keep = _distance(outline, wall) < 2
+    else:
+        raise ImageError(
+            f"{source}: an apical mask of the cavity alone does not tell where its base is; "
+            "expected a wall or an atrium, or --contours"
+        )
+    if keep.all() or not keep.any():
+        raise ImageError(f"{source}: cannot tell the base of the cavity, expected --contours")
+    start = np.flatnonzero(keep & ~np.roll(keep, 1))
+    runs = [np.roll(np.arange(len(keep)), -s)[: _run(np.roll(keep, -s))] for s in start]
+    return _even(outline[max(runs, key=len)], closed=False)
+
+
+def _run(keep) -> int:
+    return len(keep) if keep.all() else int(np.argmin(keep))
+
+
+def _distance(points, mask) -> np.ndarray:
+    distance = ndimage.distance_transform_edt(~mask)
+    return ndimage.map_coordinates(distance, points.T, order=1, mode="nearest")
+
+
+def _from_row_to_column(contour):
+    row, column = contour.T
+    turns = (row * np.roll(column, -1) - column * np.roll(row, -1)).sum()
+    return contour if turns > 0 else contour[::-1]
+
+
+def _even(contour, *, closed: bool) -> np.ndarray:
+    """`_POINTS` points at equal distances along a contour."""
+    ring = np.concatenate([contour, contour[:1]]) if closed else contour
+    at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
+    wanted = np.linspace(0, at[-1], _POINTS, endpoint=not closed)
+    return np.stack([np.interp(wanted, at, ring[:, k]) for k in (0, 1)], axis=-1)
+
+
+def _inside(contour, shape) -> np.ndarray:
+    from matplotlib.path import Path as Outline
+
+    pixels = np.stack(np.indices(shape), axis=-1).reshape(-1, 2)
+    return Outline(contour).contains_points(pixels).reshape(shape)

@@ -1,0 +1,256 @@
+"""Areas, volumes and strain of a tracked heart over time. Definitions: docs/tracking.md.
+
+Strain is Green and Lagrange's, E = (F^T F - I) / 2 with F from the displacement, in the reference
+frame's directions: radial and circumferential about the cavity's centroid in short-axis views;
+along the endocardial contour (longitudinal) and across it (radial) in apical ones. A value of the
+wall or of a sector is the mean over its pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_morph_jax.ops import strain
+from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.registering.cine.anatomy import Anatomy
+from ldm_morph_jax.registering.cine.tracked import Tracked, in_chunks
+
+_CHUNK = 8  # frames
+APICAL_SEGMENTS = (
+    "basal_first",
+    "middle_first",
+    "apical_first",
+    "apical_second",
+    "middle_second",
+    "basal_second",
+)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured.
+
+    curves: name -> `[T]`, with its unit at the name's end; strain has none.
+    contours: name -> `[T, N, 2]` pixels, carried to every frame.
+    landmarks: name -> `[T, 2]` pixels.
+    end_systole: the frame of the smallest volume (apical) or cavity area; None without a cavity.
+    jacobian: (smallest determinant, share of pixels at or below zero).
+    notes: what could not be measured, and why.
+    """
+
+    curves: dict[str, np.ndarray]
+    contours: dict[str, np.ndarray]
+    landmarks: dict[str, np.ndarray]
+    end_systole: int | None
+    jacobian: tuple[float, float]
+    notes: tuple[str, ...]
+
+
+def main_strain(view: str) -> str:
+    """The strain that a view is looked at for."""
+    return "circumferential" if view == "sax" else "longitudinal"
+
+
+def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
+    """All that the anatomy allows to measure."""
+    known = tracked.cine.first.spacing_known
+    length, area = ("mm", "mm2") if known else ("px", "px2")
+    u, notes, curves = tracked.displacement, [], {}
+
+    def move(points):
+        points = jnp.asarray(points, jnp.float32)
+        return in_chunks(jax.jit(lambda u: strain.move_points(points, u)), _CHUNK, u)
+
+    contours = {name: move(points) for name, points in anatomy.contours.items()}
+    landmarks = {name: move(np.array(point)) for name, point in anatomy.landmarks.items()}
+    determinant = in_chunks(_determinant, _CHUNK, u)
+    jacobian = float(determinant[0].min()), float(determinant[1].mean())
+
+    end_systole = None
+    if anatomy.has_cavity:
+        curves[f"cavity_area_{area}"] = _areas(u, anatomy.cavity, tracked.spacing)
+        smallest = curves[f"cavity_area_{area}"]
+        if anatomy.has_wall:
+            curves[f"wall_area_{area}"] = _areas(u, anatomy.wall, tracked.spacing)
+        if anatomy.view == "apical":
+            volume, axis = _volumes(tracked, anatomy, contours["endo"])
+            name, factor = ("volume_ml", 1e-3) if known else ("volume_px3", 1.0)
+            curves[name] = smallest = factor * volume
+            curves[f"long_axis_{length}"] = axis
+        end_systole = int(smallest.argmin())
+        lengths = np.asarray(
+            strain.contour_length(
+                jnp.asarray(contours["endo"]), tracked.spacing, closed=anatomy.closed
+            )
+        )
+        name = f"endocardial_{main_strain(anatomy.view)}_strain"
+        curves[name] = lengths / lengths[tracked.reference] - 1
+    if anatomy.has_wall and anatomy.has_cavity:
+        curves |= _strains(tracked, anatomy)
+        if anatomy.view == "sax" and anatomy.septum is None:
+            notes.append("no sectors: neither --septum nor a right ventricle tells the septum")
+    elif anatomy.has_cavity:
+        notes.append("no strain of the wall: there is no wall (label or contour epi)")
+    else:
+        notes.append("no areas, volumes or strain: there is neither a mask nor a contour")
+    rates = {
+        f"{name}_rate": np.asarray(strain.strain_rate(curve, jnp.asarray(tracked.times)))
+        for name, curve in curves.items()
+        if name.endswith("strain")
+    }
+    return Measures(curves | rates, contours, landmarks, end_systole, jacobian, tuple(notes))
+
+
+def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | None]:
+    """Strain of the wall where it is in frame t, `[H, W]` float32, NaN elsewhere; frame by frame.
+
+    Circumferential in short-axis, longitudinal in apical views. None without a wall.
+    """
+    if not (anatomy.has_wall and anatomy.has_cavity):
+        yield from (None for _ in tracked.times)
+        return
+    tangent = _directions(tracked, anatomy)[1]
+    wall = jnp.asarray(anatomy.wall, jnp.float32)
+
+    @jax.jit
+    def there(u, inverse):
+        tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
+        value = strain.normal_strain(tensor, tangent)
+        both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
+        value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
+        return jnp.where(share > 0.5, value / jnp.maximum(share, 0.5), jnp.nan)
+
+    for first in range(0, len(tracked.times), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        yield from in_chunks(there, _CHUNK, tracked.displacement[rows], tracked.inverse[rows])
+
+
+def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
+    """Numbers of the curves: end-diastolic and -systolic, fractions, peaks and when they are."""
+    result: dict = {"reference": tracked.reference, "end_systole": measures.end_systole}
+    at = tracked.times - tracked.times[tracked.reference]
+    ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
+    fractions = {"cavity_area": "fractional_area_change", "volume": "ejection_fraction"}
+    strains = {}
+    for name, curve in measures.curves.items():
+        quantity = name.rsplit("_", 1)[0]
+        if name.endswith("_rate"):
+            continue
+        if "strain" in name:
+            peak, when = strain.peak(curve, at)
+            strains[name] = {
+                "peak": float(peak),
+                "time_to_peak": float(when),
+                "end_systolic": float(curve[measures.end_systole]),
+            }
+            if f"{name}_rate" in measures.curves:
+                rate = measures.curves[f"{name}_rate"]
+                strains[name]["lowest_rate"] = float(rate.min())
+                strains[name]["highest_rate"] = float(rate.max())
+            continue
+        values = {when: float(curve[t]) for when, t in ends.items()}
+        result[name] = values
+        if quantity in fractions:
+            result[fractions[quantity]] = float(strain.fractional_change(*values.values()))
+    result["strain"] = strains
+    region = anatomy.wall if anatomy.has_wall else np.ones(tracked.geometry.shape, bool)
+    if tracked.whole_beat and tracked.unconstrained_last is not None:
+        first, last = tracked.displacement[0], tracked.displacement[-1]
+        result["drift_px"] = {
+            "registered_alone": _mean_length(tracked.unconstrained_last - first, region),
+            "tracked": _mean_length(last - first, region),
+        }
+    smallest, folded = measures.jacobian
+    result["jacobian"] = {"smallest": smallest, "nonpositive_percent": 100 * folded}
+    return result
+
+
+# ---------------------------------------------------------------------------- helpers
+
+
+def _mean_length(u, region) -> float:
+    return float(np.linalg.norm(u, axis=-1)[region].mean())
+
+
+@jax.jit
+def _determinant(u):
+    determinant = jnp.linalg.det(strain.deformation_gradient(u))
+    return determinant.min(axis=(1, 2)), (determinant <= 0).mean(axis=(1, 2))
+
+
+def _areas(u, region, spacing) -> np.ndarray:
+    region = jnp.asarray(region, jnp.float32)
+    area = jax.jit(lambda u: strain.region_area(u, region, spacing))
+    return in_chunks(area, _CHUNK, u)
+
+
+def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
+    """(volumes, lengths of the long axis) in the unit of the spacing, `[T]` each."""
+    cavity = jnp.asarray(anatomy.cavity, jnp.float32)[..., None]
+    bases = (endo[:, 0] + endo[:, -1]) / 2  # where the wall ends on either side
+
+    def one(ventricle, base):
+        apex, _ = strain.long_axis(ventricle > 0.5, base, tracked.spacing)
+        length = jnp.linalg.norm((apex - base) * jnp.asarray(tracked.spacing))
+        return strain.disc_volume(ventricle, apex, base, tracked.spacing), length
+
+    @jax.jit
+    def volumes(inverse, base):
+        carried = warp(jnp.broadcast_to(cavity, (*inverse.shape[:3], 1)), inverse)[..., 0]
+        return jax.vmap(one)(carried, base)
+
+    return in_chunks(volumes, _CHUNK, tracked.inverse, bases.astype(np.float32))
+
+
+def _directions(tracked, anatomy) -> tuple[jax.Array, jax.Array]:
+    """(radial, circumferential or longitudinal) unit vectors, `[H, W, 2]`."""
+    points = jnp.stack(jnp.indices(tracked.geometry.shape), axis=-1).astype(jnp.float32)
+    if anatomy.view == "sax":
+        return strain.polar_directions(points, anatomy.centre + 1e-3, tracked.spacing)
+    endo = jnp.asarray(anatomy.contours["endo"], jnp.float32)
+    return strain.contour_directions(points, endo, tracked.spacing, closed=False)
+
+
+def _regions(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(numbers from 1 of sectors within the wall `[H, W]`, their names); no name, no sectors."""
+    if anatomy.view == "sax":
+        if anatomy.septum is None:
+            return np.zeros(tracked.geometry.shape, np.int32), ()
+        points = jnp.stack(jnp.indices(tracked.geometry.shape), axis=-1)
+        septum = jnp.asarray(anatomy.septum)
+        numbers = strain.sectors(points, anatomy.centre, septum, tracked.spacing)
+        return np.where(anatomy.wall, numbers, 0), strain.SECTORS
+    from scipy.spatial import KDTree
+
+    endo = anatomy.contours["endo"]
+    along = np.asarray(strain.contour_segments(jnp.asarray(endo), 6, tracked.spacing))
+    pixels = np.argwhere(anatomy.wall)
+    nearest = KDTree(endo * tracked.spacing).query(pixels * tracked.spacing)[1]
+    numbers = np.zeros(tracked.geometry.shape, np.int32)
+    numbers[tuple(pixels.T)] = along[nearest]
+    return numbers, APICAL_SEGMENTS
+
+
+def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
+    """Curves of the wall and of its sectors."""
+    directions = _directions(tracked, anatomy)
+    numbers, names = _regions(tracked, anatomy)
+    wall, numbers = jnp.asarray(anatomy.wall, jnp.int32), jnp.asarray(numbers)
+
+    @jax.jit
+    def means(u):
+        tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
+        values = jnp.stack([strain.normal_strain(tensor, n) for n in directions])
+        whole = strain.regional_mean(values, wall, 1)
+        parts = strain.regional_mean(values, numbers, 6) if names else whole[..., :0]
+        return jnp.moveaxis(jnp.concatenate([whole, parts], axis=-1), 0, 1)
+
+    found = in_chunks(means, _CHUNK, tracked.displacement)  # [T, 2, 1 + sectors]
+    kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
+    curves = {kind: found[:, k, 0] for k, kind in enumerate(kinds)}
+    for k, kind in enumerate(kinds):
+        curves |= {f"{kind}_{name}": found[:, k, 1 + n] for n, name in enumerate(names)}
+    return curves

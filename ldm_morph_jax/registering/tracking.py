@@ -1,0 +1,216 @@
+"""Follow the tissue of one frame through a whole cine, by any method that registers pairs.
+
+Every frame is registered to the *reference* frame itself, never to its neighbour: what chains of
+neighbours add up to drifts, and its errors do not average out. The order is chosen so that this
+costs little:
+
+1. A few key frames, evenly spread, are searched from nothing. The frames between them start from
+   the velocity interpolated in time and are only improved.
+2. Velocities are made smooth in time: projected on the harmonics of the beat where its period is
+   known, on cubic splines otherwise, both zero at the reference frame.
+3. The reference is one noisy picture. The mean of all frames, warped onto it, has its shape
+   without its noise; frames are improved against that template and made smooth in time again
+   (as in groupwise registration: Metz et al., Med Image Anal 15:238, 2011).
+4. Regularisation pulls motion towards smoother and smaller ones. How far, the tracking tells when
+   it is applied to the template moved by its own result: the difference is added ("twicing",
+   Tukey 1977).
+
+A stationary velocity v_t stands for each frame: x + u_t(x) = exp(v_t)(x) leads from the reference
+to frame t (`ops.strain` states the conventions), exp(-v_t) back. All arrays over time are NumPy on
+the host; at most `chunk` frames are on the device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.interpolate import BSpline
+
+from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.ops.checks import check_shape
+from ldm_morph_jax.ops.geometry import integrate_velocity, warp
+
+Register = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(moving `[B, H, W]`, fixed `[B, H, W]`, start `[B, H, W, 2]`) -> velocity `[B, H, W, 2]`."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Settings of `track`, chosen on the phantom's beats.
+
+    key_frames: how many are searched from nothing.
+    harmonics: of the period, or half the number of spline pieces: how fast motion may change.
+    template_passes: how often frames are improved against their own mean.
+    twicing: whether what regularisation takes away is estimated and added.
+    chunk: frames at once on the device.
+    """
+
+    key_frames: int = 8
+    harmonics: int = 7
+    template_passes: int = 1
+    twicing: bool = False
+    chunk: int = 8
+
+    def __post_init__(self):
+        for name, least in (
+            ("key_frames", 2),
+            ("harmonics", 1),
+            ("template_passes", 0),
+            ("chunk", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
+
+
+def track(
+    frames: np.ndarray,
+    search: Register,
+    improve: Register,
+    *,
+    times: np.ndarray | None = None,
+    reference: int = 0,
+    period: float | None = None,
+    settings: Tracking = Tracking(),
+    progress: Callable[[float], None] = lambda done: None,
+) -> np.ndarray:
+    """Velocities from the reference frame to every frame, `[T, H, W, 2]` float32 pixels.
+
+    Args:
+        frames: `[T, H, W]` float32.
+        search: registers from nothing; it may ignore its start, as networks do.
+        improve: registers from a start near the result.
+        times: `[T]`, increasing; frame numbers where None.
+        reference: the frame whose tissue is followed.
+        period: of the motion, in the unit of `times`, where the cine holds a whole beat; tissue is
+            at time t + period where it is at t. None: no such thing is assumed.
+        settings: see `Tracking`.
+        progress: called with the share that is done, after each chunk.
+
+    Raises:
+        ValueError: fewer than two frames, or times and reference that do not fit them.
+    """
+    sizes = check_shape("frames", frames, "T H W")
+    if sizes["T"] < 2:
+        raise ValueError(f"frames: found {sizes['T']}, expected at least 2")
+    if not 0 <= reference < sizes["T"]:
+        raise ValueError(f"reference: found {reference}, expected 0 to {sizes['T'] - 1}")
+    times = np.arange(sizes["T"], dtype=float) if times is None else np.asarray(times, float)
+    check_shape("times", times, "T", sizes)
+    if not (np.diff(times) > 0).all():
+        raise ValueError(f"times: found {times}, expected them to increase")
+    frames = np.asarray(frames, np.float32)
+    smooth = time_projection(times, reference, settings.harmonics, period)
+    keys = np.unique(np.linspace(0, sizes["T"] - 1, settings.key_frames).round().astype(int))
+    keys = keys[keys != reference]
+    known = np.sort([*keys, reference])
+    between = np.setdiff1d(np.arange(sizes["T"]), known)
+    rounds = (1 + settings.twicing) * (1 + settings.template_passes)
+    done = 0
+
+    def register(method, moving, fixed, start):
+        def one_chunk(*arrays):
+            nonlocal done
+            found = method(*arrays)
+            done += settings.chunk
+            progress(min(1.0, done / (rounds * len(frames))))
+            return found
+
+        fixed = np.broadcast_to(fixed, moving.shape)
+        return _in_chunks(one_chunk, settings.chunk, moving, fixed, start)
+
+    def follow(moving, fixed):
+        v = np.zeros((*moving.shape, 2), np.float32)
+        v[keys] = register(search, moving[keys], fixed, v[keys])
+        if len(between):
+            start = _interpolate(times[between], times[known], v[known])
+            v[between] = register(improve, moving[between], fixed, start)
+        v = np.tensordot(smooth, v, axes=1)
+        for _ in range(settings.template_passes):
+            still = template(moving, v, settings.chunk)
+            v = register(improve, moving, still, v)
+            v = np.tensordot(smooth, v, axes=1)
+        return v
+
+    v = follow(frames, frames[reference])
+    if settings.twicing:
+        still = template(frames, v, settings.chunk)
+        v = 2 * v - follow(propagate(still, v, settings.chunk), still)
+    progress(1.0)
+    return v
+
+
+def template(frames: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
+    """Mean of the frames `[T, H, W]`, each warped onto the reference frame: `[H, W]`."""
+    return _in_chunks(_warp, chunk, frames, velocity).mean(axis=0)
+
+
+def displacement(velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
+    """exp(v_t) - id for velocities `[T, H, W, 2]`; for `-velocity` it is the way back."""
+    return _in_chunks(_integrate, chunk, velocity)
+
+
+def propagate(image: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
+    """An image or labels `[H, W]` of the reference frame carried to every frame, `[T, H, W]`.
+
+    Floating images are interpolated linearly, labels take the nearest.
+    """
+    return _in_chunks(_warp, chunk, np.broadcast_to(image, velocity.shape[:3]), -velocity)
+
+
+def drift(u: np.ndarray, region: np.ndarray) -> float:
+    """Mean length of the last displacement of `[T, H, W, 2]` in `region` `[H, W]`, pixels.
+
+    Zero where the beat is a whole one and the last frame is the first one again.
+    """
+    return float(np.linalg.norm(u[-1], axis=-1)[np.asarray(region, bool)].mean())
+
+
+def time_projection(
+    times: np.ndarray, reference: int, harmonics: int, period: float | None = None
+) -> np.ndarray:
+    """`[T, T]`: brings curves over `times` to the nearest smooth ones, zero at the reference.
+
+    Periodic: sums of `harmonics` sines and cosines of the period. Otherwise: cubic splines of
+    twice as many equal pieces. Fewer, where there are not frames enough to tell them apart.
+    """
+    phase = (times - times[0]) / (times[-1] - times[0] if period is None else period)
+    if period is None:
+        pieces = max(1, min(2 * harmonics, len(times) - 3))
+        knots = np.concatenate([[0] * 3, np.linspace(0, 1, pieces + 1), [1] * 3])
+        basis = BSpline.design_matrix(phase, knots, 3).toarray()
+    else:
+        angle = 2 * np.pi * np.outer(phase, np.arange(1, min(harmonics, (len(times) - 1) // 2) + 1))
+        basis = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    basis = basis - basis[reference]
+    return (basis @ np.linalg.pinv(basis, rcond=1e-9)).astype(np.float32)
+
+
+# ---------------------------------------------------------------------------- helpers
+
+_integrate = jax.jit(integrate_velocity)
+
+
+@jax.jit
+def _warp(images, velocity):
+    interpolation = "linear" if jnp.issubdtype(images.dtype, jnp.floating) else "nearest"
+    displaced = integrate_velocity(velocity)
+    return warp(images[..., None], displaced, interpolation=interpolation)[..., 0]
+
+
+def _interpolate(at, times, v):
+    """v `[K, ...]`, known at `times` `[K]`, linearly at `at`, which lies between them or beyond."""
+    k = np.clip(np.searchsorted(times, at) - 1, 0, len(times) - 2)
+    share = np.clip((at - times[k]) / (times[k + 1] - times[k]), 0, 1)
+    share = share.reshape(-1, *[1] * (v.ndim - 1)).astype(v.dtype)
+    return v[k] * (1 - share) + v[k + 1] * share
+
+
+def _in_chunks(function, size, *arrays):
+    """`function` of arrays `[N, ...]`, `size` rows at a time, so that one program serves all."""
+    results = []
+    for first in range(0, len(arrays[0]), size):
+        chunk, valid = fill_up(tuple(a[first : first + size] for a in arrays), size)
+        results.append(np.asarray(function(*chunk))[valid])
+    return np.concatenate(results)

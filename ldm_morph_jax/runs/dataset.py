@@ -1,0 +1,33 @@
+"""The dataset of a run: opened from its configuration, and described for dataset.json."""
+
+import numpy as np
+
+from ldm_morph_jax.data import Dataset, load_dataset
+
+
+def dataset_of(config) -> Dataset:
+    """The dataset that a configuration names, prepared if necessary."""
+    c = config.data
+    if c.name is None:
+        raise ValueError("config.data.name is not set, expected the name of a dataset")
+    return load_dataset(
+        c.name,
+        source=c.source,
+        directory=c.directory,
+        intensity=c.intensity,
+        image_size=c.image_size,
+        reverse=c.reverse,
+        **c.options.to_dict(),
+    )
+
+
+def dataset_record(dataset: Dataset) -> dict:
+    """The contents of a run's dataset.json."""
+    return {
+        "name": dataset.name,
+        "labels": dataset.labels,
+        "spacing_mm": np.round(dataset.split("train")[0]["spacing"], 6).tolist(),
+        "spacing_note": dataset.spacing,
+        "pairs": dataset.splits,
+        "fingerprints": {s: dataset.fingerprint(s) for s in ("train", "validation")},
+    }

@@ -1,0 +1,236 @@
+"""Strain, areas and volumes against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_morph_jax.ops import strain
+from ldm_morph_jax.ops.geometry import identity_grid
+
+SIZE = (20, 24)
+CENTRE = np.array([9.0, 12.0])
+STRETCH = np.array([[1.2, 0.0], [0.0, 0.9]])
+SHEAR = np.array([[1.0, 0.3], [0.0, 1.0]])
+TURN = np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
+
+
+def affine(matrix, spacing=(1.0, 1.0)):
+    """Displacement in pixels of x -> matrix x about CENTRE, matrix in millimetres."""
+
+    def displacement(x):
+        away = (x - CENTRE) * jnp.asarray(spacing)
+        return (away @ (matrix - np.eye(2)).T) / jnp.asarray(spacing)
+
+    return displacement
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.8, 2.0)])
+@pytest.mark.parametrize("matrix", [STRETCH, SHEAR, TURN, TURN @ SHEAR @ STRETCH])
+def test_affine_maps_have_their_closed_form(matrix, spacing):
+    grid = identity_grid(*SIZE)
+    expected = (matrix.T @ matrix - np.eye(2)) / 2
+    on_grid = strain.deformation_gradient(affine(matrix, spacing)(grid), spacing)
+    exact = strain.deformation_gradient_of(affine(matrix, spacing), grid, spacing)
+    for gradient in (on_grid, exact):
+        assert gradient.shape == (*SIZE, 2, 2)
+        np.testing.assert_allclose(gradient, np.broadcast_to(matrix, (*SIZE, 2, 2)), atol=1e-5)
+        tensor = strain.green_lagrange(gradient)
+        np.testing.assert_allclose(tensor, np.broadcast_to(expected, (*SIZE, 2, 2)), atol=1e-5)
+        for direction in np.eye(2):
+            length = np.linalg.norm(matrix @ direction)
+            np.testing.assert_allclose(
+                strain.engineering_strain(tensor, direction), length - 1, atol=1e-5
+            )
+            np.testing.assert_allclose(
+                strain.normal_strain(tensor, direction), (length**2 - 1) / 2, atol=1e-5
+            )
+
+
+def test_a_curved_motion_by_automatic_differentiation_and_by_differences():
+    def displacement(x):
+        return jnp.stack([0.02 * x[..., 0] ** 2, jnp.sin(0.1 * x[..., 0])], axis=-1)
+
+    grid = identity_grid(*SIZE)
+    rows = np.arange(SIZE[0])[:, None] * np.ones(SIZE)
+    expected = np.zeros((*SIZE, 2, 2))
+    expected[..., 0, 0], expected[..., 1, 0] = 1 + 0.04 * rows, 0.1 * np.cos(0.1 * rows)
+    expected[..., 1, 1] = 1
+    exact = strain.deformation_gradient_of(displacement, grid)
+    np.testing.assert_allclose(exact, expected, atol=1e-5)
+    # central differences are exact for the square; sin(h)/h at h = 0.1 falls short by 0.17 %
+    inner = np.s_[1:-1]
+    by_differences = strain.deformation_gradient(displacement(grid))
+    np.testing.assert_allclose(by_differences[inner], expected[inner], atol=2e-4)
+
+
+def test_leading_axes_are_kept():
+    u = jnp.zeros((3, 4, *SIZE, 2))
+    tensor = strain.green_lagrange(strain.deformation_gradient(u))
+    assert tensor.shape == (3, 4, *SIZE, 2, 2) and not tensor.any()
+
+
+def test_polar_directions_and_the_strain_of_a_ring():
+    # r -> 0.8 r + 3: radially 0.8 - 1, around 0.8 + 3 / r - 1
+    def displacement(x):
+        away = x - CENTRE
+        return (-0.2 + 3 / jnp.linalg.norm(away)) * away
+
+    points = CENTRE + np.array([[5.0, 0], [0, 5], [-3, 4]])
+    tensor = strain.green_lagrange(strain.deformation_gradient_of(displacement, points))
+    radial, around = strain.polar_directions(points, CENTRE)
+    np.testing.assert_allclose(radial, [[1, 0], [0, 1], [-0.6, 0.8]], atol=1e-6)
+    np.testing.assert_allclose(around, [[0, 1], [-1, 0], [-0.8, -0.6]], atol=1e-6)
+    np.testing.assert_allclose(strain.engineering_strain(tensor, radial), -0.2, atol=1e-5)
+    np.testing.assert_allclose(strain.engineering_strain(tensor, around), 0.4, atol=1e-5)
+
+
+def test_directions_are_millimetres():
+    radial, _ = strain.polar_directions(CENTRE + [[3.0, 2.0]], CENTRE, (1.0, 2.0))
+    np.testing.assert_allclose(radial, [[0.6, 0.8]], atol=1e-6)
+
+
+def circle(radius, count=720):
+    angle = 2 * np.pi * np.arange(count) / count
+    return CENTRE + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def test_contour_directions_of_a_circle_are_polar():
+    points = CENTRE + np.array([[5.0, 1.0], [-2.0, 6.0]])
+    normal, tangent = strain.contour_directions(points, circle(4), closed=True)
+    radial, around = strain.polar_directions(points, CENTRE)
+    np.testing.assert_allclose(normal, radial, atol=0.01)
+    np.testing.assert_allclose(tangent, around, atol=0.01)
+
+
+def test_contour_directions_of_an_open_line():
+    line = np.stack([np.arange(10.0), 2 * np.arange(10.0)], axis=-1)
+    normal, tangent = strain.contour_directions(line, line, (2.0, 1.0), closed=False)
+    np.testing.assert_allclose(tangent, np.full((10, 2), 0.5**0.5), atol=1e-6)
+    np.testing.assert_allclose(normal, np.tile([0.5**0.5, -(0.5**0.5)], (10, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "septum, degrees",
+    [([0, -7], [90, 150, 210, 270, 330, 30]), ([-7, 0], [0, 60, 120, 180, 240, 300])],
+)
+def test_sectors_run_anticlockwise_from_the_septum(septum, degrees):
+    # middles of sectors 1 to 6, anticlockwise from the right of the image
+    radians = np.deg2rad(degrees)
+    points = CENTRE + 5 * np.stack([-np.sin(radians), np.cos(radians)], axis=-1)
+    found = strain.sectors(points, CENTRE, CENTRE + septum)
+    np.testing.assert_array_equal(found, [1, 2, 3, 4, 5, 6])
+
+
+def test_sectors_of_an_image():
+    everywhere = strain.sectors(identity_grid(*SIZE), CENTRE, np.zeros(2))
+    assert everywhere.shape == SIZE and set(np.unique(everywhere)) == {1, 2, 3, 4, 5, 6}
+    assert len(strain.SECTORS) == 6 and strain.SECTORS[0] == "anterior"
+
+
+def test_contour_segments_have_equal_lengths():
+    line = np.stack([np.zeros(13), [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18]], axis=-1)
+    expected = [1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6]
+    np.testing.assert_array_equal(strain.contour_segments(line, 6), expected)
+
+
+def test_regional_mean():
+    values = jnp.array([[[1.0, 2.0, 3.0], [4.0, jnp.nan, 6.0]]])
+    regions = jnp.array([[1, 1, 2], [2, 0, 4]])
+    means = strain.regional_mean(values, regions, 4)
+    np.testing.assert_allclose(means, [[1.5, 3.5, np.nan, 6.0]])
+
+
+def test_peak_and_its_time():
+    times = np.array([0.0, 0.1, 0.25, 0.3, 0.9])
+    curves = np.array([[0, -0.1, -0.21, -0.2, 0.02], [0, 0.3, 0.1, 0.3, 0.0], [0, 1, np.nan, 1, 0]])
+    value, at = strain.peak(curves.T, times)
+    np.testing.assert_allclose(value, [-0.21, 0.3, np.nan], atol=1e-6)
+    np.testing.assert_allclose(at, [0.25, 0.1, np.nan], atol=1e-6)
+
+
+def test_strain_rate_is_numpys_gradient():
+    times = np.array([0.0, 0.1, 0.25, 0.3, 0.9])
+    curve = np.random.default_rng(0).normal(size=(5, 3))
+    np.testing.assert_allclose(
+        strain.strain_rate(curve, times), np.gradient(curve, times, axis=0), rtol=1e-4
+    )
+
+
+def test_points_and_contours_follow_the_displacement():
+    u = jnp.stack([affine(m)(identity_grid(*SIZE)) for m in (np.eye(2), STRETCH)])
+    moved = strain.move_points(circle(5), u)
+    np.testing.assert_allclose(moved[0], circle(5), atol=1e-5)
+    np.testing.assert_allclose(moved[1], CENTRE + (circle(5) - CENTRE) @ STRETCH.T, atol=1e-4)
+    area = strain.contour_area(moved)
+    np.testing.assert_allclose(area, 25 * np.pi * np.array([1, 1.08]), rtol=1e-4)
+    np.testing.assert_allclose(strain.fractional_change(area[0], area[1]), -0.08, atol=1e-4)
+    length = strain.contour_length(moved, closed=True)
+    assert length[0] == pytest.approx(10 * np.pi, rel=1e-4)
+    half = strain.contour_length(circle(5)[:361], (2.0, 2.0), closed=False)
+    assert half == pytest.approx(10 * np.pi, rel=1e-4)
+
+
+def test_area_of_a_region():
+    u = affine(STRETCH)(identity_grid(*SIZE))[None]
+    region = np.zeros(SIZE)
+    region[5:10, 6:12] = 1
+    area = strain.region_area(u, region, (2.0, 1.5))
+    np.testing.assert_allclose(area, [5 * 6 * 3 * 1.2 * 0.9], rtol=1e-5)
+
+
+def test_disc_volume_of_an_ellipsoid():
+    # semi-axes 40 mm along the (tilted) axis, 18 mm across, on pixels of 1 by 0.8 mm
+    spacing, centre = np.array([1.0, 0.8]), np.array([50.0, 60.0])
+    axis = np.array([np.cos(0.3), np.sin(0.3)])
+    away = (np.stack(np.indices((100, 120)), axis=-1) - centre) * spacing
+    along, across = away @ axis, away @ [-axis[1], axis[0]]
+    mask = (along / 40) ** 2 + (across / 18) ** 2 <= 1
+    apex, base = centre - 40 * axis / spacing, centre + 40 * axis / spacing
+    volume = strain.disc_volume(mask, apex, base, tuple(spacing))
+    assert volume == pytest.approx(4 / 3 * np.pi * 40 * 18**2, rel=0.01)
+    found_apex, found_base = strain.long_axis(mask, base, tuple(spacing))
+    np.testing.assert_allclose(found_apex, apex, atol=1.0)
+    np.testing.assert_allclose(found_base, base)
+    ends = strain.disc_volume(mask, base, apex, tuple(spacing))  # either way round
+    assert volume == pytest.approx(float(ends), rel=1e-3)
+
+
+def test_ejection_fraction_of_a_shrinking_sphere():
+    grid = np.stack(np.indices((64, 64)), axis=-1) - 32.0
+    masks = [np.linalg.norm(grid, axis=-1) <= r for r in (25, 20)]
+    volumes = [
+        strain.disc_volume(m, np.array([32.0 - r, 32]), np.array([32.0 + r, 32]))
+        for m, r in zip(masks, (25, 20), strict=True)
+    ]
+    ejected = strain.fractional_change(*volumes)
+    assert ejected == pytest.approx(1 - 0.8**3, abs=0.01)
+
+
+def test_shared_border():
+    ventricle, atrium = np.zeros((2, 8, 8), bool)
+    ventricle[1:4, 2:6] = atrium[4:6, 3:7] = True
+    np.testing.assert_allclose(strain.shared_border(ventricle, atrium), [3.5, 4.0])
+    assert np.isnan(strain.shared_border(ventricle, np.zeros((8, 8), bool))).all()
+
+
+def test_gradients_exist():
+    """Every score can be optimised, the identity included."""
+
+    def score(u):
+        tensor = strain.green_lagrange(strain.deformation_gradient(u))
+        radial, _ = strain.polar_directions(identity_grid(*SIZE), CENTRE + 0.5)
+        return strain.engineering_strain(tensor, radial).mean()
+
+    assert np.isfinite(jax.grad(score)(jnp.zeros((*SIZE, 2)))).all()
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"u: found shape \(8, 8, 3\), expected \[..., H, W, 2\]"):
+        strain.deformation_gradient(jnp.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match="times: found shape"):
+        strain.strain_rate(jnp.zeros(3), jnp.zeros(2))
+    with pytest.raises(ValueError, match="found 2 points, expected at least 3"):
+        strain.contour_length(jnp.zeros((2, 2)), closed=False)
+    with pytest.raises(ValueError, match="values: found shape"):
+        strain.regional_mean(jnp.zeros((3, 4)), jnp.zeros((4, 3)), 1)

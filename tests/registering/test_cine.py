@@ -1,0 +1,202 @@
+"""Anatomy and measures of a heart whose motion is known exactly; memory over many frames."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_morph_jax.data.phantom_cine import phantom_cine
+from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.ops import strain
+from ldm_morph_jax.ops.inverse import invert
+from ldm_morph_jax.registering.cine.anatomy import (
+    Anatomy,
+    anatomy_of_contours,
+    anatomy_of_mask,
+    structures,
+)
+from ldm_morph_jax.registering.cine.measures import measure, strain_maps, summary
+from ldm_morph_jax.registering.cine.tracked import Tracked, cine_from_arrays
+
+T, SPACING = 7, 1.6
+
+
+@functools.cache
+def known(look):
+    """(beat, tracked with its true motion, anatomy)."""
+    beat = phantom_cine((5, 2), look=look, image_size=100, frames=T)
+    cine = cine_from_arrays(beat.frames, spacing=SPACING, times=beat.times)
+    u = beat.displacement
+    back = np.asarray(invert(jnp.asarray(u)).displacement)
+    tracked = Tracked(cine, 0, beat.times, u, back, beat.times[-1], u[-1] + 0.5, "true")
+    view = {"sax": "sax", "echo": "apical"}[look]
+    return beat, tracked, anatomy_of_mask(beat.masks[0], view, "mask")
+
+
+@pytest.mark.parametrize("look", ["sax", "echo"])
+def test_areas_and_end_systole(look):
+    beat, tracked, anatomy = known(look)
+    measures = measure(tracked, anatomy)
+    areas = (beat.masks == 1).sum(axis=(1, 2)) * SPACING**2
+    np.testing.assert_allclose(measures.curves["cavity_area_mm2"], areas, rtol=0.025)
+    assert measures.end_systole == beat.end_systole
+    numbers = summary(tracked, anatomy, measures)
+    shift = np.sqrt(0.5)
+    assert numbers["drift_px"]["registered_alone"] == pytest.approx(shift, abs=1e-3)
+    assert numbers["drift_px"]["tracked"] < 1e-3
+
+
+@pytest.mark.parametrize("look", ["sax", "echo"])
+def test_strain_of_the_wall_is_that_of_the_exact_gradient(look):
+    beat, tracked, anatomy = known(look)
+    curves = measure(tracked, anatomy).curves
+    tensor = strain.green_lagrange(jnp.asarray(beat.deformation))
+    points = jnp.stack(jnp.indices(beat.masks[0].shape), axis=-1).astype(jnp.float32)
+    if look == "sax":
+        centre = np.argwhere(beat.masks[0] == 1).mean(axis=0)
+        normal, tangent = strain.polar_directions(points, centre)
+    else:
+        endo = jnp.asarray(anatomy.contours["endo"])
+        normal, tangent = strain.contour_directions(points, endo, closed=False)
+    wall = (beat.masks[0] == 2).astype(np.int32)
+    kind = {"sax": "circumferential", "echo": "longitudinal"}[look]
+    for name, direction in (("radial", normal), (kind, tangent)):
+        true = strain.regional_mean(strain.normal_strain(tensor, direction), wall, 1)[:, 0]
+        np.testing.assert_allclose(curves[f"{name}_strain"], true, rtol=0.06, atol=0.01)
+    sectors = [c for n, c in curves.items() if n.startswith(f"{kind}_strain_") and "rate" not in n]
+    assert len(sectors) == 6
+    peaks = [s[np.abs(s).argmax()] for s in sectors]
+    assert max(peaks) < 0 and min(peaks) < curves[f"{kind}_strain"].min() < max(peaks)
+    rate = curves[f"{kind}_strain_rate"]
+    np.testing.assert_allclose(
+        rate, np.gradient(curves[f"{kind}_strain"], beat.times), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_maps_are_on_the_wall_of_every_frame():
+    beat, tracked, anatomy = known("sax")
+    maps = np.stack(list(strain_maps(tracked, anatomy)))
+    assert maps.shape == beat.masks.shape
+    for t in range(T):
+        shown, wall = np.isfinite(maps[t]), beat.masks[t] == 2
+        assert 2 * (shown & wall).sum() / (shown.sum() + wall.sum()) > 0.95
+    curve = measure(tracked, anatomy).curves["circumferential_strain"]
+    assert np.nanmean(maps[beat.end_systole]) == pytest.approx(curve.min(), abs=0.03)
+
+
+def test_an_apical_contour_runs_from_base_over_apex_to_base():
+    beat, tracked, anatomy = known("echo")
+    endo = anatomy.contours["endo"]
+    atrium = np.argwhere(beat.masks[0] == 3).mean(axis=0)
+    base = (endo[0] + endo[-1]) / 2
+    far = np.linalg.norm(endo - base, axis=1)
+    assert np.abs(far.argmax() - 60) < 20  # the apex is in the middle
+    assert np.linalg.norm(base - atrium) < np.linalg.norm(endo.mean(axis=0) - atrium)
+    curves = measure(tracked, anatomy).curves
+    length = curves["long_axis_mm"]
+    assert length[0] == pytest.approx(SPACING * far.max(), rel=0.05)
+    volume = curves["volume_ml"]
+    # a half ellipsoid of that length and area: V = 8 A^2 / (3 pi L)
+    area = curves["cavity_area_mm2"]
+    np.testing.assert_allclose(volume, 8e-3 * area**2 / (3 * np.pi * length), rtol=0.15)
+
+
+def test_structures_are_told_apart():
+    labels = np.zeros((20, 20), np.uint8)
+    labels[3:15, 3:15] = 2
+    labels[5:12, 5:12] = 3  # ACDC: 1 is the right ventricle
+    labels[3:15, 1:3] = 1
+    assert structures(labels, "mask") == (3, 2)
+    swapped = np.array([0, 3, 2, 1])[labels]  # M&Ms and CAMUS: 1 is the cavity
+    assert structures(swapped, "mask") == (1, 2)
+    assert structures((labels == 3) * 5, "mask") == (5, 2)
+    anatomy = anatomy_of_mask(labels, "sax", "mask")
+    assert anatomy.septum == pytest.approx((8.5, 1.5))
+    for bad, message in (
+        (0 * labels, "mask is empty"),
+        (np.where(labels == 2, 2, 0), "cannot tell the cavity"),
+        (np.where(labels == 2, 4, labels), "cannot tell the cavity"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            structures(bad, "mask")
+    with pytest.raises(ImageError, match="does not tell where its base is"):
+        anatomy_of_mask((labels == 3).astype(np.uint8), "apical", "mask")
+
+
+def test_contours_enclose_cavity_and_wall(tmp_path):
+    angle = np.linspace(0, 2 * np.pi, 40)
+    lines = ["contour,row,column"]
+    for name, radius in (("endo", 8.3), ("epi", 12.3)):
+        lines += [f"{name},{20 + radius * np.sin(a)},{22 + radius * np.cos(a)}" for a in angle]
+    path = tmp_path / "contours.csv"
+    path.write_text("\n".join(lines))
+    anatomy = anatomy_of_contours(path, (40, 44), "sax")
+    assert anatomy.cavity.sum() == pytest.approx(np.pi * 8.3**2, rel=0.03)
+    assert anatomy.wall.sum() == pytest.approx(np.pi * (12.3**2 - 8.3**2), rel=0.03)
+    np.testing.assert_allclose(anatomy.centre, (20, 22), atol=0.1)
+    row, column = anatomy.contours["endo"].T
+    assert (row * np.roll(column, -1) - column * np.roll(row, -1)).sum() > 0
+
+
+def test_without_anatomy_nothing_is_measured_and_said_so():
+    _, tracked, _ = known("sax")
+    measures = measure(tracked, Anatomy("sax"))
+    assert measures.curves == {} and measures.end_systole is None
+    assert "neither a mask nor a contour" in measures.notes[0]
+
+
+def test_memory_grows_only_by_the_arrays_over_time():
+    """Ten times as many frames: what the device needs stays that of a chunk."""
+    grown = {}
+    for frames in (30, 300):
+        program = f"""
+            import resource, numpy as np
+            from ldm_morph_jax.registering.cine import tracked
+            from ldm_morph_jax.registering.velocity import Refinement
+            tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(1,))
+            rng = np.random.default_rng(0)
+            frames = rng.normal(size=({frames}, 96, 96)).astype(np.float32)
+            tracked.track_cine(tracked.cine_from_arrays(frames))
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        grown[frames] = int(done.stdout) * 1024
+    one_field = 270 * 96 * 96 * 2 * 4
+    # velocities, their smoothed copy, displacements there and back, and passing copies; all frames
+    # on the device at once would take hundreds
+    assert grown[300] - grown[30] < 12 * one_field
+
+
+def test_devices_share_the_frames(tmp_path):
+    """On two devices as on one."""
+    beat, _, _ = known("sax")
+    np.save(tmp_path / "frames.npy", beat.frames[:5, 20:68, 20:68])
+    program = f"""
+        import sys, jax, numpy as np
+        from ldm_morph_jax.registering.cine import tracked
+        from ldm_morph_jax.registering.velocity import Refinement
+        assert len(jax.devices()) == int(sys.argv[1])
+        tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(4,))
+        cine = tracked.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
+        np.save(sys.argv[2], tracked.track_cine(cine).displacement)
+    """
+    found = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.npy"
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), str(devices), str(out)],
+            env=os.environ | {"XLA_FLAGS": flags},
+            check=True,
+        )
+        found.append(np.load(out))
+    assert np.abs(found[0]).max() > 0.3
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)

@@ -1,0 +1,214 @@
+"""The tables of README and docs are recomputed from the committed rows per pair.
+
+A table is checked when a comment above it says where its numbers come from:
+
+    <!-- pairs.csv of docs/results/X/runs: initial, ldm_morph-seed* minus lddmm, ... -->
+
+One entry per row, in order, each a folder below the named one that holds a pairs.csv; a name with a
+star stands for several seeds. "A minus B" is a row of A that is also compared with B; "pairs.csv of
+docs/results/X/runs minus B:" compares every row with B, but B itself. What a column
+holds is known from its header: a score ("DSC", "% J <= 0", "HD95, px", "squared error", "s per
+pair"), a difference to another row ("... [95 %]"), its "p", or "p, corrected" for all rows of the
+table. Empty cells and other columns are text. With "columns of" in front, entries are the columns
+after the first, and the rows quarters of the pairs, from the least overlap before registration to
+the most.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldm_morph_jax.evaluation import read_pairs
+from ldm_morph_jax.ops.metrics import summarise
+from ldm_morph_jax.paper.statistics import compare, holm
+
+ROOT = Path(__file__).parents[1]
+MARK = re.compile(
+    r"<!--\s+(columns of )?pairs\.csv of ([^\s:]+)(?:\s+minus\s+(\S+))?:\s+(.*?)\s+-->", re.DOTALL
+)
+SCORES = {  # what a header says -> key in pairs.csv
+    "DSC": "dsc",
+    "J <= 0": "nonpositive_jacobian_percent",
+    "HD95": "hd95_px",
+    "squared error": "mse",
+    "per pair": "seconds_per_pair",
+}
+DOCUMENTS = [
+    path
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if MARK.search(path.read_text(encoding="utf-8"))
+]
+
+
+def scores(folder, name, key):
+    """(`[seeds, pairs]`, patients) of a run, or of its seeds."""
+    files = sorted(folder.glob(f"{name}/pairs.csv"))
+    assert files, f"{folder / name}: no pairs.csv"
+    tables = [read_pairs(file) for file in files]
+    for table in tables:
+        assert list(table["id"]) == list(tables[0]["id"])
+    return np.stack([table[key] for table in tables]), list(tables[0]["patient"])
+
+
+def table_after(text):
+    """(header, rows) of the first Markdown table of a text."""
+    lines = [line.strip() for line in text.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    lines = lines[start:]
+    end = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:end]]
+    return cells[0], cells[2:]
+
+
+def written_like(found, numbers):
+    """The text of a cell with other numbers in it, in order, each with as many digits."""
+    numbers = iter(numbers)
+
+    def write(match):
+        sign = "+" if match.group().startswith("+") else ""
+        digits = len(match.group().partition(".")[2])
+        return f"{next(numbers):{sign}.{digits}f}"
+
+    return re.sub(r"[+-]?\d+\.\d+", write, found)
+
+
+def expected_p(p):
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def wrong_cells(text, root=ROOT):
+    """What does not follow from the files, one line each, of every marked table of a document."""
+    wrong, marks = [], list(MARK.finditer(text))
+    assert len(marks) == len(re.findall(r"<!--[^>]*pairs\.csv", text)), "a comment is no mark"
+    for mark in marks:
+        columns, folder, reference, entries = mark.groups()
+        entries = [re.split(r"\s+minus\s+", entry.strip()) for entry in entries.split(",")]
+        if reference:
+            entries = [entry if entry == [reference] else [*entry, reference] for entry in entries]
+        header, rows = table_after(text[mark.end() :])
+        check = _quarters if columns else _rows
+        wrong += check(root / folder, entries, header, rows)
+    return wrong
+
+
+def _rows(folder, entries, header, rows):
+    assert len(entries) == len(rows), f"{len(entries)} entries for {len(rows)} rows of {header}"
+    wrong, checked, key, compared = [], 0, "dsc", {}
+
+    def say(row, column, found, expected):
+        if found != expected:
+            wrong.append(f"{rows[row][0]!r}, {column}: found {found!r}, expected {expected!r}")
+
+    for place, column in enumerate(header):
+        named = next((k for name, k in SCORES.items() if name in column), None)
+        cells = [
+            (i, re.sub("[*† ]+$|^[*]+|[*]+(?= )", "", row[place])) for i, row in enumerate(rows)
+        ]
+        cells = [(i, found) for i, found in cells if found]
+        if "[95 %]" in column:
+            key = named or "dsc"
+            for i, entry in enumerate(entries):
+                if len(entry) == 2:
+                    (first, patients), (second, _) = (scores(folder, n, key) for n in entry)
+                    compared[i] = compare(first, second, patients)
+            for i, found in cells:
+                say(i, column, found, written_like(found, compared[i][:3]))
+        elif column == "p":
+            for i, found in cells:
+                say(i, column, found, expected_p(compared[i].p_value))
+        elif column == "p, corrected":
+            corrected = dict(
+                zip(compared, holm([c.p_value for c in compared.values()]), strict=True)
+            )
+            for i, found in cells:
+                say(i, column, found, expected_p(corrected[i]))
+        elif named:
+            for i, found in cells:
+                statistics = summarise(scores(folder, entries[i][0], named)[0].mean(axis=0))
+                numbers = statistics["mean"], statistics["std"]
+                say(i, column, found, written_like(found, numbers))
+        else:
+            continue
+        checked += len(cells)
+    assert checked, f"nothing to check in {header}"
+    return wrong
+
+
+def _quarters(folder, entries, header, rows):
+    assert len(entries) == len(header) - 1 and len(rows) == 4
+    before = scores(folder, entries[0][0], "dsc_initial")[0].mean(axis=0)
+    quarters = np.array_split(np.argsort(before, kind="stable"), 4)
+    wrong = []
+    for place, (name,) in enumerate(entries, start=1):
+        values = scores(folder, name, "dsc")[0].mean(axis=0)
+        for row, quarter in zip(rows, quarters, strict=True):
+            found = row[place].strip("*")
+            expected = written_like(found, [values[quarter].mean()])
+            if found != expected:
+                wrong.append(f"{row[0]!r}, {header[place]}: found {found!r}, expected {expected!r}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_follow_from_the_rows_per_pair(path):
+    assert wrong_cells(path.read_text(encoding="utf-8")) == []
+
+
+def test_no_table_of_scores_is_unchecked():
+    """But those that the benchmark wrote itself, of which the documents are made."""
+    for path in (ROOT / "README.md", *(ROOT / "docs/results").rglob("*.md")):
+        if path.parent.name == "tables":
+            continue
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+            is_header = line.startswith("|") and after.startswith("|--")
+            if is_header and re.search(r"\bDSC\b", line):
+                assert before.endswith("-->"), f"{path}: no mark above {line}"
+
+
+def test_every_result_has_a_checked_table():
+    """Whoever commits rows per pair commits a table that is made of them."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    for folder in sorted((ROOT / "docs/results").iterdir()):
+        assert f"pairs.csv of docs/results/{folder.name}/" in text, folder
+
+
+TABLE = """
+<!-- pairs.csv of runs: a, b-seed* minus a -->
+| | DSC, mean (std) | difference to a [95 %] | p | p, corrected |
+|---|---|---|---|---|
+| a | 0.50 (0.10) | | | |
+| b | **0.65** (0.15) † | +0.150 [+0.100, +0.200] | 0.500 | 0.500 |
+"""
+
+
+def test_a_wrong_digit_is_found(tmp_path):
+    for name, dsc in {"a": (0.4, 0.6), "b-seed0": (0.5, 0.8), "b-seed1": (0.5, 0.8)}.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        rows = "".join(f"P{i}-slice01,{value}\n" for i, value in enumerate(dsc))
+        (tmp_path / "runs" / name / "pairs.csv").write_text("id,dsc\n" + rows)
+    text = TABLE
+    assert wrong_cells(text, tmp_path) == []
+    assert (
+        wrong_cells(
+            text.replace("b-seed* minus a", "b-seed*").replace("runs:", "runs minus a:"), tmp_path
+        )
+        == []
+    )
+    for right, wrong in (
+        ("0.50 (", "0.51 ("),
+        ("(0.15)", "(0.16)"),
+        ("+0.150", "+0.151"),
+        ("+0.200]", "+0.210]"),
+        ("| 0.500 | 0.500 |", "| <0.001 | 0.500 |"),
+        ("| 0.500 | 0.500 |", "| 0.500 | 1.000 |"),
+    ):
+        assert len(wrong_cells(text.replace(right, wrong), tmp_path)) == 1, (right, wrong)
+    with pytest.raises(AssertionError, match="a comment is no mark"):
+        wrong_cells(text.replace("runs:", "runs"), tmp_path)
+    with pytest.raises(AssertionError, match="1 entries for 2 rows"):
+        wrong_cells(text.replace("a, b-seed*", "b-seed*"), tmp_path)
+    with pytest.raises(AssertionError, match=r"no pairs\.csv"):
+        wrong_cells(text.replace("b-seed*", "c"), tmp_path)

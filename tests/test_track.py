@@ -1,0 +1,427 @@
+"""track: what it writes, how it refuses, what it keeps; the page in a browser."""
+
+import csv
+import json
+from pathlib import Path
+
+import browser
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+import SimpleITK
+from analytic_method import AnalyticMethod
+
+from ldm_morph_jax import track
+from ldm_morph_jax.data.phantom_cine import phantom_cine
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.writing import write_image
+from ldm_morph_jax.registering.cine import jobs, tracked
+from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.registering.tracking import Tracking
+from ldm_morph_jax.registering.velocity import Refinement
+
+T, SIZE = 9, 48
+LOOKS = ("sax", "echo")
+SPACING = (3.0, 3.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_search():
+    """Fewer steps: these tests look at files, not at accuracy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracked, "SEARCH", Refinement(levels=(2, 1), steps=(15, 8)))
+        patch.setattr(tracked, "DEFAULTS", Tracking(key_frames=6, chunk=3))
+        yield
+
+
+@pytest.fixture(scope="module")
+def beats():
+    return {look: phantom_cine((7, 1), look=look, image_size=SIZE, frames=T) for look in LOOKS}
+
+
+def write_cine(path, frames):
+    """4-D NIfTI with a place in space; `[T, H, W]` or `[T, S, H, W]`."""
+    frames = frames if frames.ndim == 4 else frames[:, None]
+    image = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(one) for one in frames])
+    image.SetSpacing((*SPACING[::-1], 8.0, 0.04))
+    image.SetOrigin((-20.0, 10.0, 5.0, 0.0))
+    SimpleITK.WriteImage(image, path)
+
+
+def write_mask(path, labels):
+    labels = labels if labels.ndim == 3 else labels[None]
+    origin = np.array([-20.0, 10.0, 5.0])
+    write_image(path, labels, Geometry(labels.shape, (8.0, *SPACING), origin, np.eye(3)))
+
+
+@pytest.fixture(scope="module")
+def folder(beats, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cine")
+    for look, beat in beats.items():
+        write_cine(folder / f"{look}.nii.gz", beat.frames)
+        write_mask(folder / f"{look}_mask.nii.gz", beat.masks[0])
+    (folder / "landmarks.csv").write_text("name,row,column\napex,20,21.5\n")
+    return folder
+
+
+def run(*arguments):
+    """Run the command in this process; its exit status."""
+    try:
+        track.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def sax(folder):
+    out = folder / "sax"
+    options = ("--period", "whole", "--landmarks", folder / "landmarks.csv")
+    files = ("--cine", folder / "sax.nii.gz", "--mask", folder / "sax_mask.nii.gz")
+    assert run(*files, *options, "--out", out) == 0
+    return out
+
+
+def array(path):
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def curve(out, name):
+    return np.array([float(row[name]) for row in rows(out / "curves.csv")])
+
+
+def test_everything_is_written(sax, beats):
+    names = {path.name for path in sax.iterdir()}
+    assert names == set(
+        "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
+        "summary.json curves.png beat.gif report.html".split()
+    )
+    for name in ("displacement", "inverse_displacement", "warped", "masks"):
+        files = sorted(path.name for path in (sax / name).iterdir())
+        assert files == [f"frame_{t:03d}.nii.gz" for t in range(T)]
+    content = json.loads((sax / "summary.json").read_text())
+    assert content["cine"]["spacing_mm"] == list(SPACING)
+    assert content["cine"]["times"] == pytest.approx(0.04 * np.arange(T))
+    assert content["end_systole"] == beats["sax"].end_systole
+    assert content["drift_px"]["tracked"] < 1e-3 < content["drift_px"]["registered_alone"]
+    assert content["jacobian"]["nonpositive_percent"] == 0
+    assert {"circumferential_strain", "radial_strain_anteroseptal"} < set(content["strain"])
+    with PIL.Image.open(sax / "beat.gif") as animation:
+        assert animation.n_frames == T and animation.info["duration"] == 40
+
+
+def test_areas_and_strain_are_near_those_of_the_phantom(sax, beats):
+    """Pixels are coarse and the search is short here; tests/registering/test_cine.py is exact."""
+    beat, content = beats["sax"], json.loads((sax / "summary.json").read_text())
+    areas = (beat.masks == 1).sum(axis=(1, 2)) * np.prod(SPACING)
+    np.testing.assert_allclose(curve(sax, "cavity_area_mm2"), areas, rtol=0.16)
+    strain = content["strain"]
+    assert -0.3 < strain["circumferential_strain"]["peak"] < -0.08
+    assert 0.08 < strain["radial_strain"]["peak"] < 0.8
+    wall = strain["circumferential_strain"]
+    assert wall["time_to_peak"] == pytest.approx(0.04 * beat.end_systole, abs=0.041)
+    assert wall["lowest_rate"] < -0.7 and wall["highest_rate"] > 0.5
+
+
+def test_simpleitk_applies_the_transforms(sax, folder):
+    """The exported frame transforms, by another program: our warped frames and masks."""
+    cine = SimpleITK.ReadImage(folder / "sax.nii.gz")
+    reference = SimpleITK.ReadImage(sax / "warped" / "frame_000.nii.gz")
+    for t in range(T):
+        file = f"frame_{t:03d}.nii.gz"
+        frame = SimpleITK.Extract(cine, (SIZE, SIZE, 0, 0), (0, 0, 0, t))
+        resampled = {}
+        for name, image, how in (
+            ("displacement", frame, SimpleITK.sitkLinear),
+            ("inverse_displacement", masks_like(sax, reference), SimpleITK.sitkNearestNeighbor),
+        ):
+            field = SimpleITK.ReadImage(sax / name / file, SimpleITK.sitkVectorFloat64)
+            transform = SimpleITK.DisplacementFieldTransform(field)
+            resampled[name] = SimpleITK.GetArrayFromImage(
+                SimpleITK.Resample(image, reference, transform, how)
+            )
+        inside = np.s_[6:-6, 6:-6]  # beyond its border ITK fills with zeros
+        warped = array(sax / "warped" / file)
+        np.testing.assert_allclose(resampled["displacement"][inside], warped[inside], atol=2e-4)
+        masks = array(sax / "masks" / file)
+        assert (resampled["inverse_displacement"] == masks)[inside].mean() > 0.999
+
+
+def masks_like(sax, reference):
+    labels = SimpleITK.ReadImage(sax / "masks" / "frame_000.nii.gz")
+    labels.CopyInformation(reference)
+    return labels
+
+
+def test_what_is_carried_follows_the_tissue(sax, beats):
+    beat = beats["sax"]
+    for t in range(T):
+        labels = array(sax / "masks" / f"frame_{t:03d}.nii.gz")
+        both = ((labels == 1) & (beat.masks[t] == 1)).sum()
+        assert 2 * both / ((labels == 1).sum() + (beat.masks[t] == 1).sum()) > 0.9
+    apex = [row for row in rows(sax / "landmarks.csv") if row["landmark"] == "apex"]
+    assert len(apex) == T and float(apex[0]["row"]) == 20
+    assert float(apex[0]["x_mm"]) == pytest.approx(-20 + 21.5 * SPACING[1])
+    for t, row in enumerate(apex):
+        true = np.array([20, 21.5]) + beat.displacement[t][20, 21:23].mean(axis=0)
+        assert np.hypot(float(row["row"]) - true[0], float(row["column"]) - true[1]) < 1
+    names = {row["contour"] for row in rows(sax / "contours.csv")}
+    assert names == {"endo", "epi"}
+
+
+def test_apical_view(folder, beats):
+    beat, out = beats["echo"], folder / "apical"
+    files = ("--cine", folder / "echo.nii.gz", "--mask", folder / "echo_mask.nii.gz")
+    assert run(*files, "--view", "apical", "--out", out, "--no-report") == 0
+    assert not (out / "report.html").exists() and not (out / "beat.gif").exists()
+    content = json.loads((out / "summary.json").read_text())
+    assert content["end_systole"] == beat.end_systole
+    volume = curve(out, "volume_ml")
+    assert 20 < volume[0] < 400
+    assert 0.2 < content["ejection_fraction"] < 0.75
+    assert -0.35 < content["strain"]["endocardial_longitudinal_strain"]["peak"] < -0.05
+    assert content["strain"]["longitudinal_strain_basal_first"]["peak"] < 0
+    assert "drift_px" not in content  # nobody said that the beat is whole
+
+
+class AnyGrid(AnalyticMethod):
+    """As LDDMM and SyN, on a grid of any size."""
+
+    def displacement(self, moving, fixed):
+        return AnalyticMethod(image_size=moving.shape[1]).displacement(moving, fixed)
+
+
+@pytest.mark.parametrize("name", ["network", "any grid"])
+def test_methods(name, beats):
+    """A network is where the search starts; an iterative method takes its place."""
+    method = AnalyticMethod() if name == "network" else AnyGrid(image_size=None)
+    beat, steps = beats["sax"], []
+    registrar = Registrar(method)
+    found = registrar.track(beat.frames, times=beat.times, period="whole", progress=steps.append)
+    assert found.displacement.shape == found.inverse.shape == (T, SIZE, SIZE, 2)
+    assert steps == sorted(steps) and steps[-1] == 1
+    there = found.transform(2)
+    back = found.inverse_transform(2)
+    points = there.fixed.to_physical(np.argwhere(beat.masks[0] == 2))
+    np.testing.assert_allclose(back.map_points(there.map_points(points)), points, atol=0.05)
+
+
+def test_large_frames_are_tracked_on_a_coarser_grid(beats, monkeypatch):
+    beat = beats["sax"]
+    monkeypatch.setattr(tracked, "_LARGEST", SIZE)
+    double = np.repeat(np.repeat(beat.frames, 2, axis=1), 2, axis=2)
+    found = tracked.track_cine(tracked.cine_from_arrays(double, times=beat.times))
+    fine = tracked.track_cine(tracked.cine_from_arrays(beat.frames, times=beat.times))
+    middle = np.s_[:, 10:-10, 10:-10]
+    coarse = found.displacement[:, ::2, ::2][middle] / 2
+    assert np.abs(coarse - fine.displacement[middle]).mean() < 0.1
+
+
+def test_contours_by_hand_on_the_ultrasound_clip_of_pydicom(tmp_path, monkeypatch):
+    """30 colour frames with burnt-in text."""
+    monkeypatch.setattr(tracked, "_LARGEST", 96)
+    clip = Path(pydicom.__file__).parent / "data" / "test_files" / "examples_ybr_color.dcm"
+    if not clip.is_file():
+        pytest.skip("this pydicom comes without its ultrasound clip examples_ybr_color.dcm")
+    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    points = [f"endo,{120 + 25 * np.cos(a):.2f},{160 + 20 * np.sin(a):.2f}" for a in angle]
+    (tmp_path / "drawn.csv").write_text("contour,row,column\n" + "\n".join(points) + "\n")
+    out = tmp_path / "out"
+    arguments = ("--contours", tmp_path / "drawn.csv", "--landmarks", tmp_path / "marks.csv")
+    (tmp_path / "marks.csv").write_text("row,column\n120,160\n")
+    assert run("--cine", clip, *arguments, "--out", out, "--no-report") == 0
+    content = json.loads((out / "summary.json").read_text())
+    assert content["cine"]["shape"][0] == 30 and content["cine"]["times_known"]
+    contours = rows(out / "contours.csv")
+    assert {row["frame"] for row in contours} == {str(t) for t in range(30)}
+    assert np.isfinite([float(row["row"]) for row in contours]).all()
+    assert any("luminance" in note for note in content["notes"])
+    assert any("no strain of the wall" in note for note in content["notes"])
+
+
+def test_example(tmp_path, monkeypatch, capsys):
+    small = {"image_size": SIZE, "frames": T}
+    monkeypatch.setattr(
+        jobs, "phantom_cine", lambda seed, look: phantom_cine(seed, look=look, **small)
+    )
+    assert run("--example", "--view", "apical", "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "ejection" in told and "longitudinal" in told and "report.html" in told
+
+
+def test_slices_are_kept(beats, tmp_path, monkeypatch):
+    """A run that was stopped goes on with the slice that it had not finished."""
+    beat = beats["sax"]
+    stack = np.stack([beat.frames, beat.frames[:, ::-1], beat.frames], axis=1)
+    write_cine(tmp_path / "stack.nii.gz", stack)
+    empty = np.zeros_like(beat.masks[0])
+    write_mask(tmp_path / "mask.nii.gz", np.stack([beat.masks[0], beat.masks[0][::-1], empty]))
+    out = tmp_path / "out"
+    arguments = ("--cine", tmp_path / "stack.nii.gz", "--mask", tmp_path / "mask.nii.gz")
+    arguments = (*arguments, "--slice", "all", "--no-report", "--out", out)
+    calls, real = [], jobs.track_cine
+
+    def stops_at_the_second(cine, *rest, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("power cut")
+        return real(cine, *rest, **options)
+
+    monkeypatch.setattr(jobs, "track_cine", stops_at_the_second)
+    assert run(*arguments) == 2
+    assert {path.name for path in out.iterdir()} == {"slice-00"}
+    assert run(*arguments) == 0
+    assert len(calls) == 4
+    content = json.loads((out / "summary.json").read_text())
+    areas = [curve(out / f"slice-{k:02d}", "cavity_area_mm2") for k in (0, 1)]
+    np.testing.assert_allclose(curve(out, "volume_ml"), 8e-3 * sum(areas), rtol=1e-4)
+    assert content["end_systole"] == beat.end_systole and 0.1 < content["ejection_fraction"] < 0.7
+    assert run(*arguments) == 0 and len(calls) == 4
+
+
+def test_batch(folder, tmp_path, capsys):
+    table = folder / "many.csv"
+    table.write_text(
+        "id,cine,mask\na,sax.nii.gz,sax_mask.nii.gz\nb,missing.nii.gz,\nc,sax.nii.gz,\n"
+    )
+    out = tmp_path / "out"
+    assert run("--batch", table, "--shard", "1/2", "--no-report", "--out", out) == 0
+    first = rows(out / "summary-1-of-2.csv")
+    assert [row["id"] for row in first] == ["a", "c"]
+    assert float(first[0]["fractional_area_change"]) > 0.1
+    written = (out / "a" / "summary.json").stat().st_mtime_ns
+    assert run("--batch", table, "--no-report", "--out", out) == 1
+    assert "2 of 3 cines tracked" in capsys.readouterr().out
+    everything = {row["id"]: row for row in rows(out / "summary.csv")}
+    assert everything["b"]["status"] == "failed" and "no such file" in everything["b"]["error"]
+    assert (out / "a" / "summary.json").stat().st_mtime_ns == written  # kept
+
+
+def test_overwrite(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("--cine", folder / "sax.nii.gz", "--out", out, "--no-report")
+    assert run(*arguments, "--mask", folder / "sax_mask.nii.gz") == 0
+    (out / "mine.txt").write_text("stays")
+    assert run(*arguments) == 2
+    assert "exists; add --overwrite" in capsys.readouterr().err
+    assert run(*arguments, "--overwrite") == 0
+    names = {path.name for path in out.iterdir()}
+    assert "masks" not in names and "contours.csv" not in names and "mine.txt" in names
+
+
+BAD = {
+    "one frame": "holds 1 frame",
+    "no frame 9": "has no frame 9; its frames are 0 to 8",
+    "fps": "expected a positive number",
+    "times": "do not increase",
+    "few times": "3 frame times, expected 9",
+    "empty mask": "mask is empty",
+    "other geometry": "covers",
+    "no cavity": "no cavity with label 7",
+    "contour outside": "lies outside the image",
+    "two points": "has 2 points, expected at least 3",
+    "septum outside": "septum (99.0, 3.0) lies outside",
+    "short period": "expected it to be as long",
+    "sizes differ": "expected the same in all frames",
+    "both": "expected one of them",
+    "shard": "--shard needs --batch",
+    "nothing": "expected one of --cine, --batch and --example",
+    "example with mask": "--example does not go with --mask",
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told_in_one_line(case, folder, beats, tmp_path, capsys):
+    def text(content):
+        path = tmp_path / "table.csv"
+        path.write_text(content)
+        return path
+
+    def mask(labels, shift=0.0):
+        path = tmp_path / "mask.nii.gz"
+        origin = np.array([-20.0 + shift, 10.0, 5.0])
+        geometry = Geometry((1, *labels.shape), (8.0, *SPACING), origin, np.eye(3))
+        write_image(path, labels[None], geometry)
+        return path
+
+    labels = beats["sax"].masks[0]
+    arguments = ["--cine", folder / "sax.nii.gz"]
+    if case == "one frame":
+        np.savez(tmp_path / "one.npz", image=beats["sax"].frames[:1])
+        arguments = ["--cine", tmp_path / "one.npz"]
+    elif case == "sizes differ":
+        (tmp_path / "frames").mkdir()
+        for k, size in enumerate((32, 32, 40)):
+            picture = np.random.default_rng(k).integers(0, 255, (size, 32), np.uint8)
+            PIL.Image.fromarray(picture).save(tmp_path / "frames" / f"{k}.png")
+        arguments = ["--cine", tmp_path / "frames"]
+    elif case in ("shard", "nothing", "example with mask"):
+        arguments = {
+            "shard": [*arguments, "--shard", "1/2"],
+            "nothing": [],
+            "example with mask": ["--example", "--mask", folder / "sax_mask.nii.gz"],
+        }[case]
+    else:
+        endo = "contour,row,column\nendo,10,10\nendo,20,10\n"
+        arguments += {
+            "no frame 9": lambda: ["--reference", "9"],
+            "fps": lambda: ["--fps", "0"],
+            "times": lambda: ["--frame-times", text("time\n0\n1\n2\n2\n3\n4\n5\n6\n7\n")],
+            "few times": lambda: ["--frame-times", text("time\n0\n1\n2\n")],
+            "empty mask": lambda: ["--mask", mask(0 * labels)],
+            "other geometry": lambda: ["--mask", mask(labels, shift=300.0)],
+            "no cavity": lambda: ["--mask", mask(labels), "--labels", "7", "2"],
+            "contour outside": lambda: ["--contours", text(endo + "endo,99,3\n")],
+            "two points": lambda: ["--contours", text(endo)],
+            "septum outside": lambda: ["--mask", mask(labels), "--septum", "99", "3"],
+            "short period": lambda: ["--period", "0.1"],
+            "both": lambda: ["--mask", mask(labels), "--contours", text(endo)],
+        }[case]()
+    out = tmp_path / "out"
+    assert run(*arguments, "--out", out) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith("error: ") and BAD[case] in told[-1]
+    assert "Traceback" not in "".join(told) and not out.exists()
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
+def test_page_in_a_browser(sax):
+    with browser.page() as page:
+        page.open((sax / "report.html").as_uri())
+        assert page.evaluate("document.getElementById('now').textContent").startswith("frame 0")
+
+        def value(expression):
+            return page.evaluate(expression)
+
+        contour, cursor = (
+            "document.getElementById('endo').getAttribute('d')",
+            "document.querySelector('.cursor').getAttribute('x1')",
+        )
+        before = value(contour), float(value(cursor)), value("document.getElementById('frame').src")
+        value(
+            "(s => { s.value = 2; s.dispatchEvent(new Event('input')); })"
+            "(document.getElementById('time'))"
+        )
+        after = value(contour), float(value(cursor)), value("document.getElementById('frame').src")
+        assert before[0] != after[0] and after[1] > before[1] and before[2] != after[2]
+        for name in ("show-strain", "show-grid", "show-contours"):
+            value(f"document.getElementById('{name}').click()")
+        assert not value("document.getElementById('strain').hidden")
+        assert not value("document.getElementById('grid').hasAttribute('hidden')")
+        assert value("document.getElementById('contours').hasAttribute('hidden')")
+        assert value("document.getElementById('strain').naturalWidth") == SIZE
+
+        left, top, width, height = page.box("#plots svg")  # a curve leads to its frame
+        page.drag((left + 0.3 * width, top + height / 2), (left + 0.97 * width, top + height / 2))
+        assert value("document.getElementById('time').value") == str(T - 1)
+        value("document.getElementById('play').click()")
+        assert value("document.getElementById('play').textContent") == "Pause"
+        value("document.getElementById('play').click()")
+        assert not page.errors
+        assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
