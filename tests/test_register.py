@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import html
 import io
 import json
 import os
@@ -113,6 +114,11 @@ def test_register_writes_everything(pair, analytic, capsys):
     known = 2.0 * np.linalg.norm(analytic.displacement(blank, blank), axis=-1)  # of 2 mm pixels
     assert metrics["displacement_mm"]["largest"] == pytest.approx(known.max(), rel=0.01)
     assert metrics["seconds"]["total"] > 0
+    verdict = metrics["verdict"]
+    assert verdict["level"] == "implausible"  # a swirl, whatever the images show
+    assert verdict["sentence"] in told
+    page = html.unescape((out / "report.html").read_text())
+    assert verdict["sentence"] in page and 'class="note implausible"' in page
     with PIL.Image.open(out / "overview.png") as overview:
         assert overview.size[0] > 800
 
@@ -283,6 +289,7 @@ def test_batch(pair, analytic, capsys):
     with open(pair / "out" / "summary.csv", newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert [row["status"] for row in rows.values()] == ["ok", "failed", "ok"]
+    assert rows["first"]["verdict"] == "implausible" and not rows["broken"]["verdict"]
     assert 0 < float(rows["first"]["dice_after"]) <= 1 and not rows["last"]["dice_after"]
     assert names(pair / "out") == {"first", "last", "summary.csv"}
     assert names(pair / "out" / "last") == OUTPUTS

@@ -1,6 +1,6 @@
 """Images of any size: onto the model grid and back, refinement, results, files.
 
 Top to bottom: `jobs` and `batch` (files to files), `saved` (what is done with a saved transform),
-`outputs`, `measures`, `registrar` (the Python API), `result`, `grid`, `prediction`, `refinement`,
-`method` (what they need of a method).
+`outputs`, `verdict`, `measures`, `registrar` (the Python API), `result`, `prediction`, `velocity`
+(refinement), `grid`, `method` (what they need of a method).
 """

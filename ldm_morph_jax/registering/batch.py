@@ -18,7 +18,7 @@ from ldm_morph_jax.registering.registrar import Registrar
 MASKS = ("moving_mask", "fixed_mask")
 _SUMMARY = "summary.csv"
 SUMMARY_COLUMNS = (
-    "id status seconds correlation_before correlation_after dice_before dice_after "
+    "id status verdict seconds correlation_before correlation_after dice_before dice_after "
     "nonpositive_jacobian_percent largest_displacement_mm error"
 ).split()
 
@@ -73,7 +73,10 @@ def register_batch(
             begin = time.perf_counter()
             try:
                 row = summary_row(name, register_job(job, options, lambda: registrar))
-                told = f"correlation {row['correlation_before']} -> {row['correlation_after']}"
+                told = (
+                    f"correlation {row['correlation_before']} -> {row['correlation_after']}, "
+                    f"{row['verdict']}"
+                )
             except Exception as error:  # whatever it is, the other pairs are not to suffer
                 if os.environ.get("LDM_MORPH_DEBUG"):
                     traceback.print_exc()
@@ -121,7 +124,7 @@ def _summary_path(out: Path, overwrite: bool) -> Path:
 
 def summary_row(name: str, metrics: Mapping) -> dict[str, str]:
     """One line of summary.csv; Dice is the mean over labels."""
-    row = {"id": name, "status": "ok"}
+    row = {"id": name, "status": "ok", "verdict": metrics["verdict"]["level"]}
     for when in ("before", "after"):
         row[f"correlation_{when}"] = f"{metrics['correlation'][when]:.4f}"
         if metrics.get("dice"):

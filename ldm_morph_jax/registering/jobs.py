@@ -15,6 +15,7 @@ from ldm_morph_jax.registering.outputs import (
     write_metrics,
 )
 from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.registering.verdict import judge
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def register_job(
                 diffeomorphic=options.diffeomorphic,
             ),
         }
+        described = registrar.card.get("appearance")
+        metrics["verdict"] = judge(registration, metrics, described)
         for name, frame in zip(("moving", "fixed"), job.frames, strict=True):
             metrics[name] |= {"slice": job.slice, "frame": frame}
         if options.report:
@@ -174,6 +177,7 @@ def summary_text(metrics: dict, out: Path) -> str:
         i = metrics["inverse"]
         missing = f"; none at {i['missing_pixels']} pixels" if i["missing_pixels"] else ""
         lines.append(f"inverse      residual {i['residual_mm_largest']:.3g} mm at most{missing}")
+    lines.append(metrics["verdict"]["sentence"])
     lines += [f"note: {note}" for note in metrics["notes"]]
     s = metrics["seconds"]
     report = out / "report.html"

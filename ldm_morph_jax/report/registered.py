@@ -26,7 +26,8 @@ def prepare() -> None:
 
 def write_pages(folder: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
     """overview.png and report.html; `metrics` is the content of metrics.json."""
-    title = " → ".join(Path(metrics[name]["file"]).name for name in ("moving", "fixed"))
+    names = " → ".join(Path(metrics[name]["file"]).name for name in ("moving", "fixed"))
+    title = f"{names}   {metrics['verdict']['level']}"
     write_overview(folder / "overview.png", slices, title)
     write_report(folder / "report.html", slices, metrics)
 
@@ -90,10 +91,18 @@ def _facts(metrics) -> list[tuple[str, str]]:
     """Everything else, as (name, text)."""
     j, d, grid = metrics["jacobian"], metrics["displacement_mm"], metrics["model_grid"]
     facts = [
+        ("Differences on the whole image", _difference(metrics["rms_difference"])),
+        ("Differences beyond the grid", _difference(metrics["rms_difference_beyond_grid"])),
         ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the pixels"),
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
+    if "scale" in metrics:
+        kept = sorted(set(metrics["scale"]))
+        facts.append(("Motion that was kept", ", ".join(f"{s:g}" for s in kept)))
+    far = metrics["verdict"]["distance_from_training"]
+    if far is not None:
+        facts.append(("Distance from the training images", f"{far:.1f}"))
     if "inverse" in metrics:
         i = metrics["inverse"]
         facts.append(
@@ -120,6 +129,11 @@ def _facts(metrics) -> list[tuple[str, str]]:
         )
     )
     return facts
+
+
+def _difference(rms) -> str:
+    """Root of the mean squared difference as a share of the fixed image's range."""
+    return f"RMS {_number(rms['before'], 3)} → {_number(rms['after'], 3)} of the range"
 
 
 def _number(value: float | None, digits: int) -> str:

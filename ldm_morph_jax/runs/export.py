@@ -1,8 +1,13 @@
 """Exports a finished run as one compact weights file with a model card."""
 
 import json
+import logging
 from pathlib import Path
 
+import numpy as np
+
+from ldm_morph_jax.ops.appearance import describe
+from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.directory import completed
 from ldm_morph_jax.runs.trained import load_run
 from ldm_morph_jax.runs.weights import save_weights
@@ -14,8 +19,10 @@ def export_weights(
     """Write a finished run as one compact file that `load` reads; its sha256.
 
     The model card contains the run's dataset ("data"), environment (revision, versions, devices),
-    best validation scores, the summaries of its evaluations ("metrics"), and the entries of the
-    JSON file `additions`. Commands and paths of the machine are left out.
+    the appearance of its training images ("appearance", `ops.appearance.describe`; left out where
+    the dataset is not at hand), best validation scores, the summaries of its evaluations
+    ("metrics"), and the entries of the JSON file `additions`. Commands and paths of the machine are
+    left out.
 
     Raises:
         ValueError: not a finished run, or `additions` is not a JSON object.
@@ -40,6 +47,8 @@ def export_weights(
             for file in sorted(workdir.glob("evaluation/*/summary.json"))
         },
     }
+    if (described := _appearance(method)) is not None:
+        card["appearance"] = described
     if additions is not None:
         try:
             more = json.loads(Path(additions).read_text())
@@ -49,3 +58,14 @@ def export_weights(
             raise ValueError(f"{additions} holds a {type(more).__name__}, expected an object")
         card |= more
     return save_weights(method, path, card)
+
+
+def _appearance(method) -> dict | None:
+    """What the training images look like; None where they are not at hand."""
+    try:
+        pairs = dataset_of(method.config).split("train")
+    except (ValueError, OSError) as error:
+        logging.warning("the model card gets no appearance of the training images: %s", error)
+        return None
+    images = [pairs[k][name][..., 0] for k in range(len(pairs)) for name in ("moving", "fixed")]
+    return describe(np.stack(images))

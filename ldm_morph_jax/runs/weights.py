@@ -21,7 +21,7 @@ FILE_NAME = "model.safetensors"
 
 # name -> sha256 of weights/<name>/model.safetensors
 SHA256: dict[str, str] = {
-    "sunnybrook-small": "373ce50ed7be1f82cbce3bc69649dfba47453b16cdacc88c17e128fe16bddc53",
+    "sunnybrook-small": "dfaa49566259ee8f6e1f74448b8b9cffa659894bd1e48cb8e936b886039e9100",
 }
 
 

@@ -1,0 +1,102 @@
+"""Whether a result can be believed, from what can be seen without labels.
+
+Thresholds were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS, each
+registered in both directions, and with the images of another patient; docs/registering.md has the
+table. A verdict is no proof: it finds what goes wrong visibly.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ldm_morph_jax.ops.appearance import distance
+from ldm_morph_jax.registering.result import Registration
+
+PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
+
+LEAST_CORRELATION = 0.9  # of two images of one heart, after registration, on the model grid
+LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
+LEAST_LOCAL_CORRELATION = 0.5
+LARGEST_DISTANCE = 3.2  # from the training images, see `ops.appearance.distance`
+
+
+def judge(registration: Registration, metrics: Mapping, described: Mapping | None) -> dict:
+    """The verdict on a pair.
+
+    Args:
+        registration: the pair.
+        metrics: its numbers, see `measures.measure`.
+        described: the training images of the network (`ops.appearance.describe`), where known.
+
+    Returns:
+        {"level": one of the three, "sentence": it in words, "distance_from_training": or None}.
+    """
+    far = _distance(registration, described)
+    reasons = _against(metrics)
+    doubts = _doubts(registration, metrics, far)
+    level = IMPLAUSIBLE if reasons else UNCERTAIN if doubts else PLAUSIBLE
+    opening = {
+        PLAUSIBLE: "Plausible: the images agree, and no area changes more than it does in a heart.",
+        UNCERTAIN: "Uncertain, have a look: ",
+        IMPLAUSIBLE: "Implausible, do not use it unseen: ",
+    }[level]
+    told = reasons + doubts
+    sentence = opening + ("; ".join(told) + "." if told else "")
+    return {"level": level, "sentence": sentence, "distance_from_training": far}
+
+
+def _against(metrics: Mapping) -> list[str]:
+    """What speaks against a result."""
+    found = []
+    jacobian, correlation = metrics["jacobian"], metrics["correlation"]["after"]
+    if jacobian["nonpositive_pixels"]:
+        found.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
+    if max(metrics.get("scale", [1.0])) == 0:
+        found.append("no motion was found that makes the images more alike than none does")
+    elif not correlation >= LEAST_CORRELATION:
+        found.append(
+            f"the images still differ (correlation {correlation:.2f}, of one heart at least "
+            f"{LEAST_CORRELATION})"
+        )
+    if jacobian["sd_log"] > LARGEST_SPREAD:
+        found.append(
+            f"areas change more than in one heart (SD of log J {jacobian['sd_log']:.2f}, at most "
+            f"{LARGEST_SPREAD})"
+        )
+    missing = metrics.get("inverse", {}).get("missing_pixels", 0)
+    if missing:
+        found.append(f"{missing} pixels have no inverse")
+    return found
+
+
+def _doubts(registration: Registration, metrics: Mapping, far: float | None) -> list[str]:
+    """What makes a result uncertain."""
+    found = []
+    scales = metrics.get("scale", [1.0])
+    if 0 < max(scales) and min(scales) < 1:
+        found.append(
+            f"only {min(scales):.2f} of the motion that was found was kept, as more makes the "
+            "images less alike"
+        )
+    local = [one["after"] for one in metrics.get("local_correlation", [])]
+    if local and min(local) < LEAST_LOCAL_CORRELATION:
+        found.append(
+            f"small structures agree little (local correlation {min(local):.2f}, usually above "
+            f"{LEAST_LOCAL_CORRELATION}), as in ultrasound and noise"
+        )
+    if far is not None and far > LARGEST_DISTANCE:
+        found.append(
+            f"the network was trained on other images (distance {far:.1f}, usually below "
+            f"{LARGEST_DISTANCE})"
+        )
+    return found
+
+
+def _distance(registration: Registration, described: Mapping | None) -> float | None:
+    """Of the image that is further from the training images."""
+    if described is None or min(registration.slices[0].model.grid.shape) < 32:
+        return None
+    images = [
+        getattr(one.model, name) for one in registration.slices for name in ("moving", "fixed")
+    ]
+    return float(np.max(distance(np.stack(images), described)))
