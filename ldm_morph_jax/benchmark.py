@@ -32,7 +32,7 @@ def whole_numbers(texts: list[str] | None) -> list[int] | None:
     return [int(text) for text in texts]
 
 
-def benchmark() -> None:
+def benchmark() -> bool:
     from ldm_morph_jax.paper.run import describe, run_benchmark
 
     only = {
@@ -42,14 +42,13 @@ def benchmark() -> None:
     }
     if DRY_RUN.value:
         print(describe(CONFIG.value, OUT.value, **only))
-        return
+        return True
     commands.use_compilation_cache()
     failed = run_benchmark(CONFIG.value, OUT.value, **only)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     print(f"benchmark: {OUT.value}/index.html")
-    if failed:
-        sys.exit(1)
+    return not failed
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,6 +20,7 @@ from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
 PREEMPTED = 75  # exit status "try again": stopped by a signal, a checkpoint is saved
 FAILED = 2  # bad input
+PARTLY_FAILED = 1  # the others of several are done
 
 
 def spelled(arguments: Sequence[str], separator: str) -> list[str]:
@@ -102,8 +103,11 @@ def _slice_argument(text: str) -> int | str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command's main function; ValueError and the like become one line on stderr."""
+def run(main: Callable[[], bool | None]) -> None:
+    """Run a command's main function; ValueError and the like become one line on stderr.
+
+    Where it returns False, some of the work failed and has been reported: exit status 1.
+    """
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(message)s",
@@ -118,7 +122,8 @@ def run(main: Callable[[], None]) -> None:
     with contextlib.suppress(AttributeError):  # a stream in memory
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
     try:
-        main()
+        if main() is False:
+            sys.exit(PARTLY_FAILED)
     except Preempted as stop:
         print(stop, file=sys.stderr)
         sys.exit(PREEMPTED)

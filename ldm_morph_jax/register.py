@@ -7,7 +7,6 @@
 """
 
 import argparse
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -166,12 +165,7 @@ def load_model(name: str, calls: str = "often"):
 
 def main(argv: list[str] | None = None) -> None:
     args = commands.parse(build_parser(), argv)
-
-    def registered():
-        if not run(args):
-            sys.exit(1)
-
-    commands.run(registered)
+    commands.run(lambda: run(args))
 
 
 if __name__ == "__main__":

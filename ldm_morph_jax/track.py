@@ -7,7 +7,6 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from ldm_morph_jax import commands
@@ -200,12 +199,7 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
 
 def main(argv: list[str] | None = None) -> None:
     args = commands.parse(build_parser(), argv)
-
-    def tracked():
-        if not run(args):
-            sys.exit(1)
-
-    commands.run(tracked)
+    commands.run(lambda: run(args))
 
 
 if __name__ == "__main__":

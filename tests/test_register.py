@@ -26,7 +26,7 @@ from ldm_morph_jax import jacobian, register, warp
 from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.registering.registrar import Registrar, load
-from ldm_morph_jax.runs.weights import DEFAULT_MODEL, SHA256, WeightsError, save_weights
+from ldm_morph_jax.runs.weights import WeightsError, save_weights
 
 OUTPUTS = {
     "warped.nii.gz",
@@ -771,8 +771,6 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def test_notebook_runs(tmp_path):
     """docs/registering.ipynb from top to bottom in a kernel of its own."""
-    if DEFAULT_MODEL not in SHA256:
-        pytest.skip(f"the weights {DEFAULT_MODEL} do not ship yet")
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(DOCS / "registering.ipynb", as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}

@@ -19,7 +19,7 @@ pairs.
 """
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import benchmark_config, until_converged
+from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, until_converged
 
 HEAD = {
     "integration_steps": 6,
@@ -44,10 +44,5 @@ def get_config():
         datasets={"acdc": own},
         unseen={"sunnybrook": unseen},
         transfer=(("acdc", "sunnybrook"),),
-        our_head=("voxelmorph", "transmorph", "transmatch"),
-        baseline_size="small",
-        seeds=(0, 1, 2),
-        seeded=("ldm_morph",),
-        weights=(0.5, 1.0, 2.0),
-        refine=82,
+        **SMALL_PLAN,
     )

@@ -15,7 +15,7 @@ sunnybrook` leaves out Table 2.
 """
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import benchmark_config, until_converged
+from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, until_converged
 
 
 def get_config():
@@ -28,10 +28,5 @@ def get_config():
         datasets={"sunnybrook": own},
         unseen={"acdc": unseen},
         transfer=(("sunnybrook", "acdc"),),
-        our_head=("voxelmorph", "transmorph", "transmatch"),
-        baseline_size="small",
-        seeds=(0, 1, 2),
-        seeded=("ldm_morph",),
-        weights=(0.5, 1.0, 2.0),
-        refine=82,
+        **SMALL_PLAN,
     )

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,63 @@ def without_nan(value):
     if isinstance(value, list | tuple):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def staged(
+    out: Path,
+    names: Sequence[str],
+    overwrite: bool,
+    *,
+    all_names: Sequence[str] = (),
+    last: str = "",
+) -> Iterator[Path]:
+    """A folder to write into; what is in it moves to `out` together when the block ends well.
+
+    What is overwritten leaves then, all of it, so that `out` never mixes two runs. Other files
+    stay.
+
+    Args:
+        out: made where it is missing, and removed again where nothing comes of it.
+        names: what must not be there yet.
+        overwrite: replace what is there.
+        all_names: what an earlier run may have left, where that is more than `names`.
+        last: the name that says that all others are there: it leaves first and comes last.
+
+    Raises:
+        ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
+    """
+    if not overwrite:
+        for name in names:
+            if (out / name).exists():
+                raise ImageError(f"{out / name}: exists; add --overwrite to replace it")
+    created, done = not out.exists(), False
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
+    except OSError as error:
+        raise ImageError(f"{out}: cannot write there ({error.strerror})") from None
+    try:
+        yield stage
+        new = sorted(os.listdir(stage), key=last.__eq__)
+        for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
+            # a file is replaced in one step; a folder has to go first
+            if name == last or name not in new or (out / name).is_dir():
+                _remove(out / name)
+        for name in new:
+            os.replace(stage / name, out / name)
+        done = True
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if created and not done and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike) -> str:

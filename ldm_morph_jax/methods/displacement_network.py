@@ -91,10 +91,7 @@ class DisplacementNetwork(Method):
             return self.predict(params, moving, fixed, train=True, key=key)
 
         field = self.head.field(predict, moving, fixed)
-        terms = self._directed_terms(moving, fixed, field)
-        if self.head.symmetric:
-            backward = self._directed_terms(fixed, moving, -field)
-            terms = jax.tree.map(lambda a, b: (a + b) / 2, terms, backward)
+        terms = self.head.terms(self._directed_terms, moving, fixed, field)
         return terms["loss"], terms
 
     def _directed_terms(self, moving, fixed, field):

@@ -260,10 +260,11 @@ class LDMMorph(Method):
             features = self._pair_features(frozen, moving, fixed, noise_key)
         field = self._predict_in_training(params, moving, fixed, features, drop_key, step)
         moving_latent, fixed_latent = (None if f is None else f.latent for f in features)
-        u = self.to_displacement(field)
-        terms = self.objective(frozen, moving, fixed, u, fixed_latent)
-        if self.head.symmetric:
-            u = self.to_displacement(-field)
-            backward = self.objective(frozen, fixed, moving, u, moving_latent)
-            terms = jax.tree.map(lambda a, b: (a + b) / 2, terms, backward)
+
+        def directed(source, target, field):
+            (source, _), (target, latent) = source, target
+            return self.objective(frozen, source, target, self.to_displacement(field), latent)
+
+        pair = (moving, moving_latent), (fixed, fixed_latent)
+        terms = self.head.terms(directed, *pair, field)
         return terms["loss"], terms

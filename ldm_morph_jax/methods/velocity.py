@@ -74,6 +74,13 @@ class VelocityHead:
         forward, backward = jnp.split(predict(both(moving, fixed), both(fixed, moving)), 2)
         return (forward - backward) / 2
 
+    def terms(self, directed: Callable, moving, fixed, field: jax.Array) -> dict[str, jax.Array]:
+        """Terms of a loss, `directed(moving, fixed, field)`; of both directions where symmetric."""
+        found = directed(moving, fixed, field)
+        if not self.symmetric:
+            return found
+        return jax.tree.map(lambda a, b: (a + b) / 2, found, directed(fixed, moving, -field))
+
     def to_displacement(self, field: jax.Array) -> jax.Array:
         """Field -> displacement, both `[B, H, W, 2]` in pixels."""
         if not self.predicts_velocity:

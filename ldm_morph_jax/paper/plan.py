@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import paper_config, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
+from ldm_morph_jax.registering.velocity import STEPS
 
 OURS = "ldm_morph"
 OUR_HEAD = "velocity"  # variant: another method's network with the head and loss of LDM-Morph
@@ -79,6 +80,17 @@ def benchmark_config(**changes) -> ConfigDict:
         }
         | changes
     )
+
+
+# what the plans with small networks have in common (docs/benchmark.md)
+SMALL_PLAN = {
+    "our_head": ("voxelmorph", "transmorph", "transmatch"),
+    "baseline_size": "small",
+    "seeds": (0, 1, 2),
+    "seeded": (OURS,),
+    "weights": (0.5, 1.0, 2.0),
+    "refine": STEPS,
+}
 
 
 def until_converged(

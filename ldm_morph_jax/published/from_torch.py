@@ -5,7 +5,6 @@ moving average and the noise schedule, each under a prefix. The autoencoder's ow
 prefix, and the registration network's file is a plain state dict.
 """
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -313,11 +312,6 @@ def _named(tree, name_of) -> dict:
     """Leaves of a tree by published name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {name_of(tuple(key.key for key in path)): leaf for path, leaf in leaves}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert_lpips(vgg: Path, linear: Path, out: Path) -> None:

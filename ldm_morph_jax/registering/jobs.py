@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_morph_jax.files.images import Image, read_image, read_mask
+from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
+    ALL,
     draw_pages,
     output_names,
-    staged,
     write_images,
     write_metrics,
 )
@@ -98,7 +99,7 @@ def register_job(
     names = output_names(
         moving, moving_mask=moving_mask, inverse=options.inverse, report=options.report
     )
-    with staged(job.out, names, options.overwrite) as folder:
+    with staged(job.out, names, options.overwrite, all_names=ALL) as folder:
         registrar = load()
         loaded, steps = time.perf_counter(), registrar.steps(options.refine)
         registration = registrar.register_images(

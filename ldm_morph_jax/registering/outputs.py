@@ -10,16 +10,12 @@ jacobian.nii.gz          det dT/dp
 metrics.json, overview.png, report.html
 """
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.images import Image, ImageError, round_to, write_image
+from ldm_morph_jax.files.images import Image, round_to, write_image
 from ldm_morph_jax.files.transforms import write_transform
 from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration
@@ -27,7 +23,7 @@ from ldm_morph_jax.registering.result import Registration
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
 _PAGES = ("overview.png", "report.html")
 _ALWAYS = "warped.nii.gz displacement.nii.gz displacement.npz jacobian.nii.gz metrics.json".split()
-_ALL = (*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz", *_INVERSE)
+ALL = (*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz", *_INVERSE)
 
 
 def output_names(
@@ -52,39 +48,6 @@ def _picture_suffix(image: Image) -> str | None:
     if suffix in (".tif", ".tiff") and image.array.dtype in (np.uint8, np.uint16, np.float32):
         return ".tif"
     return None
-
-
-@contextmanager
-def staged(out: Path, names: list[str], overwrite: bool) -> Iterator[Path]:
-    """A folder to write `names` into; they move to `out` together when the block ends well.
-
-    An earlier run's other results leave with them, so that `out` never mixes two runs.
-
-    Raises:
-        ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
-    """
-    if not overwrite:
-        for name in names:
-            if (out / name).exists():
-                raise ImageError(f"{out / name}: exists; add --overwrite to replace it")
-    created = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
-    except OSError as error:
-        raise ImageError(f"{out}: cannot write there ({error.strerror})") from None
-    done = False
-    try:
-        yield stage
-        for name in set(_ALL) - set(names) if overwrite else ():
-            (out / name).unlink(missing_ok=True)
-        for name in names:
-            os.replace(stage / name, out / name)
-        done = True
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if created and not done and not any(out.iterdir()):
-            out.rmdir()
 
 
 def write_images(

@@ -78,9 +78,6 @@ class Checkpoints:
                 metrics={name: float(value) for name, value in metrics.items()},
             )
 
-    def latest(self) -> int | None:
-        return self._manager.latest_step()
-
     def best(self) -> int | None:
         return self._manager.best_step()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.images import atomic
+from ldm_morph_jax.files.writing import atomic, sha256
 
 FOLDER = Path(__file__).parent.parent / "weights"
 DEFAULT_MODEL = "sunnybrook-small"
@@ -117,12 +117,6 @@ def load_compact(
             node = node.setdefault(folder, {})
         node[leaf] = array.astype(np.float32) if array.dtype == np.float16 else array
     return params, config, card
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flatten(tree: Mapping, prefix: str = ""):

@@ -6,13 +6,13 @@ TensorFlow.
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 
 from ldm_morph_jax.devices.processes import is_main
+from ldm_morph_jax.files.writing import atomic
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,8 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:  # a line truncated by the kill
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    with atomic(path) as part:
+        part.write_text("".join(kept))
 
 
 class Progress:

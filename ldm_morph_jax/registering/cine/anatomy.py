@@ -11,7 +11,6 @@ from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.files.tables import read_rows
 
-VIEWS = ("sax", "apical")
 WALL = 2  # of ACDC, M&Ms and CAMUS alike
 _POINTS = 120  # along a contour made from a mask
 

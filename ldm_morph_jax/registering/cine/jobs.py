@@ -18,14 +18,14 @@ from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.images import ImageError, parse_slice, read_mask
 from ldm_morph_jax.files.movies import Cine, read_cine
 from ldm_morph_jax.files.tables import read_rows
-from ldm_morph_jax.files.writing import atomic, json_text
+from ldm_morph_jax.files.writing import atomic, json_text, staged
 from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering.cine import anatomy as anatomies
 from ldm_morph_jax.registering.cine.anatomy import Anatomy
 from ldm_morph_jax.registering.cine.measures import measure, summary
 from ldm_morph_jax.registering.cine.outputs import (
+    NAMES,
     SUMMARY,
-    staged,
     write_curves,
     write_frames,
     write_pages,
@@ -163,7 +163,7 @@ def _anatomy(job, options, cine) -> Anatomy:
 
 def _write(cine, anatomy, job, options, load, arguments) -> dict:
     """Track, measure, write."""
-    with staged(job.out, options.overwrite) as folder:
+    with staged(job.out, NAMES, options.overwrite, last=SUMMARY) as folder:
         registrar = load()
         begin = time.perf_counter()
         with _progress(f"{job.cine.name} {_slice_name(job.slice)}".strip(), cine) as progress:

@@ -11,16 +11,12 @@ curves.png, beat.gif, report.html
 """
 
 import csv
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.images import ImageError, write_image
+from ldm_morph_jax.files.images import write_image
 from ldm_morph_jax.files.transforms import sample_vectors, write_transform
 from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.cine.anatomy import Anatomy
@@ -33,45 +29,6 @@ NAMES = (
     f"{SUMMARY} curves.png beat.gif report.html"
 ).split()
 _GRID_LINES = 16  # along the longer side
-
-
-@contextmanager
-def staged(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write `NAMES` into; they move to `out` together when the block ends well.
-
-    An earlier run's results leave with them; other files in `out` stay.
-
-    Raises:
-        ImageError: a result exists and is not to be overwritten; `out` is not writable.
-    """
-    if not overwrite:
-        for name in NAMES:
-            if (out / name).exists():
-                raise ImageError(f"{out / name}: exists; add --overwrite to replace it")
-    created = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
-    except OSError as error:
-        raise ImageError(f"{out}: cannot write there ({error.strerror})") from None
-    try:
-        yield stage
-        # the summary says that all is there: it leaves first and comes last
-        for name in reversed(NAMES):
-            _remove(out / name)
-        for name in sorted(os.listdir(stage), key=SUMMARY.__eq__):
-            os.replace(stage / name, out / name)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if created and not any(out.iterdir()):
-            out.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_frames(folder: Path, tracked: Tracked, anatomy: Anatomy) -> None:
