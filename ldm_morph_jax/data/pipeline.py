@@ -12,6 +12,7 @@ of an iterator (`get_state`, `set_state`) is a single number.
 """
 
 import dataclasses
+import os
 
 import grain
 import numpy as np
@@ -21,6 +22,7 @@ from ldm_morph_jax.data.orientation import ORIENTATIONS, orient, orient_displace
 
 IMAGES = ("moving", "fixed", "image")
 MASKS = ("moving_mask", "fixed_mask")
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Augmentation:
     Attributes:
       orientations: the orientations (0..7) to draw from.
       rotation_degrees: rotation about the image centre, uniform in +- rotation_degrees.
+      scale: enlargement about the image centre by exp(s), s uniform in +- scale.
       gamma: image ** exp(g), g uniform in +- gamma.
       brightness: added, uniform in +- brightness.
       contrast: image scaled about its mean by 1 + c, c uniform in +- contrast.
@@ -40,6 +43,7 @@ class Augmentation:
 
     orientations: tuple[int, ...] = (0,)
     rotation_degrees: float = 0.0
+    scale: float = 0.0
     gamma: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -47,14 +51,16 @@ class Augmentation:
     def __post_init__(self):
         if not self.orientations or not set(self.orientations) <= set(ORIENTATIONS):
             raise ValueError(f"orientations must be some of 0 to 7, found {self.orientations}")
-        for name in ("rotation_degrees", "gamma", "brightness", "contrast"):
+        for name in ("rotation_degrees", "scale", "gamma", "brightness", "contrast"):
             if not 0 <= getattr(self, name) < (180 if name == "rotation_degrees" else 1):
                 raise ValueError(f"augmentation: {name} out of range: {getattr(self, name)}")
 
     @property
     def orientation_only(self) -> bool:
         """Whether (index, orientation) determines the element, as a feature cache needs."""
-        return not (self.rotation_degrees or self.gamma or self.brightness or self.contrast)
+        return not (
+            self.rotation_degrees or self.scale or self.gamma or self.brightness or self.contrast
+        )
 
     def __call__(self, element: dict, rng: np.random.Generator) -> dict:
         """Returns a changed copy of one element (not a batch)."""
@@ -63,34 +69,39 @@ class Augmentation:
         gamma = np.exp(rng.uniform(-1, 1) * self.gamma)
         brightness = rng.uniform(-1, 1) * self.brightness
         contrast = 1 + rng.uniform(-1, 1) * self.contrast
+        scale = float(np.exp(rng.uniform(-1, 1) * self.scale))
         changed = dict(element)
         for key in element:
             if key in IMAGES:
-                image = rotate(orient(element[key], k), angle)
+                image = turn(orient(element[key], k), angle, scale)
                 if not self.orientation_only:
                     image = image**gamma
                     image = (image - image.mean()) * contrast + image.mean() + brightness
                     image = np.clip(image, 0, 1).astype(np.float32)
                 changed[key] = image
             elif key in MASKS:
-                changed[key] = rotate(orient(element[key], k), angle, nearest=True)
+                changed[key] = turn(orient(element[key], k), angle, scale, nearest=True)
             elif key == "displacement":
-                changed[key] = rotate_displacement(orient_displacement(element[key], k), angle)
-            elif key == "spacing" and k % 2:
-                changed[key] = element[key][::-1].copy()
+                u = orient_displacement(element[key], k)
+                changed[key] = turn_displacement(u, angle, scale)
+            elif key == "spacing":
+                spacing = element[key][::-1] if k % 2 else element[key]
+                changed[key] = (spacing / scale).astype(spacing.dtype)
         changed["orientation"] = np.int32(k)
         return changed
 
 
-def rotate(array: np.ndarray, angle: float, *, nearest: bool = False) -> np.ndarray:
-    """Rotates [H, W, C] by `angle` radians (row axis towards column axis) about its centre.
+def turn(array: np.ndarray, angle: float, scale: float = 1.0, *, nearest=False) -> np.ndarray:
+    """Rotates [H, W, C] about its centre by `angle` and enlarges it by `scale`.
 
-    Bilinear, or nearest for labels; border values continue outside. The dtype is kept.
+    angle: radians, from the row axis towards the column axis. Bilinear, or nearest for labels;
+    border values continue outside. The dtype is kept.
     """
-    if angle == 0:
+    if (angle, scale) == (0, 1):
         return array
     c, s = np.cos(angle), np.sin(angle)
-    back = np.array([[c, s], [-s, c]])  # from a position in the result to its position in `array`
+    # from a position in the result to its position in `array`
+    back = np.array([[c, s], [-s, c]]) / scale
     centre = (np.array(array.shape[:2]) - 1) / 2
     offset = centre - back @ centre
     order = 0 if nearest else 1
@@ -101,12 +112,12 @@ def rotate(array: np.ndarray, angle: float, *, nearest: bool = False) -> np.ndar
     return np.stack(channels, axis=-1)
 
 
-def rotate_displacement(u: np.ndarray, angle: float) -> np.ndarray:
-    """Rotates a displacement [H, W, 2] (pixels): its positions, as in `rotate`, and components."""
-    if angle == 0:
+def turn_displacement(u: np.ndarray, angle: float, scale: float = 1.0) -> np.ndarray:
+    """Turns a displacement [H, W, 2] (pixels): its positions, as in `turn`, and components."""
+    if (angle, scale) == (0, 1):
         return u
     c, s = np.cos(angle), np.sin(angle)
-    return (rotate(u, angle) @ np.array([[c, s], [-s, c]])).astype(u.dtype)
+    return (turn(u, angle, scale) @ (scale * np.array([[c, s], [-s, c]]))).astype(u.dtype)
 
 
 class _Augment(grain.transforms.RandomMap):
@@ -125,7 +136,7 @@ def pair_batches(
     augment: Augmentation | None = None,
     epochs: int | None = None,
     shard: grain.sharding.ShardOptions | None = None,
-    num_threads: int = 2,
+    num_threads: int = THREADS,
 ) -> grain.IterDataset:
     """Shuffled training batches of pairs, as described at the top of this file.
 

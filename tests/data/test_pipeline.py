@@ -13,12 +13,12 @@ from ldm_morph_jax.data.pipeline import (
     Augmentation,
     image_batches,
     pair_batches,
-    rotate,
-    rotate_displacement,
+    turn,
+    turn_displacement,
 )
 
 ALL = tuple(range(8))
-STRONG = Augmentation(ALL, rotation_degrees=10, gamma=0.2, brightness=0.05, contrast=0.1)
+STRONG = Augmentation(ALL, rotation_degrees=10, scale=0.2, gamma=0.2, brightness=0.05, contrast=0.1)
 
 
 class Source:
@@ -169,15 +169,16 @@ def test_displacement_is_oriented_with_its_image(k):
     )
 
 
-def test_displacement_is_rotated_with_its_image():
+@pytest.mark.parametrize(("degrees", "scale"), [(40, 1.0), (0, 1.6), (-30, 0.7)])
+def test_displacement_is_turned_with_its_image(degrees, scale):
     pair = phantom_pair(2, image_size=96)
     moving = ndimage.gaussian_filter(pair.moving, 1.5)[..., None]
-    angle = np.deg2rad(40)
-    expected = rotate(warp(moving, pair.displacement), angle)
-    turned = rotate_displacement(pair.displacement, angle)
+    how = np.deg2rad(degrees), scale
+    expected = turn(warp(moving, pair.displacement), *how)
+    turned = turn_displacement(pair.displacement, *how)
     inner = (slice(20, -20), slice(20, -20))
-    error = np.abs(warp(rotate(moving, angle), turned) - expected)[inner].max()
-    unturned = np.abs(warp(rotate(moving, angle), rotate(pair.displacement, angle)) - expected)
+    error = np.abs(warp(turn(moving, *how), turned) - expected)[inner].max()
+    unturned = np.abs(warp(turn(moving, *how), turn(pair.displacement, *how)) - expected)
     assert error < 0.03 < 0.15 < unturned[inner].max()  # 0.03: one more interpolation
 
 
@@ -189,6 +190,16 @@ def test_pair_shares_geometry_and_intensity():
     np.testing.assert_array_equal(changed["moving_mask"], changed["fixed_mask"])
     assert set(np.unique(changed["moving_mask"])) <= {0, 1, 2, 3}
     assert changed["moving"].min() >= 0 and changed["moving"].max() <= 1
+
+
+def test_enlarged_pixels_are_smaller():
+    """A structure covers more pixels, each of which is fewer millimetres wide."""
+    square = np.zeros((64, 64, 1), np.uint8)
+    square[24:40, 24:40] = 1
+    element = {"moving_mask": square, "spacing": np.array([1.0, 2.0], np.float32)}
+    changed = Augmentation(scale=0.4)(element, np.random.default_rng(1))
+    area = [e["moving_mask"].sum() * e["spacing"].prod() for e in (element, changed)]
+    assert abs(changed["spacing"][0] - 1) > 0.1 and abs(area[1] / area[0] - 1) < 0.1
 
 
 def test_orientation_field_tells_what_was_done():
