@@ -97,13 +97,14 @@ def evaluate() -> None:
     from ldm_morph_jax.report.tables import format_summary_table
     from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.metrics import read_curves
-    from ldm_morph_jax.runs.trained import load_method
+    from ldm_morph_jax.runs.trained import load_method, model_names
 
     commands.use_compilation_cache()
     named = MODEL.value or WORKDIR.value
     if named is None:
         raise ValueError("expected --workdir RUN, or --model with a run, a file or a name")
-    run = WORKDIR.value or (named if Path(named).is_dir() else None)
+    is_run = Path(named).is_dir() and named not in model_names()
+    run = WORKDIR.value or (named if is_run else None)
     run = None if run is None else Path(run)
     model = load_method(named)
     config = data_config(model, run)

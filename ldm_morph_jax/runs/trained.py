@@ -105,30 +105,37 @@ class TrainedMethod:
 
 
 def load_method(name_or_path: str | Path, *, calls: str = "often") -> TrainedMethod:
-    """Load a run directory or weights file by path, shipped weights or iterative methods by name.
+    """Load shipped weights or an iterative method by name, a run directory or weights file by path.
 
-    `calls` says how often it will be called, see `devices.programs.options_for`.
+    A name comes first: a run directory of the same name is `./NAME`. `calls` says how often it will
+    be called, see `devices.programs.options_for`.
 
     Raises:
         WeightsError: unknown name; weights missing, damaged or tampered with.
         ValueError: a directory that is not a finished run.
     """
     path, name = Path(name_or_path), str(name_or_path)
-    if path.is_dir():
-        return load_run(path)
-    if path.suffix == ".safetensors":
-        return load_weights(path, calls=calls)
     if name in SHA256:
         return load_weights(*named_weights(name), calls=calls)
-    from ldm_morph_jax.methods import method_class, method_names
+    if path.suffix == ".safetensors":
+        return load_weights(path, calls=calls)
+    if name in model_names():
+        from ldm_morph_jax.methods import method_class
 
-    iterative = method_names(trained=False)
-    if name in iterative:
         return TrainedMethod(method_class(name)())
+    if path.is_dir():
+        return load_run(path)
     raise WeightsError(
         f"unknown model {name!r}: not a directory, a .safetensors file, nor one of: "
-        f"{', '.join([*sorted(SHA256), *iterative])}"
+        f"{', '.join(model_names())}"
     )
+
+
+def model_names() -> list[str]:
+    """What `load_method` knows by name: shipped weights, and methods that need none."""
+    from ldm_morph_jax.methods import method_names
+
+    return [*sorted(SHA256), *method_names(trained=False)]
 
 
 def load_run(workdir: str | Path) -> TrainedMethod:

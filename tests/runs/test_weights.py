@@ -8,6 +8,7 @@ import pytest
 
 from ldm_morph_jax.config import paper_config
 from ldm_morph_jax.runs import weights
+from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.runs.weights import (
     WeightsError,
     load_compact,
@@ -99,3 +100,13 @@ def test_shipped_weights_are_what_the_table_says(name):
     assert path.stat().st_size < 25e6
     _, _, card = load_compact(path, digest)
     assert {"name", "data", "command", "metrics", "intended_use", "limits"} <= set(card)
+
+
+@pytest.mark.parametrize("name", ["syn", "sunnybrook-small"])
+def test_a_folder_does_not_hide_a_name(tmp_path, monkeypatch, name):
+    """`--model syn` is ANTs' SyN, also where a folder of results is called so."""
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_method(name).name == {"syn": "syn"}.get(name, "ldm_morph")
+    with pytest.raises(ValueError, match="is not a run directory"):
+        load_method(f"./{name}")
