@@ -38,7 +38,10 @@ Register = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class Tracking:
-    """Settings of `track`, chosen on the phantom's beats.
+    """Settings of `track`: quick ones that followed a few development beats of the phantom well.
+
+    More key frames and twicing take three times as long and strain comes out closer
+    (docs/tracking.md).
 
     key_frames: how many are searched from nothing.
     harmonics: of the period, or half the number of spline pieces: how fast motion may change.

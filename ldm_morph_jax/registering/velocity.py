@@ -41,12 +41,13 @@ _SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # tried from left to right
 class Refinement:
     """Settings of the search; lengths in pixels of the level at hand.
 
-    Chosen on validation and training patients of Sunnybrook, ACDC and CAMUS (docs/performance.md).
+    Chosen on validation and training patients of Sunnybrook, ACDC and CAMUS (docs/refinement.md).
 
     Attributes:
       levels: how much coarser each level is than the images, a power of two; coarse to fine.
       steps: on each level.
-      window: sigma of the Gaussian window in which images are correlated.
+      windows: sigmas of the Gaussian windows in which images are correlated; their gradients are
+        added. A small one sees the edge of a wall, a large one a cavity that closes.
       floor: see `ops.similarity.local_correlation`.
       fluid: sigma of the neighbourhood of a step.
       elastic: sigma of what smooths, after every step, all that was added to the start.
@@ -59,11 +60,11 @@ class Refinement:
 
     levels: tuple[int, ...] = (4, 2, 1)
     steps: tuple[int, ...] = (40, 30, 12)
-    window: float = 2.8
+    windows: tuple[float, ...] = (2.0, 8.0)
     floor: float = 1e-3
     fluid: float = 4.0
     elastic: float = 0.5
-    stiffness: float = 0.15
+    stiffness: float = 0.3
     longest_step: float = 0.5
     least_gain: float = 0.1
 
@@ -177,20 +178,22 @@ def search(
 
 def _search(start, added, images, weight, steps, settings):
     """What is `added` to the start, `[B, 2, H, W]` both, after `steps` on one level."""
-    window = gaussian_window(weight, settings.window)
+    windows = [gaussian_window(weight, sigma) for sigma in settings.windows]
 
     def step(_, added):
         v = start + added
         both = jnp.moveaxis(jnp.concatenate([v, -v]), 1, -1) / 2
         halfway = warp(images[..., None], integrate_velocity(both, _HALF_SQUARINGS))[..., 0]
-        likeness = correlation_gradient(halfway, window, settings.floor)
         contrast = jnp.stack(jnp.gradient(halfway, axis=(1, 2)), axis=1)
-        force, contrasts = (
-            (contrast * factor[:, None]).reshape(2, *v.shape)
-            for factor in (likeness.gradient, jnp.sqrt(likeness.precision))
-        )
-        force = (force[0] - force[1]) / 2
-        squared = jnp.sum(jnp.square((contrasts[0] + contrasts[1]) / 2), axis=1, keepdims=True)
+        force, squared = jnp.zeros_like(v), jnp.zeros_like(v[:, :1])
+        for window in windows:
+            likeness = correlation_gradient(halfway, window, settings.floor)
+            forces, contrasts = (
+                (contrast * factor[:, None]).reshape(2, *v.shape)
+                for factor in (likeness.gradient, jnp.sqrt(likeness.precision))
+            )
+            force += (forces[0] - forces[1]) / 2
+            squared += jnp.sum(jnp.square((contrasts[0] + contrasts[1]) / 2), axis=1, keepdims=True)
         around = smooth(jnp.concatenate([force, squared], axis=1), settings.fluid)
         move = around[:, :2] / (around[:, 2:] + settings.stiffness)
         length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
@@ -202,7 +205,7 @@ def _search(start, added, images, weight, steps, settings):
 
 def _scaled_back(v, moving, fixed, weight, settings):
     """The largest of `_SCALES` at which no image is less like the other than without motion."""
-    window = gaussian_window(weight, settings.window)
+    correlate = _correlation(weight, settings)
 
     def average(x):
         return jnp.sum(x * weight, axis=(2, 3)) / jnp.sum(weight, axis=(1, 2))
@@ -210,7 +213,7 @@ def _scaled_back(v, moving, fixed, weight, settings):
     def attempt(scale):
         displacements, warped, others = _both_ways(scale * v, moving, fixed)
         rms = jnp.sqrt(average(jnp.square(warped - others)))
-        return displacements, rms, average(_correlations(warped, others, window, settings))
+        return displacements, rms, average(correlate(warped, others))
 
     displacements, rms, correlation = lax.map(attempt, jnp.array(_SCALES))
     fine = jnp.all((rms <= rms[-1:]) & (correlation >= correlation[-1:]), axis=1)  # [S, B]
@@ -231,12 +234,12 @@ def _scaled_back(v, moving, fixed, weight, settings):
 
 def _start_gain(v, moving, fixed, weight, settings):
     """See `Refined.start_gain`; `[B]`, the mean of both ways."""
-    window = gaussian_window(weight, settings.window)
+    correlate = _correlation(weight, settings)
     weight = weight * jnp.linalg.norm(v, axis=-1)
 
     def lacking(v):
         _, warped, others = _both_ways(v, moving, fixed)
-        return jnp.sum((1 - _correlations(warped, others, window, settings)) * weight, (0, 2, 3))
+        return jnp.sum((1 - correlate(warped, others)) * weight, (0, 2, 3))
 
     before = lacking(jnp.zeros_like(v))
     return 1 - lacking(v) / jnp.where(before > 0, before, 1)
@@ -253,8 +256,14 @@ def _both_ways(v, moving, fixed):
     )
 
 
-def _correlations(warped, others, window, settings):
-    return jax.vmap(lambda a, b: local_correlation(a, b, window, settings.floor))(warped, others)
+def _correlation(weight, settings):
+    """Function of images `[2, B, H, W]`: their local correlation, the mean over all windows."""
+    windows = [gaussian_window(weight, sigma) for sigma in settings.windows]
+
+    def of_pair(a, b):
+        return sum(local_correlation(a, b, w, settings.floor) for w in windows) / len(windows)
+
+    return jax.vmap(of_pair)
 
 
 def _shrink(x, factor):

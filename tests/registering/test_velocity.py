@@ -55,13 +55,12 @@ def test_known_motion_is_found(pair, refined):
     )
 
 
-def test_gain_offset_and_bias_change_little(pair):
+def test_gain_and_offset_change_little(pair):
     moving, fixed, v = pair
-    ramp = jnp.linspace(0.7, 1.3, SHAPE[1])[None, None]
-    found = refine(moving, 0.6 * fixed * ramp + 0.1, settings=QUICK)
+    found = refine(moving, 0.6 * fixed + 0.2, settings=QUICK)
     truth = integrate_velocity(v)
     error = jnp.linalg.norm(found.displacement - truth, axis=-1)
-    assert error.mean() < 0.3 * jnp.linalg.norm(truth, axis=-1).mean()
+    assert error.mean() < 0.15 * jnp.linalg.norm(truth, axis=-1).mean()
 
 
 def test_exchanged_images_negate_the_velocity(pair, refined):

@@ -33,7 +33,9 @@ from ldm_morph_jax.registering.registrar import Registrar
 from ldm_morph_jax.registering.tracking import Tracking
 
 SEARCH = velocity.Refinement()
-IMPROVE = velocity.Refinement(levels=(1,), steps=(15,), window=2.0, fluid=3.0, elastic=0.3)
+IMPROVE = velocity.Refinement(
+    levels=(1,), steps=(15,), windows=(2.0,), fluid=3.0, elastic=0.3, stiffness=0.15
+)
 DEFAULTS = Tracking()
 _LARGEST = 320  # pixels along a side
 
