@@ -99,16 +99,16 @@ def test_evaluate_without_registration(trained):
 
 def test_evaluate_with_refinement(evaluated):
     workdir, _ = evaluated
-    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 3)
+    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 82)
     assert done.returncode == 0, done.stderr
     rows = {
         name: list(csv.DictReader((workdir / f"evaluation/{name}/pairs.csv").open()))
-        for name in ("test", "test-refine3")
+        for name in ("test", "test-refine82")
     }
     for plain, refined in zip(*rows.values(), strict=True):
         assert float(refined["mse"]) < float(plain["mse"])
     message = refused(
-        "ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 3, "--method", "initial"
+        "ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 82, "--method", "initial"
     )
     assert "--refine starts from a trained network" in message
 

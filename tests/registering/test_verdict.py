@@ -46,7 +46,7 @@ def test_folds_are_told():
     assert f"folds at {metrics['jacobian']['nonpositive_pixels']} pixels" in verdict["sentence"]
 
 
-@pytest.mark.parametrize("amplitude,level", [(30.0, "implausible"), (6.0, "uncertain")])
+@pytest.mark.parametrize("amplitude,level", [(30.0, "implausible"), (5.0, "uncertain")])
 def test_what_was_scaled_back_is_told(amplitude, level):
     method = AnalyticMethod(amplitude=amplitude)
     method.predicts_velocity = True

@@ -209,7 +209,7 @@ def test_checkpoint_of_another_architecture_is_refused(finished, data, tmp_path)
     config = tiny_config(data)
     config.ldm_from = str(finished[0])
     config.diffusion.model.base_channels = 16
-    with pytest.raises(ValueError, match=r"diffusion model has another architecture .*found \("):
+    with pytest.raises(ValueError, match=r"architecture of the diffusion model differs .*found \("):
         run.train(config, tmp_path / "other")
 
 
