@@ -1,6 +1,7 @@
 """The shape check of `ops`: what `chex.assert_shape` checks, with the argument's name.
 
-Not chex itself, because that imports JAX, which a process that only draws does without.
+Not chex itself, because that imports JAX, which a process that only draws does without: with chex
+`register --example` takes 0.7 s longer (4.7 s against 4.0 s, second call, two cores in use).
 """
 
 import numpy as np

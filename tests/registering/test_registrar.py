@@ -124,9 +124,18 @@ def test_api_refusals():
         (
             (good[None, None], good),
             {},
-            r"found shape \(1, 1, 40, 40\), expected \[H, W\], \[H, W, 1",
+            r"found shape \(1, 1, 40, 40\), expected \[H, W\] or \[B, H, W\]",
         ),
-        ((np.stack([good, good, nan], -1), good), {}, "colour image"),
+        (
+            (good[..., None], good),
+            {},
+            r"moving: found shape \(40, 40, 1\).*pass one, image\[..., 0\]",
+        ),
+        (
+            (good, np.stack([good] * 3, -1)),
+            {},
+            r"fixed: found shape \(40, 40, 3\), expected \[H, W",
+        ),
         ((good.astype(str), good), {}, "expected numbers"),
         ((good, good), {"spacing": 0}, "spacing"),
         ((good, good), {"spacing": (1, -2)}, "spacing"),
