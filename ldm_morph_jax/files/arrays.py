@@ -16,7 +16,7 @@ from ldm_morph_jax.files.geometry import (
 )
 from ldm_morph_jax.files.stored import Stored
 
-SHAPES = "[H, W], [H, W, 1], [H, W, 3] of equal channels, or [B, H, W]"
+_MOST_CHANNELS = 4  # a last axis of up to so many is never the width of an image
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -66,19 +66,23 @@ def read_array_file(path: Path, source: str) -> Stored:
 def image_planes(array, source: str) -> tuple[np.ndarray, bool]:
     """`[B, H, W]` of numbers and whether the caller gave a batch.
 
-    Takes NumPy or JAX arrays of the shapes in `SHAPES`; a last axis of 1 or 3 means channels.
-    bfloat16 and float16 become float32.
+    Takes NumPy or JAX arrays `[H, W]` or `[B, H, W]`; bfloat16 and float16 become float32. Axes
+    carry no names, so channels are not guessed from them.
 
     Raises:
-        ImageError: another shape, colour, no numbers.
+        ImageError: another shape, channels (a last axis of up to 4), no numbers.
     """
     array = _numbers(np.asarray(array), source)
-    if array.ndim == 3 and array.shape[-1] in (1, 3):
-        components = array.shape[-1]
-        array = to_grey(array[..., 0] if components == 1 else array, components, source)[0]
-    if array.ndim not in (2, 3):
-        raise ImageError(f"{source}: found shape {array.shape}, expected {SHAPES}")
+    if array.ndim not in (2, 3) or _has_channels(array):
+        raise ImageError(
+            f"{source}: found shape {array.shape}, expected [H, W] or [B, H, W] of grey values; "
+            "of a grey image stored in channels pass one, image[..., 0]"
+        )
     return (array, True) if array.ndim == 3 else (array[None], False)
+
+
+def _has_channels(array: np.ndarray) -> bool:
+    return array.ndim == 3 and array.shape[-1] <= _MOST_CHANNELS
 
 
 def _read_npy(path, source):
@@ -93,9 +97,14 @@ def _read_npy(path, source):
 
 
 def _without_place(array, source) -> Stored:
+    """Of a file without geometry, whose pixels may have channels as those of a picture."""
+    array, notes = _numbers(array, source), ()
+    if _has_channels(array):
+        components = array.shape[-1]
+        array, notes = to_grey(array[..., 0] if components == 1 else array, components, source)
     planes, stack = image_planes(array, source)
     shape = planes.shape if stack else planes.shape[1:]
-    return Stored(planes[None], plain_geometry(shape), False, False)
+    return Stored(planes[None], plain_geometry(shape), False, False, notes=notes)
 
 
 def _with_place(array, entries, source) -> Stored:

@@ -89,7 +89,7 @@ class Image:
 def image_from_array(array, spacing=None, *, source: str = "image") -> Image:
     """An image without a place in space: `[H, W]`, spacing one number or (row, column) in mm.
 
-    Takes `[H, W, 1]` and grey `[H, W, 3]`, too. Raises ImageError on what `read_image` refuses.
+    Raises ImageError on what `images_from_array` refuses, and on a batch.
     """
     images, batched = images_from_array(array, spacing, source=source)
     if batched:
@@ -103,7 +103,7 @@ def images_from_array(
     """The images of an array without a place in space, and whether it was a batch.
 
     Args:
-        array: NumPy or JAX, `[H, W]`, `[H, W, 1]`, `[H, W, 3]` with equal channels, or `[B, H, W]`.
+        array: NumPy or JAX, `[H, W]` or `[B, H, W]`, grey values without an axis of channels.
         spacing: mm, one number or (row, column); None where unknown.
         source: what messages call it.
         labels: whole numbers are required, a constant image is fine.

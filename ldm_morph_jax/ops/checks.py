@@ -1,6 +1,9 @@
-"""The shape check of `ops`: chex, with the argument's name and consistent sizes."""
+"""The shape check of `ops`: what `chex.assert_shape` checks, with the argument's name.
 
-import chex
+Not chex itself, because that imports JAX, which a process that only draws does without: with chex
+`register --example` takes 0.7 s longer (4.7 s against 4.0 s, second call, two cores in use).
+"""
+
 import numpy as np
 
 
@@ -12,16 +15,16 @@ def check_shape(name: str, array, axes: str, sizes: dict[str, int] | None = None
     the shape is read, so the check costs nothing inside `jit`.
     """
     names, sizes = axes.split(), sizes or {}
-    expected = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in names]
-    wanted = [axis if size is None else size for axis, size in zip(names, expected, strict=True)]
     found = np.shape(array)
-    chex.assert_shape(
-        array if hasattr(array, "shape") else np.asarray(array),
-        tuple(expected),
-        custom_message=(
-            f"{name}: found shape {found}, expected [{', '.join(map(str, wanted))}] ({axes})"
-        ),
-        include_default_message=False,
-        exception_type=ValueError,
+    expected = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in names]
+    fits = len(found) == len(expected) and all(
+        size is None or size == n for size, n in zip(expected, found, strict=True)
     )
+    if not fits:
+        wanted = (
+            axis if size is None else size for axis, size in zip(names, expected, strict=True)
+        )
+        raise ValueError(
+            f"{name}: found shape {found}, expected [{', '.join(map(str, wanted))}] ({axes})"
+        )
     return dict(zip(names, found, strict=True))

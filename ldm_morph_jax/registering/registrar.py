@@ -58,9 +58,9 @@ class Registrar:
         """Register arrays.
 
         Args:
-            moving, fixed: NumPy or JAX arrays of grey values of any range: `[H, W]`, `[H, W, 1]`,
-                `[H, W, 3]` of equal channels, or `[B, H, W]` with the same B. Sizes may differ;
-                centres are then put on each other.
+            moving, fixed: NumPy or JAX arrays of grey values of any range, without an axis of
+                channels: `[H, W]`, or `[B, H, W]` with the same B. Sizes may differ; centres are
+                then put on each other.
             spacing: mm, one number or (row, column); None where unknown.
             moving_spacing: of the moving image where it differs.
             centre: (row, column) of the fixed image that the model grid is centred on; by default

@@ -16,7 +16,7 @@ PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
 
 LEAST_CORRELATION = 0.9  # of two images of one heart, after registration, on the model grid
 LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
-LEAST_LOCAL_CORRELATION = 0.5
+LEAST_LOCAL_CORRELATION = 0.6
 LARGEST_DISTANCE = 3.2  # from the training images, see `ops.appearance.distance`
 
 

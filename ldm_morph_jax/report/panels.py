@@ -11,7 +11,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from ldm_morph_jax.ops import metrics
-from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.report.style import (
     DIFFERENCE_MAP,
     FIXED_COLOUR,
@@ -21,7 +20,7 @@ from ldm_morph_jax.report.style import (
     MOTION_MAP,
     MOVING_COLOUR,
 )
-from ldm_morph_jax.report.views import PairView
+from ldm_morph_jax.report.views import PairView, warp_labels
 
 JACOBIAN_TICKS = (0.5, 1.0, 2.0)
 
@@ -106,14 +105,11 @@ def _score_rows(view, moving_mask, fixed_mask, labels, spacing) -> list[tuple[st
     if moving_mask is not None and fixed_mask is not None:
         moving_mask, fixed_mask = np.asarray(moving_mask), np.asarray(fixed_mask)
         if labels is None:
-            labels = {int(k): f"label {k}" for k in np.unique(fixed_mask) if k != 0}
-        warped_mask = np.asarray(
-            warp(
-                moving_mask.reshape(1, *view.moving.shape, 1),
-                view.displacement[None],
-                interpolation="nearest",
-            )
-        )[0]
+            found = np.union1d(moving_mask, fixed_mask)
+            labels = {int(k): f"label {k}" for k in found if k != 0}
+        moving_mask = moving_mask.reshape(view.moving.shape)
+        fixed_mask = fixed_mask.reshape(view.moving.shape)
+        warped_mask = warp_labels(moving_mask, view.displacement)
         before = metrics.dice(moving_mask, fixed_mask, labels)
         after = metrics.dice(warped_mask, fixed_mask, labels)
         for label, name in labels.items():

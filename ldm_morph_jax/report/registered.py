@@ -20,8 +20,13 @@ _MOST_ROWS = 8  # slices of a stack in overview.png
 
 def prepare() -> None:
     """Have matplotlib load its fonts and all that a first figure takes."""
-    nothing = np.eye(16)
-    png_bytes(pair_figure(nothing, nothing, np.zeros((16, 16, 2)), title="→"))
+    image = np.eye(16)
+    mask = np.zeros((16, 16), int)
+    mask[4:8, 4:8] = 1
+    one = {"moving": image, "fixed": image.T, "displacement": np.zeros((16, 16, 2))}
+    one |= {"moving_mask": mask, "fixed_mask": mask}
+    png_bytes(pair_figure(**one, title="→"))
+    page.pair_pictures(pair_view(**one), white=1.0)
 
 
 def write_pages(folder: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:

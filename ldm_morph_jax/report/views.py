@@ -200,6 +200,13 @@ def _warp(plane, displacement) -> np.ndarray:
     return top * (1 - row) + bottom * row
 
 
+def warp_labels(mask: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """Labels `[H, W]` warped by a displacement `[H, W, 2]`, nearest neighbour; halves round up."""
+    at = np.moveaxis(np.indices(mask.shape), 0, -1) + displacement
+    row, column = np.moveaxis(np.clip(np.floor(at + 0.5), 0, np.array(mask.shape) - 1), -1, 0)
+    return mask[row.astype(int), column.astype(int)]
+
+
 def _jacobian_determinant(displacement) -> np.ndarray:
     by_row, by_column = np.gradient(displacement, axis=(0, 1))
     return (1 + by_row[..., 0]) * (1 + by_column[..., 1]) - by_column[..., 0] * by_row[..., 1]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ldm_morph_jax.report.views import deformed_grid_lines, pair_view
+from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.report.views import deformed_grid_lines, pair_view, warp_labels
 
 
 def constant(height, width, row, column):
@@ -49,6 +50,15 @@ def test_pair_view_warps_image_and_outline():
     np.testing.assert_allclose(after.mean(axis=0) - before.mean(axis=0), [0, -3], atol=1e-6)
     assert view.aspect == 2
     assert view.difference_before.max() == 0 and view.difference_after.max() == 1
+
+
+def test_labels_are_warped_as_by_ops():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (12, 15)).astype(np.uint8)
+    # halves of a pixel, and far beyond the border, too
+    displacement = (rng.integers(-40, 41, (12, 15, 2)) / 4).astype(np.float32)
+    expected = warp(labels[None, ..., None], displacement[None], interpolation="nearest")
+    np.testing.assert_array_equal(warp_labels(labels, displacement), expected[0, ..., 0])
 
 
 @pytest.mark.parametrize(
