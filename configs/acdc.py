@@ -19,8 +19,19 @@ from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
-    """`variant`: "" or "paper", "small", "one_gpu", or "official_code" (docs/fidelity.md)."""
+    """`variant`: "" or "paper", "small", "symmetric", "one_gpu", "official_code"."""
     c = paper_config()
     c.data.name = "acdc"
     c.data.options = {"allow_partial": False}  # True: accept a subset of the patients
-    return preset(c, variant)
+    preset(c, variant)
+    if variant == "symmetric":  # the shipped weights acdc-small
+        c.registration.augmentation.update(
+            orientations=tuple(range(8)),
+            rotation_degrees=20.0,
+            scale=0.2,
+            gamma=0.3,
+            contrast=0.15,
+            brightness=0.05,
+        )
+        c.registration.train.steps = 700
+    return c

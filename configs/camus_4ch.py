@@ -19,8 +19,16 @@ from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
-    """`variant`: "" or "paper", "small", "one_gpu", or "official_code" (docs/fidelity.md)."""
+    """`variant`: "" or "paper", "small", "symmetric", "one_gpu", "official_code"."""
     c = paper_config()
     c.data.name = "camus_4ch"
     c.data.options = {"allow_partial": False}  # True: accept a subset of the patients
-    return preset(c, variant)
+    preset(c, variant)
+    if variant == "symmetric":  # the shipped weights camus-4ch-small
+        c.registration.similarity = "ncc"
+        c.registration.smoothness_weight = 0.05
+        c.registration.augmentation.update(
+            rotation_degrees=10.0, scale=0.1, gamma=0.3, contrast=0.15
+        )
+        c.registration.train.steps = 700
+    return c

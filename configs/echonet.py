@@ -20,7 +20,7 @@ from ldm_morph_jax.config import paper_config, preset
 
 
 def get_config(variant: str = ""):
-    """`variant`: "" or "paper", "small", "one_gpu", or "official_code" (docs/fidelity.md)."""
+    """`variant`: "" or "paper", "small", "symmetric", "one_gpu", "official_code"."""
     c = paper_config()
     c.data.name = "echonet"
     c.data.options = {"allow_partial": False}  # True: accept a subset of the patients

@@ -159,7 +159,9 @@ def official_code(config: ConfigDict) -> ConfigDict:
 
 
 def preset(
-    config: ConfigDict, variant: str, known=("paper", "small", "one_gpu", "official_code")
+    config: ConfigDict,
+    variant: str,
+    known=("paper", "small", "symmetric", "one_gpu", "official_code"),
 ) -> ConfigDict:
     """Apply the argument of an experiment file: "" or "paper" for the paper, or a preset above.
 
@@ -169,7 +171,12 @@ def preset(
         raise ValueError(
             f"config argument {variant!r}, expected nothing or {' or '.join(map(repr, known))}"
         )
-    presets = {"small": small, "official_code": official_code, "one_gpu": one_gpu}
+    presets = {
+        "small": small,
+        "symmetric": symmetric,
+        "one_gpu": one_gpu,
+        "official_code": official_code,
+    }
     return presets.get(variant, lambda c: c)(config)
 
 
@@ -199,6 +206,24 @@ def small(config: ConfigDict) -> ConfigDict:
         steps=800, batch_size=8, learning_rate=5e-4, schedule="cosine", evaluate_every=400
     )
     config.registration = method_config(config.registration.method, "small")
+    return config
+
+
+def symmetric(config: ConfigDict) -> ConfigDict:
+    """Preset: the small network alone, without LDM, antisymmetric in the two images.
+
+    It predicts a smoothed velocity (configs/sunnybrook_small.py explains it), and is trained in
+    both directions. The weights that ship are trained so; experiments add their augmentation.
+    Changes and returns `config`.
+    """
+    c = small(config).registration
+    c.model.fusion = "none"
+    c.pixel_weight = 1.0
+    c.symmetric = True
+    c.integration_steps = 6
+    c.velocity_sigma = 6.0
+    c.smoothness_weight = 0.03
+    c.train.update(steps=1500, batch_size=8, evaluate_every=150)
     return config
 
 

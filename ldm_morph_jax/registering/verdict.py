@@ -11,6 +11,7 @@ import numpy as np
 
 from ldm_morph_jax.ops.appearance import distance
 from ldm_morph_jax.registering.result import Registration
+from ldm_morph_jax.runs.weights import shipped_cards
 
 PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
 
@@ -31,9 +32,12 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
     Returns:
         {"level": one of the three, "sentence": it in words, "distance_from_training": or None}.
     """
-    far = _distance(registration, described)
+    images = _on_model_grid(registration)
+    far = None if described is None or images is None else _largest_distance(images, described)
     reasons = _against(metrics)
-    doubts = _doubts(registration, metrics, far)
+    doubts = _doubts(metrics)
+    if far is not None and far > LARGEST_DISTANCE:
+        doubts.append(_unlike(images, far))
     level = IMPLAUSIBLE if reasons else UNCERTAIN if doubts else PLAUSIBLE
     opening = {
         PLAUSIBLE: "Plausible: the images agree, and no area changes more than it does in a heart.",
@@ -69,7 +73,7 @@ def _against(metrics: Mapping) -> list[str]:
     return found
 
 
-def _doubts(registration: Registration, metrics: Mapping, far: float | None) -> list[str]:
+def _doubts(metrics: Mapping) -> list[str]:
     """What makes a result uncertain."""
     found = []
     scales = metrics.get("scale", [1.0])
@@ -84,19 +88,35 @@ def _doubts(registration: Registration, metrics: Mapping, far: float | None) -> 
             f"small structures agree little (local correlation {min(local):.2f}, usually above "
             f"{LEAST_LOCAL_CORRELATION}), as in ultrasound and noise"
         )
-    if far is not None and far > LARGEST_DISTANCE:
-        found.append(
-            f"the network was trained on other images (distance {far:.1f}, usually below "
-            f"{LARGEST_DISTANCE})"
-        )
     return found
 
 
-def _distance(registration: Registration, described: Mapping | None) -> float | None:
-    """Of the image that is further from the training images."""
-    if described is None or min(registration.slices[0].model.grid.shape) < 32:
+def _on_model_grid(registration: Registration) -> np.ndarray | None:
+    """Both images of all slices as the network sees them; None if too small to describe."""
+    if min(registration.slices[0].model.grid.shape) < 32:
         return None
-    images = [
-        getattr(one.model, name) for one in registration.slices for name in ("moving", "fixed")
-    ]
-    return float(np.max(distance(np.stack(images), described)))
+    return np.stack(
+        [getattr(one.model, name) for one in registration.slices for name in ("moving", "fixed")]
+    )
+
+
+def _largest_distance(images: np.ndarray, described: Mapping) -> float:
+    """Of the image that is furthest from the training images."""
+    return float(np.max(distance(images, described)))
+
+
+def _unlike(images: np.ndarray, far: float) -> str:
+    """That the network knows other images, and which shipped weights know such as these."""
+    text = (
+        f"the network was trained on other images (distance {far:.1f}, usually below "
+        f"{LARGEST_DISTANCE})"
+    )
+    others = {
+        name: _largest_distance(images, card["appearance"])
+        for name, card in shipped_cards().items()
+        if "appearance" in card
+    }
+    closest = min(others, key=others.get)
+    if others[closest] <= LARGEST_DISTANCE:
+        text += f", --model {closest} on images like these"
+    return text

@@ -5,6 +5,7 @@ its header, the configuration and the model card as JSON. Its sha256 is listed i
 weights, otherwise in `<file>.sha256` next to the file. A file that does not match is not opened.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -16,12 +17,16 @@ import numpy as np
 from ldm_morph_jax.files.writing import atomic, sha256
 
 FOLDER = Path(__file__).parent.parent / "weights"
-DEFAULT_MODEL = "sunnybrook-small"
+DEFAULT_MODEL = "sunnybrook-symmetric"
 FILE_NAME = "model.safetensors"
 
 # name -> sha256 of weights/<name>/model.safetensors
 SHA256: dict[str, str] = {
     "sunnybrook-small": "dfaa49566259ee8f6e1f74448b8b9cffa659894bd1e48cb8e936b886039e9100",
+    "sunnybrook-symmetric": "a9b40f999d518e51c04f7fb1016afd13a06101f4b8703d7d78ae177f32790456",
+    # not under the package's licence, see LICENSE.md beside them
+    "camus-4ch-small": "5dd1aa587425ab68683cd2c3c9d171fdf06955bfebbf31045dbff722379c4ff0",
+    "acdc-small": "e73d3eeafa52bfc3ae59629105e80190d183ec75124bc2d53c15683ffd32b370",
 }
 
 
@@ -35,6 +40,12 @@ def named_weights(name: str) -> tuple[Path, str]:
         known = ", ".join(sorted(SHA256)) or "none in this version"
         raise WeightsError(f"unknown model {name!r}: not a directory, nor one of: {known}")
     return FOLDER / name / FILE_NAME, SHA256[name]
+
+
+@functools.cache
+def shipped_cards() -> dict[str, dict]:
+    """The model card of all shipped weights, by name."""
+    return {name: load_compact(*named_weights(name))[2] for name in SHA256}
 
 
 def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card: Mapping) -> str:

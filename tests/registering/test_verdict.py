@@ -5,6 +5,7 @@ import pytest
 from analytic_method import AnalyticMethod, heart
 
 from ldm_morph_jax.ops.appearance import describe
+from ldm_morph_jax.registering import verdict
 from ldm_morph_jax.registering.measures import measure
 from ldm_morph_jax.registering.registrar import Registrar
 from ldm_morph_jax.registering.verdict import judge
@@ -21,16 +22,16 @@ def judged(method, moving, fixed, described=None, **options):
 def test_a_good_result_is_plausible():
     still = AnalyticMethod(amplitude=0.0)
     images = heart(SHAPE, radius=0.5), heart(SHAPE, radius=0.46)
-    verdict, _ = judged(still, *images, refine=30)
-    assert verdict["level"] == "plausible" and verdict["distance_from_training"] is None
-    assert verdict["sentence"].startswith("Plausible: ")
+    found, _ = judged(still, *images, refine=30)
+    assert found["level"] == "plausible" and found["distance_from_training"] is None
+    assert found["sentence"].startswith("Plausible: ")
 
 
 def test_images_of_different_things_are_implausible():
     noise = np.random.default_rng(0).normal(size=SHAPE)
-    verdict, metrics = judged(AnalyticMethod(amplitude=0.0), noise, heart(SHAPE), refine=30)
-    assert verdict["level"] == "implausible"
-    assert f"correlation {metrics['correlation']['after']:.2f}" in verdict["sentence"]
+    found, metrics = judged(AnalyticMethod(amplitude=0.0), noise, heart(SHAPE), refine=30)
+    assert found["level"] == "implausible"
+    assert f"correlation {metrics['correlation']['after']:.2f}" in found["sentence"]
 
 
 def test_folds_are_told():
@@ -41,9 +42,9 @@ def test_folds_are_told():
             return u
 
     image = heart(SHAPE)
-    verdict, metrics = judged(Folding(), image, image, refine=0)
-    assert verdict["level"] == "implausible"
-    assert f"folds at {metrics['jacobian']['nonpositive_pixels']} pixels" in verdict["sentence"]
+    found, metrics = judged(Folding(), image, image, refine=0)
+    assert found["level"] == "implausible"
+    assert f"folds at {metrics['jacobian']['nonpositive_pixels']} pixels" in found["sentence"]
 
 
 @pytest.mark.parametrize("amplitude,level", [(30.0, "implausible"), (5.0, "uncertain")])
@@ -56,13 +57,13 @@ def test_what_was_scaled_back_is_told(amplitude, level):
             image, image, spacing=2.0, refine=0
         ).registrations
         other = right.warped
-    verdict, metrics = judged(method, image, other, refine=0)
-    assert metrics["scale"][0] < 1 and verdict["level"] == level
+    found, metrics = judged(method, image, other, refine=0)
+    assert metrics["scale"][0] < 1 and found["level"] == level
     expected = "only 0." if level == "uncertain" else "no motion was found"
-    assert expected in verdict["sentence"]
+    assert expected in found["sentence"]
 
 
-def test_images_unlike_the_training_images_are_told():
+def test_images_unlike_the_training_images_are_told(monkeypatch):
     rng = np.random.default_rng(0)
     seen = np.stack([heart(SHAPE, radius=rng.uniform(0.4, 0.6), seed=k) for k in range(40)])
     seen = (seen - seen.min()) / np.ptp(seen)
@@ -73,3 +74,14 @@ def test_images_unlike_the_training_images_are_told():
     assert near["distance_from_training"] < 3.2 < far["distance_from_training"]
     assert "was trained on other images" in far["sentence"]
     assert "was trained on other images" not in near["sentence"]
+    assert "--model" not in far["sentence"]  # none of the shipped ones has seen such images
+    noisy = np.stack([i + rng.normal(scale=100, size=SHAPE) for i in seen * 255])
+    noisy = (noisy - noisy.min()) / np.ptp(noisy)
+    cards = {
+        "mri": {"appearance": describe(seen)},
+        "echo": {"appearance": describe(noisy)},
+        "x": {},
+    }
+    monkeypatch.setattr(verdict, "shipped_cards", lambda: cards)
+    far, _ = judged(AnalyticMethod(amplitude=0.0), *speckled, describe(seen), refine=0)
+    assert ", --model echo on images like these" in far["sentence"]
