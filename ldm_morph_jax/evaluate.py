@@ -2,7 +2,7 @@
 
     evaluate --workdir runs/X                        a run on its own dataset
     evaluate --workdir runs/X --model lddmm          another model on the dataset of a run
-    evaluate --model sunnybrook-small --source DIR   shipped weights on the dataset they come from
+    evaluate --model sunnybrook-symmetric --source DIR    shipped weights on the data they know
     evaluate --model runs/X --dataset acdc --source DIR     on another dataset
     evaluate --model syn --config acdc --config.data.source=DIR
 
