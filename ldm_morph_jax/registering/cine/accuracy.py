@@ -34,14 +34,15 @@ VIEWS = {"sax": "sax", "echo": "apical"}  # of the phantom's looks
 TITLES = {"sax": "short-axis", "echo": "apical"}
 LABELS = (1, 2, 3)  # cavity, wall and the third structure, of the phantom and of CAMUS
 CAVITY = {"acdc": 3, "camus_4ch": 1}
-STEPS = velocity.STEPS
 
 
 # ---------------------------------------------------------------------------- beats
 
 
-def score_beats(look: str, seeds: Sequence[Sequence[int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(beats, frames): a row per beat, and per frame the mean over beats.
+def score_beats(
+    look: str, seeds: Sequence[Sequence[int]], **size: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(beats, frames): a row per beat, and per frame the mean over beats; `size`: of phantom_cine.
 
     Errors are end-point errors in pixels within the wall of the reference frame, and peaks of
     strain, `..._true` (by automatic differentiation of the phantom's motion) and `..._found`.
@@ -50,7 +51,7 @@ def score_beats(look: str, seeds: Sequence[Sequence[int]]) -> tuple[pd.DataFrame
     """
     rows, errors, motions = [], [], []
     for seed in seeds:
-        beat = phantom_cine(seed, look=look)
+        beat = phantom_cine(seed, look=look, **size)
         spacing = FIELD_OF_VIEW_MM / beat.frames.shape[1]
         cine = cine_from_arrays(beat.frames, spacing=spacing, times=beat.times)
         start = time.process_time()
@@ -245,7 +246,7 @@ def _carrier(model: str):
     def carry(moving, fixed, labels):
         images = moving[None, ..., None], fixed[None, ..., None]
         if method.method.trained:
-            u = refined_displacement(method, *images, steps=STEPS)
+            u = refined_displacement(method, *images, steps=velocity.STEPS)
         else:
             u = method.displacement(*images)
         mask = jnp.asarray(labels)[None, ..., None]
@@ -324,6 +325,7 @@ def _pairs(args) -> None:
     config = paper_config()
     config.data.name = args.dataset
     config.data.source = args.source
+    config.data.options.allow_partial = args.allow_partial
     if args.data:
         config.data.directory = args.data
     table = score_pairs(dataset_of(config), args.split, args.model)
@@ -342,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs.add_argument("--dataset", choices=CAVITY, required=True)
     pairs.add_argument("--source", help="where its files are (docs/datasets.md)")
     pairs.add_argument("--data", help="where prepared datasets are kept")
+    pairs.add_argument("--allow-partial", action="store_true", help="take the patients there are")
     pairs.add_argument("--split", default="test", choices=("train", "validation", "test"))
     pairs.add_argument("--model", nargs="+", default=["track", "sunnybrook-small", "syn"])
     pairs.set_defaults(run=_pairs)
