@@ -28,6 +28,7 @@ from ldm_morph_jax.registering import velocity
 from ldm_morph_jax.registering.cine.anatomy import Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.cine.measures import directions, main_strain, measure
 from ldm_morph_jax.registering.cine.tracked import Tracked, cine_from_arrays, track_cine
+from ldm_morph_jax.registering.tracking import Tracking
 from ldm_morph_jax.report.style import series_colours, style_axis
 
 VIEWS = {"sax": "sax", "echo": "apical"}  # of the phantom's looks
@@ -88,7 +89,7 @@ def score_beats(
             "look": look,
             "frame": np.arange(len(error)),
             "epe_px": np.mean(errors, axis=0),
-            "epe_std_px": np.std(errors, axis=0, ddof=1),
+            "epe_std_px": np.std(errors, axis=0),
             "motion_px": np.mean(motions, axis=0),
         }
     )
@@ -235,7 +236,8 @@ def _carrier(model: str):
     if model == "track":
 
         def carry(moving, fixed, labels):
-            return track_cine(cine_from_arrays(np.stack([moving, fixed]))).carried(labels, 1)
+            cine = cine_from_arrays(np.stack([moving, fixed]))
+            return track_cine(cine, settings=Tracking(chunk=1)).carried(labels, 1)
 
         return carry
     from ldm_morph_jax.registering.prediction import refined_displacement
