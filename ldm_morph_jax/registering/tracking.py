@@ -7,13 +7,12 @@ costs little:
 1. A few key frames, evenly spread, are searched from nothing. The frames between them start from
    the velocity interpolated in time and are only improved.
 2. Velocities are made smooth in time: projected on the harmonics of the beat where its period is
-   known, on cubic splines otherwise, both zero at the reference frame.
-3. The reference is one noisy picture. The mean of all frames, warped onto it, has its shape
-   without its noise; frames are improved against that template and made smooth in time again
-   (as in groupwise registration: Metz et al., Med Image Anal 15:238, 2011).
-4. Regularisation pulls motion towards smoother and smaller ones. How far, the tracking tells when
-   it is applied to the template moved by its own result: the difference is added ("twicing",
-   Tukey 1977).
+   known, on cubic splines otherwise, both zero at the reference frame. All frames are improved
+   from there and made smooth again: what one frame's noise pulled aside, its neighbours pull back.
+3. Regularisation pulls motion towards smoother and smaller ones. How far, the tracking tells when
+   it is applied to the reference frame moved by its own result: the difference is added
+   ("twicing", Tukey, Exploratory Data Analysis, 1977). It changes slowly in time, so that the key
+   frames are enough.
 
 A stationary velocity v_t stands for each frame: x + u_t(x) = exp(v_t)(x) leads from the reference
 to frame t (`ops.strain` states the conventions), exp(-v_t) back. All arrays over time are NumPy on
@@ -38,29 +37,26 @@ Register = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class Tracking:
-    """Settings of `track`: quick ones that followed a few development beats of the phantom well.
-
-    More key frames and twicing take three times as long and strain comes out closer
-    (docs/tracking.md).
+    """Settings of `track`, chosen on development beats of the phantom (docs/tracking.md).
 
     key_frames: how many are searched from nothing.
     harmonics: of the period, or half the number of spline pieces: how fast motion may change.
-    template_passes: how often frames are improved against their own mean.
+    rounds: how often velocities are improved and made smooth in time.
     twicing: whether what regularisation takes away is estimated and added.
     chunk: frames at once on the device.
     """
 
     key_frames: int = 8
-    harmonics: int = 7
-    template_passes: int = 1
-    twicing: bool = False
+    harmonics: int = 9
+    rounds: int = 2
+    twicing: bool = True
     chunk: int = 8
 
     def __post_init__(self):
         for name, least in (
             ("key_frames", 2),
             ("harmonics", 1),
-            ("template_passes", 0),
+            ("rounds", 1),
             ("chunk", 1),
         ):
             if getattr(self, name) < least:
@@ -108,45 +104,43 @@ def track(
     keys = np.unique(np.linspace(0, sizes["T"] - 1, settings.key_frames).round().astype(int))
     keys = keys[keys != reference]
     known = np.sort([*keys, reference])
+    others = np.setdiff1d(np.arange(sizes["T"]), [reference])
     between = np.setdiff1d(np.arange(sizes["T"]), known)
-    rounds = (1 + settings.twicing) * (1 + settings.template_passes)
-    done = 0
+    done, work = 0, settings.rounds * len(frames) + settings.twicing * len(known)
 
-    def register(method, moving, fixed, start):
+    def register(method, moving, start):
         def one_chunk(*arrays):
             nonlocal done
             found = method(*arrays)
             done += settings.chunk
-            progress(min(1.0, done / (rounds * len(frames))))
+            progress(min(1.0, done / work))
             return found
 
-        fixed = np.broadcast_to(fixed, moving.shape)
+        fixed = np.broadcast_to(frames[reference], moving.shape)
         return _in_chunks(one_chunk, settings.chunk, moving, fixed, start)
 
-    def follow(moving, fixed):
-        v = np.zeros((*moving.shape, 2), np.float32)
-        v[keys] = register(search, moving[keys], fixed, v[keys])
-        if len(between):
-            start = _interpolate(times[between], times[known], v[known])
-            v[between] = register(improve, moving[between], fixed, start)
-        v = np.tensordot(smooth, v, axes=1)
-        for _ in range(settings.template_passes):
-            still = template(moving, v, settings.chunk)
-            v = register(improve, moving, still, v)
-            v = np.tensordot(smooth, v, axes=1)
-        return v
+    def smooth_in_time(v):
+        return np.tensordot(smooth, v, axes=1)
 
-    v = follow(frames, frames[reference])
+    v = np.zeros((*frames.shape, 2), np.float32)
+    v[keys] = register(search, frames[keys], v[keys])
+    if len(between):
+        start = _interpolate(times[between], times[known], v[known])
+        v[between] = register(improve, frames[between], start)
+    v = smooth_in_time(v)
+    for _ in range(settings.rounds - 1):
+        v[others] = register(improve, frames[others], v[others])
+        v = smooth_in_time(v)
     if settings.twicing:
-        still = template(frames, v, settings.chunk)
-        v = 2 * v - follow(propagate(still, v, settings.chunk), still)
+        moved = propagate(frames[reference], v[keys], settings.chunk)
+        found = register(search, moved, np.zeros_like(v[keys]))
+        for _ in range(settings.rounds - 1):
+            found = register(improve, moved, found)
+        lost = np.zeros_like(v[known])
+        lost[known != reference] = v[keys] - found
+        v = v + smooth_in_time(_interpolate(times, times[known], lost))
     progress(1.0)
     return v
-
-
-def template(frames: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
-    """Mean of the frames `[T, H, W]`, each warped onto the reference frame: `[H, W]`."""
-    return _in_chunks(_warp, chunk, frames, velocity).mean(axis=0)
 
 
 def displacement(velocity: np.ndarray, chunk: int = 8) -> np.ndarray:

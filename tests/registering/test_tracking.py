@@ -41,7 +41,7 @@ def test_every_frame_is_registered_to_the_reference(reference):
         by_level,
         reference=reference,
         period=10,
-        settings=Tracking(template_passes=0, chunk=3),
+        settings=Tracking(rounds=1, twicing=False, chunk=3),
     )
     assert v.shape == (10, SIZE, SIZE, 2) and v.dtype == np.float32
     np.testing.assert_allclose(v[:, 3, 5, 0], levels - levels[reference], atol=1e-5)
@@ -55,7 +55,7 @@ def test_frames_between_key_frames_start_from_the_interpolated_velocity():
         by_level,
         nothing_more,
         times=times,
-        settings=Tracking(key_frames=3, template_passes=0),
+        settings=Tracking(key_frames=3, twicing=False),
     )
     # keys 0, 3, 6 know their velocity; a motion linear in time leaves nothing to be improved
     np.testing.assert_allclose(v[:, 0, 0, 0], times, atol=1e-4)
@@ -66,7 +66,7 @@ def test_noise_in_time_is_smoothed_away_and_the_beat_closes():
     true = 2 * (1 - np.cos(2 * np.pi * phase))
     noise = 0.3 * (-1.0) ** np.arange(31)
     noise[0] = 0
-    settings = Tracking(harmonics=2, template_passes=0, key_frames=31)
+    settings = Tracking(harmonics=2, rounds=1, twicing=False, key_frames=31)
     v = track(
         cine_of_levels(true + noise), by_level, by_level, times=phase, period=1, settings=settings
     )[:, 0, 0, 0]
@@ -115,7 +115,7 @@ def test_twicing_undoes_a_shrinkage():
         return jnp.zeros_like(start).at[..., 0].set(found[:, None, None] / 2)
 
     once, twice = (
-        track(frames, half, half, settings=Tracking(template_passes=0, twicing=t, key_frames=4))
+        track(frames, half, half, settings=Tracking(rounds=1, twicing=t, key_frames=4))
         for t in (False, True)
     )
     gain = twice[2, 20, 20, 0] / once[2, 20, 20, 0]

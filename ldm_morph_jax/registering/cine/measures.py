@@ -112,7 +112,7 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
     if not (anatomy.has_wall and anatomy.has_cavity):
         yield from (None for _ in tracked.times)
         return
-    tangent = _directions(tracked, anatomy)[1]
+    tangent = directions(tracked, anatomy)[1]
     wall = jnp.asarray(anatomy.wall, jnp.float32)
 
     @jax.jit
@@ -205,7 +205,7 @@ def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
     return in_chunks(volumes, _CHUNK, tracked.inverse, bases.astype(np.float32))
 
 
-def _directions(tracked, anatomy) -> tuple[jax.Array, jax.Array]:
+def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array]:
     """(radial, circumferential or longitudinal) unit vectors, `[H, W, 2]`."""
     points = jnp.stack(jnp.indices(tracked.geometry.shape), axis=-1).astype(jnp.float32)
     if anatomy.view == "sax":
@@ -236,14 +236,14 @@ def _regions(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
     """Curves of the wall and of its sectors."""
-    directions = _directions(tracked, anatomy)
+    normals = directions(tracked, anatomy)
     numbers, names = _regions(tracked, anatomy)
     wall, numbers = jnp.asarray(anatomy.wall, jnp.int32), jnp.asarray(numbers)
 
     @jax.jit
     def means(u):
         tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
-        values = jnp.stack([strain.normal_strain(tensor, n) for n in directions])
+        values = jnp.stack([strain.normal_strain(tensor, n) for n in normals])
         whole = strain.regional_mean(values, wall, 1)
         parts = strain.regional_mean(values, numbers, 6) if names else whole[..., :0]
         return jnp.moveaxis(jnp.concatenate([whole, parts], axis=-1), 0, 1)

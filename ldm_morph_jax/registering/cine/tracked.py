@@ -33,8 +33,9 @@ from ldm_morph_jax.registering.registrar import Registrar
 from ldm_morph_jax.registering.tracking import Tracking
 
 SEARCH = velocity.Refinement()
+# Noise is averaged over time, so that correlation may look closer here than in a single pair.
 IMPROVE = velocity.Refinement(
-    levels=(1,), steps=(15,), windows=(2.0,), fluid=3.0, elastic=0.3, stiffness=0.15
+    levels=(1,), steps=(15,), windows=(1.0,), fluid=5.0, elastic=0.3, stiffness=0.15
 )
 DEFAULTS = Tracking()
 _LARGEST = 320  # pixels along a side
@@ -200,7 +201,9 @@ def _by_velocity(frames, cine, registrar, factor, progress, *, settings, **argum
         if registrar is not None:
             start = _predicted(registrar, moving, fixed, cine.first, factor)
         found = _search(*_spread(moving, fixed, start), SEARCH)
-        last_found = np.asarray(found[-1:])  # rows that fill a chunk up repeat its last one
+        # rows that fill a chunk up repeat its last one; twicing searches images that are no frames
+        if np.array_equal(moving[-1], frames[-1]):
+            last_found = np.asarray(found[-1:])
         return found
 
     def improve(moving, fixed, start):
