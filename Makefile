@@ -10,7 +10,7 @@ quickstart: .venv/.core
 	$(BIN)/ldm-morph evaluate --workdir runs/quickstart --split test
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # soak, fault and scaling tests, which take about an hour
 test-slow: lint

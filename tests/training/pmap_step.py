@@ -19,7 +19,7 @@ def main():
     config.registration.model.drop_path_rate = 0.0  # its draws would differ by device
     method = build_method(config)
     program = registration_program(config, method, cached=False)
-    state = program.init(jax.random.key(0))
+    state = jax.jit(program.init)(jax.random.key(0))
     images = np.random.default_rng(0).random((2, 8, 32, 32, 1), np.float32)
     batch = {"moving": images[0], "fixed": images[1]}
 

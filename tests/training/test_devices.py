@@ -195,8 +195,9 @@ def diffusion():
     """A function from batch size to the validation of an untrained diffusion stage."""
     config = tiny_config("nowhere").unlock()
     images = np.random.default_rng(0).random((5, 32, 32, 1), np.float32)
+    init = jax.jit(build_autoencoder(config).init)
     frozen = {
-        "autoencoder": build_autoencoder(config).init(jax.random.key(0), images)["params"],
+        "autoencoder": init(jax.random.key(0), images)["params"],
         "latent_scale": np.float32(1),
     }
 

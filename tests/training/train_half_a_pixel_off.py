@@ -5,7 +5,6 @@ whole number of pixels, as nearly all are at the start. From half a pixel none g
 steps, and rounding stays rounding.
 """
 
-from absl import app
 from flax import linen as nn
 
 from ldm_morph_jax import train
@@ -23,4 +22,4 @@ def head(x, *, dtype):
 registration.near_zero_head = head
 
 if __name__ == "__main__":
-    app.run(train.main)
+    train.main()
