@@ -201,10 +201,11 @@ def diffusion():
         "latent_scale": np.float32(1),
     }
 
+    state = jax.jit(diffusion_program(config, cached=False).init)(jax.random.key(1))
+
     def validate(batch_size):
         config.diffusion.train.batch_size = batch_size
         program = diffusion_program(config, cached=False)
-        state = jax.jit(program.init)(jax.random.key(1))
         return program.evaluate(state, frozen, images, pictures=False)[0]["loss"]
 
     return validate
