@@ -5,13 +5,16 @@ registered in both directions, and with the images of another patient; docs/regi
 table. A verdict is no proof: it finds what goes wrong visibly.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.ops.appearance import distance
+from ldm_morph_jax.registering.grid import Slice, prepare
 from ldm_morph_jax.registering.result import Registration
-from ldm_morph_jax.runs.weights import shipped_cards
+from ldm_morph_jax.runs.weights import shipped
 
 PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
 
@@ -32,12 +35,11 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
     Returns:
         {"level": one of the three, "sentence": it in words, "distance_from_training": or None}.
     """
-    images = _on_model_grid(registration)
-    far = None if described is None or images is None else _largest_distance(images, described)
+    far = None if described is None else _distance(registration.slices, described)
     reasons = _against(metrics)
     doubts = _doubts(metrics)
     if far is not None and far > LARGEST_DISTANCE:
-        doubts.append(_unlike(images, far))
+        doubts.append(_unlike(registration, far))
     level = IMPLAUSIBLE if reasons else UNCERTAIN if doubts else PLAUSIBLE
     opening = {
         PLAUSIBLE: "Plausible: the images agree, and no area changes more than it does in a heart.",
@@ -91,32 +93,29 @@ def _doubts(metrics: Mapping) -> list[str]:
     return found
 
 
-def _on_model_grid(registration: Registration) -> np.ndarray | None:
-    """Both images of all slices as the network sees them; None if too small to describe."""
-    if min(registration.slices[0].model.grid.shape) < 32:
+def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
+    """Of the image, as the network sees it, that is furthest from the training images.
+
+    None where images are too small to describe.
+    """
+    if min(slices[0].model.grid.shape) < 32:
         return None
-    return np.stack(
-        [getattr(one.model, name) for one in registration.slices for name in ("moving", "fixed")]
-    )
+    images = [getattr(one.model, name) for one in slices for name in ("moving", "fixed")]
+    return float(np.max(distance(np.stack(images), described)))
 
 
-def _largest_distance(images: np.ndarray, described: Mapping) -> float:
-    """Of the image that is furthest from the training images."""
-    return float(np.max(distance(images, described)))
-
-
-def _unlike(images: np.ndarray, far: float) -> str:
+def _unlike(registration: Registration, far: float) -> str:
     """That the network knows other images, and which shipped weights know such as these."""
     text = (
         f"the network was trained on other images (distance {far:.1f}, usually below "
         f"{LARGEST_DISTANCE})"
     )
-    others = {
-        name: _largest_distance(images, card["appearance"])
-        for name, card in shipped_cards().items()
-        if "appearance" in card
-    }
-    closest = min(others, key=others.get)
-    if others[closest] <= LARGEST_DISTANCE:
+    others = {}
+    for name, known in shipped().items():
+        with contextlib.suppress(ImageError):  # on that grid the two may not overlap
+            slices = prepare(known, registration.moving, registration.fixed)
+            others[name] = _distance(slices, known.appearance)
+    closest = min(others, key=others.get, default=None)
+    if closest is not None and others[closest] <= LARGEST_DISTANCE:
         text += f", --model {closest} on images like these"
     return text

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,10 +43,30 @@ def named_weights(name: str) -> tuple[Path, str]:
     return FOLDER / name / FILE_NAME, SHA256[name]
 
 
+class TrainedOn(NamedTuple):
+    """The images that weights know: their grid (`registering.grid`), and what they look like.
+
+    image_size: side of the grid in pixels; spacing_mm: of its pixels, None where unknown;
+    intensity: "minmax" or "percentile"; appearance: see `ops.appearance.describe`.
+    """
+
+    image_size: int
+    spacing_mm: float | None
+    intensity: str
+    appearance: Mapping
+
+
 @functools.cache
-def shipped_cards() -> dict[str, dict]:
-    """The model card of all shipped weights, by name."""
-    return {name: load_compact(*named_weights(name))[2] for name in SHA256}
+def shipped() -> dict[str, TrainedOn]:
+    """Name -> what they know, of all shipped weights."""
+    known = {}
+    for name in SHA256:
+        _, stored, card = load_compact(*named_weights(name))
+        data = stored["config"]["data"]
+        known[name] = TrainedOn(
+            data["image_size"], stored["spacing_mm"], data["intensity"], card["appearance"]
+        )
+    return known
 
 
 def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card: Mapping) -> str:

@@ -9,6 +9,7 @@ from ldm_morph_jax.registering import verdict
 from ldm_morph_jax.registering.measures import measure
 from ldm_morph_jax.registering.registrar import Registrar
 from ldm_morph_jax.registering.verdict import judge
+from ldm_morph_jax.runs.weights import TrainedOn
 
 SHAPE = (64, 64)
 
@@ -74,12 +75,16 @@ def test_images_unlike_the_training_images_are_told(monkeypatch):
     assert near["distance_from_training"] < 3.2 < far["distance_from_training"]
     assert "was trained on other images" in far["sentence"]
     assert "was trained on other images" not in near["sentence"]
-    assert "--model" not in far["sentence"]  # none of the shipped ones has seen such images
     noisy = np.stack([images[k % 2] + rng.normal(scale=100, size=SHAPE) for k in range(40)])
     registrar = Registrar(AnalyticMethod(amplitude=0.0))
     registered = registrar(noisy, noisy, spacing=2.0, refine=0).registrations
     noisy = np.stack([one.slices[0].model.moving for one in registered])
-    cards = {name: {"appearance": describe(x)} for name, x in {"mri": seen, "echo": noisy}.items()}
-    monkeypatch.setattr(verdict, "shipped_cards", lambda: cards)
-    far, _ = judged(AnalyticMethod(amplitude=0.0), *speckled, describe(seen), refine=0)
-    assert ", --model echo on images like these" in far["sentence"]
+    method = registrar.method
+    known = {
+        name: TrainedOn(method.image_size, method.spacing_mm, method.intensity, describe(x))
+        for name, x in {"mri": seen, "echo": noisy}.items()
+    }
+    for names, hint in ((["mri"], ""), (["mri", "echo"], ", --model echo on images like these")):
+        monkeypatch.setattr(verdict, "shipped", lambda names=names: {n: known[n] for n in names})
+        far, _ = judged(AnalyticMethod(amplitude=0.0), *speckled, describe(seen), refine=0)
+        assert ("--model" in far["sentence"]) == bool(hint) and hint in far["sentence"]
