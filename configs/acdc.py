@@ -15,7 +15,7 @@ data needs a registration. Tests compile and check this configuration on synthet
 not been trained.
 """
 
-from ldm_morph_jax.config import paper_config, preset
+from ldm_morph_jax.config import MRI_AUGMENTATION, paper_config, preset
 
 
 def get_config(variant: str = ""):
@@ -25,13 +25,6 @@ def get_config(variant: str = ""):
     c.data.options = {"allow_partial": False}  # True: accept a subset of the patients
     preset(c, variant)
     if variant == "symmetric":  # the shipped weights acdc-small
-        c.registration.augmentation.update(
-            orientations=tuple(range(8)),
-            rotation_degrees=20.0,
-            scale=0.2,
-            gamma=0.3,
-            contrast=0.15,
-            brightness=0.05,
-        )
+        c.registration.augmentation.update(MRI_AUGMENTATION)
         c.registration.train.steps = 700
     return c

@@ -12,7 +12,7 @@ has measured results, times and seeds.
 network without LDM, made antisymmetric in the two images.
 """
 
-from ldm_morph_jax.config import paper_config, preset, small
+from ldm_morph_jax.config import MRI_AUGMENTATION, paper_config, preset, small
 
 
 def get_config(variant: str = ""):
@@ -35,7 +35,5 @@ def get_config(variant: str = ""):
     for stage in (c.autoencoder, c.diffusion, c.registration):
         stage.augmentation.orientations = tuple(range(8))  # flips and quarter turns
     if variant == "symmetric":
-        c.registration.augmentation.update(
-            rotation_degrees=20.0, scale=0.2, gamma=0.3, contrast=0.15, brightness=0.05
-        )
+        c.registration.augmentation.update(MRI_AUGMENTATION)
     return c

@@ -57,6 +57,17 @@ def augmentation_config(**changes) -> dict:
     } | changes
 
 
+# of short-axis MRI, for the weights that ship: no direction, size or contrast of a heart is special
+MRI_AUGMENTATION = {
+    "orientations": tuple(range(8)),
+    "rotation_degrees": 20.0,
+    "scale": 0.2,
+    "gamma": 0.3,
+    "contrast": 0.15,
+    "brightness": 0.05,
+}
+
+
 def paper_config() -> ConfigDict:
     """LDM-Morph with the paper's network sizes and training; the dataset is not set."""
     return ConfigDict(
@@ -158,26 +169,25 @@ def official_code(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def preset(
-    config: ConfigDict,
-    variant: str,
-    known=("paper", "small", "symmetric", "one_gpu", "official_code"),
-) -> ConfigDict:
-    """Apply the argument of an experiment file: "" or "paper" for the paper, or a preset above.
+def preset(config: ConfigDict, variant: str, known: tuple[str, ...] | None = None) -> ConfigDict:
+    """Apply the argument of an experiment file: "" or "paper" for the paper, or another preset.
 
-    Changes and returns `config`. Raises ValueError for a variant that is not in `known`.
+    known: the arguments that the experiment takes; None: all. Changes and returns `config`. Raises
+    ValueError for another one.
     """
-    if variant and variant not in known:
-        raise ValueError(
-            f"config argument {variant!r}, expected nothing or {' or '.join(map(repr, known))}"
-        )
     presets = {
+        "paper": lambda c: c,
         "small": small,
         "symmetric": symmetric,
         "one_gpu": one_gpu,
         "official_code": official_code,
     }
-    return presets.get(variant, lambda c: c)(config)
+    known = known or tuple(presets)
+    if variant and variant not in known:
+        raise ValueError(
+            f"config argument {variant!r}, expected nothing or {' or '.join(map(repr, known))}"
+        )
+    return presets[variant or "paper"](config)
 
 
 def small(config: ConfigDict) -> ConfigDict:
