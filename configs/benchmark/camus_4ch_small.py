@@ -21,20 +21,21 @@ pictures of pairs.
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, until_converged
 
-HEAD = {
-    "integration_steps": 6,
-    "velocity_sigma": 6.0,
-    "symmetric": True,
-    "smoothness_weight": 0.03,
-    "pixel_weight": 0.95,
-}
-
 
 def get_config():
     own = experiment("camus_4ch", "small")
     own.data.options.allow_partial = True  # public copies lack one or two patients
-    own.registration.update(HEAD)
-    until_converged(own, steps=6000, evaluate_every=200, patience=8)
+    own.autoencoder.train.update(steps=1500, batch_size=16, evaluate_every=500)
+    own.diffusion.train.update(steps=2000, batch_size=32, evaluate_every=1000)
+    own.diffusion.ema_decay = 0.998
+    own.registration.update(
+        integration_steps=6,
+        velocity_sigma=6.0,
+        symmetric=True,
+        similarity="ncc",  # on echo better than the squared error (docs/refinement.md)
+        smoothness_weight=0.05,
+    )
+    until_converged(own, steps=600, evaluate_every=75, patience=3)
     unseen = experiment("acdc", "small")
     unseen.data.options.allow_partial = True
     return benchmark_config(
@@ -42,5 +43,5 @@ def get_config():
         datasets={"camus_4ch": own},
         unseen={"acdc": unseen},
         transfer=(("camus_4ch", "acdc"),),
-        **SMALL_PLAN,
+        **SMALL_PLAN | {"betas": (0.2, 0.6, 1.0)},
     )
