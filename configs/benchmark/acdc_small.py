@@ -1,4 +1,4 @@
-"""Every method on the paper's ACDC pairs, 95/5/50, small networks, to convergence.
+"""Every method on the paper's ACDC pairs, 95/5/50, with small networks.
 
     ldm-morph benchmark --config benchmark/acdc_small \\
         --config.datasets.acdc.data.source=DIR --config.unseen.sunnybrook.data.source=DIR \\
@@ -19,7 +19,7 @@ pairs.
 """
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, until_converged
+from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, small_budget
 
 
 def get_config():
@@ -27,9 +27,6 @@ def get_config():
     own.data.options.allow_partial = True
     for stage in (own.autoencoder, own.diffusion, own.registration):
         stage.augmentation.orientations = tuple(range(8))  # flips and quarter turns
-    own.autoencoder.train.update(steps=1500, batch_size=16, evaluate_every=500)
-    own.diffusion.train.update(steps=2000, batch_size=32, evaluate_every=1000)
-    own.diffusion.ema_decay = 0.998
     own.registration.update(
         integration_steps=6,
         velocity_sigma=6.0,
@@ -37,7 +34,7 @@ def get_config():
         smoothness_weight=0.03,
         pixel_weight=0.95,  # at the paper's 0.6 the latent term outweighs the squared error
     )
-    until_converged(own, steps=600, evaluate_every=75, patience=3)
+    small_budget(own)
     unseen = experiment("sunnybrook_small")
     unseen.data.intensity = own.data.intensity  # scaled as the methods were trained
     return benchmark_config(
@@ -45,5 +42,5 @@ def get_config():
         datasets={"acdc": own},
         unseen={"sunnybrook": unseen},
         transfer=(("acdc", "sunnybrook"),),
-        **SMALL_PLAN | {"betas": (0.2, 0.6, 1.0)},
+        **SMALL_PLAN,
     )

@@ -1,4 +1,4 @@
-"""Every method on the paper's echo pairs (CAMUS-4CH, 400/20/80): small networks, to convergence.
+"""Every method on the paper's echo pairs (CAMUS-4CH, 400/20/80), with small networks.
 
     ldm-morph benchmark --config benchmark/camus_4ch_small \\
         --config.datasets.camus_4ch.data.source=DIR --config.unseen.acdc.data.source=DIR \\
@@ -19,15 +19,12 @@ pictures of pairs.
 """
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, until_converged
+from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, small_budget
 
 
 def get_config():
     own = experiment("camus_4ch", "small")
     own.data.options.allow_partial = True  # public copies lack one or two patients
-    own.autoencoder.train.update(steps=1500, batch_size=16, evaluate_every=500)
-    own.diffusion.train.update(steps=2000, batch_size=32, evaluate_every=1000)
-    own.diffusion.ema_decay = 0.998
     own.registration.update(
         integration_steps=6,
         velocity_sigma=6.0,
@@ -35,7 +32,7 @@ def get_config():
         similarity="ncc",  # on echo better than the squared error (docs/refinement.md)
         smoothness_weight=0.05,
     )
-    until_converged(own, steps=600, evaluate_every=75, patience=3)
+    small_budget(own)
     unseen = experiment("acdc", "small")
     unseen.data.options.allow_partial = True
     return benchmark_config(
@@ -43,5 +40,5 @@ def get_config():
         datasets={"camus_4ch": own},
         unseen={"acdc": unseen},
         transfer=(("camus_4ch", "acdc"),),
-        **SMALL_PLAN | {"betas": (0.2, 0.6, 1.0)},
+        **SMALL_PLAN,
     )

@@ -90,20 +90,22 @@ SMALL_PLAN = {
     "seeded": (OURS,),
     "weights": (0.5, 1.0, 2.0),
     "refine": STEPS,
+    "betas": (0.2, 0.6, 1.0),
 }
 
 
-def until_converged(
-    experiment: ConfigDict, *, steps: int, evaluate_every: int, patience: int
-) -> ConfigDict:
-    """Train an experiment's registration until validation stops getting better.
+def small_budget(experiment: ConfigDict) -> ConfigDict:
+    """How long the small plans train; changes and returns `experiment`.
 
-    At most `steps`, until `patience` validations in a row, one every `evaluate_every` steps, have
-    brought nothing; the learning rate stays constant, since a decay would have to know the end.
-    Changes and returns `experiment`.
+    Registration for at most 600 steps, until three validations in a row have brought nothing, so
+    the learning rate stays constant: a decay would have to know the end. The latent diffusion
+    model, which all of LDM-Morph shares, for longer than the preset "small".
     """
-    budget = {"steps": steps, "evaluate_every": evaluate_every, "patience": patience}
-    experiment.registration.train.update(budget | {"schedule": "constant"})
+    experiment.autoencoder.train.update(steps=1500, batch_size=16, evaluate_every=500)
+    experiment.diffusion.train.update(steps=2000, batch_size=32, evaluate_every=1000)
+    experiment.diffusion.ema_decay = 0.998
+    budget = {"steps": 600, "evaluate_every": 75, "patience": 3, "schedule": "constant"}
+    experiment.registration.train.update(budget)
     return experiment
 
 
