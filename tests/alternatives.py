@@ -109,7 +109,17 @@ def _layers(normal, batch, size) -> dict[str, Case]:
     def normalised(norm):
         return lambda *inputs: norm(*inputs, groups=8, epsilon=1e-6, dtype=jnp.float32)
 
+    def convolved(conv):
+        options = {"padding": ((1, 1), (1, 1)), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return jax.jit(lambda x, kernel: conv(x, kernel, (1, 1), **options))
+
     return {
+        "convolution": Case(
+            "convolution 3 x 3 of a pair, 256 channels of 64 x 64 (paper's size), forward: "
+            "Winograd's method",
+            *_of_forms(layers.convolution, convolved),
+            (normal(2, size // 2, size // 2, 256), normal(3, 3, 256, 256)),
+        ),
         "attention": Case(
             "attention over 32 x 32 positions of 32 channels, forward: heads among the batch "
             "instead of `jax.nn.dot_product_attention`",

@@ -65,9 +65,16 @@ def _arranged(layer, name, ours, path):
         return ours.pop(f"{path}/relative_position_bias_table")
     if name == "bias":
         return ours.pop(f"{path}/bias")
+    if isinstance(layer, nn.PReLU):
+        return ours.pop(f"{path}/slope")
     if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
         return ours.pop(f"{path}/scale")
-    axes = {nn.Conv2d: (3, 2, 0, 1), nn.ConvTranspose2d: (2, 3, 0, 1), nn.Linear: (1, 0)}
+    axes = {
+        nn.Conv1d: (2, 1, 0),
+        nn.Conv2d: (3, 2, 0, 1),
+        nn.ConvTranspose2d: (2, 3, 0, 1),
+        nn.Linear: (1, 0),
+    }
     return ours.pop(f"{path}/kernel").transpose(axes[type(layer)])
 
 
@@ -113,7 +120,9 @@ class WindowAttention(nn.Module):
             qkv = self.qkv(maps).reshape(windows, tokens, 3, self.heads, channels // self.heads)
             return qkv.permute(2, 0, 3, 1, 4)
 
-        query, (_, key, value) = projected(y)[0], projected(x)
+        query, key, value = projected(x)
+        if y is not x:
+            query = projected(y)[0]
         scores = query @ key.transpose(-2, -1) / (channels // self.heads) ** 0.5
         scores = scores + self.bias_table[self.index].permute(2, 0, 1)
         if mask is not None:
@@ -135,6 +144,7 @@ def unpartition(windows, window, height, width):
     return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, windows.shape[-1])
 
 
+@functools.cache
 def shift_mask(height, width, window, shift):
     """-100 between tokens of a window that are neighbours by the roll alone."""
     part = torch.zeros(1, height, width, 1)
@@ -164,7 +174,8 @@ class SwinBlock(nn.Module):
             maps = F.pad(self.norm1(maps), (0, 0, 0, -width % window, 0, -height % window))
             return partition(torch.roll(maps, (-shift, -shift), (1, 2)), window), maps.shape[1:3]
 
-        (of_x, padded), (of_y, _) = windows(x), windows(y)
+        of_x, padded = windows(x)
+        of_y = of_x if y is x else windows(y)[0]
         mask = shift_mask(*padded, window, shift) if shift else None
         out = unpartition(self.attention(of_x, of_y, mask), window, *padded)
         x = x + torch.roll(out, (shift, shift), (1, 2))[:, :height, :width]

@@ -11,10 +11,27 @@ it traces and differentiates both implementations everywhere. A function that is
 backend and run on another (`jax.default_device`, `jax.export`) is still correct, only slower.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 from collections.abc import Callable
 
 import jax
+
+_straightforward = contextvars.ContextVar("straightforward", default=False)
+
+
+@contextlib.contextmanager
+def straightforward():
+    """Whatever is traced within takes the straightforward implementations, on every backend.
+
+    For counting operations: a program's number must not depend on the machine that counts.
+    """
+    token = _straightforward.set(True)
+    try:
+        yield
+    finally:
+        _straightforward.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,5 +47,6 @@ class ByBackend:
     other: Callable
 
     def __call__(self, *arguments, **options):
-        form = self.cpu if jax.default_backend() == "cpu" else self.other
+        own = jax.default_backend() == "cpu" and not _straightforward.get()
+        form = self.cpu if own else self.other
         return form(*arguments, **options)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_morph_jax.models import winograd
 from ldm_morph_jax.models.backend import ByBackend
 
 Dtype = Any
@@ -41,6 +42,9 @@ def uniform_bias(fan_in: int):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+convolution = ByBackend(cpu=winograd.convolution, other=jax.lax.conv_general_dilated)
 
 
 def conv(
@@ -73,6 +77,7 @@ def conv(
         use_bias=bias,
         kernel_init=kernel_init,
         bias_init=bias_init or uniform_bias(kernel_size * kernel_size * x.shape[-1]),
+        conv_general_dilated=convolution,
         dtype=dtype,
         name=name,
     )(x)

@@ -12,9 +12,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
+from ldm_morph_jax.models.backend import straightforward
 from ldm_morph_jax.runs.directory import abstract_unet
 from ldm_morph_jax.training.program import lower_step
 from ldm_morph_jax.training.stages import stage_program
+
+
+def flops(function, *arguments) -> float:
+    """Floating-point operations of a call, counted by XLA on the program before it is compiled."""
+    with straightforward():
+        # a new function, since JAX remembers the program of one that it has traced
+        return jax.jit(lambda *a: function(*a)).lower(*arguments).cost_analysis()["flops"]
 
 
 def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
@@ -27,14 +35,15 @@ def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
     with whole.unlocked():
         whole[name].train.micro_batches = 1
     program = stage_program(whole, name, cached=cached)
-    flops = lower_step(program, mesh, seed=config.seed).cost_analysis()["flops"]
+    with straightforward():
+        counted = lower_step(program, mesh, seed=config.seed).cost_analysis()["flops"]
     if name == "registration" and not cached and program.frozen:
         c = config.features
         reads_taps = config.registration.model.get("fusion") != "none"
         if c.noising == "ddim" and c.inversion_steps > 1 and reads_taps:
             more = c.inversion_steps - 1
-            flops += more * _unet_flops(config, 2 * program.train.batch_size)
-    return flops
+            counted += more * _unet_flops(config, 2 * program.train.batch_size)
+    return counted
 
 
 def _unet_flops(config, batch_size: int) -> float:
@@ -42,8 +51,9 @@ def _unet_flops(config, batch_size: int) -> float:
     side = config.data.image_size // autoencoder.downsampling
     z = jax.ShapeDtypeStruct((batch_size, side, side, autoencoder.latent_channels), np.float32)
     t = jax.ShapeDtypeStruct((batch_size,), np.int32)
-    apply = jax.jit(lambda params, z, t: unet.apply({"params": params}, z, t))
-    return apply.lower(abstract_unet(config), z, t).cost_analysis()["flops"]
+    return flops(
+        lambda params, *inputs: unet.apply({"params": params}, *inputs), abstract_unet(config), z, t
+    )
 
 
 def count(tree) -> int:

@@ -105,7 +105,7 @@ def time_registration(config, batch: int, *, given: bool, repeats: int, seconds:
     call = clock(lambda: jax.block_until_ready(compiled(*arguments)), repeats, seconds)
     per_pair = {name: call[name] / batch for name in ("median", "min", "max")}
     result["seconds_per_pair"] = per_pair | {"repeats": call["repeats"]}
-    return result | _rate(lowered.cost_analysis()["flops"], call["median"], 1)
+    return result | _rate(costs.flops(function, *arguments), call["median"], 1)
 
 
 def _rate(flops: float, seconds: float, devices: int) -> dict:

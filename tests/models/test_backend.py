@@ -1,5 +1,7 @@
 """Both forms of what is chosen by backend: the same values and gradients, and who gets which."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from ldm_morph_jax.models import layers
 from ldm_morph_jax.models.autoencoder import Autoencoder
+from ldm_morph_jax.models.backend import straightforward
 from ldm_morph_jax.models.registration import DecoderBlock, upsample_axis
 from ldm_morph_jax.models.unet import UNet
 
@@ -21,7 +24,17 @@ def group_norm(norm, dtype=jnp.float32):
     return lambda *inputs: norm(*inputs, groups=2, epsilon=1e-5, dtype=dtype)
 
 
+def convolution(form):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lambda x, kernel: form(x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=numbers)
+
+
 CASES = {
+    "convolution": (
+        layers.convolution,
+        convolution,
+        [normal(1, 64, 32, 128), normal(3, 3, 128, 128)],
+    ),
     "attention": (layers.dot_product_attention, lambda f: f, [normal(2, 9, 3, 4)] * 3),
     "group norm": (layers.normalise_groups, group_norm, [normal(2, 4, 4, 6), *normal(2, 6)]),
     "transposed convolution": (
@@ -87,6 +100,15 @@ def results_of_networks():
         of(block, z, skip),
         of(transposed, z),
     )
+
+
+def test_operations_are_counted_the_same_on_every_machine(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    for chosen, *_ in CASES.values():
+        named = dataclasses.replace(chosen, cpu=lambda: "cpu", other=lambda: "other")
+        with straightforward():
+            assert named() == "other"
+        assert named() == "cpu"
 
 
 def test_networks_give_the_same_on_every_backend(monkeypatch):

@@ -13,12 +13,9 @@ from ldm_morph_jax.config import paper_config
 from ldm_morph_jax.devices.mesh import data_mesh
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
+from ldm_morph_jax.profiling.costs import flops
 from ldm_morph_jax.profiling.timing import clock, peak_flops
 from ldm_morph_jax.runs.directory import abstract_ldm
-
-
-def flops(function, *arguments):
-    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
 @pytest.fixture(scope="module")
