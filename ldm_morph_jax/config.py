@@ -101,7 +101,8 @@ def paper_config() -> ConfigDict:
                 },
                 "discriminator": {"base_channels": 64, "layers": 3},
                 "perceptual_weight": 1.0,
-                "lpips_weights": placeholder(str),  # a file; without it there is no LPIPS term
+                # a file (docs/fidelity.md says how to make it); without it there is no LPIPS term
+                "lpips_weights": placeholder(str),
                 "adversarial_weight": 0.75,
                 "adversarial_start": 40_001,
                 "commitment": 0.25,
@@ -193,7 +194,9 @@ def preset(config: ConfigDict, variant: str, known: tuple[str, ...] | None = Non
 def small(config: ConfigDict) -> ConfigDict:
     """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
 
-    Experiments for a laptop start from it. Changes and returns `config`.
+    Experiments for a laptop start from it. It names no LPIPS weights, so `perceptual_weight` has
+    nothing to act on, and no committed result is with LPIPS (docs/fidelity.md). Changes and returns
+    `config`.
     """
     c = config.autoencoder
     c.model.base_channels = 16

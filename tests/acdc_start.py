@@ -97,7 +97,9 @@ def table(patients: dict[int, Patient]) -> list[str]:
     }.items():
         rows.append(row(f"original slice {text}", [p.original(choose(p)) for p in test]))
     for phase, name in enumerate(("ED", "ES")):
-        rows.append(row(f"slice with the largest LV at {name}", [p.largest(phase) for p in test]))
+        rows.append(
+            row(f"slice with the largest LV area at {name}", [p.largest(phase) for p in test])
+        )
     whole = [p for p in patients.values() if p.extent_middle()]
     rows.append(row("as prepared, whole volumes", [p.prepared() for p in whole]))
     rows.append(row("middle of the LV's slices, the same", [p.extent_middle() for p in whole]))

@@ -30,6 +30,10 @@ MARK = re.compile(
     r"<!--\s+(columns of )?pairs\.csv of ([^\s:]+)(?:\s+minus\s+(\S+))?:\s+(.*?)\s+-->", re.DOTALL
 )
 SCORES = {  # what a header says -> key in pairs.csv
+    # folds, had the field been read in another convention (tests/syn_settings.py)
+    "axes exchanged": "nonpositive_jacobian_percent_exchanged",
+    "signs reversed": "nonpositive_jacobian_percent_negated",
+    "axes and signs": "nonpositive_jacobian_percent_both",
     "DSC": "dsc",
     "J <= 0": "nonpositive_jacobian_percent",
     "HD95": "hd95_px",
