@@ -26,10 +26,10 @@ def get_config():
     c.diffusion.train.update(steps=250, batch_size=16, evaluate_every=250)
 
     c.registration.model.window_size = 4
-    # A smoothed velocity instead of the paper's displacement, antisymmetric in the two images, and a
-    # small weight for the latent loss, since the autoencoder is trained for only a minute: see
-    # configs/sunnybrook_small.py. Local correlation sees motion in dark tissue, too, which is most
-    # of these images: with squared error end-point errors are a tenth larger.
+    # A smoothed velocity instead of the paper's displacement, antisymmetric in the two images, and
+    # a small weight for the latent loss, since the autoencoder is trained for only a minute: see
+    # configs/sunnybrook_small.py. Local correlation also sees motion in dark tissue, which is most
+    # of these images; with squared error, the end-point error is a tenth larger.
     c.registration.symmetric = True
     c.registration.integration_steps = 6
     c.registration.velocity_sigma = 3.5
