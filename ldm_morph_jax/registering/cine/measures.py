@@ -4,6 +4,9 @@ Strain is Green and Lagrange's, E = (F^T F - I) / 2 with F from the displacement
 frame's directions: radial and circumferential about the cavity's centroid in short-axis views;
 along the endocardial contour (longitudinal) and across it (radial) in apical ones. A value of the
 wall or of a sector is the mean over its pixels.
+
+F is fitted within the wall (`strain.regional_gradient`): closely for the radial strain, which
+changes within millimetres of depth, more widely for those along the wall, which change slowly.
 """
 
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ from ldm_morph_jax.registering.cine.anatomy import Anatomy
 from ldm_morph_jax.registering.cine.tracked import Tracked, in_chunks
 
 _CHUNK = 8  # frames
+# Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
+RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.0
 APICAL_SEGMENTS = (
     "basal_first",
     "middle_first",
@@ -117,8 +122,7 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
 
     @jax.jit
     def there(u, inverse):
-        tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
-        value = strain.normal_strain(tensor, tangent)
+        value = _strain(u, anatomy.wall, tangent, TANGENTIAL_SIGMA, tracked.spacing)
         both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
         value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
         return jnp.where(share > 0.5, value / jnp.maximum(share, 0.5), jnp.nan)
@@ -169,6 +173,12 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
 
 
 # ---------------------------------------------------------------------------- helpers
+
+
+def _strain(u, wall, direction, sigma, spacing):
+    """Strain of the wall along unit vectors `[H, W, 2]`, `[..., H, W]`; elsewhere not to be used."""
+    gradient = strain.regional_gradient(u, wall, sigma, spacing)
+    return strain.normal_strain(strain.green_lagrange(gradient), direction)
 
 
 def _mean_length(u, region) -> float:
@@ -242,8 +252,12 @@ def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
 
     @jax.jit
     def means(u):
-        tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
-        values = jnp.stack([strain.normal_strain(tensor, n) for n in normals])
+        values = jnp.stack(
+            [
+                _strain(u, anatomy.wall, normal, sigma, tracked.spacing)
+                for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
+            ]
+        )
         whole = strain.regional_mean(values, wall, 1)
         parts = strain.regional_mean(values, numbers, 6) if names else whole[..., :0]
         return jnp.moveaxis(jnp.concatenate([whole, parts], axis=-1), 0, 1)
