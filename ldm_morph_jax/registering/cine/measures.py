@@ -176,7 +176,7 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
 
 
 def _strain(u, wall, direction, sigma, spacing):
-    """Strain of the wall along unit vectors `[H, W, 2]`, `[..., H, W]`; elsewhere not to be used."""
+    """Strain along unit vectors `[H, W, 2]`, `[..., H, W]`; to be used in the wall alone."""
     gradient = strain.regional_gradient(u, wall, sigma, spacing)
     return strain.normal_strain(strain.green_lagrange(gradient), direction)
 
