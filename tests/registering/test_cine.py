@@ -21,6 +21,7 @@ from ldm_morph_jax.registering.cine.anatomy import (
     structures,
 )
 from ldm_morph_jax.registering.cine.measures import measure, strain_maps, summary
+from ldm_morph_jax.registering.cine.series import Series
 from ldm_morph_jax.registering.cine.tracked import Tracked, cine_from_arrays
 
 T, SPACING = 7, 1.6
@@ -36,6 +37,22 @@ def known(look):
     tracked = Tracked(cine, 0, beat.times, u, back, beat.times[-1], u[-1] + 0.5, "true")
     view = {"sax": "sax", "echo": "apical"}[look]
     return beat, tracked, anatomy_of_mask(beat.masks[0], view, "mask")
+
+
+def test_a_series_computes_every_block_once():
+    whole, computed = np.random.default_rng(0).normal(size=(7, 2, 3)), []
+
+    def compute(rows):
+        computed.append(rows.start)
+        return whole[rows]
+
+    series = Series(compute, whole.shape, 3)
+    for t, frame in enumerate(whole):
+        np.testing.assert_array_equal(series[t], frame)
+    assert computed == [0, 3, 6] and len(series) == 7 and series.ndim == 3
+    for index in (-1, np.s_[2:5], np.s_[5:], np.s_[7:], np.s_[:, 1], whole[:, 0, 0] > 0):
+        np.testing.assert_array_equal(series[index], whole[index])
+    np.testing.assert_array_equal(series - whole, 0 * whole)
 
 
 @pytest.mark.parametrize("look", ["sax", "echo"])
