@@ -23,7 +23,7 @@ from ldm_morph_jax.registering.cine.tracked import Tracked, in_chunks
 
 _CHUNK = 8  # frames
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
-RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.0
+RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
 APICAL_SEGMENTS = (
     "basal_first",
     "middle_first",
