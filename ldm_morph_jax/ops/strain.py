@@ -98,16 +98,19 @@ def regional_gradient(
             "ph,...hw,qw->...pq", rows[i], weight * x, columns[j], precision=lax.Precision.HIGHEST
         )
 
-    powers = (0, 0), (1, 0), (0, 1)
-    ones = jnp.ones_like(weight)
-    normal = jnp.stack(
-        [jnp.stack([moment(ones, a + c, b + d) for c, d in powers], -1) for a, b in powers], -2
-    )
-    right = jnp.stack([moment(jnp.moveaxis(u, -1, -3), *power) for power in powers], -1)
-    slopes = jnp.einsum(
-        "hwjk,...ahwk->...hwaj", jnp.linalg.inv(normal)[..., 1:, :], right,
-        precision=lax.Precision.HIGHEST,
-    )  # fmt: skip
+    total, *means = (moment(1.0, *power) for power in ((0, 0), (1, 0), (0, 1)))
+    offset = jnp.stack(means, -1) / total[..., None]
+    squares = [[moment(1.0, 2, 0), moment(1.0, 1, 1)], [moment(1.0, 1, 1), moment(1.0, 0, 2)]]
+    spread = jnp.stack([jnp.stack(row, -1) for row in squares], -2) / total[..., None, None]
+    spread = spread - offset[..., :, None] * offset[..., None, :]
+    (a, b), (_, d) = (jnp.moveaxis(spread[..., k, :], -1, 0) for k in (0, 1))
+    inverse = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-b, a], -1)], -2)
+    inverse = inverse / (a * d - b * b)[..., None, None]
+
+    value = jnp.moveaxis(u, -1, -3)
+    level, *along = (moment(value, *power) / total for power in ((0, 0), (1, 0), (0, 1)))
+    covariance = jnp.stack(along, -1) - level[..., None] * offset
+    slopes = jnp.einsum("...ahwk,hwkj->...hwaj", covariance, inverse)
     return jnp.eye(2) + slopes * _per_pixel(spacing)
 
 

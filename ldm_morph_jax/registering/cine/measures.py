@@ -121,15 +121,20 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
     wall = jnp.asarray(anatomy.wall, jnp.float32)
 
     @jax.jit
-    def there(u, inverse):
-        value = _strain(u, anatomy.wall, tangent, TANGENTIAL_SIGMA, tracked.spacing)
+    def there(u, inverse, wall):
+        value = _strain(u, wall > 0, tangent, TANGENTIAL_SIGMA, tracked.spacing)
         both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
         value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
         return jnp.where(share > 0.5, value / jnp.maximum(share, 0.5), jnp.nan)
 
     for first in range(0, len(tracked.times), _CHUNK):
         rows = slice(first, first + _CHUNK)
-        yield from in_chunks(there, _CHUNK, tracked.displacement[rows], tracked.inverse[rows])
+        yield from in_chunks(
+            lambda u, inverse: there(u, inverse, wall),
+            _CHUNK,
+            tracked.displacement[rows],
+            tracked.inverse[rows],
+        )
 
 
 def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
@@ -251,10 +256,10 @@ def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
     wall, numbers = jnp.asarray(anatomy.wall, jnp.int32), jnp.asarray(numbers)
 
     @jax.jit
-    def means(u):
+    def means(u, wall):  # as an argument: what follows from a constant is computed by the compiler
         values = jnp.stack(
             [
-                _strain(u, anatomy.wall, normal, sigma, tracked.spacing)
+                _strain(u, wall, normal, sigma, tracked.spacing)
                 for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
             ]
         )
@@ -262,7 +267,7 @@ def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
         parts = strain.regional_mean(values, numbers, 6) if names else whole[..., :0]
         return jnp.moveaxis(jnp.concatenate([whole, parts], axis=-1), 0, 1)
 
-    found = in_chunks(means, _CHUNK, tracked.displacement)  # [T, 2, 1 + sectors]
+    found = in_chunks(lambda u: means(u, wall), _CHUNK, tracked.displacement)  # [T, 2, 1 + sectors]
     kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
     curves = {kind: found[:, k, 0] for k, kind in enumerate(kinds)}
     for k, kind in enumerate(kinds):
