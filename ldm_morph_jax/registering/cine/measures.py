@@ -63,23 +63,19 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     """All that the anatomy allows to measure."""
     known = tracked.cine.first.spacing_known
     length, area = ("mm", "mm2") if known else ("px", "px2")
-    u, notes, curves = tracked.displacement, [], {}
-
-    def move(points):
-        points = jnp.asarray(points, jnp.float32)
-        return in_chunks(jax.jit(lambda u: strain.move_points(points, u)), _CHUNK, u)
-
-    contours = {name: move(points) for name, points in anatomy.contours.items()}
-    landmarks = {name: move(np.array(point)) for name, point in anatomy.landmarks.items()}
-    determinant = in_chunks(_determinant, _CHUNK, u)
-    jacobian = float(determinant[0].min()), float(determinant[1].mean())
+    notes, curves = [], {}
+    frames = _of_frames(tracked, anatomy)
+    contours, landmarks = (  # in their order, which a compiled function loses
+        {name: frames[kind][name] for name in getattr(anatomy, kind)}
+        for kind in ("contours", "landmarks")
+    )
+    jacobian = float(frames["smallest_jacobian"].min()), float(frames["folded"].mean())
 
     end_systole = None
     if anatomy.has_cavity:
-        curves[f"cavity_area_{area}"] = _areas(u, anatomy.cavity, tracked.spacing)
-        smallest = curves[f"cavity_area_{area}"]
+        curves[f"cavity_area_{area}"] = smallest = frames["cavity_area"]
         if anatomy.has_wall:
-            curves[f"wall_area_{area}"] = _areas(u, anatomy.wall, tracked.spacing)
+            curves[f"wall_area_{area}"] = frames["wall_area"]
         if anatomy.view == "apical":
             volume, axis = _volumes(tracked, anatomy, contours["endo"])
             name, factor = ("volume_ml", 1e-3) if known else ("volume_px3", 1.0)
@@ -94,7 +90,11 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         name = f"endocardial_{main_strain(anatomy.view)}_strain"
         curves[name] = lengths / lengths[tracked.reference] - 1
     if anatomy.has_wall and anatomy.has_cavity:
-        curves |= _strains(tracked, anatomy)
+        kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
+        curves |= {kind: frames["strain"][:, k] for k, kind in enumerate(kinds)}
+        for k, kind in enumerate(kinds):
+            for n, name in enumerate(_sectors(tracked, anatomy)[1]):
+                curves[f"{kind}_{name}"] = frames["sectors"][:, k, n]
         if anatomy.view == "sax" and anatomy.septum is None:
             notes.append("no sectors: neither --septum nor a right ventricle tells the septum")
     elif anatomy.has_cavity:
@@ -190,18 +190,6 @@ def _mean_length(u, region) -> float:
     return float(np.linalg.norm(u, axis=-1)[region].mean())
 
 
-@jax.jit
-def _determinant(u):
-    determinant = jnp.linalg.det(strain.deformation_gradient(u))
-    return determinant.min(axis=(1, 2)), (determinant <= 0).mean(axis=(1, 2))
-
-
-def _areas(u, region, spacing) -> np.ndarray:
-    region = jnp.asarray(region, jnp.float32)
-    area = jax.jit(lambda u: strain.region_area(u, region, spacing))
-    return in_chunks(area, _CHUNK, u)
-
-
 def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
     """(volumes, lengths of the long axis) in the unit of the spacing, `[T]` each."""
     cavity = jnp.asarray(anatomy.cavity, jnp.float32)[..., None]
@@ -229,7 +217,7 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array
     return strain.contour_directions(points, endo, tracked.spacing, closed=False)
 
 
-def _regions(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
+def _sectors(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     """(numbers from 1 of sectors within the wall `[H, W]`, their names); no name, no sectors."""
     if anatomy.view == "sax":
         if anatomy.septum is None:
@@ -249,27 +237,38 @@ def _regions(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     return numbers, APICAL_SEGMENTS
 
 
-def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
-    """Curves of the wall and of its sectors."""
-    normals = directions(tracked, anatomy)
-    numbers, names = _regions(tracked, anatomy)
-    wall, numbers = jnp.asarray(anatomy.wall, jnp.int32), jnp.asarray(numbers)
+def _of_frames(tracked, anatomy) -> dict:
+    """What the displacement of a frame tells, of all frames `[T, ...]`, in one pass over them."""
+    with_strain = anatomy.has_wall and anatomy.has_cavity
+    regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}
+    if with_strain:
+        normals, regions["sector"] = directions(tracked, anatomy), _sectors(tracked, anatomy)[0]
+    regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
     @jax.jit
-    def means(u, wall):  # as an argument: what follows from a constant is computed by the compiler
-        values = jnp.stack(
-            [
-                _strain(u, wall, normal, sigma, tracked.spacing)
-                for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
-            ]
-        )
-        whole = strain.regional_mean(values, wall, 1)
-        parts = strain.regional_mean(values, numbers, 6) if names else whole[..., :0]
-        return jnp.moveaxis(jnp.concatenate([whole, parts], axis=-1), 0, 1)
+    def of_chunk(u, regions):  # arguments: what follows from constants is computed by the compiler
+        def move(points):
+            return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
-    found = in_chunks(lambda u: means(u, wall), _CHUNK, tracked.displacement)  # [T, 2, 1 + sectors]
-    kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
-    curves = {kind: found[:, k, 0] for k, kind in enumerate(kinds)}
-    for k, kind in enumerate(kinds):
-        curves |= {f"{kind}_{name}": found[:, k, 1 + n] for n, name in enumerate(names)}
-    return curves
+        determinant = jnp.linalg.det(strain.deformation_gradient(u))
+        found = {
+            "contours": {name: move(points) for name, points in anatomy.contours.items()},
+            "landmarks": {name: move(point) for name, point in anatomy.landmarks.items()},
+            "smallest_jacobian": determinant.min(axis=(1, 2)),
+            "folded": (determinant <= 0).mean(axis=(1, 2)),
+        }
+        for name in ("cavity", "wall") if "cavity" in regions else ():
+            found[f"{name}_area"] = strain.region_area(u, regions[name], tracked.spacing)
+        if with_strain:
+            values = jnp.stack(
+                [
+                    _strain(u, regions["wall"], normal, sigma, tracked.spacing)
+                    for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
+                ],
+                axis=1,
+            )
+            found["strain"] = strain.regional_mean(values, regions["wall"], 1)[..., 0]
+            found["sectors"] = strain.regional_mean(values, regions["sector"], 6)
+        return found
+
+    return in_chunks(lambda u: of_chunk(u, regions), _CHUNK, tracked.displacement)
