@@ -34,6 +34,8 @@ SECTORS = (
     "anterolateral",
 )
 
+_OUTSIDE = 1e-3  # what a pixel outside the region counts in a fit: where it is thin, enough
+
 # ---------------------------------------------------------------------------- tensors
 
 
@@ -63,6 +65,53 @@ def deformation_gradient_of(
     _check_last("points", points, ("2",))
     gradient = jax.vmap(jax.jacfwd(displacement))(points.reshape(-1, 2))
     return jnp.eye(2) + gradient.reshape(*points.shape, 2) * _per_pixel(spacing)
+
+
+def regional_gradient(
+    u: jax.Array, region: jax.Array, sigma: float, spacing: Spacing = (1.0, 1.0)
+) -> jax.Array:
+    """F of the affine motion that fits u best around every pixel, `[..., H, W, 2, 2]`.
+
+    Moving least squares (Lancaster and Salkauskas, Math Comput 37:141, 1981): around every pixel an
+    affine motion is fitted with Gaussian weights. Pixels outside the region hardly count, so that
+    what moves beside the myocardium does not leak into its strain; a difference of neighbours looks
+    across its border. The wider the Gaussian, the less noise of u is left, which adds to strain in
+    every direction, and the more is averaged of what really differs. Affine motion is found
+    exactly.
+
+    Args:
+        u: `[..., H, W, 2]` pixels.
+        region: `[H, W]` bool.
+        sigma: of the Gaussian, in the unit of `spacing`; at least half a pixel is taken.
+        spacing: of a pixel.
+    """
+    _check_last("u", u, ("H", "W", "2"))
+    weight = jnp.where(jnp.asarray(region, bool), 1.0, _OUTSIDE)
+    rows, columns = (
+        _moments(size, max(sigma / step, 0.5))
+        for size, step in zip(weight.shape, spacing, strict=True)
+    )
+
+    def moment(x, i, j):
+        """sum of weight x o_r^i o_c^j over offsets o, `[..., H, W]`."""
+        return jnp.einsum(
+            "ph,...hw,qw->...pq", rows[i], weight * x, columns[j], precision=lax.Precision.HIGHEST
+        )
+
+    total, *means = (moment(1.0, *power) for power in ((0, 0), (1, 0), (0, 1)))
+    offset = jnp.stack(means, -1) / total[..., None]
+    squares = [[moment(1.0, 2, 0), moment(1.0, 1, 1)], [moment(1.0, 1, 1), moment(1.0, 0, 2)]]
+    spread = jnp.stack([jnp.stack(row, -1) for row in squares], -2) / total[..., None, None]
+    spread = spread - offset[..., :, None] * offset[..., None, :]
+    (a, b), (_, d) = (jnp.moveaxis(spread[..., k, :], -1, 0) for k in (0, 1))
+    inverse = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-b, a], -1)], -2)
+    inverse = inverse / (a * d - b * b)[..., None, None]
+
+    value = jnp.moveaxis(u, -1, -3)
+    level, *along = (moment(value, *power) / total for power in ((0, 0), (1, 0), (0, 1)))
+    covariance = jnp.stack(along, -1) - level[..., None] * offset
+    slopes = jnp.einsum("...ahwk,hwkj->...hwaj", covariance, inverse)
+    return jnp.eye(2) + slopes * _per_pixel(spacing)
 
 
 def green_lagrange(deformation: jax.Array) -> jax.Array:
@@ -361,6 +410,16 @@ def disc_volume(
 def _quarter_turn(vectors):
     """From the row axis towards the column axis."""
     return jnp.stack([-vectors[..., 1], vectors[..., 0]], axis=-1)
+
+
+def _moments(size, sigma):
+    """`[3, size, size]`: Gaussian weights of every pixel around every pixel, times offset^0, 1, 2.
+
+    Offsets are counted in pixels.
+    """
+    offset = np.arange(size)[None, :] - np.arange(size)[:, None]
+    weights = np.exp(-0.5 * (offset / sigma) ** 2)
+    return jnp.asarray(np.stack([weights, weights * offset, weights * offset**2]), jnp.float32)
 
 
 def _per_pixel(spacing):

@@ -15,8 +15,9 @@ costs little:
    frames are enough.
 
 A stationary velocity v_t stands for each frame: x + u_t(x) = exp(v_t)(x) leads from the reference
-to frame t (`ops.strain` states the conventions), exp(-v_t) back. All arrays over time are NumPy on
-the host; at most `chunk` frames are on the device.
+to frame t (`ops.strain` states the conventions), exp(-v_t) back. What is smooth in time is a sum of
+few curves: their coefficients are kept, not the velocity of every frame, and gathered while frames
+are registered, at most `chunk` of them at a time. Memory does not grow with the length of the cine.
 """
 
 from collections.abc import Callable
@@ -63,6 +64,26 @@ class Tracking:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
 
 
+@dataclass(frozen=True)
+class Velocities:
+    """Velocities of T frames, as sums of curves over time. `v[rows]` are those of some frames.
+
+    basis: `[T, K]`, of `time_basis`.
+    coefficients: `[K, H, W, 2]` float32, pixels.
+    """
+
+    basis: np.ndarray
+    coefficients: np.ndarray
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """`[N, H, W, 2]` float32 of N rows: a slice or an array of numbers."""
+        return np.tensordot(self.basis[rows], self.coefficients, axes=1)
+
+    def plus(self, rows, v: np.ndarray) -> None:
+        """Adds the smooth part of velocities `[N, H, W, 2]` of N frames and zero of the others."""
+        self.coefficients[...] += np.tensordot(self.basis[rows].T, v, axes=1)
+
+
 def track(
     frames: np.ndarray,
     search: Register,
@@ -73,8 +94,8 @@ def track(
     period: float | None = None,
     settings: Tracking = Tracking(),
     progress: Callable[[float], None] = lambda done: None,
-) -> np.ndarray:
-    """Velocities from the reference frame to every frame, `[T, H, W, 2]` float32 pixels.
+) -> Velocities:
+    """Velocities from the reference frame to every frame, smooth in time.
 
     Args:
         frames: `[T, H, W]` float32.
@@ -100,45 +121,64 @@ def track(
     if not (np.diff(times) > 0).all():
         raise ValueError(f"times: found {times}, expected them to increase")
     frames = np.asarray(frames, np.float32)
-    smooth = time_projection(times, reference, settings.harmonics, period)
+    basis = time_basis(times, reference, settings.harmonics, period)
     keys = np.unique(np.linspace(0, sizes["T"] - 1, settings.key_frames).round().astype(int))
     keys = keys[keys != reference]
     known = np.sort([*keys, reference])
     others = np.setdiff1d(np.arange(sizes["T"]), [reference])
-    between = np.setdiff1d(np.arange(sizes["T"]), known)
+    between = np.setdiff1d(others, keys)
     done, work = 0, settings.rounds * len(frames) + settings.twicing * len(known)
 
     def register(method, moving, start):
-        def one_chunk(*arrays):
-            nonlocal done
-            found = method(*arrays)
-            done += settings.chunk
-            progress(min(1.0, done / work))
-            return found
-
+        """At most a chunk of frames."""
+        nonlocal done
         fixed = np.broadcast_to(frames[reference], moving.shape)
-        return _in_chunks(one_chunk, settings.chunk, moving, fixed, start)
+        filled, valid = fill_up((moving, fixed, start), settings.chunk)
+        found = np.asarray(method(*filled))[valid]
+        done += settings.chunk
+        progress(min(1.0, done / work))
+        return found
 
-    def smooth_in_time(v):
-        return np.tensordot(smooth, v, axes=1)
+    def chunks(rows):
+        return (rows[k : k + settings.chunk] for k in range(0, len(rows), settings.chunk))
 
-    v = np.zeros((*frames.shape, 2), np.float32)
-    v[keys] = register(search, frames[keys], v[keys])
-    if len(between):
-        start = _interpolate(times[between], times[known], v[known])
-        v[between] = register(improve, frames[between], start)
-    v = smooth_in_time(v)
+    def smooth_in_time():
+        """Velocities to add to, all zero."""
+        return Velocities(basis, np.zeros((basis.shape[1], *frames.shape[1:], 2), np.float32))
+
+    def of_known(values):
+        """Velocities `[keys, H, W, 2]` with zero at the reference, `[known, H, W, 2]`."""
+        return np.insert(values, np.searchsorted(keys, reference), 0, axis=0)
+
+    v = smooth_in_time()
+    at_keys = np.concatenate(
+        [
+            register(search, frames[rows], np.zeros((len(rows), *frames.shape[1:], 2), np.float32))
+            for rows in chunks(keys)
+        ]
+    )
+    v.plus(keys, at_keys)
+    at_known = of_known(at_keys)
+    for rows in chunks(between):
+        start = _interpolate(times[rows], times[known], at_known)
+        v.plus(rows, register(improve, frames[rows], start))
     for _ in range(settings.rounds - 1):
-        v[others] = register(improve, frames[others], v[others])
-        v = smooth_in_time(v)
+        improved = smooth_in_time()
+        for rows in chunks(others):
+            improved.plus(rows, register(improve, frames[rows], v[rows]))
+        v = improved
     if settings.twicing:
-        moved = propagate(frames[reference], v[keys], settings.chunk)
-        found = register(search, moved, np.zeros_like(v[keys]))
-        for _ in range(settings.rounds - 1):
-            found = register(improve, moved, found)
-        lost = np.zeros_like(v[known])
-        lost[known != reference] = v[keys] - found
-        v = v + smooth_in_time(_interpolate(times, times[known], lost))
+        lost = []
+        for rows in chunks(keys):
+            wanted = v[rows]
+            moved = propagate(frames[reference], wanted, settings.chunk)
+            found = register(search, moved, np.zeros_like(wanted))
+            for _ in range(settings.rounds - 1):
+                found = register(improve, moved, found)
+            lost.append(wanted - found)
+        lost = of_known(np.concatenate(lost))
+        for rows in chunks(others):
+            v.plus(rows, _interpolate(times[rows], times[known], lost))
     progress(1.0)
     return v
 
@@ -164,24 +204,25 @@ def drift(u: np.ndarray, region: np.ndarray) -> float:
     return float(np.linalg.norm(u[-1], axis=-1)[np.asarray(region, bool)].mean())
 
 
-def time_projection(
+def time_basis(
     times: np.ndarray, reference: int, harmonics: int, period: float | None = None
 ) -> np.ndarray:
-    """`[T, T]`: brings curves over `times` to the nearest smooth ones, zero at the reference.
+    """Smooth curves over `times` that are zero at the reference, `[T, K]` float32, orthonormal.
 
-    Periodic: sums of `harmonics` sines and cosines of the period. Otherwise: cubic splines of
-    twice as many equal pieces. Fewer, where there are not frames enough to tell them apart.
+    basis @ basis.T brings a curve to the nearest smooth one. Periodic: sums of `harmonics` sines
+    and cosines of the period. Otherwise: cubic splines of twice as many equal pieces. Fewer, where
+    there are not frames enough to tell them apart.
     """
     phase = (times - times[0]) / (times[-1] - times[0] if period is None else period)
     if period is None:
         pieces = max(1, min(2 * harmonics, len(times) - 3))
         knots = np.concatenate([[0] * 3, np.linspace(0, 1, pieces + 1), [1] * 3])
-        basis = BSpline.design_matrix(phase, knots, 3).toarray()
+        curves = BSpline.design_matrix(phase, knots, 3).toarray()
     else:
         angle = 2 * np.pi * np.outer(phase, np.arange(1, min(harmonics, (len(times) - 1) // 2) + 1))
-        basis = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-    basis = basis - basis[reference]
-    return (basis @ np.linalg.pinv(basis, rcond=1e-9)).astype(np.float32)
+        curves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    basis, sizes, _ = np.linalg.svd(curves - curves[reference], full_matrices=False)
+    return basis[:, sizes > 1e-9 * sizes.max(initial=0)].astype(np.float32)
 
 
 # ---------------------------------------------------------------------------- helpers

@@ -7,7 +7,7 @@ none, or None; spacing (row, column).
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +108,12 @@ def frame_picture(frame: Mapping) -> Image.Image:
     return picture.quantize(64, dither=Image.Dither.NONE)
 
 
-def write_animation(path: Path, pictures: Sequence[Image.Image], seconds: np.ndarray) -> None:
+def write_animation(path: Path, pictures: Iterator[Image.Image], seconds: np.ndarray) -> None:
     """An endless GIF at the speed of the heart; GIF counts in hundredths of a second."""
     steps = np.diff(seconds)
     milliseconds = [max(20, 10 * round(100 * s)) for s in (*steps, steps[-1])]
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, format="GIF"
+    next(pictures).save(
+        path, save_all=True, append_images=pictures, duration=milliseconds, loop=0, format="GIF"
     )
 
 

@@ -4,6 +4,9 @@ Strain is Green and Lagrange's, E = (F^T F - I) / 2 with F from the displacement
 frame's directions: radial and circumferential about the cavity's centroid in short-axis views;
 along the endocardial contour (longitudinal) and across it (radial) in apical ones. A value of the
 wall or of a sector is the mean over its pixels.
+
+F is fitted within the wall (`strain.regional_gradient`): closely for the radial strain, which
+changes within millimetres of depth, more widely for those along the wall, which change slowly.
 """
 
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ from ldm_morph_jax.registering.cine.anatomy import Anatomy
 from ldm_morph_jax.registering.cine.tracked import Tracked, in_chunks
 
 _CHUNK = 8  # frames
+# Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
+RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
 APICAL_SEGMENTS = (
     "basal_first",
     "middle_first",
@@ -58,23 +63,19 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     """All that the anatomy allows to measure."""
     known = tracked.cine.first.spacing_known
     length, area = ("mm", "mm2") if known else ("px", "px2")
-    u, notes, curves = tracked.displacement, [], {}
-
-    def move(points):
-        points = jnp.asarray(points, jnp.float32)
-        return in_chunks(jax.jit(lambda u: strain.move_points(points, u)), _CHUNK, u)
-
-    contours = {name: move(points) for name, points in anatomy.contours.items()}
-    landmarks = {name: move(np.array(point)) for name, point in anatomy.landmarks.items()}
-    determinant = in_chunks(_determinant, _CHUNK, u)
-    jacobian = float(determinant[0].min()), float(determinant[1].mean())
+    notes, curves = [], {}
+    frames = _of_frames(tracked, anatomy)
+    contours, landmarks = (  # in their order, which a compiled function loses
+        {name: frames[kind][name] for name in getattr(anatomy, kind)}
+        for kind in ("contours", "landmarks")
+    )
+    jacobian = float(frames["smallest_jacobian"].min()), float(frames["folded"].mean())
 
     end_systole = None
     if anatomy.has_cavity:
-        curves[f"cavity_area_{area}"] = _areas(u, anatomy.cavity, tracked.spacing)
-        smallest = curves[f"cavity_area_{area}"]
+        curves[f"cavity_area_{area}"] = smallest = frames["cavity_area"]
         if anatomy.has_wall:
-            curves[f"wall_area_{area}"] = _areas(u, anatomy.wall, tracked.spacing)
+            curves[f"wall_area_{area}"] = frames["wall_area"]
         if anatomy.view == "apical":
             volume, axis = _volumes(tracked, anatomy, contours["endo"])
             name, factor = ("volume_ml", 1e-3) if known else ("volume_px3", 1.0)
@@ -89,7 +90,11 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         name = f"endocardial_{main_strain(anatomy.view)}_strain"
         curves[name] = lengths / lengths[tracked.reference] - 1
     if anatomy.has_wall and anatomy.has_cavity:
-        curves |= _strains(tracked, anatomy)
+        kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
+        curves |= {kind: frames["strain"][:, k] for k, kind in enumerate(kinds)}
+        for k, kind in enumerate(kinds):
+            for n, name in enumerate(_sectors(tracked, anatomy)[1]):
+                curves[f"{kind}_{name}"] = frames["sectors"][:, k, n]
         if anatomy.view == "sax" and anatomy.septum is None:
             notes.append("no sectors: neither --septum nor a right ventricle tells the septum")
     elif anatomy.has_cavity:
@@ -116,16 +121,20 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
     wall = jnp.asarray(anatomy.wall, jnp.float32)
 
     @jax.jit
-    def there(u, inverse):
-        tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
-        value = strain.normal_strain(tensor, tangent)
+    def there(u, inverse, wall):
+        value = _strain(u, wall > 0, tangent, TANGENTIAL_SIGMA, tracked.spacing)
         both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
         value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
         return jnp.where(share > 0.5, value / jnp.maximum(share, 0.5), jnp.nan)
 
     for first in range(0, len(tracked.times), _CHUNK):
         rows = slice(first, first + _CHUNK)
-        yield from in_chunks(there, _CHUNK, tracked.displacement[rows], tracked.inverse[rows])
+        yield from in_chunks(
+            lambda u, inverse: there(u, inverse, wall),
+            _CHUNK,
+            tracked.displacement[rows],
+            tracked.inverse[rows],
+        )
 
 
 def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
@@ -171,20 +180,14 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
 # ---------------------------------------------------------------------------- helpers
 
 
+def _strain(u, wall, direction, sigma, spacing):
+    """Strain along unit vectors `[H, W, 2]`, `[..., H, W]`; to be used in the wall alone."""
+    gradient = strain.regional_gradient(u, wall, sigma, spacing)
+    return strain.normal_strain(strain.green_lagrange(gradient), direction)
+
+
 def _mean_length(u, region) -> float:
     return float(np.linalg.norm(u, axis=-1)[region].mean())
-
-
-@jax.jit
-def _determinant(u):
-    determinant = jnp.linalg.det(strain.deformation_gradient(u))
-    return determinant.min(axis=(1, 2)), (determinant <= 0).mean(axis=(1, 2))
-
-
-def _areas(u, region, spacing) -> np.ndarray:
-    region = jnp.asarray(region, jnp.float32)
-    area = jax.jit(lambda u: strain.region_area(u, region, spacing))
-    return in_chunks(area, _CHUNK, u)
 
 
 def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +217,7 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array
     return strain.contour_directions(points, endo, tracked.spacing, closed=False)
 
 
-def _regions(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
+def _sectors(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     """(numbers from 1 of sectors within the wall `[H, W]`, their names); no name, no sectors."""
     if anatomy.view == "sax":
         if anatomy.septum is None:
@@ -234,23 +237,38 @@ def _regions(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     return numbers, APICAL_SEGMENTS
 
 
-def _strains(tracked, anatomy) -> dict[str, np.ndarray]:
-    """Curves of the wall and of its sectors."""
-    normals = directions(tracked, anatomy)
-    numbers, names = _regions(tracked, anatomy)
-    wall, numbers = jnp.asarray(anatomy.wall, jnp.int32), jnp.asarray(numbers)
+def _of_frames(tracked, anatomy) -> dict:
+    """What the displacement of a frame tells, of all frames `[T, ...]`, in one pass over them."""
+    with_strain = anatomy.has_wall and anatomy.has_cavity
+    regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}
+    if with_strain:
+        normals, regions["sector"] = directions(tracked, anatomy), _sectors(tracked, anatomy)[0]
+    regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
     @jax.jit
-    def means(u):
-        tensor = strain.green_lagrange(strain.deformation_gradient(u, tracked.spacing))
-        values = jnp.stack([strain.normal_strain(tensor, n) for n in normals])
-        whole = strain.regional_mean(values, wall, 1)
-        parts = strain.regional_mean(values, numbers, 6) if names else whole[..., :0]
-        return jnp.moveaxis(jnp.concatenate([whole, parts], axis=-1), 0, 1)
+    def of_chunk(u, regions):  # arguments: what follows from constants is computed by the compiler
+        def move(points):
+            return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
-    found = in_chunks(means, _CHUNK, tracked.displacement)  # [T, 2, 1 + sectors]
-    kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
-    curves = {kind: found[:, k, 0] for k, kind in enumerate(kinds)}
-    for k, kind in enumerate(kinds):
-        curves |= {f"{kind}_{name}": found[:, k, 1 + n] for n, name in enumerate(names)}
-    return curves
+        determinant = jnp.linalg.det(strain.deformation_gradient(u))
+        found = {
+            "contours": {name: move(points) for name, points in anatomy.contours.items()},
+            "landmarks": {name: move(point) for name, point in anatomy.landmarks.items()},
+            "smallest_jacobian": determinant.min(axis=(1, 2)),
+            "folded": (determinant <= 0).mean(axis=(1, 2)),
+        }
+        for name in ("cavity", "wall") if "cavity" in regions else ():
+            found[f"{name}_area"] = strain.region_area(u, regions[name], tracked.spacing)
+        if with_strain:
+            values = jnp.stack(
+                [
+                    _strain(u, regions["wall"], normal, sigma, tracked.spacing)
+                    for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
+                ],
+                axis=1,
+            )
+            found["strain"] = strain.regional_mean(values, regions["wall"], 1)[..., 0]
+            found["sectors"] = strain.regional_mean(values, regions["sector"], 6)
+        return found
+
+    return in_chunks(lambda u: of_chunk(u, regions), _CHUNK, tracked.displacement)

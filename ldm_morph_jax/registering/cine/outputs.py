@@ -97,12 +97,15 @@ def write_pages(
     if groups:
         figure = report.curves_figure(tracked.times, groups, time_label, measures.end_systole)
         (folder / "curves.png").write_bytes(report.png_bytes(figure))
-    pages, pictures = [], []
-    for view in _views(tracked, anatomy, measures):
-        pages.append(report.frame_page(view))
-        pictures.append(report.frame_picture(view))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
-    report.write_animation(folder / "beat.gif", pictures, seconds)
+    pages = []
+
+    def pictures():
+        for view in _views(tracked, anatomy, measures):
+            pages.append(report.frame_page(view))
+            yield report.frame_picture(view)
+
+    report.write_animation(folder / "beat.gif", pictures(), seconds)
     report.write_report(
         folder / "report.html",
         frames=pages,
