@@ -53,6 +53,8 @@ def test_a_series_computes_every_block_once():
     for index in (-1, np.s_[2:5], np.s_[5:], np.s_[7:], np.s_[:, 1], whole[:, 0, 0] > 0):
         np.testing.assert_array_equal(series[index], whole[index])
     np.testing.assert_array_equal(series - whole, 0 * whole)
+    with pytest.raises(ValueError, match="read-only"):
+        series[0][...] = 1
 
 
 @pytest.mark.parametrize("look", ["sax", "echo"])

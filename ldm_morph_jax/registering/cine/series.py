@@ -42,5 +42,7 @@ class Series:
         first = t - t % self._block
         if self._kept is None or self._kept[0] != first:
             rows = slice(first, min(first + self._block, len(self)))
-            self._kept = first, np.asarray(self._compute(rows))
+            block = np.asarray(self._compute(rows)).view()
+            block.flags.writeable = False  # it will be handed out again
+            self._kept = first, block
         return self._kept[1]
