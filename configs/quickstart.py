@@ -37,6 +37,6 @@ def get_config():
     c.registration.smoothness_weight = 0.3
     c.registration.pixel_weight = 0.99
     c.registration.train.update(
-        steps=2000, batch_size=2, learning_rate=3e-3, warmup_steps=50, evaluate_every=500
+        steps=2750, batch_size=2, learning_rate=3e-3, warmup_steps=50, evaluate_every=550
     )
     return c
