@@ -212,15 +212,23 @@ def test_methods(name, beats):
     np.testing.assert_allclose(back.map_points(there.map_points(points)), points, atol=0.05)
 
 
-def test_large_frames_are_tracked_on_a_coarser_grid(beats, monkeypatch):
+@pytest.mark.parametrize("why", ["long sides", "fine pixels"])
+def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
     beat = beats["sax"]
-    monkeypatch.setattr(tracked, "_LARGEST", SIZE)
+    spacing, double_spacing = None, None
+    if why == "long sides":
+        monkeypatch.setattr(tracked, "_LARGEST", SIZE)
+    else:
+        spacing, double_spacing = tracked._FINEST_MM, tracked._FINEST_MM / 2
+
+    def displacement(frames, spacing):
+        cine = tracked.cine_from_arrays(frames, spacing=spacing, times=beat.times)
+        return np.asarray(tracked.track_cine(cine).displacement)
+
     double = np.repeat(np.repeat(beat.frames, 2, axis=1), 2, axis=2)
-    found = tracked.track_cine(tracked.cine_from_arrays(double, times=beat.times))
-    fine = tracked.track_cine(tracked.cine_from_arrays(beat.frames, times=beat.times))
     middle = np.s_[:, 10:-10, 10:-10]
-    coarse = found.displacement[:, ::2, ::2][middle] / 2
-    assert np.abs(coarse - fine.displacement[middle]).mean() < 0.1
+    coarse = displacement(double, double_spacing)[:, ::2, ::2][middle] / 2
+    assert np.abs(coarse - displacement(beat.frames, spacing)[middle]).mean() < 0.1
 
 
 def test_contours_by_hand_on_the_ultrasound_clip_of_pydicom(tmp_path, monkeypatch):
