@@ -97,14 +97,15 @@ SMALL_PLAN = {
 def small_budget(experiment: ConfigDict) -> ConfigDict:
     """How long the small plans train; changes and returns `experiment`.
 
-    Registration for at most 600 steps, until three validations in a row have brought nothing, so
-    the learning rate stays constant: a decay would have to know the end. The latent diffusion
-    model, which all of LDM-Morph shares, for longer than the preset "small".
+    Registration for at most 1500 steps, until six validations in a row have brought nothing; with
+    less patience VoxelMorph, whose first displacements are nearly zero, would be stopped before it
+    begins to move. The learning rate stays constant: a decay would have to know the end. The latent
+    diffusion model, which all of LDM-Morph shares, for longer than the preset "small".
     """
     experiment.autoencoder.train.update(steps=1500, batch_size=16, evaluate_every=500)
     experiment.diffusion.train.update(steps=2000, batch_size=32, evaluate_every=1000)
     experiment.diffusion.ema_decay = 0.998
-    budget = {"steps": 600, "evaluate_every": 75, "patience": 3, "schedule": "constant"}
+    budget = {"steps": 1500, "evaluate_every": 100, "patience": 6, "schedule": "constant"}
     experiment.registration.train.update(budget)
     return experiment
 
