@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_parity import Swin, SwinBlock, load, random_images, random_params
+from torch_parity import ConvNormReLU, Swin, SwinBlock, load, random_images, random_params
 
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.methods import build_method
@@ -297,15 +297,6 @@ class LGCA(nn.Module):
         return layers
 
 
-class ConvBlock(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-
-    def forward(self, x):
-        return F.leaky_relu(F.instance_norm(self.conv(x)), 0.01)
-
-
 def upsample_bicubic(x):
     return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
 
@@ -325,14 +316,14 @@ class RegistrationNetwork(nn.Module):
         self.lgca = nn.ModuleList(
             LGCA(width, c.lgca_heads, c.window_size, c.lgca_depth, c.mlp_ratio) for width in widths
         )
-        self.low_level = ConvBlock(2, c.embed_dim // 2)
+        self.low_level = ConvNormReLU(2, c.embed_dim // 2)
         skips = [*(2 * width for width in reversed(widths[:-1])), c.embed_dim // 2]
         self.decoder, width = nn.ModuleList(), widths[-1]
         for skip, outputs in zip(
             skips, (widths[-2] // 2**block for block in range(4)), strict=True
         ):
             self.decoder.append(
-                nn.ModuleList([ConvBlock(width + skip, outputs), ConvBlock(outputs, outputs)])
+                nn.ModuleList([ConvNormReLU(width + skip, outputs), ConvNormReLU(outputs, outputs)])
             )
             width = outputs
         self.head = nn.Conv2d(width, 2, 3, padding=1)

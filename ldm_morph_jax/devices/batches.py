@@ -20,3 +20,15 @@ def fill_up(batch, size: int):
     [n] = rows
     filled = jax.tree.map(lambda leaf: leaf[np.minimum(np.arange(size), n - 1)], batch)
     return filled, np.arange(size) < n
+
+
+def in_chunks(function, size: int, *arrays):
+    """A function of arrays `[N, ...]`, `size` rows at a time, so that one program serves all.
+
+    Returns what the function does, a tree of arrays `[N, ...]`, as NumPy arrays.
+    """
+    parts = []
+    for first in range(0, len(arrays[0]), size):
+        chunk, valid = fill_up(tuple(a[first : first + size] for a in arrays), size)
+        parts.append(jax.tree.map(lambda a, valid=valid: np.asarray(a)[valid], function(*chunk)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

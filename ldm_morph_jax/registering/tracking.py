@@ -17,7 +17,7 @@ costs little:
 A stationary velocity v_t stands for each frame: x + u_t(x) = exp(v_t)(x) leads from the reference
 to frame t (`ops.strain` states the conventions), exp(-v_t) back. What is smooth in time is a sum of
 few curves: their coefficients are kept, not the velocity of every frame, and gathered while frames
-are registered, at most `chunk` of them at a time. Memory does not grow with the length of the cine.
+are registered, at most `chunk` of them at a time; they do not grow with the length of the cine.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import BSpline
 
-from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.devices.batches import fill_up, in_chunks
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 
@@ -185,7 +185,7 @@ def track(
 
 def displacement(velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
     """exp(v_t) - id for velocities `[T, H, W, 2]`; for `-velocity` it is the way back."""
-    return _in_chunks(_integrate, chunk, velocity)
+    return in_chunks(_integrate, chunk, velocity)
 
 
 def propagate(image: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
@@ -193,7 +193,7 @@ def propagate(image: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.nda
 
     Floating images are interpolated linearly, labels take the nearest.
     """
-    return _in_chunks(_warp, chunk, np.broadcast_to(image, velocity.shape[:3]), -velocity)
+    return in_chunks(_warp, chunk, np.broadcast_to(image, velocity.shape[:3]), -velocity)
 
 
 def drift(u: np.ndarray, region: np.ndarray) -> float:
@@ -243,12 +243,3 @@ def _interpolate(at, times, v):
     share = np.clip((at - times[k]) / (times[k + 1] - times[k]), 0, 1)
     share = share.reshape(-1, *[1] * (v.ndim - 1)).astype(v.dtype)
     return v[k] * (1 - share) + v[k + 1] * share
-
-
-def _in_chunks(function, size, *arrays):
-    """`function` of arrays `[N, ...]`, `size` rows at a time, so that one program serves all."""
-    results = []
-    for first in range(0, len(arrays[0]), size):
-        chunk, valid = fill_up(tuple(a[first : first + size] for a in arrays), size)
-        results.append(np.asarray(function(*chunk))[valid])
-    return np.concatenate(results)

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.registering.cine.anatomy import Anatomy
-from ldm_morph_jax.registering.cine.tracked import Tracked, in_chunks
+from ldm_morph_jax.registering.cine.tracked import Tracked
 
 _CHUNK = 8  # frames
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).

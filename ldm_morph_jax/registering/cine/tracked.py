@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.devices.batches import fill_up, in_chunks
 from ldm_morph_jax.devices.mesh import data_mesh, sharded
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image, ImageError, check_spacing, images_from_array
@@ -309,12 +309,3 @@ def _resized(x, shape):
 @jax.jit
 def _inverted(u):
     return invert(u).displacement
-
-
-def in_chunks(function, size: int, *arrays):
-    """A function of arrays `[N, ...]`, `size` rows at a time; a tree of arrays `[N, ...]`."""
-    parts = []
-    for first in range(0, len(arrays[0]), size):
-        chunk, valid = fill_up(tuple(a[first : first + size] for a in arrays), size)
-        parts.append(jax.tree.map(lambda a, valid=valid: np.asarray(a)[valid], function(*chunk)))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
