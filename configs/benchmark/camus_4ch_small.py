@@ -7,9 +7,9 @@
 The test pairs are the paper's, so its numbers can be compared with ours one by one. LDM-Morph has
 the small networks of configs/camus_4ch.py with a smoothed velocity (configs/sunnybrook_small.py
 explains why). VoxelMorph, TransMorph and TransMatch each have a second row with LDM-Morph's head,
-similarity and smoothness weight (docs/benchmark.md lists what is equal for all). LDM-Morph and its
-variants are trained with three seeds; `--config.seeded` adds methods. SyN needs the extra `ants`.
-Without the ACDC data, `--datasets camus_4ch` leaves out Table 2.
+similarity and smoothness weight (docs/benchmark.md lists what is equal for all). LDM-Morph, its
+variants, VoxelMorph and TransMorph with its head are trained with three seeds. SyN needs the extra
+`ants`. Without the ACDC data, `--datasets camus_4ch` leaves out Table 2.
 
     table 1, 4, 5   all methods           table 3, figure 7   LDM-Morph's variants
     table 2, figure 6   trained on CAMUS-4CH, tested on ACDC
@@ -19,20 +19,13 @@ pictures of pairs.
 """
 
 from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, small_budget
+from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, small_experiment
 
 
 def get_config():
     own = experiment("camus_4ch", "small")
     own.data.options.allow_partial = True  # public copies lack one or two patients
-    own.registration.update(
-        integration_steps=6,
-        velocity_sigma=6.0,
-        symmetric=True,
-        similarity="ncc",  # on echo better than the squared error (docs/refinement.md)
-        smoothness_weight=0.05,
-    )
-    small_budget(own)
+    small_experiment(own)
     unseen = experiment("acdc", "small")
     unseen.data.options.allow_partial = True
     return benchmark_config(
