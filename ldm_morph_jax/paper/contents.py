@@ -199,7 +199,9 @@ def plots(config, results: Sequence[Result]) -> dict[str, tuple[str, Callable[[b
     found = {}
     for dataset in config.datasets:
         scores = [select(results, name, dataset, dataset) for name in table_rows(config)]
-        values = {method_title(s.name): s.pair_means("dsc") for s in scores if s.done}
+        values = {  # variants on a second line, where they have room
+            method_title(s.name).replace(", ", ",\n"): s.pair_means("dsc") for s in scores if s.done
+        }
         if values:
             found[f"fig4-{dataset}"] = (
                 f"Fig. 4: DSC of the test pairs of {dataset_title(dataset)}",
