@@ -8,7 +8,7 @@ correspond to any row of the paper: networks, images and training are far smalle
 results and times.
 """
 
-from ldm_morph_jax.config import paper_config, small
+from ldm_morph_jax.config import paper_config, small, smoothed_velocity
 
 
 def get_config():
@@ -26,16 +26,11 @@ def get_config():
     c.diffusion.train.update(steps=250, batch_size=16, evaluate_every=250)
 
     c.registration.model.window_size = 4
-    # A smoothed velocity instead of the paper's displacement, antisymmetric in the two images, and
-    # a small weight for the latent loss, since the autoencoder is trained for only a minute: see
-    # configs/sunnybrook_small.py. Local correlation also sees motion in dark tissue, which is most
-    # of these images; with squared error, the end-point error is a tenth larger.
-    c.registration.symmetric = True
-    c.registration.integration_steps = 6
-    c.registration.velocity_sigma = 3.5
+    # The latent loss has a small weight, since the autoencoder is trained for only a minute. Local
+    # correlation also sees motion in dark tissue, which is most of these images; with squared
+    # error, the end-point error is a tenth larger.
+    smoothed_velocity(c, sigma=3.5, smoothness_weight=0.3, pixel_weight=0.99)
     c.registration.similarity = "ncc"
-    c.registration.smoothness_weight = 0.3
-    c.registration.pixel_weight = 0.99
     c.registration.train.update(
         steps=2750, batch_size=2, learning_rate=3e-3, warmup_steps=50, evaluate_every=550
     )

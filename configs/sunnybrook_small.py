@@ -12,7 +12,7 @@ has measured results, times and seeds.
 network without LDM, made antisymmetric in the two images.
 """
 
-from ldm_morph_jax.config import MRI_AUGMENTATION, paper_config, preset, small
+from ldm_morph_jax.config import MRI_AUGMENTATION, paper_config, preset, small, smoothed_velocity
 
 
 def get_config(variant: str = ""):
@@ -21,14 +21,7 @@ def get_config(variant: str = ""):
     c.data.name = "sunnybrook"
     c.data.intensity = "percentile"
     c.diffusion.train.log_every = 100
-    # With the paper's smoothness weight of 0.01 a displacement folds; with a weight large enough to
-    # prevent folds it cannot follow large contractions. A smoothed velocity does both, and the
-    # smoother it is, the better hearts overlap. At the paper's beta of 0.6 the latent term, from an
-    # autoencoder trained for minutes, would outweigh the pixel term (README).
-    c.registration.integration_steps = 6
-    c.registration.velocity_sigma = 6.0
-    c.registration.smoothness_weight = 0.03
-    c.registration.pixel_weight = 0.95
+    smoothed_velocity(c, symmetric=False)
     c.registration.train.steps = 600
     c.registration.train.evaluate_every = 100
     preset(c, variant, ("symmetric", "official_code"))

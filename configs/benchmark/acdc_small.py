@@ -5,7 +5,7 @@
         --out results/acdc_small
 
 The test patients are the paper's, and its numbers are shown next to ours. LDM-Morph has the small
-networks of configs/acdc.py with a smoothed velocity (configs/sunnybrook_small.py explains why).
+networks of configs/acdc.py with a smoothed velocity (`config.smoothed_velocity` explains why).
 VoxelMorph, TransMorph and TransMatch each have a second row with LDM-Morph's head, similarity and
 smoothness weight (docs/benchmark.md lists what is equal for all). LDM-Morph, its variants,
 VoxelMorph and TransMorph with its head are trained with three seeds. SyN needs the extra `ants`.

@@ -5,7 +5,7 @@
         --out results/camus_4ch_small
 
 The test pairs are the paper's, so its numbers can be compared with ours one by one. LDM-Morph has
-the small networks of configs/camus_4ch.py with a smoothed velocity (configs/sunnybrook_small.py
+the small networks of configs/camus_4ch.py with a smoothed velocity (`config.smoothed_velocity`
 explains why). VoxelMorph, TransMorph and TransMatch each have a second row with LDM-Morph's head,
 similarity and smoothness weight (docs/benchmark.md lists what is equal for all). LDM-Morph, its
 variants, VoxelMorph and TransMorph with its head are trained with three seeds. SyN needs the extra

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import paper_config, with_method
+from ldm_morph_jax.config import paper_config, smoothed_velocity, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
 from ldm_morph_jax.registering.velocity import STEPS
 
@@ -97,24 +97,19 @@ SMALL_PLAN = {
 def small_experiment(experiment: ConfigDict) -> ConfigDict:
     """The head and the budget of the small plans; changes and returns `experiment`.
 
-    The head is that of configs/sunnybrook_small.py, which explains it, antisymmetric in the two
-    images. Registration trains for at most 800 steps, until four validations in a row, 100 steps
-    apart, have brought nothing; with less patience VoxelMorph, whose first displacements are nearly
-    zero, would be stopped before it begins to move. The learning rate stays constant: a decay would
-    have to know the end. The latent diffusion model, which all of LDM-Morph shares, is trained for
-    longer than in the preset "small".
+    The head is `config.smoothed_velocity`. Registration trains for at most 800 steps, until four
+    validations in a row, 100 steps apart, have brought nothing; with less patience VoxelMorph,
+    whose first displacements are nearly zero, would be stopped before it begins to move. The
+    learning rate stays constant: a decay would have to know the end. The latent diffusion model,
+    which all of LDM-Morph shares, is trained for longer than in the preset "small".
     """
     experiment.autoencoder.train.update(steps=1500, batch_size=16, evaluate_every=500)
     experiment.diffusion.train.update(steps=2000, batch_size=32, evaluate_every=1000)
     experiment.diffusion.ema_decay = 0.998
-    c = experiment.registration
-    c.integration_steps = 6
-    c.velocity_sigma = 6.0
-    c.symmetric = True
-    c.smoothness_weight = 0.03
-    c.pixel_weight = 0.95
-    c.train.update(steps=800, evaluate_every=100, patience=4, schedule="constant")
-    return experiment
+    experiment.registration.train.update(
+        steps=800, evaluate_every=100, patience=4, schedule="constant"
+    )
+    return smoothed_velocity(experiment)
 
 
 def method_title(name: str) -> str:
