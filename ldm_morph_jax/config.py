@@ -264,8 +264,7 @@ def one_gpu(config: ConfigDict) -> ConfigDict:
     """Preset: the paper's networks, trained in about ten minutes on one large GPU.
 
     bfloat16, large batches with the learning rate scaled up, few steps; a smoothed velocity,
-    trained by local correlation, which on echo does better than the squared error
-    (docs/refinement.md). Changes and returns `config`.
+    trained by local correlation like the weights for echo that ship. Changes and returns `config`.
     """
     config.compute.dtype = "bfloat16"
     c = config.autoencoder

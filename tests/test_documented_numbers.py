@@ -6,18 +6,19 @@ A table is checked when a comment above it says where its numbers come from:
 
 One entry per row, in order, each a folder below the named one that holds a pairs.csv; a name with a
 star stands for several seeds. "A minus B" is a row of A that is also compared with B; "pairs.csv of
-docs/results/X/runs minus B:" compares every row with B, but B itself. What a column
-holds is known from its header: a score ("DSC", "% J <= 0", "HD95, px", "squared error", "s per
+docs/results/X/runs minus B:" compares every row with B, but B itself. What a column holds is known
+from its header: a score ("DSC", "% J <= 0", "HD95, px", "squared error", "end-point error", "s per
 pair"), a difference to another row ("... [95 %]"), its "p", or "p, corrected" for all rows of the
 table. Empty cells and other columns are text. With "columns of" in front, entries are the columns
 after the first, and the rows quarters of the pairs, from the least overlap before registration to
-the most.
+the most. "{A,B}" in the folder's name stands for as many columns with DSC, each from one folder.
 """
 
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ldm_morph_jax.evaluation import read_pairs
@@ -38,6 +39,8 @@ SCORES = {  # what a header says -> key in pairs.csv
     "J <= 0": "nonpositive_jacobian_percent",
     "HD95": "hd95_px",
     "squared error": "mse",
+    "end-point error": "epe_px",
+    "within structures": "epe_structures_px",
     "per pair": "seconds_per_pair",
 }
 DOCUMENTS = [
@@ -93,8 +96,20 @@ def wrong_cells(text, root=ROOT):
         if reference:
             entries = [entry if entry == [reference] else [*entry, reference] for entry in entries]
         header, rows = table_after(text[mark.end() :])
-        check = _quarters if columns else _rows
-        wrong += check(root / folder, entries, header, rows)
+        names = re.search(r"{(.*)}", folder)
+        if names:
+            folders = [folder.replace(names.group(), name) for name in names.group(1).split(",")]
+            wrong += _side_by_side([root / one for one in folders], entries, header, rows)
+        else:
+            wrong += (_quarters if columns else _rows)(root / folder, entries, header, rows)
+    return wrong
+
+
+def _side_by_side(folders, entries, header, rows):
+    wrong, columns = [], [i for i, column in enumerate(header) if "DSC" in column]
+    for place, folder in zip(columns, folders, strict=True):
+        column = [[row[0], row[place]] for row in rows]
+        wrong += _rows(folder, entries, [header[0], header[place]], column)
     return wrong
 
 
@@ -163,7 +178,7 @@ def test_tables_follow_from_the_rows_per_pair(path):
 
 def test_no_table_of_scores_is_unchecked():
     """But those that the benchmark wrote itself, of which the documents are made."""
-    for path in (ROOT / "README.md", *(ROOT / "docs/results").rglob("*.md")):
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         if path.parent.name == "tables":
             continue
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -186,6 +201,29 @@ def test_tables_of_tracking_follow_from_the_rows_per_beat():
     for table in accuracy.read_tables(ROOT / "docs/results/tracking"):
         missing = [line for line in table.splitlines() if line not in text]
         assert missing == []
+
+
+def test_table_of_verdicts_follows_from_its_rows():
+    text = (ROOT / "docs/registering.md").read_text(encoding="utf-8")
+    table = pd.read_csv(ROOT / "docs/results/register/verdict.csv")
+    _, found = table_after(text.partition("register/verdict.csv -->")[2])
+    names = {"Sunnybrook": "sunnybrook", "ACDC": "acdc", "CAMUS-4CH": "camus_4ch"}
+    expected = []
+    for two_patients in (False, True):
+        for title, name in names.items():
+            rows = table[(table.dataset == name) & ((table.pair == "two patients") == two_patients)]
+            fell = rows[rows.dsc < rows.dsc_initial - 0.005]
+            levels = [(rows.verdict == x).sum() for x in ("plausible", "uncertain", "implausible")]
+            expected.append(
+                [
+                    f"two patients of {title}" if two_patients else title,
+                    str(len(rows)),
+                    f"{rows.dsc_initial.mean():.3f} → {rows.dsc.mean():.3f}",
+                    *map(str, levels),
+                    f"{len(fell)} ({(fell.verdict != 'plausible').sum()})",
+                ]
+            )
+    assert found == expected
 
 
 TABLE = """

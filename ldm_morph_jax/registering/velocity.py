@@ -41,7 +41,7 @@ _SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # tried from left to right
 class Refinement:
     """Settings of the search; lengths in pixels of the level at hand.
 
-    Chosen on validation and training patients of Sunnybrook, ACDC and CAMUS (docs/refinement.md).
+    Chosen on training and validation patients of Sunnybrook, ACDC and CAMUS (docs/refinement.md).
 
     Attributes:
       levels: how much coarser each level is than the images, a power of two; coarse to fine.
@@ -75,6 +75,11 @@ class Refinement:
             )
         if any(s not in (1, 2, 4, 8, 16, 32) for s in self.levels):
             raise ValueError(f"levels: found {self.levels}, expected powers of two up to 32")
+        if min(*self.windows, self.fluid, self.elastic) <= 0:  # a Gaussian of no width is NaN
+            raise ValueError(
+                f"windows {self.windows}, fluid {self.fluid} and elastic {self.elastic}: expected "
+                "more than 0 pixels"
+            )
 
     @classmethod
     def of(cls, steps: int) -> "Refinement":

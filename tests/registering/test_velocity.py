@@ -138,6 +138,8 @@ def test_refused_settings_and_shapes():
         Refinement(levels=(2, 1), steps=(10,))
     with pytest.raises(ValueError, match="powers of two"):
         Refinement(levels=(3,), steps=(10,))
+    with pytest.raises(ValueError, match="more than 0 pixels"):
+        Refinement(elastic=0.0)
     with pytest.raises(ValueError, match="fixed: found shape"):
         refine(jnp.zeros((1, 32, 32)), jnp.zeros((1, 32, 33)))
     assert jax.tree.leaves(Refinement()) == [Refinement()]  # static: part of the compiled program
