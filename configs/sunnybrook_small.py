@@ -5,8 +5,8 @@
 
 DIR holds the public PNG layout (docs/datasets.md). Each image was scaled by its own brightest
 pixel, so intensities differ between ED and ES. They are therefore clipped to the 1st to 99th
-percentile before scaling to [0, 1]; the default elsewhere is the paper's min-max scaling. README.md
-has measured results, times and seeds.
+percentile before scaling to [0, 1]; the default elsewhere is the paper's min-max scaling.
+docs/results/sunnybrook_small has measured results, times and seeds.
 
 `--config sunnybrook_small:symmetric` trains the weights that `register` takes by default, the
 network without LDM, made antisymmetric in the two images.

@@ -9,25 +9,19 @@ OUT/DATASET/NAME/pairs.csv; what is there already is kept. Names that begin with
 the velocity of the shipped network, the others with none.
 """
 
-import argparse
+import functools
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
+from real_pairs import DATASETS, arguments, kept, opened
 
-from ldm_morph_jax.data import load_dataset
 from ldm_morph_jax.evaluation import score_pair
 from ldm_morph_jax.registering.velocity import Refinement, refine
 from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
-DATASETS = {
-    "sunnybrook": {"intensity": "percentile"},
-    "acdc": {"intensity": "percentile", "allow_partial": True},
-    "camus_4ch": {"intensity": "percentile", "allow_partial": True},
-}
 SETTINGS = {
     "default": Refinement(),
     "windows-1.5": Refinement(windows=(1.5,)),
@@ -74,29 +68,21 @@ def rows(settings: Refinement, images, start, pairs, metadata, labels) -> pd.Dat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in DATASETS:
-        parser.add_argument(f"--{name}", required=True, metavar="DIR")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--data", default="data", help="where prepared data are kept")
+    parser = arguments()
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     args = parser.parse_args()
     network = load_method(DEFAULT_MODEL)
-    for dataset_name, options in DATASETS.items():
-        dataset = load_dataset(
-            dataset_name, source=getattr(args, dataset_name), directory=args.data, **options
-        )
+    for dataset_name in DATASETS:
+        dataset = opened(dataset_name, args)
         pairs, metadata = list(dataset.split("validation")), dataset.metadata("validation")
         moving, fixed = (np.stack([pair[key] for pair in pairs]) for key in ("moving", "fixed"))
         velocity, images = network.velocity(moving, fixed), (moving[..., 0], fixed[..., 0])
         for name in args.only:
-            file = args.out / dataset_name / name / "pairs.csv"
-            if not file.exists():
-                start = velocity if name.startswith("start") else None
-                table = rows(SETTINGS[name], images, start, pairs, metadata, dataset.labels)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                table.to_csv(file, index=False, lineterminator="\n")
-            table = pd.read_csv(file)
+            start = velocity if name.startswith("start") else None
+            make = functools.partial(
+                rows, SETTINGS[name], images, start, pairs, metadata, dataset.labels
+            )
+            table = kept(args.out / dataset_name / name / "pairs.csv", make)
             print(
                 f"{dataset_name} {name}: DSC {table['dsc'].mean():.4f}  "
                 f"J <= 0 {table['nonpositive_jacobian_percent'].mean():.3f} %  "

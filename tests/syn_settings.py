@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from real_pairs import kept
 
 from ldm_morph_jax.data import load_dataset
 from ldm_morph_jax.evaluation import score_pair
@@ -199,12 +200,8 @@ def main() -> None:
     dataset = load_dataset("camus_4ch", source=args.source, directory=args.data, allow_partial=True)
     pairs, metadata = list(dataset.split("validation")), dataset.metadata("validation")
     for name in args.only:
-        file = args.out / name / "pairs.csv"
-        if not file.exists():
-            table = rows(SETTINGS[name], pairs, metadata, dataset.labels)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            table.to_csv(file, index=False, lineterminator="\n")
-        table = pd.read_csv(file)
+        make = functools.partial(rows, SETTINGS[name], pairs, metadata, dataset.labels)
+        table = kept(args.out / name / "pairs.csv", make)
         folds = [table[key].mean() for key in table if key.startswith(FOLDS)]
         numbers = "  ".join(f"{value:.3f}" for value in folds)
         seconds = table["seconds_per_pair"].mean()

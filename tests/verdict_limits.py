@@ -8,33 +8,31 @@ the three datasets, registers it in both directions and, as a pair without a rig
 moving image of another patient to the fixed one. Test patients are left alone.
 """
 
-import argparse
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pandas as pd
+from real_pairs import DATASETS, arguments, fell, opened
 
 from ldm_morph_jax import load
-from ldm_morph_jax.data import load_dataset
+from ldm_morph_jax.paper.plan import dataset_title
 from ldm_morph_jax.registering.measures import measure
-from ldm_morph_jax.registering.verdict import judge
+from ldm_morph_jax.registering.verdict import IMPLAUSIBLE, PLAUSIBLE, UNCERTAIN, judge
 
 AT_ONCE = 16
-# name -> every how many pairs, millimetres per pixel (None: not known), options
-DATASETS = {
-    "sunnybrook": (4, 1.25, {}),
-    "acdc": (3, 1.25, {"allow_partial": True}),
-    "camus_4ch": (4, None, {"allow_partial": True}),
-}
+EVERY = {"sunnybrook": 4, "acdc": 3, "camus_4ch": 4}  # how many pairs one is taken of
+SPACING = {"sunnybrook": {"spacing": 1.25}, "acdc": {"spacing": 1.25}, "camus_4ch": {}}
+TWO = "two patients"
+LEVELS = (PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE)
 TRAINING_PAIRS = 100  # of a dataset with more, the first ones, so that echo does not outweigh MRI
 
 
-def rows(registrar, moving, fixed, labels, spacing):
+def rows(registrar, moving, fixed, labels, options):
     """Of pairs of examples' ("image", "mask")."""
     for first in range(0, len(moving), AT_ONCE):
         part = slice(first, first + AT_ONCE)
         images = (np.stack([image[..., 0] for image, _ in side[part]]) for side in (moving, fixed))
-        found = registrar(*images, **({} if spacing is None else {"spacing": spacing}))
+        found = registrar(*images, **options)
         for one, (_, m), (_, f) in zip(found.registrations, moving[part], fixed[part], strict=True):
             metrics = measure(one, moving_mask=m[..., 0], fixed_mask=f[..., 0])
             scores = [v for k, v in metrics["dice"].items() if int(k) in labels]
@@ -45,43 +43,52 @@ def rows(registrar, moving, fixed, labels, spacing):
             }
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """The table of docs/registering.md: by dataset, both directions together."""
+    lines = [
+        f"| | pairs | DSC | {' | '.join(LEVELS)} | DSC fell (of these not plausible) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for before, is_kind in (("", table.pair != TWO), (f"{TWO} of ", table.pair == TWO)):
+        for name in DATASETS:
+            part = table[is_kind & (table.dataset == name)]
+            less = fell(part)
+            cells = [
+                before + dataset_title(name),
+                len(part),
+                f"{part.dsc_initial.mean():.3f} → {part.dsc.mean():.3f}",
+                *((part.verdict == level).sum() for level in LEVELS),
+                f"{len(less)} ({(less.verdict != PLAUSIBLE).sum()})",
+            ]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in DATASETS:
-        parser.add_argument(f"--{name}", required=True, metavar="DIR")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--data", default="data", help="where prepared data are kept")
-    args = parser.parse_args()
+    args = arguments().parse_args()
     registrar, tables = load(), []
-    for name, (every, spacing, options) in DATASETS.items():
-        dataset = load_dataset(
-            name, source=getattr(args, name), directory=args.data, intensity="percentile", **options
-        )
-        examples = list(dataset.split("validation"))
-        examples = [*examples, *list(dataset.split("train"))[:TRAINING_PAIRS]][::every]
-        metadata = [*dataset.metadata("validation"), *dataset.metadata("train")[:TRAINING_PAIRS]]
-        ids = [entry["id"] for entry in metadata[::every]]
+    for name in DATASETS:
+        dataset, examples, ids = opened(name, args), [], []
+        for split, count in (("validation", None), ("train", TRAINING_PAIRS)):
+            examples += itertools.islice(dataset.split(split), count)
+            ids += [entry["id"] for entry in dataset.metadata(split)[:count]]
+        examples, ids = examples[:: EVERY[name]], ids[:: EVERY[name]]
         moving = [(example["moving"], example["moving_mask"]) for example in examples]
         fixed = [(example["fixed"], example["fixed_mask"]) for example in examples]
         half = len(examples) // 2
         for kind, pairs in {
             "ED to ES": (moving, fixed),
             "ES to ED": (fixed, moving),
-            "two patients": ([*moving[half:], *moving[:half]], fixed),
+            TWO: ([*moving[half:], *moving[:half]], fixed),
         }.items():
-            table = pd.DataFrame(rows(registrar, *pairs, dataset.labels, spacing))
+            table = pd.DataFrame(rows(registrar, *pairs, dataset.labels, SPACING[name]))
             table.insert(0, "id", ids)
             table.insert(0, "pair", kind)
             table.insert(0, "dataset", name)
             tables.append(table)
-            fell = table[table.dsc < table.dsc_initial - 0.005]
-            print(
-                f"{name}, {kind}: {len(table)} pairs, DSC {table.dsc_initial.mean():.3f} -> "
-                f"{table.dsc.mean():.3f}, {dict(table.verdict.value_counts())}, DSC fell in "
-                f"{len(fell)}, of them not plausible {(fell.verdict != 'plausible').sum()}",
-                flush=True,
-            )
-    pd.concat(tables).to_csv(args.out, index=False, lineterminator="\n")
+    table = pd.concat(tables)
+    table.to_csv(args.out, index=False, lineterminator="\n")
+    print(markdown(table))
 
 
 if __name__ == "__main__":

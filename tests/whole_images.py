@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from real_pairs import fell
 
 from ldm_morph_jax import load
 from ldm_morph_jax.data.base import dataset_class
@@ -100,8 +101,8 @@ def main():
     table.to_csv(given.out, index=False)
     print(table.drop(columns="id").describe().loc[["mean", "min", "50%", "max"]].T.to_string())
     print(f"RMS difference rises in {(table.rms > table.rms_initial).sum()} of {len(table)} pairs")
-    fell = table[table.dsc < table.dsc_initial - 0.005]
-    print(f"DSC falls in {len(fell)}, of them with a warning {(fell.verdict != 'plausible').sum()}")
+    less = fell(table)
+    print(f"DSC falls in {len(less)}, of them with a warning {(less.verdict != 'plausible').sum()}")
     print("verdicts:", dict(table.verdict.value_counts()))
 
 
