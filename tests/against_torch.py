@@ -1,19 +1,22 @@
 """LDM-Morph at the paper's size on a CPU, in JAX and in PyTorch, timed in turns.
 
-    PYTHONPATH=.:tests python tests/against_torch.py [--repeats 10]
+    PYTHONPATH=.:tests python tests/against_torch.py --repeats 10 \\
+        --out docs/results/speed/against_torch.json
 
 The PyTorch networks below follow the paper and the published architecture and share no code with
 the package. They are called the way PyTorch is usually used on a CPU: eagerly, in float32, in
 inference mode. Both sides hold the same weights, register the same pair with the same number of
-threads, and their displacements are compared before anything is timed. docs/performance.md has the
-results.
+threads, and their displacements are compared before anything is timed. tests/speed_tables.py makes
+the table of docs/performance.md of the times.
 """
 
 import argparse
+import json
 import math
 import os
 import statistics
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,6 +28,9 @@ from torch_parity import ConvNormReLU, Swin, SwinBlock, load, random_images, ran
 from ldm_morph_jax.config import experiment
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.ops.diffusion import linear_schedule
+from ldm_morph_jax.runs.directory import environment
+
+PUBLISHED = "PyTorch, as published (channels first)"
 
 # -- the autoencoder's encoder ---------------------------------------------------------------------
 
@@ -451,30 +457,33 @@ def both(config, batch=1):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=10)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--out", required=True, help="JSON file to write")
+    args = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as XLA takes
     in_jax, in_torch = both(experiment("sunnybrook"))
     forms = {
         "JAX": in_jax,
-        "PyTorch": in_torch,
+        PUBLISHED: in_torch,
         "PyTorch, channels last": lambda: in_torch(channels_last=True),
     }
-    expected = forms["PyTorch"]()
+    expected = forms[PUBLISHED]()
     for form in forms.values():  # which also warms up
         np.testing.assert_allclose(form(), expected, atol=1e-4 * np.abs(expected).max())
     times = {name: [] for name in forms}
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         for name, form in forms.items():
             start = time.perf_counter()
             form()
             times[name].append(time.perf_counter() - start)
-    print(f"{repeats} times in turns, {torch.get_num_threads()} threads")
-    print(f"jax {jax.__version__}, torch {torch.__version__}")
-    print("| | seconds per pair | of PyTorch's |\n|---|---|---|")
     for name, found in times.items():
-        median = statistics.median(found)
-        ratio = median / statistics.median(times["PyTorch"])
-        print(f"| {name} | {median:.3f} ({min(found):.3f}-{max(found):.3f}) | {ratio:.2f} |")
+        print(f"{name}: {statistics.median(found):.3f} s ({min(found):.3f} to {max(found):.3f})")
+    facts = {
+        "environment": environment(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "seconds_per_pair": times,
+    }
+    Path(args.out).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

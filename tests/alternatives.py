@@ -1,13 +1,15 @@
 """What the package computes in a form of its own, beside the straightforward form: same? faster?
 
-    PYTHONPATH=.:tests python tests/alternatives.py [--repeats 20]
+    PYTHONPATH=.:tests python tests/alternatives.py --repeats 30 \\
+        --out docs/results/speed/alternatives.json
 
-Prints the table of docs/performance.md: medians over repeats of both forms, taken in turns, at the
-sizes of configs/sunnybrook_small.py (4 pairs of 128 x 128) unless a line says otherwise.
-tests/test_alternatives.py asserts that both forms give the same.
+Medians over repeats of both forms, taken in turns, at the sizes of configs/sunnybrook_small.py
+(4 pairs of 128 x 128) unless a line says otherwise; tests/speed_tables.py makes the table of
+docs/performance.md of them. tests/test_alternatives.py asserts that both forms give the same.
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -31,7 +33,7 @@ from ldm_morph_jax.ops.geometry import (
 )
 from ldm_morph_jax.ops.losses import ncc
 from ldm_morph_jax.profiling.timing import random_arrays
-from ldm_morph_jax.runs.directory import abstract_ldm
+from ldm_morph_jax.runs.directory import abstract_ldm, environment
 
 CONFIG = Path(__file__).parents[1] / "configs" / "sunnybrook_small.py"
 
@@ -254,14 +256,17 @@ def _seconds(function, arguments) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)
-    repeats = parser.parse_args().repeats
-    print("| what | before, ms | after, ms | ratio |\n|---|---|---|---|")
+    parser.add_argument("--out", required=True, help="JSON file to write")
+    args, found = parser.parse_args(), []
     for case in cases().values():
         times = []
-        for _ in range(repeats + 1):
+        for _ in range(args.repeats + 1):
             times.append([_seconds(f, case.arguments) for f in (case.plain, case.ours)])
-        before, after = (1e3 * statistics.median(t) for t in zip(*times[1:], strict=True))
-        print(f"| {case.what} | {before:.1f} | {after:.1f} | {before / after:.1f} |", flush=True)
+        plain, ours = map(statistics.median, zip(*times[1:], strict=True))
+        found.append({"what": case.what, "plain_seconds": plain, "seconds": ours})
+        print(f"{case.what}: {1e3 * plain:.1f} ms, ours {1e3 * ours:.1f}", flush=True)
+    facts = {"environment": environment(), "repeats": args.repeats, "cases": found}
+    Path(args.out).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":
