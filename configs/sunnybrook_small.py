@@ -6,7 +6,8 @@
 DIR holds the public PNG layout (docs/datasets.md). Each image was scaled by its own brightest
 pixel, so intensities differ between ED and ES. They are therefore clipped to the 1st to 99th
 percentile before scaling to [0, 1]; the default elsewhere is the paper's min-max scaling.
-docs/results/sunnybrook_small has measured results, times and seeds.
+docs/results/sunnybrook_small has results of this network, trained a little longer and antisymmetric
+in the two images, beside all other methods.
 
 `--config sunnybrook_small:symmetric` trains the weights that `register` takes by default, the
 network without LDM, made antisymmetric in the two images.
