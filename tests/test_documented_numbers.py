@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import speed_tables
 import verdict_limits
 
 from ldm_morph_jax.evaluation import read_pairs
@@ -209,6 +210,11 @@ def test_table_of_verdicts_follows_from_its_rows():
     table = pd.read_csv(ROOT / "docs/results/register/verdict.csv")
     _, found = table_after(text.partition("register/verdict.csv -->")[2])
     assert found == table_after(verdict_limits.markdown(table))[1]
+
+
+def test_tables_of_times_follow_from_the_logs():
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert [table for table in speed_tables.tables() if table not in text] == []
 
 
 TABLE = """
