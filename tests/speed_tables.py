@@ -1,6 +1,6 @@
 """The tables of times of docs/performance.md, of the files that the timing commands wrote.
 
-    python tests/speed_tables.py
+    PYTHONPATH=. python tests/speed_tables.py
 
 docs/results/speed/README.md lists the commands. tests/test_documented_numbers.py asserts that the
 document holds exactly these tables.
@@ -9,6 +9,8 @@ document holds exactly these tables.
 import json
 import statistics
 from pathlib import Path
+
+from ldm_morph_jax.report.tables import markdown_table
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "speed"
 CACHED = {None: "", True: ", features cached", False: ", not cached"}
@@ -21,32 +23,29 @@ def tables() -> list[str]:
         for name in ("small", "paper", "against_torch", "alternatives")
     )
     return [
-        _table(
+        markdown_table(
             ("training step", "batch", "seconds", "images/s", "GFLOP/s", "compilation, s"),
             [_step("small", row) for row in small["steps"]]
             + [_step("paper", row) for row in paper["steps"]],
         ),
-        _table(
+        markdown_table(
             ("registration, seconds per pair", "computing features", "features given"),
             [*_registrations("small", small), *_registrations("paper size", paper)],
         ),
-        _table(("one pair", "seconds", "of PyTorch's, as published"), _against_torch(torch)),
-        _table(
+        markdown_table(
+            ("one pair", "seconds", "of PyTorch's, as published"), list(_against_torch(torch))
+        ),
+        markdown_table(
             ("what", "before, ms", "after, ms", "ratio"),
             [_form(case) for case in forms["cases"]],
         ),
     ]
 
 
-def _table(header, rows) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
-
-
 def _step(size, row):
     return (
         f"{size} {row['stage']}{CACHED[row['cached']]}",
-        row["batch_size"],
+        str(row["batch_size"]),
         _spread(row["step_seconds"]),
         f"{row['images_per_second']:.3g}",
         f"{row['flops_per_second'] / 1e9:.0f}",

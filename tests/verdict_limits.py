@@ -18,6 +18,7 @@ from ldm_morph_jax import load
 from ldm_morph_jax.paper.plan import dataset_title
 from ldm_morph_jax.registering.measures import measure
 from ldm_morph_jax.registering.verdict import IMPLAUSIBLE, PLAUSIBLE, UNCERTAIN, judge
+from ldm_morph_jax.report.tables import markdown_table
 
 AT_ONCE = 16
 EVERY = {"sunnybrook": 4, "acdc": 3, "camus_4ch": 4}  # how many pairs one is taken of
@@ -45,10 +46,8 @@ def rows(registrar, moving, fixed, labels, options):
 
 def markdown(table: pd.DataFrame) -> str:
     """The table of docs/registering.md: by dataset, both directions together."""
-    lines = [
-        f"| | pairs | DSC | {' | '.join(LEVELS)} | DSC fell (of these not plausible) |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    header = ["", "pairs", "DSC", *LEVELS, "DSC fell (of these not plausible)"]
+    lines = []
     for before, is_kind in (("", table.pair != TWO), (f"{TWO} of ", table.pair == TWO)):
         for name in DATASETS:
             part = table[is_kind & (table.dataset == name)]
@@ -60,8 +59,8 @@ def markdown(table: pd.DataFrame) -> str:
                 *((part.verdict == level).sum() for level in LEVELS),
                 f"{len(less)} ({(less.verdict != PLAUSIBLE).sum()})",
             ]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+            lines.append(list(map(str, cells)))
+    return markdown_table(header, lines)
 
 
 def main() -> None:
