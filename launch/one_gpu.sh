@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The paper's networks on one GPU in about ten minutes: train, be preempted and resume, score, time.
+# The paper's networks on one GPU, trained briefly: train, be preempted and resume, score, time.
+# docs/performance.md says how far it got on an H100 in a quarter of an hour.
 #
 #   launch/one_gpu.sh OUT [--config.data.source=DIR ...]
 #   CONFIG=acdc:one_gpu launch/one_gpu.sh OUT --config.data.source=DIR

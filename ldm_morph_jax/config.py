@@ -261,7 +261,7 @@ def symmetric(config: ConfigDict) -> ConfigDict:
 
 
 def one_gpu(config: ConfigDict) -> ConfigDict:
-    """Preset: the paper's networks, trained in about ten minutes on one large GPU.
+    """Preset: the paper's networks, trained briefly on one large GPU (launch/one_gpu.sh).
 
     bfloat16, large batches with the learning rate scaled up, few steps; a smoothed velocity,
     trained by local correlation like the weights for echo that ship. Changes and returns `config`.
