@@ -30,5 +30,4 @@ def get_config(variant: str = ""):
         c.registration.augmentation.update(
             rotation_degrees=10.0, scale=0.1, gamma=0.3, contrast=0.15
         )
-        c.registration.train.steps = 700
     return c

@@ -26,7 +26,7 @@ SHA256: dict[str, str] = {
     "sunnybrook-small": "dfaa49566259ee8f6e1f74448b8b9cffa659894bd1e48cb8e936b886039e9100",
     "sunnybrook-symmetric": "a9b40f999d518e51c04f7fb1016afd13a06101f4b8703d7d78ae177f32790456",
     # not under the package's licence, see LICENSE.md beside them
-    "camus-4ch-small": "5dd1aa587425ab68683cd2c3c9d171fdf06955bfebbf31045dbff722379c4ff0",
+    "camus-4ch-small": "23779eaa4ea0c73d0a19aa876ddf5488874cf4f2922a755f49555a00531d4b1a",
     "acdc-small": "e73d3eeafa52bfc3ae59629105e80190d183ec75124bc2d53c15683ffd32b370",
 }
 
