@@ -195,8 +195,8 @@ def small(config: ConfigDict) -> ConfigDict:
     """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
 
     Experiments for a laptop start from it. It names no LPIPS weights, so `perceptual_weight` has
-    nothing to act on, and no committed result is with LPIPS (docs/fidelity.md). Changes and returns
-    `config`.
+    nothing to act on until `autoencoder.lpips_weights` is set (docs/fidelity.md says which results
+    are with LPIPS). Changes and returns `config`.
     """
     c = config.autoencoder
     c.model.base_channels = 16
