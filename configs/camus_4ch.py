@@ -15,7 +15,7 @@ registration. Tests compile and check this configuration on synthetic archives; 
 trained.
 """
 
-from ldm_morph_jax.config import paper_config, preset
+from ldm_morph_jax.config import ECHO_AUGMENTATION, paper_config, preset
 
 
 def get_config(variant: str = ""):
@@ -27,7 +27,5 @@ def get_config(variant: str = ""):
     if variant == "symmetric":  # the shipped weights camus-4ch-small
         c.registration.similarity = "ncc"
         c.registration.smoothness_weight = 0.05
-        c.registration.augmentation.update(
-            rotation_degrees=10.0, scale=0.1, gamma=0.3, contrast=0.15
-        )
+        c.registration.augmentation.update(ECHO_AUGMENTATION)
     return c

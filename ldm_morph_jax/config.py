@@ -66,6 +66,8 @@ MRI_AUGMENTATION = {
     "contrast": 0.15,
     "brightness": 0.05,
 }
+# of echo, whose views have one orientation
+ECHO_AUGMENTATION = {"rotation_degrees": 10.0, "scale": 0.1, "gamma": 0.3, "contrast": 0.15}
 
 
 def paper_config() -> ConfigDict:

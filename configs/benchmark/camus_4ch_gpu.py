@@ -13,23 +13,25 @@ The data are licensed under CC BY-NC-SA 4.0, and so is what is derived from them
 pictures of pairs.
 """
 
-from ldm_morph_jax.config import experiment
-from ldm_morph_jax.paper.plan import SMALL_PLAN, benchmark_config, small_experiment
+from ldm_morph_jax.config import ECHO_AUGMENTATION, experiment
+from ldm_morph_jax.paper.plan import benchmark_config
 
 
 def get_config():
-    own = experiment("camus_4ch", "small")
-    own.data.options.allow_partial = True  # public copies lack one or two patients
-    small_experiment(own)
+    small = experiment("benchmark/camus_4ch_small")
+    own = small.datasets.camus_4ch
     own.autoencoder.adversarial_start = 751
+    own.registration.update(similarity="ncc", smoothness_weight=0.05)
+    own.registration.augmentation.update(ECHO_AUGMENTATION)
     own.registration.train.update(
         steps=1500, batch_size=8, evaluate_every=150, patience=0, schedule="cosine"
     )
-    own.registration.update(similarity="ncc", smoothness_weight=0.05)
-    own.registration.augmentation.update(rotation_degrees=10.0, scale=0.1, gamma=0.3, contrast=0.15)
     return benchmark_config(
         title="CAMUS-4CH, small networks, a GPU's budget",
         datasets={"camus_4ch": own},
-        **SMALL_PLAN | {"weights": (1.0,), "seeds": (0,), "seeded": (), "betas": (1.0,)},
-        methods=("initial", "voxelmorph", "transmorph", "transmatch", "ldm_morph"),
+        methods=("initial", *small.our_head, "ldm_morph"),
+        our_head=small.our_head,
+        baseline_size=small.baseline_size,
+        refine=small.refine,
+        betas=(1.0,),
     )
