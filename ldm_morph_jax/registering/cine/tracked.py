@@ -28,8 +28,8 @@ from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.files.transforms import Transform
 from ldm_morph_jax.ops.geometry import integrate_velocity
 from ldm_morph_jax.ops.inverse import invert
-from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering import search as searching
+from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.cine.series import Series
 from ldm_morph_jax.registering.registrar import Registrar
 from ldm_morph_jax.registering.tracking import Tracking, Velocities
