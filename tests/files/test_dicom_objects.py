@@ -18,10 +18,12 @@ from ldm_morph_jax.files.dicom_objects import (
     report,
     segmentation,
 )
-from ldm_morph_jax.files.dicom_objects.source import new_series, read_source
+from ldm_morph_jax.files.dicom_objects.source import new_series, read_source, sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
-from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.geometry import Geometry, plane_geometry
+from ldm_morph_jax.files.images import read_mask
 from ldm_morph_jax.files.movies import read_cine
+from ldm_morph_jax.files.transforms import Transform, read_transform
 
 highdicom = pytest.importorskip("highdicom")
 LABELS = dicom_sources.labels()[:, None]
@@ -312,8 +314,8 @@ def test_contours_become_labels(tmp_path):
         contours.read_contours(path, across)
     with pytest.raises(ImageError, match="not a readable structure set"):
         contours.read_contours(tmp_path / "mr.dcm", place)
-    assert contours.sop_class(path) == contours.STRUCTURE_SET
-    assert contours.sop_class(Path(__file__)) is None
+    assert sop_class(path) == contours.STRUCTURE_SET
+    assert sop_class(Path(__file__)) is None
 
 
 def test_contours_of_the_structure_set_of_pydicom(tmp_path):
@@ -364,3 +366,52 @@ def test_shapes_and_labels_must_fit(tmp_path):
 
 def _groups(file):
     return file.PerFrameFunctionalGroupsSequence
+
+
+@pytest.mark.parametrize("axial", [True, False])
+def test_a_transform_of_slices_comes_back(tmp_path, axial):
+    """Written in space, read in the slice's plane: the same displacements, also across planes."""
+    source = read_source(dicom_sources.mr_file(tmp_path / "mr.dcm"))
+    axes = np.stack([dicom_sources.ACROSS, dicom_sources.DOWN], axis=1)
+    normal = np.cross(axes[:, 0], axes[:, 1])[:, None]
+    direction = np.diag([-1.0, -1.0, 1.0]) if axial else np.concatenate([axes, normal], axis=1)
+    fixed = Geometry((1, 12, 10), (8.0, 1.5, 1.25), dicom_sources.CORNER, direction)
+    away = dicom_sources.CORNER + direction @ [2.0, -3.0, 16.0]
+    moving = Geometry((1, 14, 9), (8.0, 1.0, 1.1), away, direction)
+    planes = [plane_geometry(one, 0)[0] for one in (fixed, moving)]
+    displacement = np.sin(planes[0].to_physical(planes[0].indices()) / 5)
+    transform = Transform(displacement, *planes)
+    placed = transform.in_space(fixed, moving)
+    path = tmp_path / "reg.dcm"
+    registration.write_registration(
+        path, placed.displacement_mm, placed.fixed, source.only(0), source.only(1), SERIES
+    )
+    found = read_transform(path)
+    assert np.abs(found.displacement_mm - displacement).max() < 1e-5
+    assert found.fixed.same_as(planes[0]) and found.moving is None
+    assert np.abs(found.jacobian_determinant() - transform.jacobian_determinant()).max() < 1e-5
+    image = np.random.default_rng(0).normal(size=moving.shape[1:])
+    assert np.abs(found.warp(image, moving=planes[1]) - transform.warp(image)).max() < 1e-4
+
+
+def test_masks_may_be_segmentations_and_structure_sets(tmp_path):
+    cine = read_cine(dicom_sources.mr_file(tmp_path / "mr.dcm"), oblique=True)
+    source, place = read_source(tmp_path / "mr.dcm"), cine.first.space
+    path = tmp_path / "seg.dcm"
+    segmentation.write_segmentation(path, LABELS, place, source, STRUCTURES, SERIES)
+    assert np.array_equal(read_mask(path, cine.first, frame=3).array, LABELS[3, 0])
+    # on another grid, found in mm
+    other = replace(place, shape=(1, 20, 24), spacing=(1.0, 3.0, 2.5))
+    image = replace(cine.first, array=cine.first.array[::2, ::2], space=other)
+    image = replace(image, geometry=plane_geometry(other, 0)[0])
+    assert np.array_equal(read_mask(path, image, frame=3).array, LABELS[3, 0, ::2, ::2])
+    index = np.array([[0, 5, 6], [0, 5, 20], [0, 25, 20], [0, 25, 6]]) + [0, 0.5, 0.5]
+    square = dicom_sources.structure_set(
+        tmp_path / "rt.dcm", {"endo": [place.to_physical(index)]}, "1.2"
+    )
+    expected = np.zeros(dicom_sources.SHAPE)
+    expected[6:26, 7:21] = 1
+    assert np.array_equal(read_mask(square, cine.first).array, expected)
+    nowhere = read_cine(dicom_sources.us_file(tmp_path / "us.dcm")).first
+    with pytest.raises(ImageError, match="does not tell where it lies"):
+        read_mask(square, nowhere)

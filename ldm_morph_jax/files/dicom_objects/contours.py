@@ -10,20 +10,6 @@ from ldm_morph_jax.files.geometry import Geometry
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
-def sop_class(path: str | Path) -> str | None:
-    """The SOP class of a DICOM file; None of any other file."""
-    import pydicom
-
-    with open(path, "rb") as file:
-        if file.read(132)[128:] != b"DICM":
-            return None
-    try:
-        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
-    except pydicom.errors.InvalidDicomError:
-        return None
-    return header.get("SOPClassUID")
-
-
 def read_contours(path: str | Path, place: Geometry) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels of the pixels whose centres lie inside the closed contours of a structure set.
 

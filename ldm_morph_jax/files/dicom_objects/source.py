@@ -167,6 +167,23 @@ def read_source(
     return Source(path, tuple(tuple(one.frame for one in row) for row in times), placed)
 
 
+def sop_class(path: str | Path) -> str | None:
+    """The SOP class of a DICOM file; None of any other file, and where there is none."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                return None
+    except OSError:
+        return None
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+        return header.get("SOPClassUID")
+    except Exception:  # of a damaged file anything can come; its reader says what is wrong
+        return None
+
+
 def new_object(source: Source, sop_class: str, modality: str, series: Series, instance: int):
     """A dataset with its source's patient and study; series, equipment and UID are its own.
 
