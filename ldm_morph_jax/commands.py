@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ldm_morph_jax.experiments import experiment_file
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
 PREEMPTED = 75  # exit status "try again": stopped by a signal, a checkpoint is saved
@@ -134,7 +135,7 @@ def run(main: Callable[[], bool | None]) -> None:
 
 
 def _fail(message) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_flags(str(message))}", file=sys.stderr)
     sys.exit(FAILED)
 
 
