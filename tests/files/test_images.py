@@ -100,8 +100,8 @@ def test_nifti_without_orientation_and_with_units(tmp_path):
     nibabel.save(file, path)
     agree(read_image(path), SimpleITK.ReadImage(path))
     assert not read_image(path).position_known and read_image(path).spacing_known
-    for unit in ("meter", "micron"):
-        file = nibabel.Nifti1Image(picture((8, 9)), np.diag([1.5, 2.5, 1, 1]))
+    for unit, mm in (("meter", 1000), ("micron", 0.001)):
+        file = nibabel.Nifti1Image(picture((8, 9)), np.diag([1.5 / mm, 2.5 / mm, 1, 1]))
         file.header.set_xyzt_units(unit)
         nibabel.save(file, path)
         agree(read_image(path), SimpleITK.ReadImage(path))
