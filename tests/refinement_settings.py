@@ -1,4 +1,4 @@
-"""The refinement with other settings, on validation pairs: a table of docs/refinement.md.
+"""The refinement with other settings, on validation pairs: a table of docs/results/refinement.
 
     PYTHONPATH=. python tests/refinement_settings.py --sunnybrook DIR --acdc DIR --camus_4ch DIR \\
         --out docs/results/refinement/settings
@@ -18,7 +18,7 @@ import pandas as pd
 from real_pairs import DATASETS, arguments, kept, opened
 
 from ldm_morph_jax.evaluation import score_pair
-from ldm_morph_jax.registering.velocity import Refinement, refine
+from ldm_morph_jax.registering.search import Refinement, refine
 from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 

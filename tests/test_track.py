@@ -18,8 +18,8 @@ from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering.cine import jobs, tracked
 from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
-from ldm_morph_jax.registering.velocity import Refinement
 
 T, SIZE = 9, 48
 LOOKS = ("sax", "echo")

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import paper_config, smoothed_velocity, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
-from ldm_morph_jax.registering.velocity import STEPS
+from ldm_morph_jax.registering.search import STEPS
 
 OURS = "ldm_morph"
 OUR_HEAD = "velocity"  # variant: another method's network with the head and loss of LDM-Morph

@@ -13,7 +13,7 @@ from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.registering.grid import Grid, OnGrid, Slice, velocity_on_whole
 from ldm_morph_jax.registering.method import Method
-from ldm_morph_jax.registering.velocity import Refinement, refine
+from ldm_morph_jax.registering.search import Refinement, refine
 
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
 _SIZE_CLASS = 64
@@ -30,8 +30,8 @@ class Found:
     correlation, rms: (before, after) mean local correlation, and root of the mean squared
         difference of the images in [0, 1], on the whole image; None where a method predicts a
         displacement.
-    start_gain: how well the network's prediction explains the images, see `velocity.Refined`; it
-        was dropped where this is below `velocity.Refinement.least_gain`.
+    start_gain: how well the network's prediction explains the images, see `search.Refined`; it
+        was dropped where this is below `search.Refinement.least_gain`.
     """
 
     grid: Grid
@@ -175,12 +175,12 @@ def _filled_up(pair: OnGrid, velocity: np.ndarray, size: tuple[int, int]) -> tup
     )
 
 
-_WANTED = ("displacement", "scale", "correlation", "rms", "start_gain")  # of velocity.Refined
+_WANTED = ("displacement", "scale", "correlation", "rms", "start_gain")  # of search.Refined
 
 
 @functools.cache
 def _refining(steps: int, calls: str) -> Program:
-    """(moving, fixed, valid, start) -> what is wanted of `velocity.refine` with so many steps."""
+    """(moving, fixed, valid, start) -> what is wanted of `search.refine` with so many steps."""
     settings = Refinement.of(steps)
 
     def make():

@@ -9,7 +9,7 @@ from ldm_morph_jax.registering.grid import prepare
 from ldm_morph_jax.registering.method import Method
 from ldm_morph_jax.registering.prediction import find, is_velocity
 from ldm_morph_jax.registering.result import Registration, Result
-from ldm_morph_jax.registering.velocity import STEPS
+from ldm_morph_jax.registering.search import STEPS
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:

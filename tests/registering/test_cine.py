@@ -176,7 +176,7 @@ def test_memory_grows_only_by_the_frames():
         program = f"""
             import resource, numpy as np
             from ldm_morph_jax.registering.cine import tracked
-            from ldm_morph_jax.registering.velocity import Refinement
+            from ldm_morph_jax.registering.search import Refinement
             tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(1,))
             rng = np.random.default_rng(0)
             frames = rng.standard_normal(({frames}, 96, 96), np.float32)
@@ -202,7 +202,7 @@ def test_devices_share_the_frames(tmp_path):
     program = f"""
         import sys, jax, numpy as np
         from ldm_morph_jax.registering.cine import tracked
-        from ldm_morph_jax.registering.velocity import Refinement
+        from ldm_morph_jax.registering.search import Refinement
         assert len(jax.devices()) == int(sys.argv[1])
         tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(4,))
         cine = tracked.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from ldm_morph_jax.registering.cine import accuracy, tracked
+from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
-from ldm_morph_jax.registering.velocity import Refinement
 
 
 def test_a_beat_scored(monkeypatch):

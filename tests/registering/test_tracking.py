@@ -11,8 +11,8 @@ from ldm_morph_jax.data.phantom import LV, MYOCARDIUM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.ops.geometry import compose
 from ldm_morph_jax.registering import tracking
+from ldm_morph_jax.registering.search import Refinement, search
 from ldm_morph_jax.registering.tracking import Tracking, track
-from ldm_morph_jax.registering.velocity import Refinement, search
 
 SIZE = 16
 

@@ -24,7 +24,7 @@ from ldm_morph_jax.data.phantom_cine import PhantomCine, phantom_cine
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.ops import metrics, strain
 from ldm_morph_jax.ops.geometry import warp
-from ldm_morph_jax.registering import velocity
+from ldm_morph_jax.registering import search
 from ldm_morph_jax.registering.cine.anatomy import Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.cine.measures import directions, main_strain, measure
 from ldm_morph_jax.registering.cine.tracked import Tracked, cine_from_arrays, track_cine
@@ -121,7 +121,7 @@ def _true_strains(beat: PhantomCine, tracked: Tracked, anatomy: Anatomy) -> dict
 def _carried_by_pair(beat: PhantomCine) -> np.ndarray:
     """End-diastole's mask in end-systole, by the search of `register` from no motion."""
     es = beat.end_systole
-    found = velocity.refine(jnp.asarray(beat.frames[es : es + 1]), jnp.asarray(beat.frames[:1]))
+    found = search.refine(jnp.asarray(beat.frames[es : es + 1]), jnp.asarray(beat.frames[:1]))
     mask = jnp.asarray(beat.masks[:1, ..., None])
     return np.asarray(warp(mask, found.inverse.displacement, interpolation="nearest"))[0, ..., 0]
 
@@ -249,7 +249,7 @@ def _carrier(model: str):
     def carry(moving, fixed, labels):
         images = moving[None, ..., None], fixed[None, ..., None]
         if method.method.trained:
-            u = refined_displacement(method, *images, steps=velocity.STEPS)
+            u = refined_displacement(method, *images, steps=search.STEPS)
         else:
             u = method.displacement(*images)
         mask = jnp.asarray(labels)[None, ..., None]

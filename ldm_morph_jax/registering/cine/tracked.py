@@ -2,7 +2,7 @@
 
 How frames are registered depends on the method:
 
-* none: the search of `registering.velocity`, from no motion;
+* none: the search of `registering.search`, from no motion;
 * a network: what it predicts of the key frames, made antisymmetric, is where that search starts;
 * LDDMM, SyN: every frame directly to the reference, since they offer no velocity to go on from;
   their displacements are made smooth in time, and inverted by Newton's method.
@@ -28,15 +28,16 @@ from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.files.transforms import Transform
 from ldm_morph_jax.ops.geometry import integrate_velocity
 from ldm_morph_jax.ops.inverse import invert
-from ldm_morph_jax.registering import tracking, velocity
+from ldm_morph_jax.registering import search as searching
+from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.cine.series import Series
 from ldm_morph_jax.registering.registrar import Registrar
 from ldm_morph_jax.registering.tracking import Tracking, Velocities
 
-SEARCH = velocity.Refinement()
+SEARCH = searching.Refinement()
 # Noise is averaged over time, so that correlation may look closer here than in a single pair. The
 # wider window brings cavities of real hearts to close further.
-IMPROVE = velocity.Refinement(
+IMPROVE = searching.Refinement(
     levels=(1,), steps=(15,), windows=(1.0, 4.0), fluid=5.0, elastic=0.3, stiffness=0.15
 )
 DEFAULTS = Tracking()
@@ -284,7 +285,7 @@ def _spread(*arrays):
 
 
 def _search(moving, fixed, start, settings):
-    return velocity.search(moving, fixed, None, start, settings)
+    return searching.search(moving, fixed, None, start, settings)
 
 
 @functools.partial(jax.jit, static_argnames="shape")

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant, warp
-from ldm_morph_jax.registering.velocity import Refinement, refine
+from ldm_morph_jax.registering.search import Refinement, refine
 
 SHAPE = (64, 64)
 QUICK = Refinement(levels=(2, 1), steps=(30, 15))
