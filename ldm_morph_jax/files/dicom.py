@@ -16,6 +16,7 @@ import numpy as np
 
 from ldm_morph_jax.files import itk
 from ldm_morph_jax.files.colour import to_grey
+from ldm_morph_jax.files.dicom_objects import segmentation
 from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Region, Stored
@@ -41,9 +42,12 @@ def read_with_header(path: Path, source: str, *, luminance: bool = False):
     """The images of a DICOM file, and its header: a `pydicom.Dataset` without the pixels."""
     try:
         file = dataset(path, source)
-        _check_length(file, source)
-        with _for_itk(path, file) as readable:
-            stored = _read(readable, file, source, luminance)
+        if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
+            stored = segmentation.read(path, source)
+        else:
+            _check_length(file, source)
+            with _for_itk(path, file) as readable:
+                stored = _read(readable, file, source, luminance)
     except ImageError:
         raise
     except Exception as error:  # pydicom decodes a value when it is asked for: anything can come

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files.arrays import plain_numbers
+from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET
+from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import (
     Image,
@@ -14,6 +16,7 @@ from ldm_morph_jax.files.images import (
     images_from_array,
     mask_of_frame,
     read_anything,
+    read_mask,
     slices_as_frames,
     with_spacing,
 )
@@ -127,6 +130,8 @@ def read_frame_mask(
     Raises:
         ImageError: a mask of another number of frames, and what `read_mask` refuses.
     """
+    if sop_class(path) == STRUCTURE_SET:
+        return read_mask(path, cine.first)
     source, count = str(path), len(cine.frames)
     stored = read_anything(path, labels=True)
     in_slices = cine.slices_are_frames or (slice is None and not stored.position_known)

@@ -234,7 +234,7 @@ def test_dicom_refusals(tmp_path):
         read_image(dicom(path, array, PhotometricInterpretation="RGB", SamplesPerPixel=3))
     with pytest.raises(ImageError, match=r"spacing \(0, 1.5\) mm"):
         read_image(dicom(path, array, PixelSpacing=[0, 1.5]))
-    with pytest.raises(ImageError, match="not a DICOM image"):
+    with pytest.raises(ImageError, match="not a readable DICOM"):
         read_image(dicom(path, array, PixelData=b"\0\0"))
 
 
