@@ -6,8 +6,9 @@ end-systole they contract, shorten and twist by a closed form, chi = shortening 
 twist, in millimetres about the long axis (z from the apex to the base, r the distance from it):
 
 twist        turns every point by an angle that falls from apex to base and with r;
-contraction  r -> r (1 - a(z) / (1 + (r / s)^6)): the cavity shrinks and the outside of the wall
-             hardly moves, so that the wall thickens; increasing in r for a < 1;
+contraction  r -> r (1 - a(z) P(r)), P a sum of two steps 1 / (1 + (r / s)^6): the cavity shrinks
+             more than the outside of the wall, which therefore thickens, and the right ventricle
+             shrinks with the whole heart; increasing in r for a P(0) < 1;
 shortening   z -> z - b exp(-r^2 / 2 w^2) S(z): the base comes down to the apex, which stays;
              S rises once from 0 to 1, so that this increases in z where b S' < 1.
 
@@ -213,7 +214,7 @@ class Motion:
     def draw(cls, rng: np.random.Generator) -> "Motion":
         return cls(
             length=78.0,
-            contraction=rng.uniform(0.3, 0.42),
+            contraction=rng.uniform(0.27, 0.36),
             reach=rng.uniform(27, 31),
             along=60.0,
             shortening=rng.uniform(8, 14),
@@ -235,7 +236,7 @@ class Motion:
         z = _root(lambda s: s - share * self._rise(s)[0], z, 0.0, self.shortening)
         r = np.hypot(rows, columns)
         a = self._strength(z)[0]
-        before = _root(lambda s: s * (1 - a * self._fall(s**2)), r, 0.0, 40.0)
+        before = _root(lambda s: s * (1 - a * self._fall(s**2)[0]), r, 0.0, 40.0)
         scale = np.divide(before, r, out=np.ones_like(r), where=r > 1e-9)
         rows, columns = rows * scale, columns * scale
         angle = -self._angle(z, before**2)[0]
@@ -254,8 +255,13 @@ class Motion:
         return a, -4 * t**3 / (0.62 * self.length) * a
 
     def _fall(self, squared):
-        """1 / (1 + (r / s)^6) of r^2."""
-        return 1 / (1 + (squared / self.reach**2) ** 3)
+        """P and dP / d(r^2)."""
+        value = slope = 0.0
+        for share, reach in ((1.0, self.reach), (0.3, 2.2 * self.reach)):
+            part = 1 / (1 + (squared / reach**2) ** 3)
+            value = value + share * part
+            slope = slope - share * 3 * part**2 * squared**2 / reach**6
+        return value, slope
 
     def _angle(self, z, squared):
         """Of the twist, its derivative by z and that by r^2."""
@@ -282,13 +288,11 @@ class Motion:
     def _contract(self, x):
         z, y, across = np.moveaxis(x, -1, 0)
         a, slope = self._strength(z)
-        squared = y**2 + across**2
-        fall = self._fall(squared)
-        slope_of_fall = -6 * fall**2 * squared**2 / self.reach**6  # by y, divided by y
+        fall, by_squared = self._fall(y**2 + across**2)
         scale = 1 - a * fall
         gradient = np.zeros((*x.shape, 3))
         gradient[..., 0, 0] = 1
-        slopes = np.stack([-slope * fall, *(-a * slope_of_fall * c for c in (y, across))], -1)
+        slopes = np.stack([-slope * fall, *(-2 * a * by_squared * c for c in (y, across))], -1)
         gradient[..., 1:, :] = x[..., 1:, None] * slopes[..., None, :]
         gradient[..., 1, 1] += scale
         gradient[..., 2, 2] += scale

@@ -25,7 +25,7 @@ def test_the_closed_form_inverts_and_never_folds(seed):
     points = np.random.default_rng(seed).uniform((-30, -90, -90), (110, 90, 90), size=(4000, 3))
     moved, gradient = motion.forward(points)
     np.testing.assert_allclose(motion.backward(moved), points, atol=1e-6)
-    assert np.linalg.det(gradient).min() > 0.2  # at least (1 - 0.42)^2 (1 - 14 mm max S')
+    assert np.linalg.det(gradient).min() > 0.2  # at least (1 - 1.3 0.36)^2 (1 - 14 mm max S')
     for axis, step in enumerate(1e-4 * np.eye(3)):
         slope = (motion.forward(points + step)[0] - motion.forward(points - step)[0]) / 2e-4
         np.testing.assert_allclose(gradient[..., axis], slope, atol=1e-5)
@@ -38,7 +38,7 @@ def test_the_heart_contracts_shortens_thickens_and_twists(heart):
     ]
     ejected = 1 - volumes[1][2] / volumes[0][2]
     assert 0.35 < ejected < 0.75
-    assert volumes[1][0] < 0.95 * volumes[0][0]
+    assert volumes[1][0] < 0.9 * volumes[0][0]
     wall = heart.fixed_mask == MYOCARDIUM
     tensor = np.asarray(strain.green_lagrange(heart.deformation))
     away = np.moveaxis(np.indices(wall.shape), 0, -1)[..., 1:] - heart.centre
