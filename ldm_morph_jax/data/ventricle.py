@@ -6,7 +6,7 @@ end-systole they contract, shorten and twist by a closed form, chi = shortening 
 twist, in millimetres about the long axis (z from the apex to the base, r the distance from it):
 
 twist        turns every point by an angle that falls from apex to base and with r;
-contraction  r -> r (1 - a(z) P(r)), P a sum of two steps 1 / (1 + (r / s)^6): the cavity shrinks
+contraction  r -> r (1 - a(z) P(r)), P a sum of two steps 1 / (1 + (r / s)^10): the cavity shrinks
              more than the outside of the wall, which therefore thickens, and the right ventricle
              shrinks with the whole heart; increasing in r for a P(0) < 1;
 shortening   z -> z - b exp(-r^2 / 2 w^2) S(z): the base comes down to the apex, which stays;
@@ -62,7 +62,8 @@ def ventricle(
 ) -> Ventricle:
     """The heart of that seed on a grid of that shape; the apex lies in the first slices."""
     rng = np.random.default_rng([seed, 3])
-    heart, motion = Heart.draw(rng), Motion.draw(rng)
+    heart = Heart.draw(rng)
+    motion = Motion.draw(rng, heart)
     centre = (np.array(shape[1:]) - 1) / 2 + rng.uniform(-3, 3, 2) / spacing[1:]
     turn = rng.uniform(-0.4, 0.4)  # of the right ventricle about the long axis
     # the heart stands in the middle of the stack
@@ -198,7 +199,7 @@ class Motion:
     """chi of the module; lengths in mm, `length` from apex to base.
 
     contraction: a at the base; it is 0.8 of that at the apex.
-    reach, along: s of the contraction and w of the shortening.
+    reach, along: s of the contraction, in the middle of the wall, and w of the shortening.
     shortening: b.
     twist: angle at the apex and at the base, radians.
     """
@@ -211,11 +212,11 @@ class Motion:
     twist: tuple[float, float]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Motion":
+    def draw(cls, rng: np.random.Generator, heart: "Heart") -> "Motion":
         return cls(
-            length=78.0,
+            length=heart.length,
             contraction=rng.uniform(0.27, 0.36),
-            reach=rng.uniform(27, 31),
+            reach=(heart.inner + heart.outer) / 2 * rng.uniform(0.95, 1.05),
             along=60.0,
             shortening=rng.uniform(8, 14),
             twist=(rng.uniform(0.1, 0.2), -rng.uniform(0.03, 0.1)),
@@ -257,10 +258,10 @@ class Motion:
     def _fall(self, squared):
         """P and dP / d(r^2)."""
         value = slope = 0.0
-        for share, reach in ((1.0, self.reach), (0.3, 2.2 * self.reach)):
-            part = 1 / (1 + (squared / reach**2) ** 3)
+        for share, reach in ((1.0, self.reach), (0.2, 2.2 * self.reach)):
+            part = 1 / (1 + (squared / reach**2) ** 5)
             value = value + share * part
-            slope = slope - share * 3 * part**2 * squared**2 / reach**6
+            slope = slope - share * 5 * part**2 * squared**4 / reach**10
         return value, slope
 
     def _angle(self, z, squared):

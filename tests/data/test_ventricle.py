@@ -7,6 +7,7 @@ from ldm_morph_jax.data.ventricle import (
     LEFT_VENTRICLE,
     MYOCARDIUM,
     RIGHT_VENTRICLE,
+    Heart,
     Motion,
     ventricle,
 )
@@ -21,11 +22,12 @@ def heart():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_closed_form_inverts_and_never_folds(seed):
-    motion = Motion.draw(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    motion = Motion.draw(rng, Heart.draw(rng))
     points = np.random.default_rng(seed).uniform((-30, -90, -90), (110, 90, 90), size=(4000, 3))
     moved, gradient = motion.forward(points)
     np.testing.assert_allclose(motion.backward(moved), points, atol=1e-6)
-    assert np.linalg.det(gradient).min() > 0.2  # at least (1 - 1.3 0.36)^2 (1 - 14 mm max S')
+    assert np.linalg.det(gradient).min() > 0.2  # at least (1 - 1.2 0.36)^2 (1 - 14 mm max S')
     for axis, step in enumerate(1e-4 * np.eye(3)):
         slope = (motion.forward(points + step)[0] - motion.forward(points - step)[0]) / 2e-4
         np.testing.assert_allclose(gradient[..., axis], slope, atol=1e-5)
@@ -40,6 +42,7 @@ def test_the_heart_contracts_shortens_thickens_and_twists(heart):
     assert 0.35 < ejected < 0.75
     assert volumes[1][0] < 0.9 * volumes[0][0]
     wall = heart.fixed_mask == MYOCARDIUM
+    wall[:4] = False  # the apex is thin and moves with the cavity
     tensor = np.asarray(strain.green_lagrange(heart.deformation))
     away = np.moveaxis(np.indices(wall.shape), 0, -1)[..., 1:] - heart.centre
     radial = away / np.linalg.norm(away, axis=-1, keepdims=True)
