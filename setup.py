@@ -90,7 +90,7 @@ setup(
             "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
             "build>=1.2",
-            "import-linter>=2.1",
+            "import-linter>=2.17",
             "ipykernel>=6",
             "nbclient>=0.10",
             "nbformat>=5.10",

@@ -28,7 +28,7 @@ from files import samples
 
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import plain_geometry
-from ldm_morph_jax.files.stored import read_stored
+from ldm_morph_jax.files.reading import read_stored
 from ldm_morph_jax.files.transforms import Transform, read_transform, write_transform
 
 SHAPE = (40, 30)

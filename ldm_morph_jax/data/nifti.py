@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.stored import read_stored
+from ldm_morph_jax.files.reading import read_stored
 
 
 def read_nifti(

@@ -21,7 +21,8 @@ from ldm_morph_jax.files.geometry import (
     check_positive_spacing,
     plain_geometry,
 )
-from ldm_morph_jax.files.stored import Stored, read_stored
+from ldm_morph_jax.files.reading import read_stored
+from ldm_morph_jax.files.stored import Stored
 from ldm_morph_jax.files.writing import SUFFIXES, atomic, round_to, write_image
 
 __all__ = [

@@ -10,7 +10,8 @@ import numpy as np
 from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import plain_geometry
 from ldm_morph_jax.files.images import Image, image_of_frame, with_spacing
-from ldm_morph_jax.files.stored import Stored, read_stored
+from ldm_morph_jax.files.reading import read_stored
+from ldm_morph_jax.files.stored import Stored
 
 VIDEOS = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
 

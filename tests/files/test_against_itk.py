@@ -20,7 +20,7 @@ from files.samples import (
     with_opacity,
 )
 
-from ldm_morph_jax.files.stored import read_stored
+from ldm_morph_jax.files.reading import read_stored
 
 
 @pytest.mark.parametrize("name", AS_ITK)
