@@ -103,7 +103,7 @@ def paper_config() -> ConfigDict:
                 },
                 "discriminator": {"base_channels": 64, "layers": 3},
                 "perceptual_weight": 1.0,
-                # a file (docs/fidelity.md says how to make it); without it there is no LPIPS term
+                # a file (docs/converting.md says how to make it); without it there is no LPIPS term
                 "lpips_weights": placeholder(str),
                 "adversarial_weight": 0.75,
                 "adversarial_start": 40_001,
@@ -197,8 +197,8 @@ def small(config: ConfigDict) -> ConfigDict:
     """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
 
     Experiments for a laptop start from it. It names no LPIPS weights, so `perceptual_weight` has
-    nothing to act on until `autoencoder.lpips_weights` is set (docs/fidelity.md says which results
-    are with LPIPS). Changes and returns `config`.
+    nothing to act on until `autoencoder.lpips_weights` is set (docs/converting.md says which
+    results are with LPIPS). Changes and returns `config`.
     """
     c = config.autoencoder
     c.model.base_channels = 16

@@ -9,7 +9,7 @@
 
 The first writes a run directory as training leaves it, for `evaluate` and `register`; the networks'
 widths come from the files, everything else (dataset, image size, preset) from the configuration.
-What the files must hold, and what comes back: docs/fidelity.md. PyTorch: the extra `torch`. The
+What the files must hold, and what comes back: docs/converting.md. PyTorch: the extra `torch`. The
 last one writes one compact file (float16) for `register --model model.safetensors`, with a model
 card of the run's data, commands and scores.
 """

@@ -5,7 +5,7 @@
 
 Medians over repeats of both forms, taken in turns, at the sizes of configs/sunnybrook_small.py
 (4 pairs of 128 x 128) unless a line says otherwise; tests/speed_tables.py makes the table of
-docs/performance.md of them. tests/test_alternatives.py asserts that both forms give the same.
+docs/results/speed of them. tests/test_alternatives.py asserts that both forms give the same.
 """
 
 import argparse

@@ -282,7 +282,7 @@ def test_modules_load_strictly(converted, tmp_path):
     for name in ("decay", "num_updates"):
         model.model_ema.register_buffer(name, torch.tensor(0))
     state = torch.load(tmp_path / "torch" / "diffusion.ckpt", weights_only=True)["state_dict"]
-    # LPIPS is left as the module has made it (docs/fidelity.md)
+    # LPIPS is left as the module has made it (docs/converting.md)
     own = {name: x for name, x in model.state_dict().items() if "perceptual_loss" in name}
     model.load_state_dict(own | state, strict=True)
     network = as_module(checkpoints["registration"])
