@@ -14,10 +14,12 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ldm_morph_jax/__init__.py"
 setup(
     name="ldm_morph_jax",
     version=VERSION,
-    description="Latent-diffusion-guided deformable registration of 2D cardiac images, in JAX/Flax",
+    description="Deformable registration and tissue tracking of cardiac images, in JAX/Flax",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    # two folders of weights have the licence of the data that they were trained on
+    license_expression="Apache-2.0 AND CC-BY-NC-SA-4.0",
+    license_files=["LICENSE", "ldm_morph_jax/weights/*/LICENSE.md"],
     keywords="image registration, cardiac MRI, echocardiography, diffusion models, JAX",
     classifiers=[
         "Development Status :: 4 - Beta",
@@ -39,8 +41,10 @@ setup(
     packages=[*find_packages(include=["ldm_morph_jax", "ldm_morph_jax.*"]), *EXPERIMENTS],
     package_dir=EXPERIMENTS,
     package_data={
-        "ldm_morph_jax": ["report/templates/*", "weights/*/*", "examples/*"],
+        "ldm_morph_jax": ["py.typed", "report/templates/*", "weights/*/*", "examples/*"],
     },
+    # 12 of the 16 MB, and not the default: fetched when first used (runs/weights.py)
+    exclude_package_data={"ldm_morph_jax": ["weights/sunnybrook-small/*"]},
     python_requires=">=3.11",
     entry_points={"console_scripts": ["ldm-morph = ldm_morph_jax.cli:main"]},
     install_requires=[
@@ -61,6 +65,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "pandas>=3,<4",
         "pillow>=11",
+        "pooch>=1.8",
         "pydicom>=3,<4",
         "safetensors>=0.5",
         "scipy>=1.15",
