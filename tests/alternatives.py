@@ -183,7 +183,7 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
             (frozen, *pair),
         ),
         "refinement": Case(
-            "a step of instance optimisation, one pair: the fixed image's latent kept",
+            "gradient of the training loss, one pair: the fixed image's latent kept",
             _gradient(lambda *known: objective(*known[:-1], latent=None)),
             _gradient(objective),
             (u[:1], frozen, *pair, fixed_latent),
