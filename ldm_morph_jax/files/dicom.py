@@ -328,7 +328,7 @@ def slices_of(
     if len(steps) and not np.allclose(steps, steps[0], rtol=0.01, atol=0.02):
         wide = int(np.argmax(steps))
         raise ImageError(
-            f"{source}: its slices are not evenly spaced: {np.median(steps):.4g} mm apart, but "
+            f"{source}: its slices are not evenly spaced: {steps.min():.4g} mm apart, but "
             f"{steps[wide]:.4g} mm between those at {levels[wide]:.4g} and "
             f"{levels[wide + 1]:.4g} mm along the normal; is one missing?"
         )
