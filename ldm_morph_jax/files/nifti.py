@@ -45,15 +45,15 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
         )
     values = _with_nan(reading.array, path, header)
     grey, notes = to_grey(values, reading.components, source, luminance=luminance)
-    array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
     known = bool(header["magic"] and (header["qform_code"] > 0 or header["sform_code"] > 0))
+    geometry = reading.geometry
     if geometry.dimension == 2 and known:
         geometry = _in_space(geometry, header)
-    told = known or not np.allclose(geometry.spacing, 1)
+    array, geometry = itk.frames_and_slices(grey, geometry, source)
     return Stored(
         array,
         geometry,
-        spacing_known=bool(told),
+        spacing_known=bool(known or not np.allclose(geometry.spacing, 1)),
         position_known=known,
         orientation_known=known and not says_no_orientation(geometry),
         times=_times(header, len(array)),
