@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_morph_jax.files.images import Image, ImageError, images_from_array
+import numpy as np
+
+from ldm_morph_jax.files.images import Image, ImageError, images_from_array, volume_from_array
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Registration, Result
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
@@ -44,6 +46,7 @@ class Registrar(TrainedMethod):
         moving_spacing=None,
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        volume: bool = False,
     ) -> Result:
         """Register arrays.
 
@@ -51,18 +54,27 @@ class Registrar(TrainedMethod):
             moving, fixed: NumPy or JAX arrays of grey values of any range, without an axis of
                 channels: `[H, W]`, or `[B, H, W]` with the same B. Sizes may differ; centres are
                 then put on each other.
-            spacing: mm, one number or (row, column); None where unknown.
+            spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
+                unknown.
             moving_spacing: of the moving image where it differs.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
                 the image's centre.
             refine: steps of refinement on the whole image; 0: what the network alone predicts. By
                 default `search.STEPS` for a network, none for an iterative method.
+            volume: the arrays are one volume `[S, H, W]` each, registered in three dimensions, and
+                not a batch of images; so are those that have a spacing of three numbers.
 
         Raises:
             ImageError: NaN, constant images, shapes or spacing that cannot be used.
         """
         if moving_spacing is None:
             moving_spacing = spacing
+        if volume or any(np.size(s) == 3 for s in (spacing, moving_spacing) if s is not None):
+            pair = (
+                volume_from_array(moving, moving_spacing, source="moving"),
+                volume_from_array(fixed, spacing, source="fixed"),
+            )
+            return Result(tuple(self.register_images([pair], refine=refine, volume=True)), False)
         moving, batched = images_from_array(moving, moving_spacing, source="moving")
         fixed, also_batched = images_from_array(fixed, spacing, source="fixed")
         if (batched, len(moving)) != (also_batched, len(fixed)):
