@@ -13,6 +13,7 @@ import blobs
 import golden_report
 import jax
 import pytest
+import shared_programs as programs
 
 gc.set_threshold(20_000)  # tracing makes many objects, few of which are garbage
 
@@ -84,6 +85,13 @@ def heap_of_earlier_files():
     """Spare the garbage collector what earlier files left, over which it takes most of its time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Runs share what they compile; call it to forget what has been compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield programs.share(patch)
 
 
 @pytest.fixture(scope="session")
