@@ -5,7 +5,7 @@
 
 Medians over repeats of both forms, taken in turns, at the sizes of configs/sunnybrook_small.py
 (4 pairs of 128 x 128) unless a line says otherwise; tests/speed_tables.py makes the table of
-docs/performance.md of them. tests/test_alternatives.py asserts that both forms give the same.
+docs/results/speed of them. tests/test_alternatives.py asserts that both forms give the same.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
             (frozen, *pair),
         ),
         "refinement": Case(
-            "a step of instance optimisation, one pair: the fixed image's latent kept",
+            "gradient of the training loss, one pair: the fixed image's latent kept",
             _gradient(lambda *known: objective(*known[:-1], latent=None)),
             _gradient(objective),
             (u[:1], frozen, *pair, constants["fixed_latent"]),

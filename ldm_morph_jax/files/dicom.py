@@ -13,6 +13,7 @@ import numpy as np
 
 from ldm_morph_jax.files import itk
 from ldm_morph_jax.files.colour import to_grey
+from ldm_morph_jax.files.dicom_objects import segmentation
 from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Stored
@@ -39,6 +40,8 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
 
 def _read(path, source, luminance) -> Stored:
     file = _dataset(path, source)
+    if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
+        return segmentation.read(path, source)
     _check_length(file, source)
     frames = [_Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
     placed = all(frame.position is not None for frame in frames)

@@ -11,6 +11,9 @@ import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError
 
+# Rounding in headers tilts an axial plane by a fraction of this; cos(0.5 deg) = 0.99996.
+MAX_TILT_DEGREES = 0.5
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -58,6 +61,22 @@ class Geometry:
             and np.allclose(self.origin, other.origin, atol=1e-3)
             and np.allclose(self.direction, other.direction, atol=1e-4)
         )
+
+
+def plane_geometry(stack: Geometry, k: int) -> tuple[Geometry, bool]:
+    """Slice k of a stack in two dimensions, and whether its plane is that of x and y.
+
+    In any other plane its coordinates are those of its own: x along the columns, y along the rows.
+    """
+    corner = stack.to_physical(np.array([k, 0.0, 0.0]))
+    axial = abs(stack.direction[2, 2]) >= np.cos(np.radians(MAX_TILT_DEGREES))
+    if axial:
+        # U V^T is the rotation or reflection nearest to the 2x2 part
+        u, _, v = np.linalg.svd(stack.direction[:2, :2])
+        direction, origin = u @ v, corner[:2]
+    else:
+        direction, origin = np.eye(2), stack.direction[:, :2].T @ corner
+    return Geometry(stack.shape[1:], stack.spacing[1:], origin, direction), bool(axial)
 
 
 def plain_geometry(shape: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Geometry:

@@ -15,11 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
+from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import (
+    MAX_TILT_DEGREES,
     Geometry,
     check_positive_spacing,
     plain_geometry,
+    plane_geometry,
 )
 from ldm_morph_jax.files.reading import read_stored
 from ldm_morph_jax.files.stored import Stored
@@ -44,9 +48,6 @@ __all__ = [
     "round_to",
     "write_image",
 ]
-
-# Rounding in headers tilts an axial plane by a fraction of this; cos(0.5 deg) = 0.99996.
-_MAX_TILT_DEGREES = 0.5
 
 
 @dataclass(frozen=True)
@@ -207,13 +208,23 @@ def read_mask(
     """Labels of `image`, on its grid.
 
     Where both files tell positions, labels are found by them (nearest neighbour), however either
-    is stored; `slice` is then the image's business. Otherwise the two must have the same shape.
+    is stored; `slice` is then the image's business. Otherwise the two must have the same shape. Of
+    a DICOM structure set the contours are filled.
 
     Raises:
         ImageError: what `read_image` refuses; a mask that does not cover its image, or has another
             shape or spacing.
     """
     source = os.fspath(path)
+    if sop_class(path) == STRUCTURE_SET:
+        place = image.geometry if image.geometry.dimension == 3 else image.space
+        if place is None or not image.position_known:
+            raise ImageError(
+                f"{source}: contours are in mm of the patient; {image.source} does not tell where "
+                "it lies"
+            )
+        labels, notes = read_contours(path, place)
+        return replace(image, array=labels.reshape(image.array.shape), source=source, notes=notes)
     stored = read_stored(path, labels=True)
     if len(stored.array) == 1:
         frame = None  # one mask, of whichever frame of the image
@@ -408,7 +419,7 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     slices = image.array.shape[0]
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
-    if tilt.min() > _MAX_TILT_DEGREES and not oblique:
+    if tilt.min() > MAX_TILT_DEGREES and not oblique:
         raise ImageError(
             f"{image.source}: oblique direction (slice plane tilted {tilt[2]:.1f} degrees against "
             "the x-y plane); add --oblique to register in the slice's own plane"
@@ -423,19 +434,12 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     k = int(slice) if slices > 1 else 0
     if not 0 <= k < slices:
         raise ImageError(f"{image.source}: has no slice {k}; its slices are 0 to {slices - 1}")
-    corner = image.geometry.to_physical(np.array([k, 0.0, 0.0]))
-    axial = tilt[2] <= _MAX_TILT_DEGREES
-    if axial:
-        # U V^T is the rotation or reflection nearest to the 2x2 part
-        u, _, v = np.linalg.svd(image.direction[:2, :2])
-        direction, origin = u @ v, corner[:2]
-    else:
-        direction, origin = np.eye(2), image.direction[:, :2].T @ corner
-    whole = image.geometry
+    whole, (geometry, axial) = image.geometry, plane_geometry(image.geometry, k)
+    corner = whole.to_physical(np.array([k, 0.0, 0.0]))
     return replace(
         image,
         array=image.array[k],
-        geometry=Geometry(whole.shape[1:], whole.spacing[1:], origin, direction),
+        geometry=geometry,
         plane=None if axial else image.direction,
         space=Geometry((1, *whole.shape[1:]), whole.spacing, corner, whole.direction),
     )

@@ -19,8 +19,15 @@ from scipy.ndimage import map_coordinates
 
 from ldm_morph_jax.files import nifti
 from ldm_morph_jax.files.arrays import read_npz
+from ldm_morph_jax.files.dicom_objects.registration import read_registration
+from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
-from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
+from ldm_morph_jax.files.geometry import (
+    Geometry,
+    check_positive_spacing,
+    orthonormal,
+    plane_geometry,
+)
 from ldm_morph_jax.files.writing import atomic, write_image
 
 CONVENTION = (
@@ -113,6 +120,17 @@ class Transform:
         displacement = found.reshape(positions.shape) - positions
         return Inverse(Transform(displacement, moving, self.fixed), residual.reshape(moving.shape))
 
+    def in_space(self, fixed: Geometry, moving: Geometry) -> "Transform":
+        """The same map between slices in space, 3-D geometries (1, H, W); a 3-D map itself.
+
+        Displacements then also lead from the one slice's plane to the other's.
+        """
+        if self.fixed.dimension == 3:
+            return self
+        index = np.insert(self.moving_indices(), 0, 0, axis=-1)[None]
+        displacement = moving.to_physical(index) - fixed.to_physical(fixed.indices())
+        return Transform(displacement, fixed, moving)
+
     def _displacement_at(self, points):
         return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
 
@@ -196,7 +214,9 @@ def write_transform(path: str | os.PathLike, transform: Transform) -> None:
 
 
 def read_transform(path: str | os.PathLike) -> Transform:
-    """Read what `write_transform` wrote, or any ITK displacement field in NIfTI (ANTs' warps).
+    """Read what `write_transform` wrote, any ITK displacement field in NIfTI (ANTs' warps), or REG.
+
+    A DICOM Deformable Spatial Registration of a single slice becomes two-dimensional.
 
     Raises TransformError on anything else.
     """
@@ -209,13 +229,25 @@ def read_transform(path: str | os.PathLike) -> Transform:
             transform = _read_npz(path)
         elif name.endswith((".nii", ".nii.gz")):
             transform = Transform(*nifti.read_vectors(path, str(path)))
+        elif name.endswith(".dcm") or sop_class(path):
+            transform = _of_slice(Transform(*read_registration(path)))
         else:
-            raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+            raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii, .npz or .dcm")
     except (ImageError, OSError) as error:
         raise TransformError(str(error)) from None
     if not np.isfinite(transform.displacement_mm).all():
         raise TransformError(f"{path}: holds NaN or infinite displacements")
     return transform
+
+
+def _of_slice(transform: Transform) -> Transform:
+    """In the coordinates of the slice's plane, where there is but one slice."""
+    stack = transform.fixed
+    if stack.shape[0] > 1:
+        return transform
+    plane, axial = plane_geometry(stack, 0)
+    vectors = transform.displacement_mm[0]
+    return Transform(vectors[..., :2] if axial else vectors @ stack.direction[:, :2], plane)
 
 
 def _read_npz(path) -> Transform:
