@@ -5,13 +5,9 @@ import importlib
 import io
 import logging
 import subprocess
-import sys
 import traceback
 
 import jax
-import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 
 def call(name, *arguments) -> subprocess.CompletedProcess:
@@ -31,20 +27,16 @@ def call(name, *arguments) -> subprocess.CompletedProcess:
 
 @contextlib.contextmanager
 def _settings_kept():
-    """What a command sets for its process is as before afterwards."""
+    """What a command sets for its whole process is afterwards as before."""
     caching = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in caching}
     loggers = [logging.getLogger(name) for name in (None, "absl", "asyncio", "jax")]
     levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
-        patch.setattr(sys, "argv", sys.argv[:])
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            loggers[0].handlers[:] = handlers
-            for name, value in before.items():
-                jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        loggers[0].handlers[:] = handlers
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -100,7 +100,7 @@ def test_trained_method_registers(finished):
     # the fixed image's latent, kept, is what the objective computes itself
     constants = method.method.objective_constants(method.frozen, images[1])
     given, own = (
-        method.method.objective(method.frozen, *images, u, **keywords)
+        jax.jit(method.method.objective)(method.frozen, *images, u, **keywords)
         for keywords in (constants, {})
     )
     assert own["latent"] > 0
