@@ -1,8 +1,7 @@
 """Programs that tests share: traced and compiled once in a test process, not once in every run.
 
 Most tests that train do so with tests/tiny.py. `training.run` builds the same programs for each of
-these runs; here they are kept, by what they depend on of the configuration. All are traced under
-strict promotion (tests/strict.py), of which JAX otherwise makes programs of their own.
+these runs; here they are kept, by what they depend on of the configuration.
 """
 
 import dataclasses
@@ -10,7 +9,6 @@ import functools
 import json
 
 import jax
-from strict import strict_promotion
 
 from ldm_morph_jax.training import features, loop, run
 from ldm_morph_jax.training.stages import STAGES
@@ -26,7 +24,10 @@ def share(patch):
     build_method, encoder = run.build_method, features.encoder
 
     def shared_program(config, stage, *, cached):
-        key = (_depends_on(config, stage), cached)
+        # what was traced under strict promotion serves all, not the other way round
+        modes = ("strict", jax.config.jax_numpy_dtype_promotion)
+        keys = [(_depends_on(config, stage), cached, mode) for mode in modes]
+        key = next((key for key in keys if key in programs), keys[1])
         if key not in programs:
             programs[key] = stage_program(config, stage, cached=cached)
         return dataclasses.replace(programs[key], train=config[stage].train)
@@ -51,24 +52,11 @@ def share(patch):
             encoders[key] = jax.jit(encoder(config))
         return encoders[key]
 
-    for module, name in ((run, "run_stage"), (features, "latent_cache"), (features, "pair_cache")):
-        patch.setattr(module, name, _strictly(getattr(module, name)))
     patch.setattr(run, "stage_program", shared_program)
     patch.setattr(loop, "lower_step", shared_step)
     patch.setattr(run, "build_method", shared_method)
     patch.setattr(features, "encoder", shared_encoder)
     return lambda: [kept.clear() for kept in everything]
-
-
-def _strictly(function):
-    """The function, under strict promotion."""
-
-    @functools.wraps(function)
-    def call(*arguments, **options):
-        with strict_promotion():
-            return function(*arguments, **options)
-
-    return call
 
 
 def _depends_on(config, stage: str) -> str:
