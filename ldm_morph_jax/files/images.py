@@ -257,7 +257,7 @@ def read_image(
             it, a slice of such a file is that of the first frame, and the image's notes say so.
         spacing: mm, one number or (row, column), for files that do not tell theirs: pictures,
             arrays, and geometries that are the default (both codes of a NIfTI file 0, identity).
-        oblique: accept a slice plane that is tilted against the axes.
+        oblique: accept a single slice whose plane is tilted against the axes.
         labels: a mask; whole numbers are required, a constant image is fine.
 
     Raises:
@@ -426,8 +426,10 @@ def _resample(image: Image, onto: Image, order: int, what: str) -> Image:
             "stack of slices, the other a single image"
         )
     here, there = _place(image, n), _place(onto, n)
-    plane, onto_plane = (np.eye(3) if one.plane is None else one.plane for one in (image, onto))
-    if n == 2 and not np.allclose(plane, onto_plane, atol=5e-3):
+    here_plane, there_plane = (
+        np.eye(3) if plane is None else plane for plane in (image.plane, onto.plane)
+    )
+    if n == 2 and not np.allclose(here_plane, there_plane, atol=5e-3):
         raise ImageError(f"{image.source}: {what} lies in another plane than {onto.source}")
     if not here.same_as(there):
         from scipy.ndimage import map_coordinates
@@ -584,6 +586,8 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     if image.array.ndim == 2:
         return image
     slices = image.array.shape[0]
+    if slices > 1 and slice == "all":
+        return image  # in space, where any direction will do
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
     if tilt.min() > MAX_TILT_DEGREES and not oblique:
@@ -591,8 +595,6 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
             f"{image.source}: oblique direction (slice plane tilted {tilt[2]:.1f} degrees against "
             "the x-y plane); add `oblique` to register in the slice's own plane"
         )
-    if slices > 1 and slice == "all":
-        return image
     if slices > 1 and slice is None:
         raise ImageError(
             f"{image.source}: 3-D with {slices} slices; choose one with `slice` 0 to "

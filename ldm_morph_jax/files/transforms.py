@@ -107,16 +107,16 @@ class Transform:
         # JAX, which that module needs for its other half, takes a second to import
         from ldm_morph_jax.ops.inverse import invert_at
 
-        found, _ = invert_at(u, self.fixed.to_index(points))
-        found = self.fixed.to_physical(found)
-        return found, np.linalg.norm(self.map_points(found) - points, axis=-1)
+        index, _ = invert_at(u, self.fixed.to_index(points))
+        positions = self.fixed.to_physical(index)
+        return positions, np.linalg.norm(self.map_points(positions) - points, axis=-1)
 
     def inverse(self) -> "Inverse":
         """The transform from moving to fixed image, on the moving image's grid."""
         moving = self._geometry(None)
         positions = moving.to_physical(moving.indices())
-        found, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
-        displacement = found.reshape(positions.shape) - positions
+        sources, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
+        displacement = sources.reshape(positions.shape) - positions
         return Inverse(Transform(displacement, moving, self.fixed), residual.reshape(moving.shape))
 
     def in_space(self, fixed: Geometry, moving: Geometry) -> "Transform":
