@@ -12,8 +12,8 @@ __version__ = "0.2.0"
 
 # name -> where it is defined; imported when it is used, because JAX takes a second to import
 _PUBLIC = {
-    "load": "registering.registrar",
-    "Registrar": "registering.registrar",
+    "load": "registering.method",
+    "Registrar": "registering.method",
     "Result": "registering.result",
     "Image": "files.images",
     "ImageError": "files.images",

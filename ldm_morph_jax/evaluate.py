@@ -111,9 +111,9 @@ def evaluate() -> None:
     out = output_directory(named, run, config)
     name, register = model.name, model.displacement
     if REFINE.value:
-        from ldm_morph_jax.registering.prediction import refined_displacement
+        from ldm_morph_jax.registering.pairs import refined_displacement
 
-        if not model.method.trained:
+        if model.iterative:
             raise ValueError(f"--refine starts from a trained network, --model is {named}")
         name = f"{name} + {REFINE.value} steps"
         register = functools.partial(refined_displacement, model, steps=REFINE.value)

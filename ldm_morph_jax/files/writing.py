@@ -84,10 +84,12 @@ def staged(
     Raises:
         ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
     """
-    if not overwrite:
-        for name in names:
+    def refuse_existing():
+        for name in () if overwrite else names:
             if (out / name).exists():
                 raise ImageError(f"{out / name}: exists; add --overwrite to replace it")
+
+    refuse_existing()
     created, done = not out.exists(), False
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -97,17 +99,36 @@ def staged(
     try:
         yield stage
         new = sorted(os.listdir(stage), key=last.__eq__)
-        for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
-            # a file is replaced in one step; a folder has to go first
-            if name == last or name not in new or (out / name).is_dir():
-                _remove(out / name)
-        for name in new:
-            os.replace(stage / name, out / name)
+        with _locked(out):
+            refuse_existing()  # another run may have been quicker
+            for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
+                # a file is replaced in one step; a folder has to go first
+                if name == last or name not in new or (out / name).is_dir():
+                    _remove(out / name)
+            for name in new:
+                os.replace(stage / name, out / name)
         done = True
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if created and not done and not any(out.iterdir()):
             out.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for the block, where the system can lock one; nothing is left in it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # network file systems may refuse
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _remove(path: Path) -> None:

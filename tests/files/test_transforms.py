@@ -16,7 +16,6 @@ from ldm_morph_jax.files.transforms import (
 )
 from ldm_morph_jax.ops import geometry as ops_geometry
 from ldm_morph_jax.ops.inverse import invert
-from ldm_morph_jax.registering.registrar import Registrar
 
 
 def rotation(degrees, flip=1.0):
@@ -58,8 +57,7 @@ def registered(moving, fixed, *, align="auto", **options):
         if len(shape) == 3:
             array = np.stack([heart(shape[-2:], radius=radius, seed=k) for k in range(shape[0])])
         images.append(Image(array, geometry))
-    registrar = Registrar(AnalyticMethod(**options))
-    return registrar.register_images([tuple(images)], align=align)[0]
+    return AnalyticMethod(**options).register_images([tuple(images)], align=align)[0]
 
 
 def saved(folder, registration):
