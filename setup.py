@@ -52,6 +52,7 @@ setup(
         "array_record>=0.8",
         "chex>=0.1.92,<0.2",
         "contourpy>=1.3",
+        "cyclopts>=5.5,<6",
         "filelock>=3.13",
         "flatbuffers>=24.3",
         "flax>=0.12.8,<0.13",

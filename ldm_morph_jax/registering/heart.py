@@ -140,10 +140,10 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     shortening = lengths / lengths[tracked.reference] - 1
     curves.append(Curve("strain", "endocardium", "", shortening, tangential))
     if anatomy.has_wall:
-        directions_ = ("radial", tangential)
-        for k, direction in enumerate(directions_):
+        both = ("radial", tangential)
+        for k, direction in enumerate(both):
             curves.append(Curve("strain", "wall", "", frames["strain"][:, k], direction))
-        for k, direction in enumerate(directions_):
+        for k, direction in enumerate(both):
             for n, name in enumerate(_sectors(tracked, anatomy)[1]):
                 curves.append(Curve("strain", name, "", frames["sectors"][:, k, n], direction))
         if anatomy.view == "sax" and anatomy.septum is None:

@@ -490,20 +490,6 @@ def test_command_lines_that_are_no_request(arguments, capsys):
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "file, override, message",
-    [
-        ("none.py", [], "none.py"),
-        ("x.py", ["--config.data.nonsense=1"], "nonsense"),
-        ("x.py", ["--config.data.image_size=big"], "image_size"),
-    ],
-)
-def test_configurations_that_do_not_exist(tmp_path, file, override, message):
-    (tmp_path / "x.py").write_text(CONFIG)
-    with pytest.raises((ValueError, OSError), match=message):
-        command.read_config(str(tmp_path / file), override)
-
-
 def test_a_text_file_is_an_error_in_one_line(tmp_path):
     (tmp_path / "x.py").write_text(CONFIG)
     (tmp_path / "a.ckpt").write_text("no checkpoint")
