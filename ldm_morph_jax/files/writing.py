@@ -84,6 +84,7 @@ def staged(
     Raises:
         ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
     """
+
     def refuse_existing():
         for name in () if overwrite else names:
             if (out / name).exists():

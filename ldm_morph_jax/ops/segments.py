@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 BASAL, MIDDLE, APICAL, CAP = 1, 2, 3, 4
-LEVELS = {"basal": BASAL, "middle": MIDDLE, "apical": APICAL, "cap": CAP}
+LETTERS = {"-": 0, "b": BASAL, "m": MIDDLE, "a": APICAL, "c": CAP}  # "-": not of the ventricle
+# level -> its first segment, and how many it has
+NUMBERS = {BASAL: (1, 6), MIDDLE: (7, 6), APICAL: (13, 4), CAP: (17, 1)}
 NAMES = (
     "basal anterior",
     "basal anteroseptal",
