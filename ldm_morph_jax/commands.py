@@ -22,6 +22,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnusedCliTokensError
 
 from ldm_morph_jax import __version__
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.names import unknown
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
@@ -400,7 +401,7 @@ def run(work: Callable[[], bool | None]) -> None:
 
 
 def _fail(message) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_flags(str(message))}", file=sys.stderr)
     sys.exit(FAILED)
 
 

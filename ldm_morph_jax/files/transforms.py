@@ -29,6 +29,7 @@ from ldm_morph_jax.files.geometry import (
     plane_geometry,
 )
 from ldm_morph_jax.files.writing import atomic, write_image
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
 CONVENTION = (
     "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
@@ -82,13 +83,10 @@ class Transform:
     def jacobian_determinant(self) -> np.ndarray:
         """det dT/dp on the fixed image, `[*fixed.shape]`; below zero the map folds (eq. 18).
 
-        A ratio of areas in mm^2, so free of spacing and orientation. Central differences, one-sided
-        at the border. For a stack the determinant is that of each slice, which is the 3-D one where
-        slices are moved within their planes.
+        A ratio of areas in mm^2, of a volume in mm^3, so free of spacing and orientation; see
+        `ops.jacobian`.
         """
-        u = self.fixed.vectors_to_index(self.displacement_mm)[..., -2:]
-        by_row, by_column = np.gradient(u, axis=(-3, -2))
-        return (1 + by_row[..., 0]) * (1 + by_column[..., 1]) - by_column[..., 0] * by_row[..., 1]
+        return jacobian_determinant(self.fixed.vectors_to_index(self.displacement_mm))
 
     def map_points(self, points: np.ndarray) -> np.ndarray:
         """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""

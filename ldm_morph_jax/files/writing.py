@@ -7,13 +7,14 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.errors import FileError, ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.locking import locked
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".npz", ".png", ".tif", ".tiff")
 _BY_ITK = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -71,8 +72,8 @@ def staged(
 ) -> Iterator[Path]:
     """A folder to write into; what is in it moves to `out` together when the block ends well.
 
-    What is overwritten leaves then, all of it, so that `out` never mixes two runs. Other files
-    stay.
+    What is overwritten leaves then, all of it, so that `out` never mixes two runs, not even of two
+    processes that write into it at the same time. Other files stay.
 
     Args:
         out: made where it is missing, and removed again where nothing comes of it.
@@ -84,13 +85,8 @@ def staged(
     Raises:
         ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
     """
-
-    def refuse_existing():
-        for name in () if overwrite else names:
-            if (out / name).exists():
-                raise ImageError(f"{out / name}: exists; add --overwrite to replace it")
-
-    refuse_existing()
+    if not overwrite:
+        _refuse_existing(out, names)
     created, done = not out.exists(), False
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,8 +96,9 @@ def staged(
     try:
         yield stage
         new = sorted(os.listdir(stage), key=last.__eq__)
-        with _locked(out):
-            refuse_existing()  # another run may have been quicker
+        with locked(out):
+            if not overwrite:  # again: another run may have come first
+                _refuse_existing(out, {*names, *new})
             for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
                 # a file is replaced in one step; a folder has to go first
                 if name == last or name not in new or (out / name).is_dir():
@@ -115,21 +112,10 @@ def staged(
             out.rmdir()
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for the block, where the system can lock one; nothing is left in it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # network file systems may refuse
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _refuse_existing(out: Path, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if (out / name).exists():
+            raise ImageError(f"{out / name}: exists; add `overwrite` to replace it")
 
 
 def _remove(path: Path) -> None:
@@ -204,8 +190,6 @@ def _write_by_itk(path, array, geometry, vectors):
         with name_for_itk(path) as name:
             SimpleITK.WriteImage(image, name, useCompression=True)
     except RuntimeError as error:
-        from ldm_morph_jax.files.errors import one_line
-
         raise FileError(f"{path}: cannot be written ({one_line(error)})") from None
 
 

@@ -16,8 +16,10 @@ from ldm_morph_jax.files.images import ImageError, read_mask
 from ldm_morph_jax.files.movies import Cine, read_cine
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import atomic, staged
+from ldm_morph_jax.ops.segments import LETTERS
 from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
+from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
 from ldm_morph_jax.registering.heart import measure, summary
@@ -26,11 +28,21 @@ from ldm_morph_jax.registering.options import CineOptions
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_CINE,
     SUMMARY,
+    cine_figures,
     draw_cine_pages,
+    time_name,
     write_curves,
     write_frames,
     write_record,
+    write_segments,
     write_tables,
+)
+from ldm_morph_jax.registering.segments import (
+    Segments,
+    levels_of,
+    merged,
+    segments_of,
+    twist_of,
 )
 from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
 
@@ -109,8 +121,11 @@ def _anatomy(options, cine) -> Anatomy:
     if septum and not all(0 <= s <= n - 1 for s, n in zip(septum, shape, strict=True)):
         raise ImageError(f"{options.cine}: septum {septum} lies outside its {shape} pixels")
     anatomy = Anatomy(view, septum=septum)
+    level = LETTERS[options.levels] if options.levels else 0
+    if options.levels and len(options.levels) != 1:
+        raise ValueError(f"--levels is {options.levels!r}, expected a letter for the one slice")
     if options.mask:
-        labels = read_mask(options.mask, cine.first, options.slice).array
+        labels = _mask(options, cine.first, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
             labels, view, str(options.mask), cavity_and_wall=options.labels, septum=septum
         )
@@ -119,11 +134,19 @@ def _anatomy(options, cine) -> Anatomy:
     if options.landmarks:
         landmarks = anatomies.read_landmarks(options.landmarks, shape)
         anatomy = replace(anatomy, landmarks=landmarks)
-    return anatomy
+    return replace(anatomy, level=level)
+
+
+def _mask(options, image, slice):
+    """Labels of the reference frame; of a file of several frames, that one."""
+    return read_mask(options.mask, image, slice, frame=options.reference)
 
 
 def _write(cine, anatomy, options, load) -> dict:
     """Track, measure, write."""
+    source = None
+    if options.dicom:
+        source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
     with staged(options.out, ALL_OF_CINE, options.overwrite, last=SUMMARY) as folder:
         registrar = load()
         begin = time.perf_counter()
@@ -137,6 +160,8 @@ def _write(cine, anatomy, options, load) -> dict:
             )
         done = time.perf_counter()
         measures = measure(tracked, anatomy)
+        segments = _segments(tracked, measures)
+        rows = [] if segments is None else segments.rows()
         content = {
             "cine": {
                 "file": str(options.cine),
@@ -151,15 +176,23 @@ def _write(cine, anatomy, options, load) -> dict:
             "view": anatomy.view,
             "period": tracked.period,
             **summary(tracked, anatomy, measures),
+            "timing": {} if segments is None else segments.timing(),
             "notes": [*cine.first.notes, *measures.notes],
             "arguments": arguments(options, registrar),
             "curves": {name: values.tolist() for name, values in measures.table.items()},
         }
         write_frames(folder, tracked, anatomy)
         write_tables(folder, tracked, measures)
+        if rows:
+            write_segments(folder / "segments.csv", rows, time_name(tracked))
         written = time.perf_counter()
         if options.report:
             draw_cine_pages(folder, tracked, anatomy, measures, content)
+        if source is not None:
+            figures = cine_figures(tracked, measures) if options.report else []
+            dicom_results.write_cine(
+                folder / "dicom", source, tracked, anatomy, content, rows, figures
+            )
         seconds = {
             "tracking": done - begin,
             "measures_and_files": written - done,
@@ -169,6 +202,14 @@ def _write(cine, anatomy, options, load) -> dict:
         content["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         write_record(folder, SUMMARY, content)
     return content
+
+
+def _segments(tracked, measures) -> Segments | None:
+    """None where the wall is not measured."""
+    if measures.end_systole is None or not measures.pixels:
+        return None
+    times = tracked.times - tracked.times[tracked.reference]
+    return segments_of(measures.curves, measures.pixels, times, measures.end_systole)
 
 
 @contextlib.contextmanager

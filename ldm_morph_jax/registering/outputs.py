@@ -9,6 +9,7 @@ displacement.nii.gz      T(p) = p + d(p), mm, LPS: for ITK, ANTs, 3D Slicer
 displacement.npz         the same in pixels, (row, column): for SciPy
 inverse_displacement.*   where asked for, on the moving image's grid
 jacobian.nii.gz          det dT/dp
+displacement.dcm, ...    with --dicom, see `dicom_results`
 metrics.json, overview.png, report.html
 
 Of a cine (`frame_007` is frame 7, from 0):
@@ -19,12 +20,14 @@ warped/frame_007.nii.gz                frame 7 brought to the reference, origina
 masks/frame_007.nii.gz                 the mask carried to frame 7 (with a mask or contours)
 contours.csv, landmarks.csv            carried to every frame, pixels and mm (where there are any)
 curves.csv                             areas, volumes, strain and strain rate over time
+segments.csv                           peaks, times and rates, a row per segment of the wall
+dicom/                                 with --dicom, see `dicom_results`
 summary.json                           fractions, peaks, drift, settings
 curves.png, beat.gif, report.html
 """
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +47,14 @@ METRICS, SUMMARY = "metrics.json", "summary.json"
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
 _PAGES = ("overview.png", "report.html")
 _ALWAYS = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
-ALL_OF_PAIR = (*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz", *_INVERSE)
+_DICOM = ("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm")
+ALL_OF_PAIR = (
+    *(*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz"),
+    *(*_INVERSE, *_DICOM),
+)
 ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
-    f"{SUMMARY} curves.png beat.gif report.html"
+    f"segments.csv dicom {SUMMARY} curves.png beat.gif report.html"
 ).split()
 _GRID_LINES = 16  # along the longer side
 
@@ -211,6 +218,25 @@ def write_curves(path: Path, times, curves: Mapping[str, np.ndarray], time_colum
         writer.writerow(["frame", time_column, *curves])
         for t, values in enumerate(zip(times, *curves.values(), strict=True)):
             writer.writerow([t, *(f"{value:.6g}" for value in values)])
+
+
+def write_segments(path: Path, rows: Sequence[Mapping], time_column: str) -> None:
+    """A row per segment; times in the unit of `time_column`. Opens in a spreadsheet."""
+    unit = time_column.removeprefix("time")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([n + unit if n.endswith("time_to_peak") else n for n in columns])
+        for row in rows:
+            writer.writerow([_cell(row.get(name)) for name in columns])
+
+
+def _cell(value) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def draw_cine_pages(

@@ -46,11 +46,11 @@ def test_frames_and_slices_of_a_cine(tmp_path):
     first = read_image(path, 1)
     np.testing.assert_array_equal(first.array, CINE[0, 1])
     assert first.notes == ("the first of 4 frames",) and read_image(path, 1, frame=0).notes == ()
-    with pytest.raises(ImageError, match="has 4 frames; choose one with --frame 0 to 3"):
+    with pytest.raises(ImageError, match="has 4 frames; choose one with `frame` 0 to 3"):
         read_image(path)
     with pytest.raises(ImageError, match="has no frame 4; its frames are 0 to 3"):
         read_image(path, 0, frame=4)
-    with pytest.raises(ImageError, match="3-D with 3 slices; choose one with --slice 0 to 2"):
+    with pytest.raises(ImageError, match="3-D with 3 slices; choose one with `slice` 0 to 2"):
         read_image(path, frame=1)
 
 
