@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cyclopts import Group, Parameter
 
+from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 _FILE = Parameter(metavar="FILE")
@@ -60,7 +61,7 @@ class SliceOption:
 class FrameOption:
     """Chooses a frame."""
 
-    frame: Annotated[int | None, _PART, Parameter(metavar="K")] = None
+    frame: Annotated[int | None, WHOLE, _PART, Parameter(metavar="K")] = None
     """which frame of a file with several in time (from 0)"""
 
 
@@ -150,7 +151,7 @@ class PairOptions(JobOptions):
     fixed_mask: Annotated[Path | None, _FILE] = None
     """labels of the fixed image"""
 
-    frame: Annotated[tuple[int, ...] | None, _PART, Parameter(metavar="K")] = None
+    frame: Annotated[tuple[int, ...] | None, WHOLE_FEW, _PART, Parameter(metavar="K")] = None
     """which frame of a file with several in time (from 0); two numbers: of the moving and of the
     fixed file"""
 
@@ -162,7 +163,7 @@ class PairOptions(JobOptions):
     """pixel of the fixed image to centre the model's grid on, e.g. the heart (default: the image's
     centre)"""
 
-    refine: Annotated[int | None, Parameter(metavar="N")] = None
+    refine: Annotated[int | None, WHOLE, Parameter(metavar="N")] = None
     """steps of refinement on the whole image, from what the network predicts (default: 82; 0: the
     network alone; iterative methods are not refined)"""
 
@@ -227,7 +228,7 @@ class CineOptions(JobOptions):
     """where the search starts: name of shipped weights, run directory or weights file; or an
     iterative method (lddmm, syn) in its place. Default: the search from no motion"""
 
-    reference: Annotated[int, Parameter(metavar="K")] = 0
+    reference: Annotated[int, WHOLE, Parameter(metavar="K")] = 0
     """frame whose tissue is followed, usually end-diastole (from 0)"""
 
     mask: Annotated[Path | None, _FILE] = None
@@ -239,7 +240,7 @@ class CineOptions(JobOptions):
     landmarks: Annotated[Path | None, _CSV] = None
     """points of the reference frame to carry along: columns row, column, optionally name"""
 
-    labels: Annotated[tuple[int, int] | None, Parameter(metavar="CAVITY WALL")] = None
+    labels: Annotated[tuple[int, int] | None, WHOLE_PAIR, Parameter(metavar="CAVITY WALL")] = None
     """of the mask (default: wall 2, cavity what it encloses)"""
 
     view: Literal["sax", "apical"] = "sax"

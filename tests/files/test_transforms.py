@@ -17,7 +17,6 @@ from ldm_morph_jax.files.transforms import (
 from ldm_morph_jax.ops import geometry as ops_geometry
 from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
-from ldm_morph_jax.registering.method import Registrar
 
 
 def rotation(degrees, flip=1.0):
