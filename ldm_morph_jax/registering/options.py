@@ -294,7 +294,7 @@ class CineOptions(JobOptions):
             raise ValueError("a mask and contours given, expected one of them")
         if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
             raise ValueError(
-                f"--levels is {self.levels!r}, expected letters b, m, a, c or - of short-axis slices"
+                f"--levels is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
             )
 
 

@@ -24,6 +24,12 @@ segments.csv                           peaks, times and rates, a row per segment
 dicom/                                 with --dicom, see `dicom_results`
 summary.json                           fractions, peaks, drift, settings
 curves.png, beat.gif, report.html
+
+Of a stack, a folder for each slice, and of all together:
+
+curves.csv, segments.csv, summary.json volume, the 16 segments, twist
+bullseye.png, report.html
+dicom/                                 with --dicom, report and page
 """
 
 import csv
@@ -39,6 +45,8 @@ from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ldm_morph_jax.registering.anatomy import Anatomy
     from ldm_morph_jax.registering.heart import Measures
 
@@ -56,6 +64,7 @@ ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
     f"segments.csv dicom {SUMMARY} curves.png beat.gif report.html"
 ).split()
+ALL_OF_STACK = ("curves.csv", "segments.csv", "bullseye.png", "report.html", "dicom", SUMMARY)
 _GRID_LINES = 16  # along the longer side
 
 
@@ -246,10 +255,7 @@ def draw_cine_pages(
     from ldm_morph_jax.registering.heart import main_strain
     from ldm_morph_jax.report import tracked as report
 
-    groups = report.curve_groups(measures.curves)
-    time_label = "time, s" if tracked.cine.times is not None else "frame"
-    if groups:
-        figure = report.curves_figure(tracked.times, groups, time_label, measures.end_systole)
+    for figure in cine_figures(tracked, measures):
         (folder / "curves.png").write_bytes(report.png_bytes(figure))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
     pages = []
@@ -267,11 +273,38 @@ def draw_cine_pages(
         spacing=tracked.spacing,
         times=tracked.times,
         seconds=seconds,
-        time_label=time_label,
+        time_label=_time_label(tracked),
         curves=measures.curves,
         strain_name=main_strain(anatomy.view),
         summary=content,
     )
+
+
+def cine_figures(tracked: Tracked, measures: "Measures") -> list["Figure"]:
+    """The plot of the curves; none where nothing was measured."""
+    from ldm_morph_jax.report import tracked as report
+
+    groups = report.curve_groups(measures.curves)
+    if not groups:
+        return []
+    label = _time_label(tracked)
+    return [report.curves_figure(tracked.times, groups, label, measures.end_systole)]
+
+
+def _time_label(tracked) -> str:
+    return "time, s" if tracked.cine.times is not None else "frame"
+
+
+def draw_stack_pages(folder: Path, content: Mapping, rows: Sequence[Mapping]) -> list["Figure"]:
+    """bullseye.png and report.html of a stack; returns the figures of the bull's-eyes."""
+    from ldm_morph_jax.report import stack
+    from ldm_morph_jax.report.style import png_bytes
+
+    figures = stack.bullseyes(rows)
+    if figures:
+        (folder / "bullseye.png").write_bytes(png_bytes(figures[0]))
+    stack.write_report(folder / "report.html", content, rows)
+    return figures
 
 
 def _views(tracked, anatomy, measures) -> Iterator[dict]:

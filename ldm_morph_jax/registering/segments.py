@@ -66,6 +66,25 @@ class Segments:
             found.append(row)
         return found
 
+    @property
+    def table(self) -> dict[str, np.ndarray]:
+        """Column of curves.csv -> `[T]`."""
+        return {
+            Curve("strain", region, "", curve, direction).column: curve
+            for (direction, region), curve in self.curves.items()
+        }
+
+    def summary(self) -> dict[str, dict]:
+        """Column -> its numbers, as in the summary of a slice."""
+        return {
+            Curve("strain", region, "", curve, direction).column: {
+                "direction": direction,
+                "region": region,
+                **strain_numbers(curve, direction, self.times, self.end_systole),
+            }
+            for (direction, region), curve in self.curves.items()
+        }
+
     def timing(self) -> dict[str, dict[str, float]]:
         """Direction -> what the trusted segments say together, see `ops.beat`.
 
