@@ -41,13 +41,15 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
 def read_with_header(path: Path, source: str, *, luminance: bool = False):
     """The images of a DICOM file, and its header: a `pydicom.Dataset` without the pixels."""
     try:
-        file = dataset(path, source)
-        if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
-            stored = segmentation.read(path, source)
-        else:
-            _check_length(file, source)
-            with _for_itk(path, file) as readable:
-                stored = _read(readable, file, source, luminance)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+            file = _dataset(path, source)
+            if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
+                stored = segmentation.read(path, source)
+            else:
+                _check_length(file, source)
+                with _for_itk(path, file) as readable:
+                    stored = _read(readable, file, source, luminance)
     except ImageError:
         raise
     except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
@@ -68,7 +70,7 @@ def _read(path, file, source, luminance) -> Stored:
     array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
     first = frames[0]
     # ImagerPixelSpacing, at the detector of a projection, is what ITK takes next
-    told = first.spacing is not None or _numbers(file.get("ImagerPixelSpacing"), (2,)) is not None
+    told = first.spacing is not None or numbers(file.get("ImagerPixelSpacing"), (2,)) is not None
     regions = _regions(file, source)
     if len({region.spacing for region in regions}) > 1:
         told = False
@@ -120,24 +122,24 @@ class _Frame:
             value = next((item.get(name) for item in items if item.get(name) is not None), None)
             return file.get(name) if value is None else value
 
-        spacing = _numbers(find("PixelMeasuresSequence", "PixelSpacing"), (1, 2))
+        spacing = numbers(find("PixelMeasuresSequence", "PixelSpacing"), (1, 2))
         if spacing is not None:
             check_positive_spacing(spacing, source)
             spacing = (float(spacing[0]), float(spacing[-1]))
-        slope = _numbers(find("PixelValueTransformationSequence", "RescaleSlope"), (1,))
-        intercept = _numbers(find("PixelValueTransformationSequence", "RescaleIntercept"), (1,))
+        slope = numbers(find("PixelValueTransformationSequence", "RescaleSlope"), (1,))
+        intercept = numbers(find("PixelValueTransformationSequence", "RescaleIntercept"), (1,))
         delay = find("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-        delay = _numbers(delay, (1,))
+        delay = numbers(delay, (1,))
         return cls(
             spacing,
-            _numbers(find("PlanePositionSequence", "ImagePositionPatient"), (3,)),
-            _numbers(find("PlaneOrientationSequence", "ImageOrientationPatient"), (6,)),
+            numbers(find("PlanePositionSequence", "ImagePositionPatient"), (3,)),
+            numbers(find("PlaneOrientationSequence", "ImageOrientationPatient"), (6,)),
             (1.0 if slope is None else slope[0], 0.0 if intercept is None else intercept[0]),
             None if delay is None else delay[0] / 1000,
         )
 
 
-def _numbers(value, lengths) -> np.ndarray | None:
+def numbers(value, lengths: tuple[int, ...]) -> np.ndarray | None:
     """A DICOM value as float64 array; None if it is missing, no number or of another length."""
     try:
         array = np.atleast_1d(np.asarray(value, np.float64))
@@ -146,16 +148,14 @@ def _numbers(value, lengths) -> np.ndarray | None:
     return array if array.size in lengths and np.isfinite(array).all() else None
 
 
-def dataset(path: Path, source: str):
+def _dataset(path, source):
     """The `pydicom.Dataset` of a file, which may lack the preamble; ImageError without pixels."""
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that break rules that do not matter here
-        try:
-            file = pydicom.dcmread(path)
-        except pydicom.errors.InvalidDicomError:
-            file = _without_preamble(path, source)
+    try:
+        file = pydicom.dcmread(path)
+    except pydicom.errors.InvalidDicomError:
+        file = _without_preamble(path, source)
     if not any(name in file for name in _PIXELS):
         raise ImageError(f"{source}: not a readable DICOM image (it holds no pixels)")
     return file
@@ -241,12 +241,12 @@ def _times(file, frames: int) -> np.ndarray | None:
     """`[T]` seconds of the frames of a cine; None where the file tells none."""
     if frames < 2:
         return None
-    steps = _numbers(file.get("FrameTimeVector"), (frames,))
+    steps = numbers(file.get("FrameTimeVector"), (frames,))
     if steps is not None:  # ms since the frame before; the first is 0
         return np.cumsum(steps) / 1000
-    step = _numbers(file.get("FrameTime"), (1,))
+    step = numbers(file.get("FrameTime"), (1,))
     if step is None or step[0] <= 0:
-        rate = _numbers(file.get("CineRate") or file.get("RecommendedDisplayFrameRate"), (1,))
+        rate = numbers(file.get("CineRate") or file.get("RecommendedDisplayFrameRate"), (1,))
         if rate is None or rate[0] <= 0:
             return None
         step = 1000 / rate
@@ -328,7 +328,7 @@ def slices_of(
     if len(steps) and not np.allclose(steps, steps[0], rtol=0.01, atol=0.02):
         wide = int(np.argmax(steps))
         raise ImageError(
-            f"{source}: its slices are not evenly spaced: {np.median(steps):.4g} mm apart, but "
+            f"{source}: its slices are not evenly spaced: {steps.min():.4g} mm apart, but "
             f"{steps[wide]:.4g} mm between those at {levels[wide]:.4g} and "
             f"{levels[wide + 1]:.4g} mm along the normal; is one missing?"
         )
@@ -365,9 +365,7 @@ def _pixels(path, file, frames, source) -> np.ndarray:
         except ImageError:
             pass  # frames at one position: see above
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            array = file.pixel_array
+        array = file.pixel_array
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise ImageError(
             f"{source}: not a readable DICOM image ({one_line(error)}); compressed frames may "

@@ -45,10 +45,11 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
         )
     values = _with_nan(reading.array, path, header)
     grey, notes = to_grey(values, reading.components, source, luminance=luminance)
-    array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
     known = bool(header["magic"] and (header["qform_code"] > 0 or header["sform_code"] > 0))
+    geometry = reading.geometry
     if geometry.dimension == 2 and known:
         geometry = _in_space(geometry, header)
+    array, geometry = itk.frames_and_slices(grey, geometry, source)
     told = known or not np.allclose(geometry.spacing, 1)
     return Stored(
         array,

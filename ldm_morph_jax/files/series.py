@@ -6,6 +6,7 @@ the order in which a folder lists them, mean nothing.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ldm_morph_jax.files import dicom
-from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.stored import Stored
 
@@ -42,15 +43,18 @@ class Instance:
 
     def number(self, name: str) -> float | None:
         """A numeric attribute; None where it is missing or no number."""
-        try:
-            value = float(self.header.get(name))
-        except (TypeError, ValueError):
-            return None
-        return value if np.isfinite(value) else None
+        value = dicom.numbers(self.header.get(name), (1,))
+        return None if value is None else float(value[0])
 
-    def numbers(self, name: str) -> np.ndarray | None:
-        value = self.header.get(name)
-        return None if value is None else np.array([float(v) for v in value])
+    @property
+    def position(self) -> np.ndarray | None:
+        """`[3]` mm"""
+        return dicom.numbers(self.header.get("ImagePositionPatient"), (3,))
+
+    @property
+    def orientation(self) -> np.ndarray | None:
+        """`[6]`, the directions of rows and columns."""
+        return dicom.numbers(self.header.get("ImageOrientationPatient"), (6,))
 
     def acquired(self) -> float | None:
         """When it was acquired, in seconds; None where that is not told."""
@@ -67,10 +71,10 @@ class Instance:
 
     def group(self) -> tuple:
         """What images of one slice and one kind have in common."""
-        orientation = self.numbers("ImageOrientationPatient")
+        orientation, kind = self.orientation, self.header.get("ImageType") or ""
         return (
             str(self.header.get("SeriesInstanceUID") or ""),
-            "\\".join(self.header.get("ImageType") or ()),
+            kind if isinstance(kind, str) else "\\".join(kind),
             self.stored.array.shape[-2:],
             tuple(np.round(self.stored.geometry.spacing[-2:], 4)),
             None if orientation is None else tuple(np.round(orientation, 3)),
@@ -114,7 +118,17 @@ def read_series(files: Sequence[Path], source: str, *, luminance: bool = False) 
         ImageError: several series, or several kinds of image (magnitude and phase), at one place;
             slices or frames that are missing; frames that nothing puts in order.
     """
-    instances = [_read(file, luminance) for file in files]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+            return _stack([_read(file, luminance) for file in files], source)
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
+        raise ImageError(f"{source}: not a readable DICOM series ({one_line(error)})") from None
+
+
+def _stack(instances: list[Instance], source: str) -> Stored:
     instances, notes = _without_repeats(instances)
     _check_kinds(instances, source)
     slices, geometry = _in_slices(instances, source)
@@ -153,7 +167,7 @@ def _without_repeats(instances: list[Instance]) -> tuple[list[Instance], tuple[s
         times = [value(instance) for _, value, _, _ in _KEYS[:-1]]
         if all(time is None for time in times):
             times = [instance.number("InstanceNumber")]
-        position = instance.numbers("ImagePositionPatient")
+        position = instance.position
         key = (
             instance.group(),
             None if position is None else tuple(np.round(position, 2)),
@@ -178,9 +192,9 @@ def _check_kinds(instances: list[Instance], source: str) -> None:
     if len(groups) == 1:
         return
     places = [
-        {tuple(np.round(position, 1)) for position in map(_position, members)}
+        {tuple(np.round(member.position, 1)) for member in members}
         for members in groups.values()
-        if all(member.numbers("ImagePositionPatient") is not None for member in members)
+        if all(member.position is not None for member in members)
     ]
     own_places = len(places) == len(groups) and len(set().union(*places)) == sum(map(len, places))
     one_grid = len({group[2:] for group in groups}) == 1
@@ -196,28 +210,24 @@ def _check_kinds(instances: list[Instance], source: str) -> None:
     )
 
 
-def _position(instance: Instance) -> np.ndarray:
-    return instance.numbers("ImagePositionPatient")
-
-
 def _in_slices(instances, source):
     """(the instances of every slice, the geometry of the stack)."""
     first = instances[0]
-    orientation = first.numbers("ImageOrientationPatient")
-    placed = [instance for instance in instances if _position(instance) is not None]
+    orientation = first.orientation
+    placed = [instance for instance in instances if instance.position is not None]
     if placed and len(placed) < len(instances):
-        without = next(instance for instance in instances if _position(instance) is None)
+        without = next(instance for instance in instances if instance.position is None)
         raise ImageError(f"{without.path}: has no position, which the others of its series have")
     if not placed or orientation is None:
         return [instances], first.stored.geometry
-    positions = np.stack([_position(instance) for instance in instances])
+    positions = np.stack([instance.position for instance in instances])
     levels, members = dicom.slices_of(positions, orientation, source)
     slices = [[instances[k] for k in planes] for planes in members]
     geometry = first.stored.geometry
     if len(levels) > 1:
         geometry = dicom.stack_geometry(
             levels,
-            _position(slices[0][0]),
+            slices[0][0].position,
             orientation,
             (len(levels), *geometry.shape[-2:]),
             geometry.spacing[-2:],
