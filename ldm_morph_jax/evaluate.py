@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Options(commands.OptionalConfig):
     split: Literal["train", "validation", "test"] = "test"
     """which pairs"""
 
-    refine: Annotated[int, commands.WHOLE] = 0
+    refine: Annotated[int, WHOLE] = 0
     """steps of refinement for every pair, as in `register`; 0: the network alone"""
 
     out: Path | None = None

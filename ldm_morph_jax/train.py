@@ -15,6 +15,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,10 @@ class Options(commands.ConfigOptions):
     coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
     """address of process 0 of several"""
 
-    num_processes: Annotated[int | None, commands.WHOLE] = None
+    num_processes: Annotated[int | None, WHOLE] = None
     """number of processes of the run"""
 
-    process_id: Annotated[int | None, commands.WHOLE] = None
+    process_id: Annotated[int | None, WHOLE] = None
     """which of them this is, from 0"""
 
     distributed: Annotated[bool | None, Parameter(negative="--no-distributed")] = None

@@ -74,7 +74,7 @@ def run(command, *arguments):
 def on(folder, *more):
     """The pair, as the analytic method alone registers it."""
     files = ("--moving", folder / "ed.nii.gz", "--fixed", folder / "es.nii.gz")
-    return (*files, "--refine", 0, *more)
+    return (*files, *(() if "--refine" in more else ("--refine", 0)), *more)
 
 
 def names(folder):

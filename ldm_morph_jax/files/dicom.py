@@ -69,15 +69,16 @@ def _read(path, file, source, luminance) -> Stored:
     grey, notes = to_grey(reading.array, reading.components, source, luminance=luminance)
     array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
     first = frames[0]
-    # ImagerPixelSpacing, at the detector of a projection, is what ITK takes next
-    told = first.spacing is not None or numbers(file.get("ImagerPixelSpacing"), (2,)) is not None
+    # ITK takes ImagerPixelSpacing, at the detector of a projection, next
+    has_spacing = first.spacing is not None
+    has_spacing |= numbers(file.get("ImagerPixelSpacing"), (2,)) is not None
     regions = _regions(file, source)
     if len({region.spacing for region in regions}) > 1:
-        told = False
+        has_spacing = False
     else:
-        if regions and not told:
+        if regions and not has_spacing:
             geometry = replace(geometry, spacing=(geometry.spacing[0], *regions[0].spacing))
-            told = True
+            has_spacing = True
         regions = ()
     times = _times(file, len(frames))
     if times is not None:  # frames, not slices
@@ -87,7 +88,7 @@ def _read(path, file, source, luminance) -> Stored:
     return Stored(
         array,
         geometry,
-        spacing_known=told,
+        spacing_known=has_spacing,
         position_known=oriented and first.position is not None,
         orientation_known=oriented,
         times=times,
@@ -117,8 +118,8 @@ class _Frame:
         groups = ([own[k]] if k < len(own) else []) + shared
 
         def find(sequence, name):
-            found = (list(group.get(sequence) or []) for group in groups)
-            items = [item[0] for item in found if item]
+            sequences = (list(group.get(sequence) or []) for group in groups)
+            items = [entries[0] for entries in sequences if entries]
             value = next((item.get(name) for item in items if item.get(name) is not None), None)
             return file.get(name) if value is None else value
 

@@ -152,5 +152,5 @@ def check_believable_spacing(spacing, source: str) -> None:
 def check_positive_spacing(spacing, source: str) -> None:
     """ImageError unless every number is finite and above 0."""
     if not (np.isfinite(spacing) & (np.asarray(spacing) > 0)).all():
-        found = ", ".join(f"{s:g}" for s in np.ravel(spacing))
-        raise ImageError(f"{source}: spacing ({found}) mm, expected positive numbers")
+        numbers = ", ".join(f"{s:g}" for s in np.ravel(spacing))
+        raise ImageError(f"{source}: spacing ({numbers}) mm, expected positive numbers")

@@ -10,10 +10,13 @@ needs a slice plane along x and y. A slice in any other plane is given coordinat
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files import folders, itk, reading, videos
 from ldm_morph_jax.files.arrays import image_planes
@@ -50,6 +53,7 @@ __all__ = [
     "write_image",
 ]
 
+Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or (row, column)
 _FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in another order
 
 
@@ -86,7 +90,8 @@ class Image:
     @property
     def spacing(self) -> tuple[float, float]:
         """(row, column) in mm."""
-        return self.geometry.spacing[-2:]
+        row, column = self.geometry.spacing[-2:]
+        return row, column
 
     @property
     def origin(self) -> np.ndarray:
@@ -121,7 +126,9 @@ class Image:
         return tuple(k for k, plane in enumerate(self.array) if plane.min() == plane.max())
 
 
-def image_from_array(array, spacing=None, *, source: str = "image") -> Image:
+def image_from_array(
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "image"
+) -> Image:
     """An image without a place in space: `[H, W]`, spacing one number or (row, column) in mm.
 
     Raises ImageError on what `images_from_array` refuses, and on a batch.
@@ -133,7 +140,11 @@ def image_from_array(array, spacing=None, *, source: str = "image") -> Image:
 
 
 def images_from_array(
-    array, spacing=None, *, source: str = "image", labels: bool = False
+    array: ArrayLike,
+    spacing: Spacing | None = None,
+    *,
+    source: str = "image",
+    labels: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of an array without a place in space, and whether it was a batch.
 
@@ -149,9 +160,9 @@ def images_from_array(
     """
     planes, batched = image_planes(array, source)
     known = spacing is not None
-    if known:
-        spacing = check_spacing(spacing, source)
-    geometry = plain_geometry(planes.shape[1:], spacing)
+    geometry = plain_geometry(
+        planes.shape[1:], None if spacing is None else check_spacing(spacing, source)
+    )
     images = []
     for k, plane in enumerate(planes):
         name = f"{source}[{k}]" if batched else source
@@ -163,8 +174,8 @@ def images_from_array(
 
 
 def images_of(
-    value,
-    spacing=None,
+    value: Any,
+    spacing: Spacing | None = None,
     *,
     source: str = "image",
     slice: int | str | None = None,
@@ -203,7 +214,7 @@ def images_of(
     return images_from_array(value, spacing, source=source, labels=labels)
 
 
-def check_spacing(spacing, source: str) -> tuple[float, float]:
+def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:
     """One number or (row, column) in mm -> (row, column); ImageError if no heart's image has it."""
     try:
         values = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
@@ -232,7 +243,7 @@ def read_image(
     slice: int | str | None = None,
     *,
     frame: int | None = None,
-    spacing=None,
+    spacing: Spacing | None = None,
     oblique: bool = False,
     labels: bool = False,
 ) -> Image:
@@ -246,7 +257,7 @@ def read_image(
             it, a slice of such a file is that of the first frame, and the image's notes say so.
         spacing: mm, one number or (row, column), for files that do not tell theirs: pictures,
             arrays, and geometries that are the default (both codes of a NIfTI file 0, identity).
-        oblique: accept a slice plane that is tilted against the axes.
+        oblique: accept a single slice whose plane is tilted against the axes.
         labels: a mask; whole numbers are required, a constant image is fine.
 
     Raises:
@@ -307,7 +318,7 @@ def read_mask(
         ImageError: what `read_image` refuses; a mask that does not cover its image, or has another
             shape or spacing.
     """
-    source = os.fspath(path)
+    source, path = os.fspath(path), Path(path)
     if sop_class(path) == STRUCTURE_SET:
         place = image.geometry if image.geometry.dimension == 3 else image.space
         if place is None or not image.position_known:
@@ -415,9 +426,10 @@ def _resample(image: Image, onto: Image, order: int, what: str) -> Image:
             "stack of slices, the other a single image"
         )
     here, there = _place(image, n), _place(onto, n)
-    if n == 2 and not np.allclose(
-        *(np.eye(3) if one.plane is None else one.plane for one in (image, onto)), atol=5e-3
-    ):
+    here_plane, there_plane = (
+        np.eye(3) if plane is None else plane for plane in (image.plane, onto.plane)
+    )
+    if n == 2 and not np.allclose(here_plane, there_plane, atol=5e-3):
         raise ImageError(f"{image.source}: {what} lies in another plane than {onto.source}")
     if not here.same_as(there):
         from scipy.ndimage import map_coordinates
@@ -447,7 +459,9 @@ def _place(image: Image, dimension: int) -> Geometry:
     return image.geometry
 
 
-def _cover(index, here: Geometry, there: Geometry, image: Image, what: str) -> np.ndarray:
+def _cover(
+    index: np.ndarray, here: Geometry, there: Geometry, image: Image, what: str
+) -> np.ndarray:
     """Indices rounded into the grid `here`; ImageError if they leave it.
 
     A pixel reaches half a spacing beyond its centre; a slice as far as the slices of either grid.
@@ -481,7 +495,7 @@ def _check_alike(image: Image, onto: Image, what: str) -> None:
         )
 
 
-def with_spacing(stored: Stored, spacing, source: str) -> Stored:
+def with_spacing(stored: Stored, spacing: Spacing | None, source: str) -> Stored:
     """With a spacing (mm, row and column) given by hand, if the file's own means nothing.
 
     Raises ImageError where the file has another one of its own, or one that no heart's image has.
@@ -501,7 +515,7 @@ def with_spacing(stored: Stored, spacing, source: str) -> Stored:
     return stored
 
 
-def _check_given_spacing(spacing, own, source: str) -> None:
+def _check_given_spacing(spacing: Spacing, own: tuple[float, ...], source: str) -> None:
     given = check_spacing(spacing, source)
     if not np.allclose(given, own, rtol=1e-3):
         raise ImageError(
@@ -509,7 +523,7 @@ def _check_given_spacing(spacing, own, source: str) -> None:
         )
 
 
-def _mm(spacing) -> str:
+def _mm(spacing: tuple[float, ...]) -> str:
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
@@ -572,6 +586,8 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     if image.array.ndim == 2:
         return image
     slices = image.array.shape[0]
+    if slices > 1 and slice == "all":
+        return image  # in space, where any direction will do
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
     if tilt.min() > MAX_TILT_DEGREES and not oblique:
@@ -579,14 +595,12 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
             f"{image.source}: oblique direction (slice plane tilted {tilt[2]:.1f} degrees against "
             "the x-y plane); add `oblique` to register in the slice's own plane"
         )
-    if slices > 1 and slice == "all":
-        return image
     if slices > 1 and slice is None:
         raise ImageError(
             f"{image.source}: 3-D with {slices} slices; choose one with `slice` 0 to "
             f"{slices - 1}, or all"
         )
-    k = int(slice) if slices > 1 else 0
+    k = int(slice or 0) if slices > 1 else 0
     if not 0 <= k < slices:
         raise ImageError(f"{image.source}: has no slice {k}; its slices are 0 to {slices - 1}")
     whole, (geometry, axial) = image.geometry, plane_geometry(image.geometry, k)

@@ -50,11 +50,10 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
     if geometry.dimension == 2 and known:
         geometry = _in_space(geometry, header)
     array, geometry = itk.frames_and_slices(grey, geometry, source)
-    told = known or not np.allclose(geometry.spacing, 1)
     return Stored(
         array,
         geometry,
-        spacing_known=bool(told),
+        spacing_known=bool(known or not np.allclose(geometry.spacing, 1)),
         position_known=known,
         orientation_known=known and not says_no_orientation(geometry),
         times=_times(header, len(array)),

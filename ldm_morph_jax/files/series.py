@@ -238,11 +238,11 @@ def _in_slices(instances, source):
 
 def _wide_gap(instance: Instance, geometry: Geometry) -> tuple[str, ...]:
     """A note where slices are so far apart that every other one may be missing."""
-    told = instance.number("SpacingBetweenSlices") or instance.number("SliceThickness")
+    usual = instance.number("SpacingBetweenSlices") or instance.number("SliceThickness")
     distance = geometry.spacing[0]
-    if geometry.dimension < 3 or geometry.shape[0] < 2 or not told or distance < 1.9 * abs(told):
+    if geometry.dimension < 3 or geometry.shape[0] < 2 or not usual or distance < 1.9 * abs(usual):
         return ()
-    return (f"slices {distance:g} mm apart, {told:g} mm according to the files: is one missing?",)
+    return (f"slices {distance:g} mm apart, {usual:g} mm according to the files: is one missing?",)
 
 
 def _in_order(slices: list[list[Instance]], source: str):
@@ -358,7 +358,7 @@ def _too_few(slices: list[list[Instance]]) -> tuple[str, ...]:
     """A note where the header says that there are more frames."""
     here = len(slices[0])
     for name in ("CardiacNumberOfImages", "NumberOfTemporalPositions"):
-        told = slices[0][0].number(name)
-        if told is not None and told > here:
-            return (f"{here} frames of the {told:g} that the files tell of ({name})",)
+        expected = slices[0][0].number(name)
+        if expected is not None and expected > here:
+            return (f"{here} frames of the {expected:g} that the files tell of ({name})",)
     return ()

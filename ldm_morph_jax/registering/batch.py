@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ldm_morph_jax import __version__
-from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.errors import FileError, as_flags
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import atomic, json_text
 from ldm_morph_jax.registering.options import JobOptions
@@ -175,7 +175,7 @@ def run_batch(
 
 def _reason(error: Exception) -> str:
     """One line; that of an error that nobody foresaw begins with what it is."""
-    text = " ".join(str(error).split())
+    text = as_flags(" ".join(str(error).split()))
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 

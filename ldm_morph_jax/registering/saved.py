@@ -136,7 +136,7 @@ def jacobian_file(options: JacobianOptions) -> dict[str, float]:
 
 def _refuse_existing(out: Path | None, overwrite: bool) -> None:
     if out is not None and out.exists() and not overwrite:
-        raise ImageError(f"{out}: exists; add --overwrite to replace it")
+        raise ImageError(f"{out}: exists; add `overwrite` to replace it")
 
 
 def _placed(image: Image, recorded: Geometry | None) -> Image:

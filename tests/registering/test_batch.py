@@ -323,7 +323,7 @@ def test_two_runs_into_one_folder(tmp_path, monkeypatch):
         return real(*arguments, **settings)
 
     monkeypatch.setattr(pair_files, "measure", slow)
-    with pytest.raises(ValueError, match="exists; add --overwrite"):
+    with pytest.raises(ValueError, match="exists; add `overwrite`"):
         pair_files.register_files(options, AnalyticMethod)
     assert not list(out.glob(".writing-*")) and cohort.done == 0
     assert "1.nii.gz" in (out / "metrics.json").read_text()
