@@ -12,8 +12,8 @@ from tqdm import tqdm
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError, read_mask
-from ldm_morph_jax.files.movies import Cine, read_cine
+from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.movies import Cine, read_cine, read_frame_mask
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.segments import LETTERS
@@ -127,7 +127,7 @@ def _anatomy(options, cine) -> Anatomy:
     if options.levels and len(options.levels) != 1:
         raise ValueError(f"--levels is {options.levels!r}, expected a letter for the one slice")
     if options.mask:
-        labels = _mask(options, cine.first, options.slice).array
+        labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
             labels, view, str(options.mask), cavity_and_wall=options.labels, septum=septum
         )
@@ -137,11 +137,6 @@ def _anatomy(options, cine) -> Anatomy:
         landmarks = anatomies.read_landmarks(options.landmarks, shape)
         anatomy = replace(anatomy, landmarks=landmarks)
     return replace(anatomy, level=level)
-
-
-def _mask(options, image, slice):
-    """Labels of the reference frame; of a file of several frames, that one."""
-    return read_mask(options.mask, image, slice, frame=options.reference)
 
 
 def _write(cine, anatomy, options, load) -> dict:
@@ -316,7 +311,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
     levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
     common, septum, with_septum = options, options.septum, np.ones(count, bool)
     if options.mask:
-        labels = _mask(options, stack.first, "all").array
+        labels = read_frame_mask(options.mask, stack, options.reference, "all").array
         cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
         common = replace(options, labels=(cavity, wall))
         if options.view == "sax":
@@ -343,7 +338,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
 def _anatomy_of_slice(options, cine) -> Anatomy:
     """A slice beyond the ventricle has no cavity: it is tracked, and nothing measured."""
     if options.mask:
-        labels = _mask(options, cine.first, options.slice).array
+        labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         if not (labels == options.labels[0]).any():
             return Anatomy(options.view, labels if labels.any() else None)
     return _anatomy(options, cine)

@@ -23,8 +23,8 @@ from ldm_morph_jax.files.dicom_objects.source import (
     Source,
     need_highdicom,
     new_series,
-    read_source,
 )
+from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image
