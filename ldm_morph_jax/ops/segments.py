@@ -76,7 +76,8 @@ def segments(
 ) -> np.ndarray:
     """Segment 1 to 17 in which each of `points` `[..., 2]` lies, `[...]`; 0 at level 0.
 
-    Anticlockwise on an image seen, as usual, from the apex, septum on the left. The four apical
+    Anticlockwise on an image seen, as usual, from the apex, septum on the left; on a mirrored one
+    anterior changes with inferior, and the two septal ones with each other. The four apical
     segments are centred where septum, inferior, lateral and anterior wall are.
 
     Args:
