@@ -100,6 +100,7 @@ setup(
             "highdicom>=0.28,<0.29",
             "import-linter>=2.17",
             "ipykernel>=6",
+            "mypy>=1.13",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "nibabel>=5.3",

@@ -6,7 +6,6 @@ Options are written `--foo-bar`; `--foo_bar` is taken, too. Keys of the configur
 (`--config.data.source=DIR`) are written as they are in its file.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import logging
@@ -24,6 +23,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnusedCliTokensError
 
 from ldm_morph_jax import __version__
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.names import unknown
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
@@ -172,14 +172,6 @@ def comma_separated(type_, tokens) -> tuple:
         ) from None
 
 
-def _whole_number(type_, tokens) -> int:
-    try:
-        return int(tokens[0].value)
-    except ValueError:
-        raise ValueError(f"found {tokens[0].value!r}, expected a whole number") from None
-
-
-WHOLE = Parameter(converter=_whole_number, n_tokens=1)  # cyclopts itself rounds 2.5
 COMMAS = Parameter(  # --stages diffusion,registration
     converter=comma_separated,
     n_tokens=1,
@@ -188,45 +180,6 @@ COMMAS = Parameter(  # --stages diffusion,registration
 
 
 # -- options of several commands
-
-
-def _slice(type_, tokens):
-    from ldm_morph_jax.files.images import parse_slice
-
-    return parse_slice(tokens[0].value)
-
-
-_READING = Parameter(group=Group("which part of an image file", sort_key=2))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SliceOption:
-    """Chooses a slice."""
-
-    slice: Annotated[
-        int | str | None, _READING, Parameter(converter=_slice, n_tokens=1, metavar="K|all")
-    ] = None
-    """which slice of a 3-D file (from 0), or all"""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrameOption:
-    """Chooses a frame."""
-
-    frame: Annotated[int | None, WHOLE, _READING, Parameter(metavar="K")] = None
-    """which frame of a file with several in time (from 0)"""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadingOptions(SliceOption):
-    """What every command that reads images of any kind takes."""
-
-    spacing: Annotated[tuple[float, ...] | None, _READING, Parameter(metavar="MM")] = None
-    """pixel spacing in mm, one number or row and column, for files that do not tell it; refused
-    where a file says otherwise"""
-
-    oblique: Annotated[bool, _READING] = False
-    """accept slices that are tilted against the x-y plane; work in their own plane"""
 
 
 _CONFIG = Parameter(metavar="NAME[:VARIANT]|FILE.py")
@@ -294,78 +247,6 @@ def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             overrides.append(word)
     return others, overrides
-
-
-# -- options of the commands that argparse still parses
-
-
-def spelled(arguments: Sequence[str], separator: str) -> list[str]:
-    """The arguments with `-` and `_` inside the names of options replaced by `separator`.
-
-    Values stay as they are, and so do keys of the configuration.
-    """
-
-    def one(argument):
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--") or "." in name:
-            return argument
-        return f"--{name[2:].replace('-', separator).replace('_', separator)}{equals}{value}"
-
-    return [one(argument) for argument in arguments]
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """`parser.parse_args` that takes either spelling of an option."""
-    return parser.parse_args(spelled(sys.argv[1:] if argv is None else argv, "-"))
-
-
-def add_slice_option(parser: argparse.ArgumentParser) -> None:
-    """The option that chooses a slice of a file."""
-    parser.add_argument(
-        "--slice",
-        type=_slice_argument,
-        metavar="K|all",
-        help="which slice of a 3-D file (from 0), or all",
-    )
-
-
-def add_frame_option(parser: argparse.ArgumentParser, count: str | None = None) -> None:
-    """The option that chooses a frame, or with `count` "+" one of each of two files."""
-    parser.add_argument(
-        "--frame",
-        type=int,
-        nargs=count,
-        metavar="K",
-        help="which frame of a file with several in time (from 0)"
-        + ("; two numbers: of the moving and of the fixed file" if count else ""),
-    )
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that reads images of any kind."""
-    add_slice_option(parser)
-    parser.add_argument(
-        "--spacing",
-        type=float,
-        nargs="+",
-        metavar="MM",
-        help="pixel spacing in mm, one number or row and column, for files that do not tell it; "
-        "refused where a file says otherwise",
-    )
-    parser.add_argument(
-        "--oblique",
-        action="store_true",
-        help="accept slices that are tilted against the x-y plane; work in their own plane",
-    )
-
-
-def _slice_argument(text: str) -> int | str:
-    from ldm_morph_jax.files.images import parse_slice
-
-    try:
-        return parse_slice(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # -- running
@@ -452,7 +333,7 @@ def _interrupted() -> NoReturn:
 
 
 def _fail(message) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_flags(str(message))}", file=sys.stderr)
     sys.exit(FAILED)
 
 

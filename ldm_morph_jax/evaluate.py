@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Options(commands.OptionalConfig):
     split: Literal["train", "validation", "test"] = "test"
     """which pairs"""
 
-    refine: Annotated[int, commands.WHOLE] = 0
+    refine: Annotated[int, WHOLE] = 0
     """steps of refinement for every pair, as in `register`; 0: the network alone"""
 
     out: Path | None = None
@@ -124,9 +125,9 @@ def run(options: Options) -> None:
     out = output_directory(options, named, workdir, config)
     name, register = model.name, model.displacement
     if options.refine:
-        from ldm_morph_jax.registering.prediction import refined_displacement
+        from ldm_morph_jax.registering.pairs import refined_displacement
 
-        if not model.method.trained:
+        if model.iterative:
             raise ValueError(f"--refine starts from a trained network, --model is {named}")
         name = f"{name} + {options.refine} steps"
         register = functools.partial(refined_displacement, model, steps=options.refine)

@@ -17,13 +17,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(commands.ConfigOptions, commands.StagesOption):
     """What `plan` takes."""
 
-    devices: Annotated[int | None, commands.WHOLE] = None
+    devices: Annotated[int | None, WHOLE] = None
     """plan for so many simulated devices"""
 
     cached: Annotated[bool, Parameter(negative=("--no-cached", "--nocached"))] = True

@@ -26,6 +26,7 @@ from ldm_morph_jax import commands
 from ldm_morph_jax.data import contact_sheet, dataset_class, load_dataset
 from ldm_morph_jax.data.base import DatasetBuilder
 from ldm_morph_jax.files.writing import atomic
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Options:
 def options_for(dataset: type[DatasetBuilder]) -> type[Options]:
     """`Options` with those of a dataset."""
     whole_numbers = {
-        field.name: Annotated[int, commands.WHOLE]
+        field.name: Annotated[int, WHOLE]
         for field in dataclasses.fields(dataset.Options)
         if field.type is int
     }

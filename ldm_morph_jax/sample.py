@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,10 @@ class Options:
     out: Path
     """folder to write to"""
 
-    count: Annotated[int, commands.WHOLE] = 16
+    count: Annotated[int, WHOLE] = 16
     """how many images"""
 
-    seed: Annotated[int, commands.WHOLE] = 0
+    seed: Annotated[int, WHOLE] = 0
     """of the noise: the same seed, the same images"""
 
 

@@ -16,6 +16,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Options(commands.ConfigOptions, commands.StagesOption):
     batches: Annotated[tuple[int, ...], commands.COMMAS, Parameter(metavar="N,...")] = (1, 8, 64)
     """pairs per call of registration"""
 
-    repeats: Annotated[int, commands.WHOLE] = 10
+    repeats: Annotated[int, WHOLE] = 10
     """timed calls of each kind, after one that is not"""
 
     seconds: float = 60.0

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from ldm_morph_jax import commands
 from ldm_morph_jax.experiments import experiment_names, experiment_title
+from ldm_morph_jax.parameters import WHOLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,10 @@ class Options(commands.ConfigOptions):
     coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
     """address of process 0 of several"""
 
-    num_processes: Annotated[int | None, commands.WHOLE] = None
+    num_processes: Annotated[int | None, WHOLE] = None
     """number of processes of the run"""
 
-    process_id: Annotated[int | None, commands.WHOLE] = None
+    process_id: Annotated[int | None, WHOLE] = None
     """which of them this is, from 0"""
 
     distributed: Annotated[bool | None, Parameter(negative="--no-distributed")] = None

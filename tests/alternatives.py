@@ -163,7 +163,7 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
         return jax.tree.map(lambda *both: jnp.concatenate(both), *features)
 
     pair = moving[:1], fixed[:1]
-    constants = jax.jit(method.objective_constants)(frozen, pair[1])
+    fixed_latent = jax.jit(method.features.encode)(frozen, pair[1])
 
     def objective(u, frozen, moving, fixed, latent):
         return method.objective(frozen, moving, fixed, u, fixed_latent=latent)["loss"]
@@ -186,7 +186,7 @@ def _whole_method(moving, fixed, u) -> dict[str, Case]:
             "gradient of the training loss, one pair: the fixed image's latent kept",
             _gradient(lambda *known: objective(*known[:-1], latent=None)),
             _gradient(objective),
-            (u[:1], frozen, *pair, constants["fixed_latent"]),
+            (u[:1], frozen, *pair, fixed_latent),
         ),
     }
 

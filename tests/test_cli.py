@@ -88,23 +88,8 @@ def test_public_names():
         _ = ldm_morph_jax.nothing
 
 
-def test_spelling():
-    given = [
-        "--moving-mask",
-        "a_b-c.png",
-        "--fixed_mask=x-y_z",
-        "--config.a_b.c=1",
-        "-o",
-        "--",
-        "-",
-    ]
-    assert commands.spelled(given, "-")[2] == "--fixed-mask=x-y_z"
-    kept = commands.spelled(given, "-")
-    assert [kept[k] for k in (1, 3, 4, 5, 6)] == [given[k] for k in (1, 3, 4, 5, 6)]
-
-
 @pytest.mark.parametrize("option", ["--moving-mask", "--moving_mask"])
-def test_either_spelling_argparse(option, tmp_path, capsys):
+def test_either_spelling_of_register(option, tmp_path, capsys):
     register = importlib.import_module("ldm_morph_jax.register")
     files = ["--fixed", "b.png", option, "m.png", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:

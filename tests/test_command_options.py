@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import pytest
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.registering.options import FrameOption, ReadingOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(commands.ReadingOptions, commands.FrameOption, commands.OptionalConfig):
+class Options(ReadingOptions, FrameOption, commands.OptionalConfig):
     """Of a command that does not exist."""
 
     out: Path

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import speed_tables
+import tracking_accuracy
 import verdict_limits
 
 from ldm_morph_jax.evaluation import read_pairs
 from ldm_morph_jax.ops.metrics import summarise
 from ldm_morph_jax.paper.statistics import compare, holm
-from ldm_morph_jax.registering.cine import accuracy
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(
@@ -202,7 +202,7 @@ def test_every_result_has_a_checked_table():
 
 def test_tables_of_tracking_follow_from_the_rows_per_beat():
     text = (ROOT / "docs/results/tracking/README.md").read_text(encoding="utf-8")
-    for table in accuracy.read_tables(ROOT / "docs/results/tracking"):
+    for table in tracking_accuracy.read_tables(ROOT / "docs/results/tracking"):
         missing = [line for line in table.splitlines() if line not in text]
         assert missing == []
 

@@ -220,7 +220,14 @@ def read(path: Path, source: str) -> Stored:
     else:
         step, origin, direction = place
         geometry = Geometry(shape, (step, *in_plane), origin, direction)
-    return Stored(labels, geometry, known, placed, notes=(f"DICOM segments: {names}",))
+    return Stored(
+        labels,
+        geometry,
+        spacing_known=known,
+        position_known=placed,
+        orientation_known=placed,
+        notes=(f"DICOM segments: {names}",),
+    )
 
 
 # ---------------------------------------------------------------------------- helpers
