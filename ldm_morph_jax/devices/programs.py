@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax import export
 
-from ldm_morph_jax.devices.forking import claim
+from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.plugins import plugin_files
 
@@ -52,12 +52,12 @@ class Program:
 
     def prepare(self, *arguments) -> None:
         """Begin to compile for arguments of these shapes, in a thread of its own."""
-        claim()
+        check_not_forked()
         threading.Thread(target=self.compiled, args=arguments, daemon=True).start()
 
     def compiled(self, *arguments) -> Callable:
         """The program for arguments of these shapes (or `jax.ShapeDtypeStruct`)."""
-        claim()
+        check_not_forked()
         with self._lock:
             return self._compiled_for(arguments)
 

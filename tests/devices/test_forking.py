@@ -4,7 +4,10 @@ import os
 import warnings
 
 import numpy as np
+import pytest
+from analytic_method import AnalyticMethod
 
+from ldm_morph_jax.devices import forking
 from ldm_morph_jax.devices.programs import Program
 
 
@@ -28,3 +31,12 @@ def test_a_forked_child_is_told_to_spawn():
         message = told.read()
     os.waitpid(child, 0)
     assert "forked" in message and "get_context('spawn')" in message
+
+
+@pytest.mark.parametrize("call", ["__call__", "track"])
+def test_a_loaded_registrar_refuses_to_compute_after_a_fork(monkeypatch, call):
+    monkeypatch.setattr(forking, "_process", os.getpid() + 1)  # as the child sees it
+    registrar, images = AnalyticMethod(), np.zeros((2, 8, 8))
+    arguments = images if call == "__call__" else (images,)
+    with pytest.raises(RuntimeError, match=r"forked .*get_context\('spawn'\)"):
+        getattr(registrar, call)(*(image + np.eye(8) for image in arguments))
