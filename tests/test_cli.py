@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import in_process
 import pytest
 
 import ldm_morph_jax
@@ -99,12 +100,10 @@ def test_either_spelling_of_register(option, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])
-@pytest.mark.parametrize(
-    "module", [("ldm_morph_jax.benchmark",), ("ldm_morph_jax.cli", "benchmark")]
-)
-def test_either_spelling_flags(option, module, tmp_path):
-    config = ("--config", "configs/benchmark/phantom.py")
-    done = call("-m", *module, *config, "--out", tmp_path / "out", option)
+@pytest.mark.parametrize("command", [("benchmark",), ("cli", "benchmark")])
+def test_either_spelling_flags(option, command, tmp_path):
+    config = ("--config", ROOT / "configs/benchmark/phantom.py")
+    done = in_process.call(*command, *config, "--out", tmp_path / "out", option)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and not (tmp_path / "out").exists()
 
@@ -129,7 +128,7 @@ def test_experiments_by_name(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_flags_get_one_line(arguments, message):
-    done = call("-m", "ldm_morph_jax.cli", "evaluate", *arguments)
+    done = in_process.call("cli", "evaluate", *arguments)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1 and not done.stdout

@@ -396,6 +396,7 @@ def test_bad_input_is_told_in_one_line(case, folder, beats, tmp_path, capsys):
     assert "Traceback" not in "".join(told) and not out.exists()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
 def test_page_in_a_browser(sax):
     with browser.page() as page:

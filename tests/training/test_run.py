@@ -7,6 +7,7 @@ import shutil
 
 import archives
 import jax
+import killing
 import numpy as np
 import pytest
 from strict import strict_promotion
@@ -17,7 +18,7 @@ from ldm_morph_jax.runs.checkpoints import restore_part
 from ldm_morph_jax.runs.directory import load_config
 from ldm_morph_jax.runs.trained import load_run
 from ldm_morph_jax.training import logging as logging_module
-from ldm_morph_jax.training import loop, run
+from ldm_morph_jax.training import run
 from ldm_morph_jax.training.errors import NonFiniteError
 
 STAGES = ("autoencoder", "diffusion", "registration")
@@ -100,9 +101,9 @@ def test_trained_method_registers(finished):
     np.testing.assert_allclose(method.velocity(images[1], images[0]), -v, atol=1e-5)
     assert np.abs(v).max() > 0 and np.abs(method.velocity(images[0], images[0])).max() < 1e-5
     # the fixed image's latent, kept, is what the objective computes itself
-    latent = method.method.features.encode(method.frozen, images[1])
+    latent = jax.jit(method.method.features.encode)(method.frozen, images[1])
     given, own = (
-        method.method.objective(method.frozen, *images, u, fixed_latent)
+        jax.jit(method.method.objective)(method.frozen, *images, u, fixed_latent)
         for fixed_latent in (latent, None)
     )
     assert own["latent"] > 0
@@ -112,21 +113,14 @@ def test_trained_method_registers(finished):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupted_run_ends_bit_equal(finished, data, tmp_path, monkeypatch, stage):
-    """Killed after step 3, that is after the checkpoint at 2, and started again."""
+    """Killed at step 4, that is after the checkpoint at 2, and started again."""
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     shutil.rmtree(workdir / stage)
 
-    class Killed(BaseException):
-        pass
-
-    def die(name, step, values):
-        if name == stage and step == 4:
-            raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_check_finite", die)
-        with pytest.raises(Killed):
+        killing.in_validation(patch, stage, 2)
+        with pytest.raises(killing.Killed):
             run.train(tiny_config(data), workdir)
     assert [p.name for p in (workdir / stage / "checkpoints").glob("0*")] == ["00000002"]
     metrics = run.train(tiny_config(data), workdir)
