@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import Image, ImageError, images_from_array
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Registration, Result
@@ -81,6 +82,7 @@ class Registrar(TrainedMethod):
         self, pairs: Sequence[tuple[Image, Image]], **options
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
+        check_not_forked()
         return register_images(self, pairs, **options)
 
     def track(self, frames, *, spacing=None, times=None, **options) -> "Tracked":
@@ -92,4 +94,5 @@ class Registrar(TrainedMethod):
         """
         from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
 
+        check_not_forked()
         return track_cine(cine_from_arrays(frames, spacing=spacing, times=times), self, **options)
