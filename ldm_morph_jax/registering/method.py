@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import Image, ImageError, Spacing, images_from_array
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Registration, Result
@@ -94,6 +95,7 @@ class Registrar(TrainedMethod):
         refine: int | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
+        check_not_forked()
         return register_images(self, pairs, align=align, centre=centre, refine=refine)
 
     def track(
@@ -125,6 +127,7 @@ class Registrar(TrainedMethod):
         """
         from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
 
+        check_not_forked()
         return track_cine(
             cine_from_arrays(frames, spacing=spacing, times=times),
             self,
