@@ -55,7 +55,7 @@ __all__ = [
     "write_image",
 ]
 
-Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or (row, column)
+Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or one per axis
 _FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in another order
 
 
