@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax.data.phantom_cine import phantom_cine
+from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.inverse import invert
@@ -130,11 +131,14 @@ def test_names_of_sectors_do_not_depend_on_how_the_image_is_stored(look, axis):
 def test_sectors_say_what_they_assume():
     _, tracked, anatomy = known("sax")
     assert any("does not tell its orientation" in note for note in measure(tracked, anatomy).notes)
-    geometry = replace(tracked.geometry, shape=(1, 100, 100), spacing=(1.0, 1.6, 1.6),
-                       origin=np.zeros(3), direction=np.eye(3)[:, [0, 2, 1]])  # fmt: skip
+    rows, columns = np.array([-1, 1, 1]) / np.sqrt(3), np.array([1, 1, 0]) / np.sqrt(2)
+    four_chambers = np.stack([columns, rows, np.cross(columns, rows)], axis=1)
+    geometry = Geometry((1, 100, 100), (1.0, 1.6, 1.6), np.zeros(3), four_chambers)
     first = replace(tracked.cine.first, space=geometry, orientation_known=True)
-    coronal = replace(tracked, cine=replace(tracked.cine, first=first))
-    assert any("is it a short-axis view?" in note for note in measure(coronal, anatomy).notes)
+    along_the_axis = replace(tracked, cine=replace(tracked.cine, first=first))
+    assert any(
+        "is it a short-axis view?" in note for note in measure(along_the_axis, anatomy).notes
+    )
 
 
 def test_maps_are_on_the_wall_of_every_frame():
