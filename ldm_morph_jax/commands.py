@@ -219,7 +219,7 @@ class StagesOption:
     """Chooses stages of training."""
 
     stages: Annotated[tuple[str, ...] | None, COMMAS, Parameter(metavar="NAME,...")] = None
-    """stages of training: autoencoder, diffusion, registration; by default those that are trained"""
+    """stages: autoencoder, diffusion, registration; by default those that are trained"""
 
     def stages_of(self, config) -> tuple[str, ...]:
         """The stages chosen, or all that are trained; ValueError for one that does not exist."""
