@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.data.pipeline import Augmentation, image_batches, pair_batches
+from ldm_morph_jax.data.windows import Variation, VariedWindows, validation_windows
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods import build_method
@@ -24,6 +25,7 @@ from ldm_morph_jax.runs.directory import (
 from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.stages import STAGES, stage_program
+from ldm_morph_jax.training.stages.anatomy import anatomy_window
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 from ldm_morph_jax.training.stages.registration import ValidationPairs
 
@@ -44,6 +46,7 @@ def train(
     if stages is None:
         own_ldm = method.reads_ldm and config.ldm_from is None
         stages = STAGES if own_ldm else ("registration",)
+        stages = ("anatomy",) if "anatomy" in config else stages
     for stage in stages:
         c = config[stage].train
         check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
@@ -108,7 +111,16 @@ def _registration_data(config, workdir, dataset, method, cached):
     return frozen, batches, ValidationPairs(stacked, dataset.labels)
 
 
+def _anatomy_data(config, workdir, dataset, method, cached):
+    c, window = config.anatomy, anatomy_window(config)
+    varied = VariedWindows(Variation(**c.variation), window)
+    options = _batch_options(config, "anatomy") | {"augment": varied}
+    batches = image_batches(dataset.annotated("train"), **options)
+    return {}, batches, validation_windows(dataset.annotated("validation"), window)
+
+
 _DATA = {
+    "anatomy": _anatomy_data,
     "autoencoder": _autoencoder_data,
     "diffusion": _diffusion_data,
     "registration": _registration_data,
@@ -120,7 +132,7 @@ def _batch_options(config, stage: str) -> dict:
     return {
         "seed": config.seed,
         "batch_size": c.train.batch_size,
-        "augment": Augmentation(**c.augmentation),
+        "augment": Augmentation(**c.get("augmentation", {})),
         "shard": grain.sharding.ShardByJaxProcess(),
     }
 
