@@ -22,6 +22,7 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # the documentation as a website in site/, with the API's docstrings
 docs: .venv/.docs

@@ -14,10 +14,12 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ldm_morph_jax/__init__.py"
 setup(
     name="ldm_morph_jax",
     version=VERSION,
-    description="Latent-diffusion-guided deformable registration of 2D cardiac images, in JAX/Flax",
+    description="Deformable registration and tissue tracking of cardiac images, in JAX/Flax",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    # two folders of weights have the licence of the data that they were trained on
+    license_expression="Apache-2.0 AND CC-BY-NC-SA-4.0",
+    license_files=["LICENSE", "ldm_morph_jax/weights/*/LICENSE.md"],
     keywords="image registration, cardiac MRI, echocardiography, diffusion models, JAX",
     classifiers=[
         "Development Status :: 4 - Beta",
@@ -39,8 +41,10 @@ setup(
     packages=[*find_packages(include=["ldm_morph_jax", "ldm_morph_jax.*"]), *EXPERIMENTS],
     package_dir=EXPERIMENTS,
     package_data={
-        "ldm_morph_jax": ["report/templates/*", "weights/*/*", "examples/*"],
+        "ldm_morph_jax": ["py.typed", "report/templates/*", "weights/*/*", "examples/*"],
     },
+    # 12 of the 16 MB, and not the default: fetched when first used (runs/weights.py)
+    exclude_package_data={"ldm_morph_jax": ["weights/sunnybrook-small/*"]},
     python_requires=">=3.11",
     entry_points={"console_scripts": ["ldm-morph = ldm_morph_jax.cli:main"]},
     install_requires=[
@@ -48,6 +52,7 @@ setup(
         "array_record>=0.8",
         "chex>=0.1.92,<0.2",
         "contourpy>=1.3",
+        "cyclopts>=5.5,<6",
         "filelock>=3.13",
         "flatbuffers>=24.3",
         "flax>=0.12.8,<0.13",
@@ -61,6 +66,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "pandas>=3,<4",
         "pillow>=11",
+        "pooch>=1.8",
         "pydicom>=3,<4",
         "safetensors>=0.5",
         "scipy>=1.15",
@@ -82,6 +88,7 @@ setup(
             "pylibjpeg-libjpeg>=2",
             "pylibjpeg-openjpeg>=2",
         ],
+        "dicom": ["highdicom>=0.28,<0.29"],
         "video": ["av>=14"],
         "torch": ["torch>=2.4"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"],
@@ -90,8 +97,10 @@ setup(
             "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
             "build>=1.2",
+            "highdicom>=0.28,<0.29",
             "import-linter>=2.17",
             "ipykernel>=6",
+            "mypy>=1.13",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "nibabel>=5.3",

@@ -7,13 +7,14 @@ Conventions (arrays, units, direction of displacements) are stated in `ldm_morph
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.2.0"
 
 # name -> where it is defined; imported when it is used, because JAX takes a second to import
 _PUBLIC = {
-    "load": "registering.registrar",
-    "Registrar": "registering.registrar",
+    "load": "registering.method",
+    "Registrar": "registering.method",
     "Result": "registering.result",
     "Image": "files.images",
     "ImageError": "files.images",
@@ -27,7 +28,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
@@ -35,5 +36,5 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})

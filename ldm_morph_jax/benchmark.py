@@ -1,6 +1,6 @@
-"""The paper's tables and figures, all methods, one command:
+"""Train and score every method; write the paper's tables and figures.
 
-    python -m ldm_morph_jax.benchmark --config configs/benchmark/X.py --out results/X
+    ldm-morph benchmark --config benchmark/X --out results/X
 
 Trains every method on every dataset, evaluates all of them on the test pairs, and writes tables,
 figures and index.html below --out (docs/benchmark.md). The same command goes on after any
@@ -8,51 +8,57 @@ interruption. `--methods`, `--datasets` and `--seeds` do a part of the plan; `--
 A method that fails is marked in the tables, and the exit status is then 1.
 """
 
+import dataclasses
 import sys
+from pathlib import Path
+from typing import Annotated
 
-from absl import flags
-from ml_collections import config_flags
+from cyclopts import Parameter
 
 from ldm_morph_jax import commands
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Benchmark, by name or file.")
-OUT = flags.DEFINE_string("out", None, "Directory of the benchmark; made when missing.")
-METHODS = flags.DEFINE_list("methods", None, "Only these methods (or variants), by commas.")
-DATASETS = flags.DEFINE_list("datasets", None, "Only what is tested on these datasets.")
-SEEDS = flags.DEFINE_list("seeds", None, "Only these seeds.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and what of it is done.")
+_NAMES = Parameter(metavar="NAME,...")
 
 
-def whole_numbers(texts: list[str] | None) -> list[int] | None:
-    """["0", "1"] -> [0, 1]."""
-    if texts is None:
-        return None
-    if not all(text.isdigit() for text in texts):
-        raise ValueError(f"--seeds is {','.join(texts)}, expected whole numbers, for example 0,1")
-    return [int(text) for text in texts]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(commands.ConfigOptions):
+    """What `benchmark` takes."""
+
+    out: Path
+    """directory of the benchmark; made when missing"""
+
+    methods: Annotated[tuple[str, ...] | None, commands.COMMAS, _NAMES] = None
+    """only these methods (or variants)"""
+
+    datasets: Annotated[tuple[str, ...] | None, commands.COMMAS, _NAMES] = None
+    """only what is tested on these datasets"""
+
+    seeds: Annotated[tuple[int, ...] | None, commands.COMMAS, Parameter(metavar="N,...")] = None
+    """only these seeds"""
+
+    dry_run: bool = False
+    """print the plan and what of it is done"""
 
 
-def benchmark() -> bool:
+def run(options: Options) -> bool:
+    """Do what the command line says. Returns whether every method could be trained and scored."""
     from ldm_morph_jax.paper.run import describe, run_benchmark
 
-    only = {
-        "methods": METHODS.value,
-        "datasets": DATASETS.value,
-        "seeds": whole_numbers(SEEDS.value),
-    }
-    if DRY_RUN.value:
-        print(describe(CONFIG.value, OUT.value, **only))
+    config = options.read_config()
+    only = {"methods": options.methods, "datasets": options.datasets, "seeds": options.seeds}
+    if options.dry_run:
+        print(describe(config, options.out, **only))
         return True
     commands.use_compilation_cache()
-    failed = run_benchmark(CONFIG.value, OUT.value, **only)
+    failed = run_benchmark(config, options.out, **only)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
-    print(f"benchmark: {OUT.value}/index.html")
+    print(f"benchmark: {options.out}/index.html")
     return not failed
 
 
 def main(argv: list[str] | None = None) -> None:
-    commands.run_with_flags(benchmark, argv, required=["config", "out"])
+    commands.main("benchmark", Options, run, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ldm_morph_jax import __version__
+from ldm_morph_jax.names import unknown
 
 # The module of that name is imported when it is chosen, so that help is there at once.
 COMMANDS = {
@@ -51,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif name == "--version":
         print(f"ldm-morph {__version__}")
     elif name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: ldm-morph has no command {name!r}, expected one of {known}", file=sys.stderr)
+        print(f"error: {unknown('the command', name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     else:
         sys.argv = [f"ldm-morph {name}", *rest]  # what a run records as its command

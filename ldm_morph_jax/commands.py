@@ -1,110 +1,257 @@
-"""What the commands share: options in one spelling, logging, errors told in one line, caching.
+"""What the commands share: options from a dataclass, logging, errors told in one line, caching.
 
-Every command is a module with `main(argv=None)`, reached as `ldm-morph NAME` and as
-`python -m ldm_morph_jax.NAME`. Options are written `--foo-bar`; `--foo_bar` is taken, too. Keys of
-the configuration (`--config.data.source=DIR`) are written as they are in its file.
+A command is a module with `Options`, a dataclass whose documented fields are the command's options,
+and `main(argv=None)`; it is reached as `ldm-morph NAME` and as `python -m ldm_morph_jax.NAME`.
+Options are written `--foo-bar`; `--foo_bar` is taken, too. Keys of the configuration
+(`--config.data.source=DIR`) are written as they are in its file.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 import textwrap
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Literal, NoReturn, TypeVar
 
-from ldm_morph_jax.experiments import experiment_file
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.exceptions import CoercionError, MissingArgumentError, UnusedCliTokensError
+
+from ldm_morph_jax import __version__
+from ldm_morph_jax.files.errors import as_flags
+from ldm_morph_jax.names import unknown
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
 
 PREEMPTED = 75  # exit status "try again": stopped by a signal, a checkpoint is saved
 FAILED = 2  # bad input
 PARTLY_FAILED = 1  # the others of several are done
 
+T = TypeVar("T")
 
-def spelled(arguments: Sequence[str], separator: str) -> list[str]:
-    """The arguments with `-` and `_` inside the names of options replaced by `separator`.
 
-    Values stay as they are, and so do keys of the configuration.
+# -- options
+
+
+def main(
+    name: str,
+    options: type[T],
+    work: Callable[[T], bool | None],
+    argv: Sequence[str] | None,
+    description: str,
+) -> None:
+    """A whole command: read its options, do what they say.
+
+    Args:
+        name: of the command.
+        options: a dataclass; each documented field is an option.
+        work: does what they say; see `run`.
+        argv: the arguments; None for those of the process.
+        description: what the command does, the module's docstring; its first line is a summary.
     """
-
-    def one(argument):
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--") or "." in name:
-            return argument
-        return f"--{name[2:].replace('-', separator).replace('_', separator)}{equals}{value}"
-
-    return [one(argument) for argument in arguments]
+    given = parse_options(options, argv, prog=f"ldm-morph {name}", description=description)
+    run(lambda: work(given))
 
 
-def with_experiment_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the name of an experiment after `--config` replaced by its file."""
-    found = list(arguments)
-    for k, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            found[k] = f"--config={experiment_file(argument.removeprefix('--config='))}"
-        elif argument == "--config" and k + 1 < len(found):
-            found[k + 1] = experiment_file(found[k + 1])
+def parse_options(
+    options: type[T], argv: Sequence[str] | None, *, prog: str, description: str
+) -> T:
+    """A dataclass filled from the command line.
+
+    Ends the process after --help and --version, and with one line on stderr for bad input.
+    """
+    arguments, overrides = _without_overrides(sys.argv[1:] if argv is None else argv)
+    parser = application(options, prog, description)
+    try:
+        call, bound, _ = parser.parse_args(arguments, exit_on_error=False, print_error=False)
+        found = call(*bound.args, **bound.kwargs)
+    except (CycloptsError, ValueError) as error:
+        _fail(_in_one_line(error))
+    if not isinstance(found, options):  # help or the version was printed
+        sys.exit(0)
+    if isinstance(found, OptionalConfig):
+        return dataclasses.replace(found, overrides=tuple(overrides))
+    if overrides:
+        _fail(f"unexpected arguments {' '.join(overrides)}")
     return found
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """`parser.parse_args` that takes either spelling of an option."""
-    return parser.parse_args(spelled(sys.argv[1:] if argv is None else argv, "-"))
-
-
-def add_slice_option(parser: argparse.ArgumentParser) -> None:
-    """The option that chooses a slice of a file."""
-    parser.add_argument(
-        "--slice",
-        type=_slice_argument,
-        metavar="K|all",
-        help="which slice of a 3-D file (from 0), or all",
+def application(options: type, prog: str, description: str) -> App:
+    """The parser of a command: it makes the dataclass `options`."""
+    app = App(
+        name=prog,
+        help=description,
+        help_format="plaintext",
+        help_formatter=_Help(description),
+        version=f"ldm-morph {__version__}",
+        default_parameter=Parameter(negative=(), consume_multiple=True),
+        group_commands=Group("", show=False),
+        group_parameters=Group("options", sort_key=1),
     )
 
+    def make(given):
+        return options() if given is None else given
 
-def add_frame_option(parser: argparse.ArgumentParser, count: str | None = None) -> None:
-    """The option that chooses a frame, or with `count` "+" one of each of two files."""
-    parser.add_argument(
-        "--frame",
-        type=int,
-        nargs=count,
-        metavar="K",
-        help="which frame of a file with several in time (from 0)"
-        + ("; two numbers: of the moving and of the fixed file" if count else ""),
-    )
+    make.__annotations__["given"] = Annotated[options, Parameter(name="*")]
+    if all(field.default is not dataclasses.MISSING for field in dataclasses.fields(options)):
+        make.__defaults__ = (None,)  # as cyclopts demands of options that may all be left out
+    app.default(make)
+    return app
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that reads images of any kind."""
-    add_slice_option(parser)
-    parser.add_argument(
-        "--spacing",
-        type=float,
-        nargs="+",
-        metavar="MM",
-        help="pixel spacing in mm, one number or row and column, for files that do not tell it; "
-        "refused where a file says otherwise",
-    )
-    parser.add_argument(
-        "--oblique",
-        action="store_true",
-        help="accept slices that are tilted against the x-y plane; work in their own plane",
-    )
+class _Help:
+    """Writes `--help`: the module's docstring as it stands, and a table of options."""
+
+    def __init__(self, description: str):
+        self._description = description.strip()
+
+    def render_usage(self, console, options, usage) -> None:
+        self._print(console, f"usage: {str(usage).removeprefix('Usage: ').strip()}\n")
+
+    def render_description(self, console, options, description) -> None:
+        self._print(console, self._description)
+
+    def __call__(self, console, options, panel) -> None:
+        lines = ["", f"{panel.title}:"]
+        for entry in panel.entries:
+            names = ", ".join(entry.display_labels_with_metavar)
+            text = " ".join(entry.description.primary_renderable.plain.split())
+            text += f" (one of: {', '.join(entry.choices)})" if entry.choices else ""
+            text += " (required)" if entry.required else ""
+            text += f" (default: {entry.default})" if entry.default not in (None, "False") else ""
+            indented = {"initial_indent": f"  {names:<22}", "subsequent_indent": " " * 24}
+            if len(names) > 20:
+                lines.append(f"  {names}")
+                indented["initial_indent"] = " " * 24
+            lines += textwrap.wrap(text, 100, **indented)
+        self._print(console, "\n".join(lines))
+
+    @staticmethod
+    def _print(console, text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _slice_argument(text: str) -> int | str:
-    from ldm_morph_jax.files.images import parse_slice
+def _in_one_line(error: Exception) -> str:
+    """What was found and expected."""
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected arguments {' '.join(error.unused_tokens)}"
+    if isinstance(error, MissingArgumentError) and not error.tokens_so_far and not error.keyword:
+        _, hint, near = str(error).partition(" Did you mean ")
+        return f"{error.argument.name} is missing{hint}{near}"
+    if isinstance(error, CoercionError) and error.token:
+        option, value = error.token.keyword, error.token.value
+        if isinstance(error.__cause__, ValueError) and error.msg is not None:  # of a converter
+            return f"{option}: {error.__cause__}"
+        return f"{option} is {value!r}, expected {_told(error.target_type)}"
+    return " ".join(str(error).split())
 
+
+def _told(kind) -> str:
+    """A type in words: "a number or 'all'"."""
+    if kind in (int, float, Path, str, bool):
+        words = {int: "a whole number", float: "a number", bool: "true or false"}
+        return words.get(kind, "a text")
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, parts))
+    return " or ".join(_told(part) for part in parts if part not in (type(None), Ellipsis))
+
+
+def comma_separated(type_, tokens) -> tuple:
+    """ "a,b" -> ("a", "b"), each of the type in `tuple[type, ...]`."""
+    kind = typing.get_args(type_)[0]
     try:
-        return parse_slice(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        return tuple(kind(text) for text in tokens[0].value.split(",") if text)
+    except ValueError:
+        raise ValueError(
+            f"found {tokens[0].value!r}, expected {_told(kind)}, or several separated by commas"
+        ) from None
 
 
-def run(main: Callable[[], bool | None]) -> None:
-    """Run a command's main function; ValueError and the like become one line on stderr.
+COMMAS = Parameter(  # --stages diffusion,registration
+    converter=comma_separated,
+    n_tokens=1,
+    show_default=lambda values: values and ",".join(map(str, values)),
+)
+
+
+# -- options of several commands
+
+
+_CONFIG = Parameter(metavar="NAME[:VARIANT]|FILE.py")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptionalConfig:
+    """A configuration and its overrides, `--config NAME --config.key=value ...`."""
+
+    config: Annotated[str | None, _CONFIG] = None
+    """experiment, by name or file; each of its keys is an option: --config.data.source=DIR"""
+
+    overrides: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+
+    def read_config(self):
+        """The configuration, with the overrides; ValueError names what is wrong with it."""
+        from ldm_morph_jax.config import experiment, overridden
+
+        if self.config is None:
+            if self.overrides:
+                raise ValueError(f"--config is missing, but {self.overrides[0]} is given")
+            return None
+        name, _, variant = self.config.partition(":")
+        return overridden(experiment(name, variant), self.overrides)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigOptions(OptionalConfig):
+    """As `OptionalConfig`, but the configuration must be given."""
+
+    config: Annotated[str, _CONFIG] = dataclasses.field()
+    """experiment, by name or file; each of its keys is an option: --config.data.source=DIR"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StagesOption:
+    """Chooses stages of training."""
+
+    stages: Annotated[tuple[str, ...], COMMAS, Parameter(metavar="NAME,...")] = (
+        "autoencoder",
+        "diffusion",
+        "registration",
+    )
+    """which stages of training"""
+
+    def known_stages(self) -> tuple[str, ...]:
+        """The stages; ValueError for one that does not exist."""
+        from ldm_morph_jax.training.stages import STAGES
+
+        for name in self.stages:
+            if name not in STAGES:
+                raise ValueError(unknown("--stages", name, STAGES))
+        return self.stages
+
+
+def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments, and those that set a key: `--config.key=value` or `--config.key value`."""
+    others, overrides, words = [], [], list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith(("--config.", "--noconfig.")):
+            others.append(word)
+        elif "=" not in word and words and not words[0].startswith("--"):
+            overrides.append(f"{word}={words.pop(0)}")
+        else:
+            overrides.append(word)
+    return others, overrides
+
+
+# -- running
+
+
+def run(work: Callable[[], bool | None]) -> None:
+    """Run a command's work; ValueError and the like become one line on stderr.
 
     Where it returns False, some of the work failed and has been reported: exit status 1.
     """
@@ -122,7 +269,7 @@ def run(main: Callable[[], bool | None]) -> None:
     with contextlib.suppress(AttributeError):  # a stream in memory
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
     try:
-        if main() is False:
+        if work() is False:
             sys.exit(PARTLY_FAILED)
     except Preempted as stop:
         print(stop, file=sys.stderr)
@@ -134,57 +281,8 @@ def run(main: Callable[[], bool | None]) -> None:
 
 
 def _fail(message) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_flags(str(message))}", file=sys.stderr)
     sys.exit(FAILED)
-
-
-def run_with_flags(
-    main: Callable[[], None], argv: Sequence[str] | None, required: Sequence[str] = ()
-) -> None:
-    """Run a command whose options are absl flags, as those with a configuration are.
-
-    Args:
-        main: the command, in the module that defines its flags.
-        argv: the arguments; None for those of the process.
-        required: names of flags that must be given.
-    """
-    from absl import app, flags
-
-    arguments = spelled(sys.argv[1:] if argv is None else argv, "_")
-    if {"--help", "-h"} & set(arguments):
-        print(_flags_help(sys.modules[main.__module__]))
-        return
-    try:
-        # ml_collections looks for the configuration's keys in sys.argv
-        sys.argv[1:] = with_experiment_files(arguments)
-    except ValueError as error:
-        _fail(error)
-    flags.mark_flags_as_required(list(required))
-
-    def flags_parser(arguments):
-        try:
-            program, *unexpected = flags.FLAGS(arguments)
-            message = f"unexpected arguments {' '.join(unexpected)}" if unexpected else None
-        except flags.Error as error:
-            message = " ".join(str(error).split())
-        if message:
-            _fail(message)
-        return [program]
-
-    app.run(lambda _: run(main), flags_parser=flags_parser)
-
-
-def _flags_help(module) -> str:
-    """What a command does and its options."""
-    from absl import flags
-
-    lines = [module.__doc__.strip(), "", "options:"]
-    for flag in flags.FLAGS.get_key_flags_for_module(module):
-        name = spelled([f"--{flag.name}"], "-")[0]
-        default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-        text = f"  {name:<18}{flag.help}{default}"
-        lines.append(textwrap.fill(text, 100, subsequent_indent=" " * 20))
-    return "\n".join(lines)
 
 
 def use_compilation_cache(at_least_seconds: float = 0.5) -> None:

@@ -7,13 +7,18 @@ of Sec. 4.2 of the paper where it states them, and of the published implementati
 
 import copy
 import importlib.util
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from absl import flags
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from ldm_morph_jax.experiments import experiment_file
 from ldm_morph_jax.methods import method_class
+from ldm_morph_jax.names import nearest
 
 
 def stage_config(**changes) -> dict:
@@ -103,7 +108,7 @@ def paper_config() -> ConfigDict:
                 },
                 "discriminator": {"base_channels": 64, "layers": 3},
                 "perceptual_weight": 1.0,
-                # a file (docs/fidelity.md says how to make it); without it there is no LPIPS term
+                # a file (docs/converting.md says how to make it); without it there is no LPIPS term
                 "lpips_weights": placeholder(str),
                 "adversarial_weight": 0.75,
                 "adversarial_start": 40_001,
@@ -218,6 +223,7 @@ def preset(config: ConfigDict, variant: str, known: tuple[str, ...] | None = Non
     if variant and variant not in known:
         raise ValueError(
             f"config argument {variant!r}, expected nothing or {' or '.join(map(repr, known))}"
+            f"{nearest(variant, known)}"
         )
     return presets[variant or "paper"](config)
 
@@ -226,8 +232,8 @@ def small(config: ConfigDict) -> ConfigDict:
     """Preset: networks and batches for a laptop, with the paper's displacement and loss weights.
 
     Experiments for a laptop start from it. It names no LPIPS weights, so `perceptual_weight` has
-    nothing to act on until `autoencoder.lpips_weights` is set (docs/fidelity.md says which results
-    are with LPIPS). Changes and returns `config`.
+    nothing to act on until `autoencoder.lpips_weights` is set (docs/converting.md says which
+    results are with LPIPS). Changes and returns `config`.
     """
     c = config.autoencoder
     c.model.base_channels = 16
@@ -382,7 +388,7 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
 def experiment(name: str | Path, argument: str = "") -> ConfigDict:
     """The configuration of an experiment, as `--config NAME:ARGUMENT` or `FILE:ARGUMENT` gives it.
 
-    Raises ValueError if there is no experiment of that name.
+    Raises ValueError if there is no experiment of that name, or it does not take the argument.
     """
     path = Path(experiment_file(str(name)))
     if not path.is_file():
@@ -390,7 +396,63 @@ def experiment(name: str | Path, argument: str = "") -> ConfigDict:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(argument) if argument else module.get_config()
+    if not argument:
+        return module.get_config()
+    if not inspect.signature(module.get_config).parameters:
+        raise ValueError(f"experiment {name} has no variants, found {argument!r}")
+    return module.get_config(argument)
+
+
+def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """A configuration with flags `--config.key=value` applied and locked; changes `config`.
+
+    Raises ValueError for a key that does not exist, naming the nearest one, and for a value of
+    another type.
+    """
+    keys = [override.partition("=")[0].partition(".")[2] for override in overrides]
+    before = {key: _value(config, key) for key in keys}
+    values = flags.FlagValues()
+    arguments = ["", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except flags.IllegalFlagValueError as error:
+        key = str(error).removeprefix("flag --config.").partition("=")[0]
+        raise ValueError(f"{_flag(key, overrides)}, {_expected(before[key])}") from None
+    except (flags.Error, TypeError) as error:
+        raise ValueError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    for key, old in before.items():
+        if isinstance(old, tuple):  # the parser takes anything for its elements
+            kinds = {float if kind is int else kind for kind in map(type, old)}
+            new = {float if kind is int else kind for kind in map(type, _value(config, key))}
+            if kinds and not new <= kinds:
+                raise ValueError(f"{_flag(key, overrides)}, {_expected(old)}")
+    return values.config
+
+
+def _flag(key: str, overrides: Sequence[str]) -> str:
+    [*_, flag] = [text for text in overrides if text.partition("=")[0].endswith(f"config.{key}")]
+    name, _, value = flag.partition("=")
+    return f"{name} is {value!r}"
+
+
+def _expected(value) -> str:
+    return f"expected a value of type {type(value).__name__}, such as {value!r}"
+
+
+def _value(config: ConfigDict, key: str):
+    """The value of "a.b.c"; ValueError if there is no such key."""
+    node, names = config, key.split(".")
+    for depth, name in enumerate(names):
+        if not isinstance(node, ConfigDict) or name not in node:
+            parent = ".".join(names[:depth]) or "the configuration"
+            everything = flatten_dict(config.to_dict(), sep=".")
+            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no keys"
+            raise ValueError(
+                f"there is no key --config.{key}: {parent} has {known}{nearest(key, everything)}"
+            )
+        node = node[name]
+    return node
 
 
 def baseline(method: str, like: str) -> ConfigDict:

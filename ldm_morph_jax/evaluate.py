@@ -1,4 +1,4 @@
-"""Score a method on a split: `ldm-morph evaluate --workdir runs/X --split test`.
+"""Score a method on a split.
 
     evaluate --workdir runs/X                        a run on its own dataset
     evaluate --workdir runs/X --model lddmm          another model on the dataset of a run
@@ -16,55 +16,68 @@ runs/X/evaluation/<split>[-<dataset>][-<model>][-refine<N>], what is the run's o
 evaluation/<model>-<dataset>-<split>[-refine<N>] where no run is given.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
+from typing import Annotated, Literal
 
-from absl import flags
-from ml_collections import config_flags
+from cyclopts import Parameter
 
 from ldm_morph_jax import commands
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained run.")
-MODEL = flags.DEFINE_string("model", None, "What registers; the run of --workdir by default.")
-flags.DEFINE_alias("method", "model")
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data to take.")
-DATASET = flags.DEFINE_string(
-    "dataset", None, "Dataset to take, with the model's grid and scaling."
-)
-SOURCE = flags.DEFINE_string("source", None, "Where the dataset's files are now.")
-DATA = flags.DEFINE_string("data", None, "Where prepared datasets are kept; as trained by default.")
-ALLOW_PARTIAL = flags.DEFINE_bool(
-    "allow_partial", False, "Take those of the paper's patients that are there."
-)
-SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which pairs.")
-REFINE = flags.DEFINE_integer(
-    "refine",
-    0,
-    "Steps of refinement for every pair, as in `register`; 0: the network alone.",
-    lower_bound=0,
-)
-OUT = flags.DEFINE_string("out", None, "Directory to write.")
+from ldm_morph_jax.parameters import WHOLE
 
 
-def data_config(model, run: Path | None):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(commands.OptionalConfig):
+    """What `evaluate` takes."""
+
+    workdir: str | None = None
+    """directory of a trained run"""
+
+    model: Annotated[str | None, Parameter(name=("--model", "--method"))] = None
+    """what registers; by default the run of --workdir"""
+
+    dataset: str | None = None
+    """dataset to take, with the model's grid and scaling; --config names an experiment instead"""
+
+    source: str | None = None
+    """where the dataset's files are now"""
+
+    data: str | None = None
+    """where prepared datasets are kept; by default where they were for training"""
+
+    allow_partial: bool = False
+    """take those of the paper's patients that are there"""
+
+    split: Literal["train", "validation", "test"] = "test"
+    """which pairs"""
+
+    refine: Annotated[int, WHOLE] = 0
+    """steps of refinement for every pair, as in `register`; 0: the network alone"""
+
+    out: Path | None = None
+    """directory to write"""
+
+    def __post_init__(self):
+        if self.refine < 0:
+            raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
+
+
+def data_config(options: Options, model, workdir: Path | None):
     """The configuration whose `data` are scored: of --config, of the run, or of the model."""
     from ldm_morph_jax.config import paper_config
     from ldm_morph_jax.runs.directory import load_config
 
-    if CONFIG.value is not None:
-        config = CONFIG.value
-    elif run is not None:
-        config = load_config(run)
-    else:
-        config = model.config or paper_config()
+    of_run = load_config(workdir) if workdir and not options.config else None
+    config = options.read_config() or of_run or model.config or paper_config()
     with config.unlocked():
-        if DATASET.value and DATASET.value != config.data.name:
-            config.data.name, config.data.options = DATASET.value, {}
-        if SOURCE.value:
-            config.data.source = SOURCE.value
-        if DATA.value:
-            config.data.directory = DATA.value
-        if ALLOW_PARTIAL.value:
+        if options.dataset and options.dataset != config.data.name:
+            config.data.name, config.data.options = options.dataset, {}
+        if options.source:
+            config.data.source = options.source
+        if options.data:
+            config.data.directory = options.data
+        if options.allow_partial:
             config.data.options.allow_partial = True
     if model.image_size not in (None, config.data.image_size):
         raise ValueError(
@@ -74,25 +87,26 @@ def data_config(model, run: Path | None):
     return config
 
 
-def output_directory(named: str, run: Path | None, config) -> Path:
+def output_directory(options: Options, named: str, workdir: Path | None, config) -> Path:
     """--out, or the place that the module's docstring states."""
     from ldm_morph_jax.runs.directory import load_config
 
-    if OUT.value:
-        return Path(OUT.value)
-    parts = [SPLIT.value]
-    if run is None:
+    if options.out:
+        return options.out
+    parts = [options.split]
+    if workdir is None:
         folder, parts = Path("evaluation"), [Path(named).stem, config.data.name, *parts]
     else:
-        folder = run / "evaluation"
-        if config.data.name != load_config(run).data.name:
+        folder = workdir / "evaluation"
+        if config.data.name != load_config(workdir).data.name:
             parts.append(config.data.name)
-        if Path(named) != run:
+        if Path(named) != workdir:
             parts.append(Path(named).stem)
-    return folder / "-".join([*parts, *[f"refine{REFINE.value}"] * (REFINE.value > 0)])
+    return folder / "-".join([*parts, *[f"refine{options.refine}"] * (options.refine > 0)])
 
 
-def evaluate() -> None:
+def run(options: Options) -> None:
+    """Do what the command line says."""
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
     from ldm_morph_jax.runs.dataset import dataset_of
@@ -100,38 +114,38 @@ def evaluate() -> None:
     from ldm_morph_jax.runs.trained import load_method, model_names
 
     commands.use_compilation_cache()
-    named = MODEL.value or WORKDIR.value
+    named = options.model or options.workdir
     if named is None:
         raise ValueError("expected --workdir RUN, or --model with a run, a file or a name")
     is_run = Path(named).is_dir() and named not in model_names()
-    run = WORKDIR.value or (named if is_run else None)
-    run = None if run is None else Path(run)
+    workdir = options.workdir or (named if is_run else None)
+    workdir = None if workdir is None else Path(workdir)
     model = load_method(named)
-    config = data_config(model, run)
-    out = output_directory(named, run, config)
+    config = data_config(options, model, workdir)
+    out = output_directory(options, named, workdir, config)
     name, register = model.name, model.displacement
-    if REFINE.value:
-        from ldm_morph_jax.registering.prediction import refined_displacement
+    if options.refine:
+        from ldm_morph_jax.registering.pairs import refined_displacement
 
-        if not model.method.trained:
+        if model.iterative:
             raise ValueError(f"--refine starts from a trained network, --model is {named}")
-        name = f"{name} + {REFINE.value} steps"
-        register = functools.partial(refined_displacement, model, steps=REFINE.value)
+        name = f"{name} + {options.refine} steps"
+        register = functools.partial(refined_displacement, model, steps=options.refine)
     summary = evaluate_split(
         register,
         dataset_of(config),
-        SPLIT.value,
+        options.split,
         out,
         method=name,
         config=config.to_dict(),
-        curves=read_curves(run) if run is not None and Path(named) == run else None,
+        curves=read_curves(workdir) if workdir == Path(named) else None,
     )
     print(format_summary_table(summary))
     print(f"report: {out / 'report.html'}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    commands.run_with_flags(evaluate, argv)
+    commands.main("evaluate", Options, run, argv, __doc__)
 
 
 if __name__ == "__main__":

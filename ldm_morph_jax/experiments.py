@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ldm_morph_jax.names import unknown
+
 _PACKAGE = Path(__file__).parent
 # inside the package in a wheel, next to it in a checkout
 FOLDER = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
@@ -27,7 +29,5 @@ def experiment_file(name: str) -> str:
     file = FOLDER / f"{stem}.py"
     if file.is_file():
         return f"{file}{colon}{argument}"
-    raise ValueError(
-        f"found experiment {name!r}, expected a path ending in .py or one of "
-        f"{', '.join(experiment_names())}"
-    )
+    names = experiment_names()
+    raise ValueError(f"{unknown('the experiment', stem, names)} (or a path ending in .py)")

@@ -1,54 +1,20 @@
-"""Jacobian determinant of a saved transform.
+"""Jacobian determinant of a saved transform: its statistics, and a map.
 
     ldm-morph jacobian --transform out/displacement.nii.gz --out jacobian.nii.gz
 
 det dT/dp on the fixed image, a ratio of areas in mm^2: below 1 tissue expands from moving to fixed
-image, above 1 it contracts, at or below 0 the transform folds.
+image, above 1 it contracts, at or below 0 the transform folds. Conventions: docs/registering.md
 """
 
-import argparse
-from pathlib import Path
-
 from ldm_morph_jax import commands
+from ldm_morph_jax.registering.options import JacobianOptions as Options
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ldm-morph jacobian",
-        description="Map and statistics of the Jacobian determinant of a transform.",
-        epilog="Conventions: docs/registering.md",
-    )
-    parser.add_argument(
-        "--transform",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="displacement.npz or .nii.gz of register, or an ITK/ANTs field (.nii.gz)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="map to write (.nii.gz, .npz, .tif)"
-    )
-    parser.add_argument(
-        "--mask", type=Path, metavar="FILE", help="count only where this mask is not 0"
-    )
-    commands.add_slice_option(parser)
-    commands.add_frame_option(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
-    return parser
-
-
-def run(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+def run(options: Options) -> None:
+    """Print the statistics, write the map."""
     from ldm_morph_jax.registering.saved import jacobian_file
 
-    j = jacobian_file(
-        args.transform,
-        args.out,
-        mask=args.mask,
-        slice=args.slice,
-        frame=args.frame,
-        overwrite=args.overwrite,
-    )
+    j = jacobian_file(options)
     print(
         f"J <= 0: {j['nonpositive_percent']:.4f} % "
         f"({j['nonpositive_pixels']} of {j['pixels']} pixels)\n"
@@ -58,8 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = commands.parse(build_parser(), argv)
-    commands.run(lambda: run(args))
+    commands.main("jacobian", Options, run, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Prepare a dataset: `python -m ldm_morph_jax.prepare --dataset camus_2ch --source DIR`.
+"""Prepare a dataset.
+
+    ldm-morph prepare --dataset camus_2ch --source DIR
 
 Reads the original files once, checks them, and writes pairs ready for training below --out, with
 
@@ -10,19 +12,47 @@ so that two labs can compare that they hold the same pairs. A finished preparati
 and left as it is; one that was interrupted starts anew. What each dataset needs: docs/datasets.md.
 """
 
-import argparse
 import csv
 import dataclasses
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from ldm_morph_jax import commands
 from ldm_morph_jax.data import contact_sheet, dataset_class, load_dataset
-from ldm_morph_jax.data.base import Options
+from ldm_morph_jax.data.base import DatasetBuilder
 from ldm_morph_jax.files.writing import atomic
+from ldm_morph_jax.parameters import WHOLE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `prepare` takes, whatever the dataset."""
+
+    dataset: str
+    """camus_2ch, echonet, acdc, folder, ...; with it, --help lists the options of that dataset"""
+
+    source: Path | None = None
+    """original files; folder: a CSV file of pairs"""
+
+    out: Path = Path("data")
+    """folder of prepared datasets"""
+
+
+def options_for(dataset: type[DatasetBuilder]) -> type[Options]:
+    """`Options` with those of a dataset."""
+    whole_numbers = {
+        field.name: Annotated[int, WHOLE]
+        for field in dataclasses.fields(dataset.Options)
+        if field.type is int
+    }
+    return dataclasses.dataclass(frozen=True, kw_only=True)(
+        type("Options", (dataset.Options, Options), {"__annotations__": whole_numbers})
+    )
 
 
 def prepare(
@@ -67,51 +97,35 @@ def summary(prepared) -> str:
     return "\n".join(lines)
 
 
-def build_parser(options: type[Options]) -> argparse.ArgumentParser:
-    """The command's flags: its own, and one for every option of the dataset."""
-    parser = argparse.ArgumentParser(
-        prog="ldm-morph prepare",
-        description=__doc__.split("\n\n")[0],
-        epilog="With --dataset NAME, --help lists the options of that dataset.",
-    )
-    parser.add_argument("--dataset", required=True, help="camus_2ch, echonet, acdc, folder, ...")
-    parser.add_argument("--source", type=Path, help="original files; folder: a CSV file of pairs")
-    parser.add_argument("--out", type=Path, default=Path("data"), help="default: %(default)s")
-    group = parser.add_argument_group("options of the dataset")
-    for field in dataclasses.fields(options):
-        flag = f"--{field.name.replace('_', '-')}"
-        help = f"{field.metadata.get('help', '')} (default: {field.default})".strip()
-        if isinstance(field.default, bool):
-            group.add_argument(flag, action="store_true", help=help)
-        else:
-            group.add_argument(flag, type=type(field.default), default=field.default, help=help)
-    return parser
+def run(options: Options) -> None:
+    """Do what the command line says."""
+    fields = dataclasses.fields(dataset_class(options.dataset).Options)
+    own = {field.name: getattr(options, field.name) for field in fields}
+    print(summary(prepare(options.dataset, source=options.source, out=options.out, **own)))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    arguments = commands.spelled(sys.argv[1:] if arguments is None else arguments, "-")
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--dataset")
-    name = finder.parse_known_args(arguments)[0].dataset
+def named_dataset(arguments: Sequence[str]) -> str | None:
+    """What --dataset names."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option == "--dataset":
+            return value if equals else following
+    return None
 
-    def run() -> None:
-        options = Options if name is None else dataset_class(name).Options
-        given, unknown = build_parser(options).parse_known_args(arguments)
-        names = [field.name for field in dataclasses.fields(options)]
-        if unknown:
-            flags = ", ".join(f"--{option.replace('_', '-')}" for option in names)
-            raise ValueError(
-                f"dataset {name}: unknown options {' '.join(unknown)}; there are: {flags}"
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def work() -> None:
+        name = named_dataset(arguments)
+        options = options_for(dataset_class(name)) if name else Options
+        run(
+            commands.parse_options(
+                options, arguments, prog="ldm-morph prepare", description=__doc__
             )
-        prepared = prepare(
-            given.dataset,
-            source=given.source,
-            out=given.out,
-            **{option: getattr(given, option) for option in names},
         )
-        print(summary(prepared))
 
-    commands.run(run)
+    commands.run(work)
 
 
 if __name__ == "__main__":

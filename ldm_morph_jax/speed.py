@@ -1,4 +1,6 @@
-"""How fast it runs here: `python -m ldm_morph_jax.speed --config configs/X.py --json out.json`.
+"""Tell how fast it runs here.
+
+    ldm-morph speed --config NAME --json out.json
 
 Times, on random data and random weights: every stage's training step, with and without the cache of
 frozen features, compilation apart; and registration, per pair, in batches. Medians with the range
@@ -6,55 +8,64 @@ over repeats, beside the floating point operations that XLA counts. The configur
 can be too large for a small machine: `--config.autoencoder.train.batch_size=1`.
 """
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Annotated
 
-from absl import flags
-from ml_collections import config_flags
+from cyclopts import Parameter
 
 from ldm_morph_jax import commands
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
-STAGES = flags.DEFINE_list(
-    "stages", ["autoencoder", "diffusion", "registration"], "Which training steps to time."
-)
-BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Pairs per call of registration.")
-REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls of each kind, after one that is not.")
-SECONDS = flags.DEFINE_float("seconds", 60.0, "Stop repeating a kind after so long.")
-JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
+from ldm_morph_jax.parameters import WHOLE
 
 
-def speed() -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(commands.ConfigOptions, commands.StagesOption):
+    """What `speed` takes."""
+
+    batches: Annotated[tuple[int, ...], commands.COMMAS, Parameter(metavar="N,...")] = (1, 8, 64)
+    """pairs per call of registration"""
+
+    repeats: Annotated[int, WHOLE] = 10
+    """timed calls of each kind, after one that is not"""
+
+    seconds: float = 60.0
+    """stop repeating a kind after so long"""
+
+    json: Path | None = None
+    """also write the numbers to this file"""
+
+
+def run(options: Options) -> None:
+    """Do what the command line says."""
     import jax
 
     from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
     from ldm_morph_jax.runs.directory import environment
-    from ldm_morph_jax.training.stages import STAGES as KNOWN
 
-    config, limits = CONFIG.value, {"repeats": REPEATS.value, "seconds": SECONDS.value}
-    unknown = sorted(set(STAGES.value) - set(KNOWN))
-    if unknown:
-        raise ValueError(f"--stages: found {', '.join(unknown)}, expected {', '.join(KNOWN)}")
-    if not all(text.isdigit() and int(text) for text in BATCHES.value):
-        raise ValueError(f"--batches: found {','.join(BATCHES.value)}, expected numbers of pairs")
+    stages, config = options.known_stages(), options.read_config()
+    limits = {"repeats": options.repeats, "seconds": options.seconds}
+    if min(options.batches, default=0) < 1:
+        found = ",".join(map(str, options.batches))
+        raise ValueError(f"--batches: found {found}, expected numbers of pairs")
     frozen_features = build_method(config).reads_ldm
     mesh = data_mesh()
     print(f"{mesh.devices.size} x {jax.devices()[0].device_kind}, {config.compute.dtype}")
     steps, registrations = [], []
-    for name in STAGES.value:
+    for name in stages:
         has_cache = name == "diffusion" or (name == "registration" and frozen_features)
         for cached in (True, False) if has_cache else (False,):
             timed = time_step(config, name, mesh, cached=cached, **limits)
             steps.append({"stage": name, "cached": cached if has_cache else None} | timed)
             _print_step(steps[-1])
-    for batch in map(int, BATCHES.value):
+    for batch in options.batches:
         for given in (False, True) if frozen_features else (False,):
             timed = time_registration(config, batch, given=given, **limits)
             registrations.append({"features_given": given} | timed)
             _print_registration(registrations[-1])
-    if JSON.value:
+    if options.json:
         facts = {
             "environment": environment(),
             "compute": config.compute.to_dict(),
@@ -63,7 +74,7 @@ def speed() -> None:
             "steps": steps,
             "registration": registrations,
         }
-        Path(JSON.value).write_text(json.dumps(facts, indent=2) + "\n")
+        options.json.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _print_step(row: dict) -> None:
@@ -90,7 +101,7 @@ def _print(name: str, row: dict, seconds: dict) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    commands.run_with_flags(speed, argv, required=["config"])
+    commands.main("speed", Options, run, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,45 @@
-"""Train a method: `python -m ldm_morph_jax.train --config configs/X.py --workdir runs/X`.
+"""Train a method.
 
-Any key of the configuration is a flag: `--config.registration.train.steps=2000`. The same command
-continues an interrupted run from its newest checkpoint and skips complete stages. It trains on all
-devices of this machine, or, started once per machine (or GPU), on all devices of all of them:
-`launch/` and docs/scaling.md.
+    ldm-morph train --config NAME --workdir runs/X
+
+Any key of the configuration is an option: `--config.registration.train.steps=2000`. The same
+command continues an interrupted run from its newest checkpoint and skips complete stages. It trains
+on all devices of this machine, or, started once per machine (or GPU), on all devices of all of
+them: docs/scaling.md.
 """
 
-from absl import flags
-from ml_collections import config_flags
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.parameters import WHOLE
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, by name or file.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made when missing.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
-PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
-PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    None,
-    "Find the other processes through the scheduler (TPU pod, SLURM, Open MPI, GKE); default: "
-    "where SLURM or GKE started several.",
-)
-PROFILE = flags.DEFINE_string("profile_steps", None, "Profile steps FIRST:LAST of every stage.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(commands.ConfigOptions):
+    """What `train` takes."""
+
+    workdir: Path
+    """directory of the run; made when missing"""
+
+    coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
+    """address of process 0 of several"""
+
+    num_processes: Annotated[int | None, WHOLE] = None
+    """number of processes of the run"""
+
+    process_id: Annotated[int | None, WHOLE] = None
+    """which of them this is, from 0"""
+
+    distributed: Annotated[bool | None, Parameter(negative="--no-distributed")] = None
+    """find the other processes through the scheduler (TPU pod, SLURM, Open MPI, GKE); default:
+    where SLURM or GKE started several"""
+
+    profile_steps: Annotated[str | None, Parameter(metavar="FIRST:LAST")] = None
+    """profile these steps of every stage"""
 
 
 def profile_range(text: str | None) -> tuple[int, int] | None:
@@ -35,23 +52,30 @@ def profile_range(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def train() -> None:
-    from ldm_morph_jax.devices import processes  # JAX is imported once flags are parsed
+def run(options: Options) -> None:
+    """Do what the command line says."""
+    from ldm_morph_jax.devices import processes  # JAX is imported once the options are read
     from ldm_morph_jax.training.run import train
 
-    processes.join(COORDINATOR.value, PROCESSES.value, PROCESS.value, distributed=DISTRIBUTED.value)
+    processes.join(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        distributed=options.distributed,
+    )
     commands.use_compilation_cache()
-    metrics = train(CONFIG.value, WORKDIR.value, profile_steps=profile_range(PROFILE.value))
+    config, profile_steps = options.read_config(), profile_range(options.profile_steps)
+    metrics = train(config, options.workdir, profile_steps=profile_steps)
     if not processes.is_main():
         return
     for stage, values in metrics.items():
         shown = "  ".join(f"{name} {v:.4g}" for name, v in values.items() if name != "score")
         print(f"{stage}: {shown}")
-    print(f"trained: {WORKDIR.value}")
+    print(f"trained: {options.workdir}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    commands.run_with_flags(train, argv, required=["config", "workdir"])
+    commands.main("train", Options, run, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the initial DSC on ACDC depends on; the table of docs/datasets.md.
+"""What the initial DSC on ACDC depends on; the table of docs/results/acdc_start.
 
     python tests/acdc_start.py DIR
 
@@ -84,7 +84,7 @@ def row(title: str, pairs, structures=SCORED) -> str:
 
 
 def table(patients: dict[int, Patient]) -> list[str]:
-    """The rows, in the groups of docs/datasets.md."""
+    """The rows, in the groups of docs/results/acdc_start."""
     test = [patients[n] for n in TEST]
     rows = [row("**as prepared**", [p.prepared() for p in test])]
     for k in (MIDDLE - 2, MIDDLE - 1, MIDDLE + 1, MIDDLE + 2):

@@ -7,7 +7,7 @@ The PyTorch networks below follow the paper and the published architecture and s
 the package. They are called the way PyTorch is usually used on a CPU: eagerly, in float32, in
 inference mode. Both sides hold the same weights, register the same pair with the same number of
 threads, and their displacements are compared before anything is timed. tests/speed_tables.py makes
-the table of docs/performance.md of the times.
+the table of docs/results/speed of the times.
 """
 
 import argparse

@@ -3,8 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_morph_jax.registering.method import Registrar
 
-class AnalyticMethod:
+
+class AnalyticMethod(Registrar):
     """Displaces by a swirl and a shift of some pixels, whatever the images show.
 
     `amplitude` 0 predicts nothing: what refinement finds is then its own.
@@ -14,9 +16,12 @@ class AnalyticMethod:
     intensity = "minmax"
     calls = "often"
     predicts_velocity = False
+    params: dict = {}
+    frozen: dict = {}
 
     def __init__(self, image_size=64, spacing_mm=2.0, amplitude=3.0):
         self.image_size, self.spacing_mm, self.amplitude = image_size, spacing_mm, amplitude
+        self.iterative, self.card = image_size is None, {}
 
     def displacement(self, moving, fixed):
         n = self.image_size

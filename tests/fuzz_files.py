@@ -28,7 +28,7 @@ from files import samples
 
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import plain_geometry
-from ldm_morph_jax.files.reading import read_stored
+from ldm_morph_jax.files.images import read_anything
 from ldm_morph_jax.files.transforms import Transform, read_transform, write_transform
 
 SHAPE = (40, 30)
@@ -57,6 +57,31 @@ def field(path):
     geometry = plain_geometry(SHAPE)
     vectors = np.random.default_rng(0).normal(size=(*SHAPE, 2))
     write_transform(path, Transform(vectors, geometry, geometry))
+
+
+def without_preamble(writer):
+    def write(path):
+        writer(path)
+        path.write_bytes(path.read_bytes()[132:])
+
+    return write
+
+
+def video(codec, pixels):
+    def write(path):
+        import av
+
+        frames = np.random.default_rng(0).integers(0, 255, (8, 48, 64), np.uint8)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+            stream.codec_context.max_b_frames = 0
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.stack([frame] * 3, -1), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+
+    return write
 
 
 # format -> (writer, whether checksums protect all of its content)
@@ -88,6 +113,10 @@ FORMATS = {
         ),
         False,
     ),
+    "implicit": (without_preamble(samples.dicom(GREY16)), False),
+    "avi": (video("mjpeg", "yuvj420p"), False),
+    "mp4": (video("libx264", "yuv420p"), False),
+    "mkv": (video("libx264", "yuv420p"), False),
     "npz": (arrays(lambda file: np.savez_compressed(file, image=GREY16, spacing=[1, 2])), True),
     "npy": (arrays(lambda file: np.save(file, GREY16)), False),
     "field.nii.gz": (field, True),
@@ -100,7 +129,7 @@ def read(path):
     if path.name.startswith("field"):
         transform = read_transform(path)
         return transform.displacement_mm, str(transform.fixed)
-    stored = read_stored(path)
+    stored = read_anything(path)
     return stored.array, str(stored.geometry)
 
 
@@ -150,9 +179,9 @@ def fuzz(folder: Path, name: str, damages: int, seed: int) -> tuple[collections.
 
 
 def _unlike_itk(path, array, name):
-    # ITK has no reader of .npy; JPEG is Pillow's, which takes damaged streams otherwise; damaged
-    # JPEG 2000 crashes ITK
-    if name in ("npy", "jpg", "jp2"):
+    # ITK has no reader of .npy, videos and DICOM without a preamble; JPEG is Pillow's, which takes
+    # damaged streams otherwise; damaged JPEG 2000 crashes ITK
+    if name in ("npy", "jpg", "jp2", "implicit", "avi", "mp4", "mkv"):
         return
     try:
         itk = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))

@@ -1,4 +1,4 @@
-"""The refinement with other settings, on validation pairs: a table of docs/refinement.md.
+"""The refinement with other settings, on validation pairs: a table of docs/results/refinement.
 
     PYTHONPATH=. python tests/refinement_settings.py --sunnybrook DIR --acdc DIR --camus_4ch DIR \\
         --out docs/results/refinement/settings

@@ -1,8 +1,8 @@
-"""The tables of times of docs/performance.md, of the files that the timing commands wrote.
+"""The tables of times of docs/results/speed, of the files that the timing commands wrote.
 
     PYTHONPATH=. python tests/speed_tables.py
 
-docs/results/speed/README.md lists the commands. tests/test_documented_numbers.py asserts that the
+docs/results/speed lists the commands. tests/test_documented_numbers.py asserts that the
 document holds exactly these tables.
 """
 

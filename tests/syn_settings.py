@@ -1,4 +1,4 @@
-"""SyN and LDDMM with other settings and programs; the tables of docs/baselines.md.
+"""SyN and LDDMM with other settings and programs; the tables of docs/results/syn_lddmm.
 
     PYTHONPATH=. python tests/syn_settings.py --source DIR --out docs/results/syn_lddmm/runs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_morph_jax.registering.registrar import load
+from ldm_morph_jax.registering.method import load
 from ldm_morph_jax.runs.weights import sha256
 
 ROOT = Path(__file__).parent.parent
@@ -126,9 +126,9 @@ def test_a_run_as_one_compact_file(evaluated, tmp_path):
     assert registrar.card["data"]["name"] == "phantom"
     assert registrar.card["validation"]["dsc"] > 0
     assert registrar.card["metrics"]["test"]["dsc"]["n"] == 2
-    assert registrar.method.image_size == 32
+    assert registrar.image_size == 32
     assert str(workdir).encode() not in file.read_bytes()
-    assert str(registrar.method.config.data.directory) == "data"
+    assert str(registrar.config.data.directory) == "data"
     (tmp_path / "card.json").write_text("[1]")
     message = refused("ldm_morph_jax.convert", *arguments)
     assert "card.json holds a list, expected an object" in message

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldm_morph_jax.config import config_from_json, experiment, paper_config, with_method
+from ldm_morph_jax.config import (
+    config_from_json,
+    experiment,
+    overridden,
+    paper_config,
+    with_method,
+)
 from ldm_morph_jax.data.pipeline import Augmentation
 from ldm_morph_jax.methods import build_method, method_names
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
@@ -195,3 +201,58 @@ def test_compute_options_are_refused_where_they_do_nothing():
     config.compute.dtype = "bfloat16"
     with pytest.raises(ValueError, match=r"compute\.dtype .* registration.method is 'voxelmorph'"):
         build_method(config)
+
+
+# -- what the command line sets
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        (
+            "--config.registration.train.stesp=3",
+            r"no key .*stesp: .*mean registration.train.s",
+        ),
+        (
+            "--config.optimiser.lr=1",
+            "no key --config.optimiser.lr: the configuration has",
+        ),
+        ("--config.data.options.foo=1", "data.options has look, n_test"),
+        ("--config.seed.x=1", "no key --config.seed.x: seed has no keys"),
+        ("--config.registration.train.log_every=often", "log_every is 'often', expected .* int"),
+        ("--config.registration.train.log_every=2.5", "log_every is '2.5', expected .* int"),
+        ("--config.features.cache=maybe", "cache is 'maybe', expected .* bool"),
+        (
+            "--config.autoencoder.model.channel_multipliers=x",
+            "is 'x', expected .*tuple",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_the_configuration(flag, message):
+    with pytest.raises(ValueError, match=message):
+        overridden(experiment("quickstart"), ["--config.seed=1", flag])
+
+
+def test_flags_set_keys():
+    flags = ["seed=1", "data.name=squares", "data.options={'a': 1}", "features.cache=False"]
+    flags += ["autoencoder.model.channel_multipliers=(1, 2)", "registration.train.learning_rate=1"]
+    config = overridden(experiment("quickstart"), [f"--config.{flag}" for flag in flags])
+    assert (config.seed, config.data.name, config.features.cache) == (1, "squares", False)
+    assert config.data.options.to_dict() == {"a": 1} and config.is_locked
+    assert config.autoencoder.model.channel_multipliers == (1, 2)
+    assert config.registration.train.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("quikstart", "'quikstart', expected .*did you mean quickstart"),
+        ("quickstart:small", "experiment quickstart has no variants, found 'small'"),
+        ("acdc:smal", "'smal', expected nothing or 'paper' .*did you mean small"),
+        ("method:voxlmorph", "'voxlmorph', expected .*did you mean voxelmorph"),
+        ("none.py", "none.py is not an experiment file"),
+    ],
+)
+def test_experiments_that_do_not_exist(name, message):
+    with pytest.raises(ValueError, match=message):
+        experiment(*name.split(":"))

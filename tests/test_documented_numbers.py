@@ -11,7 +11,8 @@ from its header: a score ("DSC", "% J <= 0", "HD95, px", "squared error", "end-p
 pair"), a difference to another row ("... [95 %]"), its "p", or "p, corrected" for all rows of the
 table. Empty cells and other columns are text. With "columns of" in front, entries are the columns
 after the first, and the rows quarters of the pairs, from the least overlap before registration to
-the most. "{A,B}" in the folder's name stands for as many columns with DSC, each from one folder.
+the most. "{A,B}" in the folder's name stands for as many columns with DSC, each from one folder;
+"{}" in an entry is that folder's part of the name.
 """
 
 import re
@@ -21,12 +22,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import speed_tables
+import tracking_accuracy
 import verdict_limits
 
 from ldm_morph_jax.evaluation import read_pairs
 from ldm_morph_jax.ops.metrics import summarise
 from ldm_morph_jax.paper.statistics import compare, holm
-from ldm_morph_jax.registering.cine import accuracy
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(
@@ -100,8 +101,8 @@ def wrong_cells(text, root=ROOT):
         header, rows = table_after(text[mark.end() :])
         names = re.search(r"{(.*)}", folder)
         if names:
-            folders = [folder.replace(names.group(), name) for name in names.group(1).split(",")]
-            wrong += _side_by_side([root / one for one in folders], entries, header, rows)
+            folders = {n: root / folder.replace(names.group(), n) for n in names[1].split(",")}
+            wrong += _side_by_side(folders, entries, header, rows)
         else:
             wrong += (_quarters if columns else _rows)(root / folder, entries, header, rows)
     return wrong
@@ -109,9 +110,10 @@ def wrong_cells(text, root=ROOT):
 
 def _side_by_side(folders, entries, header, rows):
     wrong, columns = [], [i for i, column in enumerate(header) if "DSC" in column]
-    for place, folder in zip(columns, folders, strict=True):
+    for place, (name, folder) in zip(columns, folders.items(), strict=True):
         column = [[row[0], row[place]] for row in rows]
-        wrong += _rows(folder, entries, [header[0], header[place]], column)
+        named = [[entry.replace("{}", name) for entry in parts] for parts in entries]
+        wrong += _rows(folder, named, [header[0], header[place]], column)
     return wrong
 
 
@@ -199,8 +201,8 @@ def test_every_result_has_a_checked_table():
 
 
 def test_tables_of_tracking_follow_from_the_rows_per_beat():
-    text = (ROOT / "docs/tracking.md").read_text(encoding="utf-8")
-    for table in accuracy.read_tables(ROOT / "docs/results/tracking"):
+    text = (ROOT / "docs/results/tracking/README.md").read_text(encoding="utf-8")
+    for table in tracking_accuracy.read_tables(ROOT / "docs/results/tracking"):
         missing = [line for line in table.splitlines() if line not in text]
         assert missing == []
 
@@ -213,7 +215,7 @@ def test_table_of_verdicts_follows_from_its_rows():
 
 
 def test_tables_of_times_follow_from_the_logs():
-    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/results/speed/README.md").read_text(encoding="utf-8")
     assert [table for table in speed_tables.tables() if table not in text] == []
 
 

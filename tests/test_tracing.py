@@ -11,8 +11,7 @@ from tiny import tiny_config
 from ldm_morph_jax.config import with_method
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.methods.voxelmorph import VoxelMorph
-from ldm_morph_jax.registering.registrar import Registrar
-from ldm_morph_jax.runs.trained import TrainedMethod
+from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.training import run
 
 
@@ -53,8 +52,7 @@ def test_images_of_any_size_share_one_program(tmp_path, traced_once):
     config = small_voxelmorph(tmp_path)
     network = build_method(config)
     params = jax.jit(lambda: network.init(jax.random.key(0), 32))()
-    method = TrainedMethod(network, params=params, config=config, spacing_mm=3.0)
-    registrar = Registrar(method)
+    registrar = Registrar(network, params=params, config=config, spacing_mm=3.0)
     for shape in ((40, 40), (33, 70), (90, 61)):
         pair = heart(shape, radius=0.55), heart(shape, radius=0.45)
         result = registrar(*pair, spacing=2.0, refine=2)

@@ -16,8 +16,7 @@ from ldm_morph_jax import track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.writing import write_image
-from ldm_morph_jax.registering.cine import jobs, tracked
-from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.registering import cine_files, tracking
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
 
@@ -30,8 +29,8 @@ SPACING = (3.0, 3.5)
 def quick_search():
     """Fewer steps: these tests look at files, not at accuracy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracked, "SEARCH", Refinement(levels=(2, 1), steps=(15, 8)))
-        patch.setattr(tracked, "DEFAULTS", Tracking(key_frames=6, chunk=3))
+        patch.setattr(tracking, "SEARCH", Refinement(levels=(2, 1), steps=(15, 8)))
+        patch.setattr(tracking, "DEFAULTS", Tracking(key_frames=6, chunk=3))
         yield
 
 
@@ -202,8 +201,7 @@ def test_methods(name, beats):
     """A network is where the search starts; an iterative method takes its place."""
     method = AnalyticMethod() if name == "network" else AnyGrid(image_size=None)
     beat, steps = beats["sax"], []
-    registrar = Registrar(method)
-    found = registrar.track(beat.frames, times=beat.times, period="whole", progress=steps.append)
+    found = method.track(beat.frames, times=beat.times, period="whole", progress=steps.append)
     assert found.displacement.shape == found.inverse.shape == (T, SIZE, SIZE, 2)
     assert steps == sorted(steps) and steps[-1] == 1
     there = found.transform(2)
@@ -217,13 +215,13 @@ def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
     beat = beats["sax"]
     spacing, double_spacing = None, None
     if why == "long sides":
-        monkeypatch.setattr(tracked, "_LARGEST", SIZE)
+        monkeypatch.setattr(tracking, "_LARGEST", SIZE)
     else:
-        spacing, double_spacing = tracked._FINEST_MM, tracked._FINEST_MM / 2
+        spacing, double_spacing = tracking._FINEST_MM, tracking._FINEST_MM / 2
 
     def displacement(frames, spacing):
-        cine = tracked.cine_from_arrays(frames, spacing=spacing, times=beat.times)
-        return np.asarray(tracked.track_cine(cine).displacement)
+        cine = tracking.cine_from_arrays(frames, spacing=spacing, times=beat.times)
+        return np.asarray(tracking.track_cine(cine).displacement)
 
     double = np.repeat(np.repeat(beat.frames, 2, axis=1), 2, axis=2)
     middle = np.s_[:, 10:-10, 10:-10]
@@ -233,7 +231,7 @@ def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
 
 def test_contours_by_hand_on_the_ultrasound_clip_of_pydicom(tmp_path, monkeypatch):
     """30 colour frames with burnt-in text."""
-    monkeypatch.setattr(tracked, "_LARGEST", 96)
+    monkeypatch.setattr(tracking, "_LARGEST", 96)
     clip = Path(pydicom.__file__).parent / "data" / "test_files" / "examples_ybr_color.dcm"
     if not clip.is_file():
         pytest.skip("this pydicom comes without its ultrasound clip examples_ybr_color.dcm")
@@ -256,7 +254,7 @@ def test_contours_by_hand_on_the_ultrasound_clip_of_pydicom(tmp_path, monkeypatc
 def test_example(tmp_path, monkeypatch, capsys):
     small = {"image_size": SIZE, "frames": T}
     monkeypatch.setattr(
-        jobs, "phantom_cine", lambda seed, look: phantom_cine(seed, look=look, **small)
+        cine_files, "phantom_cine", lambda seed, look: phantom_cine(seed, look=look, **small)
     )
     assert run("--example", "--view", "apical", "--out", tmp_path / "out") == 0
     told = capsys.readouterr().out
@@ -273,7 +271,7 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
     out = tmp_path / "out"
     arguments = ("--cine", tmp_path / "stack.nii.gz", "--mask", tmp_path / "mask.nii.gz")
     arguments = (*arguments, "--slice", "all", "--no-report", "--out", out)
-    calls, real = [], jobs.track_cine
+    calls, real = [], cine_files.track_cine
 
     def stops_at_the_second(cine, *rest, **options):
         calls.append(1)
@@ -281,7 +279,7 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
             raise OSError("power cut")
         return real(cine, *rest, **options)
 
-    monkeypatch.setattr(jobs, "track_cine", stops_at_the_second)
+    monkeypatch.setattr(cine_files, "track_cine", stops_at_the_second)
     assert run(*arguments) == 2
     assert {path.name for path in out.iterdir()} == {"slice-00"}
     assert run(*arguments) == 0

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NON_COMMERCIAL = {"acdc-small", "camus-4ch-small"}
 
 
 def run(*arguments, **options):
@@ -49,6 +51,23 @@ def test_sdist_can_build_and_test_itself(built):
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"setup.py", "README.md", "LICENSE", "configs/quickstart.py"} <= names
     assert "ldm_morph_jax/weights/sunnybrook-small/model.safetensors" in names
+
+
+def test_wheel_is_small_and_names_both_licences(built):
+    (wheel,) = built.glob("*.whl")
+    assert wheel.stat().st_size < 6e6
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        (metadata,) = (n for n in names if n.endswith("dist-info/METADATA"))
+        lines = file.read(metadata).decode().splitlines()
+    assert "License-Expression: Apache-2.0 AND CC-BY-NC-SA-4.0" in lines
+    licences = ["LICENSE", *(f"ldm_morph_jax/weights/{n}/LICENSE.md" for n in NON_COMMERCIAL)]
+    assert sorted(licences) == sorted(
+        line.removeprefix("License-File: ") for line in lines if line.startswith("License-File")
+    )
+    assert "ldm_morph_jax/py.typed" in names
+    shipped = {n.split("/")[2] for n in names if n.startswith("ldm_morph_jax/weights/")}
+    assert shipped == {"sunnybrook-symmetric", *NON_COMMERCIAL}
 
 
 def test_console_command_is_declared(installed):

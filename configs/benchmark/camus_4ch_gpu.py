@@ -6,8 +6,8 @@
 
 As benchmark/camus_4ch_small, whose 800 steps of 4 pairs no method has converged in, but 1500 steps
 of 8 augmented pairs, a cosine decay of the learning rate, and local correlation, which `register`
-refines by. The autoencoder has what the paper's has besides L1: LPIPS (docs/fidelity.md says how to
-make FILE), and the discriminator for the second half of its training.
+refines by. The autoencoder has what the paper's has besides L1: LPIPS (docs/converting.md says how
+to make FILE), and the discriminator for the second half of its training.
 
 The data are licensed under CC BY-NC-SA 4.0, and so is what is derived from them: weights and
 pictures of pairs.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.base import DatasetBuilder, Found, Options, option
+from ldm_morph_jax.data.base import DatasetBuilder, Found, Options
 
 SPLITS = ("train", "validation", "test")
 NOT_THERE = "not there"  # reason why a patient of the paper yields no pair
@@ -16,11 +16,9 @@ NOT_THERE = "not there"  # reason why a patient of the paper yields no pair
 class ArchiveOptions(Options):
     """Options of a dataset of the paper."""
 
-    allow_partial: bool = option(
-        False,
-        "use those of the paper's patients that are present; training then needs "
-        "--config.data.options.allow_partial=True",
-    )
+    allow_partial: bool = False
+    """use those of the paper's patients that are present; training then needs
+    --config.data.options.allow_partial=True"""
 
     def __post_init__(self):
         super().__post_init__()

@@ -32,26 +32,28 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
+from ldm_morph_jax.names import unknown
 from ldm_morph_jax.plugins import import_all, load_plugins
 
 DATASETS: dict[str, type["DatasetBuilder"]] = {}  # filled by the subclasses
-
-
-def option(default, help: str):
-    """A field of `Options`: its default and its text in `prepare --help`."""
-    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """A user's choices. All fields, including those of subclasses, are part of the data's key.
 
-    Fields hold plain values (int, float, str, bool) and have defaults.
+    Fields hold plain values (int, float, str, bool) and have defaults. A string below a field is
+    its text in `prepare --help`.
     """
 
-    image_size: int = option(128, "height and width in pixels")
-    intensity: str = option("minmax", "minmax, or percentile: first clip to the 1st to 99th")
-    reverse: bool = option(False, "moving = ES and fixed = ED")
+    image_size: int = 128
+    """height and width in pixels"""
+
+    intensity: str = "minmax"
+    """minmax, or percentile: first clip to the 1st to 99th"""
+
+    reverse: bool = False
+    """moving = ES and fixed = ED"""
 
     def __post_init__(self):
         if self.intensity not in preprocessing.INTENSITIES:
@@ -221,5 +223,5 @@ def dataset_names() -> list[str]:
 def dataset_class(name: str) -> type[DatasetBuilder]:
     """The dataset of that name; ValueError lists the known names."""
     if name not in dataset_names():
-        raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(dataset_names())}")
+        raise ValueError(unknown("the dataset", name, dataset_names()))
     return DATASETS[name]

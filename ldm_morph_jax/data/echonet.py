@@ -19,8 +19,8 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
 from ldm_morph_jax.data.base import Entry, Found, Pair
-from ldm_morph_jax.files.movies import video_frames
 from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.videos import video_frames
 
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
 FILE_COLUMNS = ("FileName", "Split")

@@ -6,7 +6,7 @@ Splits train, validation and test by seed; pairs carry the true displacement.
 import dataclasses
 
 from ldm_morph_jax.data import phantom
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair, option
+from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
 
 SPLITS = ("train", "validation", "test")
 
@@ -15,11 +15,20 @@ SPLITS = ("train", "validation", "test")
 class PhantomOptions(Options):
     """The kind and number of hearts."""
 
-    look: str = option("both", "sax (short-axis MRI), echo (apical echo), or both, alternating")
-    n_train: int = option(200, "training pairs")
-    n_validation: int = option(20, "validation pairs")
-    n_test: int = option(50, "test pairs")
-    seed: int = option(0, "of all hearts")
+    look: str = "both"
+    """sax (short-axis MRI), echo (apical echo), or both, alternating"""
+
+    n_train: int = 200
+    """training pairs"""
+
+    n_validation: int = 20
+    """validation pairs"""
+
+    n_test: int = 50
+    """test pairs"""
+
+    seed: int = 0
+    """of all hearts"""
 
     def __post_init__(self):
         super().__post_init__()

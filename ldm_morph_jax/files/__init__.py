@@ -1,1 +1,1 @@
-"""Reading and writing files: images, transforms, published checkpoints, weights."""
+"""Images, videos, transforms, DICOM objects and tables; the only room that knows millimetres."""

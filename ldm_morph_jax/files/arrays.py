@@ -41,7 +41,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return entries
 
 
-def read_array_file(path: Path, source: str) -> Stored:
+def read_array_file(
+    path: Path, source: str, *, labels: bool = False, luminance: bool = False
+) -> Stored:
     """Read `.npz` or `.npy`, told apart by content.
 
     An `.npz` file holds "image" (or one array of any name), `[H, W]` or `[S, H, W]`, and, as far
@@ -70,15 +72,29 @@ def image_planes(array, source: str) -> tuple[np.ndarray, bool]:
     carry no names, so channels are not guessed from them.
 
     Raises:
-        ImageError: another shape, channels (a last axis of up to 4), no numbers.
+        ImageError: another shape, channels (a last axis of up to 4), no numbers, masked pixels.
     """
-    array = _numbers(np.asarray(array), source)
+    array = plain_numbers(array, source)
     if array.ndim not in (2, 3) or _has_channels(array):
         raise ImageError(
             f"{source}: found shape {array.shape}, expected [H, W] or [B, H, W] of grey values; "
             "of a grey image stored in channels pass one, image[..., 0]"
         )
     return (array, True) if array.ndim == 3 else (array[None], False)
+
+
+def plain_numbers(array, source: str) -> np.ndarray:
+    """A NumPy array of numbers, of whatever can be made one.
+
+    Raises ImageError on masked pixels, whose values mean nothing, and on what is no number.
+    """
+    if np.ma.is_masked(array):
+        share = np.ma.getmaskarray(array).mean()
+        raise ImageError(
+            f"{source}: {100 * share:.2g} % of its pixels are masked, expected values everywhere; "
+            "fill them in, image.filled(0), or crop the image"
+        )
+    return _numbers(np.asarray(array), source)
 
 
 def _has_channels(array: np.ndarray) -> bool:
@@ -104,7 +120,13 @@ def _without_place(array, source) -> Stored:
         array, notes = to_grey(array[..., 0] if components == 1 else array, components, source)
     planes, stack = image_planes(array, source)
     shape = planes.shape if stack else planes.shape[1:]
-    return Stored(planes[None], plain_geometry(shape), False, False, notes=notes)
+    return Stored(
+        planes[None],
+        plain_geometry(shape),
+        spacing_known=False,
+        position_known=False,
+        notes=notes,
+    )
 
 
 def _with_place(array, entries, source) -> Stored:
@@ -134,7 +156,13 @@ def _with_place(array, entries, source) -> Stored:
         orthonormal(values["direction"].astype(np.float64), source),
     )
     array = array.reshape(1, *(1,) * (3 - n), *array.shape)
-    return Stored(array, geometry, "spacing" in entries, "origin" in entries)
+    return Stored(
+        array,
+        geometry,
+        spacing_known="spacing" in entries,
+        position_known="origin" in entries,
+        orientation_known="direction" in entries and n == 3,
+    )
 
 
 def _numbers(array: np.ndarray, source: str) -> np.ndarray:

@@ -5,6 +5,9 @@ ultrasound regions, frame times, and the functional groups of enhanced files in 
 frames are mixed or scaled differently.
 """
 
+import contextlib
+import io
+import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +16,17 @@ import numpy as np
 
 from ldm_morph_jax.files import itk
 from ldm_morph_jax.files.colour import to_grey
+from ldm_morph_jax.files.dicom_objects import segmentation
 from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.stored import Region, Stored
 
 _CENTIMETRES, _TISSUE = 3, 1  # PhysicalUnits, RegionSpatialFormat: 2-D
 _CODECS = "pip install 'ldm_morph_jax[codecs]'"
 # bytes of chroma in YBR_FULL_422 are shared by two pixels
 _SHARED_CHROMA = ("YBR_FULL_422", "YBR_PARTIAL_422")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_SAME_LEVEL_MM = 0.05  # positions along the normal that are those of one slice
 
 
 def read(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
@@ -29,17 +35,32 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
     Frames of an enhanced file are slices where their positions differ; frames of any other file
     are slices unless it tells their times.
     """
+    return read_with_header(path, source, luminance=luminance)[0]
+
+
+def read_with_header(path: Path, source: str, *, luminance: bool = False):
+    """The images of a DICOM file, and its header: a `pydicom.Dataset` without the pixels."""
     try:
-        return _read(path, source, luminance)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+            file = _dataset(path, source)
+            if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
+                stored = segmentation.read(path, source)
+            else:
+                _check_length(file, source)
+                with _for_itk(path, file) as readable:
+                    stored = _read(readable, file, source, luminance)
     except ImageError:
         raise
     except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
         raise ImageError(f"{source}: not a readable DICOM image ({one_line(error)})") from None
+    for name in _PIXELS:
+        if name in file:
+            delattr(file, name)
+    return stored, file
 
 
-def _read(path, source, luminance) -> Stored:
-    file = _dataset(path, source)
-    _check_length(file, source)
+def _read(path, file, source, luminance) -> Stored:
     frames = [_Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
     placed = all(frame.position is not None for frame in frames)
     if len(frames) > 1 and placed and "PerFrameFunctionalGroupsSequence" in file:
@@ -48,17 +69,32 @@ def _read(path, source, luminance) -> Stored:
     grey, notes = to_grey(reading.array, reading.components, source, luminance=luminance)
     array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
     first = frames[0]
-    # ImagerPixelSpacing, at the detector of a projection, is what ITK takes next
-    told = first.spacing is not None or _numbers(file.get("ImagerPixelSpacing"), (2,)) is not None
-    region = None if told else _region_spacing(file, source)
-    if region is not None:
-        geometry = replace(geometry, spacing=(geometry.spacing[0], *region))
+    # ITK takes ImagerPixelSpacing, at the detector of a projection, next
+    has_spacing = first.spacing is not None
+    has_spacing |= numbers(file.get("ImagerPixelSpacing"), (2,)) is not None
+    regions = _regions(file, source)
+    if len({region.spacing for region in regions}) > 1:
+        has_spacing = False
+    else:
+        if regions and not has_spacing:
+            geometry = replace(geometry, spacing=(geometry.spacing[0], *regions[0].spacing))
+            has_spacing = True
+        regions = ()
     times = _times(file, len(frames))
     if times is not None:  # frames, not slices
         array = array.reshape(len(frames), 1, *array.shape[-2:])
         geometry = replace(geometry, shape=array.shape[1:])
-    known = first.position is not None and first.orientation is not None
-    return Stored(array, geometry, told or region is not None, known, times, notes)
+    oriented = first.orientation is not None
+    return Stored(
+        array,
+        geometry,
+        spacing_known=has_spacing,
+        position_known=oriented and first.position is not None,
+        orientation_known=oriented,
+        times=times,
+        regions=regions,
+        notes=notes,
+    )
 
 
 @dataclass(frozen=True)
@@ -82,29 +118,29 @@ class _Frame:
         groups = ([own[k]] if k < len(own) else []) + shared
 
         def find(sequence, name):
-            found = (list(group.get(sequence) or []) for group in groups)
-            items = [item[0] for item in found if item]
+            sequences = (list(group.get(sequence) or []) for group in groups)
+            items = [entries[0] for entries in sequences if entries]
             value = next((item.get(name) for item in items if item.get(name) is not None), None)
             return file.get(name) if value is None else value
 
-        spacing = _numbers(find("PixelMeasuresSequence", "PixelSpacing"), (1, 2))
+        spacing = numbers(find("PixelMeasuresSequence", "PixelSpacing"), (1, 2))
         if spacing is not None:
             check_positive_spacing(spacing, source)
             spacing = (float(spacing[0]), float(spacing[-1]))
-        slope = _numbers(find("PixelValueTransformationSequence", "RescaleSlope"), (1,))
-        intercept = _numbers(find("PixelValueTransformationSequence", "RescaleIntercept"), (1,))
+        slope = numbers(find("PixelValueTransformationSequence", "RescaleSlope"), (1,))
+        intercept = numbers(find("PixelValueTransformationSequence", "RescaleIntercept"), (1,))
         delay = find("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-        delay = _numbers(delay, (1,))
+        delay = numbers(delay, (1,))
         return cls(
             spacing,
-            _numbers(find("PlanePositionSequence", "ImagePositionPatient"), (3,)),
-            _numbers(find("PlaneOrientationSequence", "ImageOrientationPatient"), (6,)),
+            numbers(find("PlanePositionSequence", "ImagePositionPatient"), (3,)),
+            numbers(find("PlaneOrientationSequence", "ImageOrientationPatient"), (6,)),
             (1.0 if slope is None else slope[0], 0.0 if intercept is None else intercept[0]),
             None if delay is None else delay[0] / 1000,
         )
 
 
-def _numbers(value, lengths) -> np.ndarray | None:
+def numbers(value, lengths: tuple[int, ...]) -> np.ndarray | None:
     """A DICOM value as float64 array; None if it is missing, no number or of another length."""
     try:
         array = np.atleast_1d(np.asarray(value, np.float64))
@@ -114,14 +150,57 @@ def _numbers(value, lengths) -> np.ndarray | None:
 
 
 def _dataset(path, source):
+    """The `pydicom.Dataset` of a file, which may lack the preamble; ImageError without pixels."""
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+    try:
         file = pydicom.dcmread(path)
-    if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    except pydicom.errors.InvalidDicomError:
+        file = _without_preamble(path, source)
+    if not any(name in file for name in _PIXELS):
         raise ImageError(f"{source}: not a readable DICOM image (it holds no pixels)")
     return file
+
+
+def _without_preamble(path, source):
+    """A file that does not begin as DICOM's part 10 demands, as old archives and some networks
+    write it: the data set follows at once, or after the letters DICM."""
+    import pydicom
+
+    data = path.read_bytes()
+    if data.startswith(b"DICM"):
+        data = bytes(128) + data
+    try:
+        file = pydicom.dcmread(io.BytesIO(data), force=True)
+        implicit, little = file.original_encoding
+        usable = "Rows" in file and "Columns" in file
+    except Exception:  # whatever the bytes of something else make pydicom raise
+        usable = False
+    if not usable:
+        raise ImageError(
+            f"{source}: not a DICOM image (it has neither the letters DICM at byte 128 nor the "
+            "attributes of an image)"
+        )
+    if "TransferSyntaxUID" not in file.file_meta:
+        names = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian
+        file.file_meta.TransferSyntaxUID = (
+            names[not implicit] if little else pydicom.uid.ExplicitVRBigEndian
+        )
+    return file
+
+
+@contextlib.contextmanager
+def _for_itk(path: Path, file):
+    """The path of a file that ITK recognises as DICOM: itself, or a copy with the preamble."""
+    with open(path, "rb") as stream:
+        complete = stream.read(132).endswith(b"DICM")
+    if complete or itk.recognise(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "image.dcm"
+        file.save_as(copy, enforce_file_format=True)
+        yield copy
 
 
 def _check_length(file, source):
@@ -144,32 +223,31 @@ def _check_length(file, source):
         )
 
 
-def _region_spacing(file, source) -> tuple[float, float] | None:
-    """(row, column) mm of the largest 2-D region of an ultrasound image, which ITK ignores."""
-    largest, found = 0, None
-    for region in file.get("SequenceOfUltrasoundRegions") or []:
-        units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
-        if region.get("RegionSpatialFormat") != _TISSUE or units != (_CENTIMETRES,) * 2:
+def _regions(file, source) -> tuple[Region, ...]:
+    """The 2-D regions of an ultrasound image, which ITK ignores, the largest first."""
+    regions = []
+    for item in file.get("SequenceOfUltrasoundRegions") or []:
+        units = item.get("PhysicalUnitsXDirection"), item.get("PhysicalUnitsYDirection")
+        if item.get("RegionSpatialFormat") != _TISSUE or units != (_CENTIMETRES,) * 2:
             continue
-        width = region.RegionLocationMaxX1 - region.RegionLocationMinX0
-        height = region.RegionLocationMaxY1 - region.RegionLocationMinY0
-        spacing = 10 * abs(region.PhysicalDeltaY), 10 * abs(region.PhysicalDeltaX)
-        if width * height > largest:
-            check_positive_spacing(spacing, source)
-            largest, found = width * height, spacing
-    return found
+        rows = int(item.RegionLocationMinY0), int(item.RegionLocationMaxY1)
+        columns = int(item.RegionLocationMinX0), int(item.RegionLocationMaxX1)
+        spacing = 10 * abs(float(item.PhysicalDeltaY)), 10 * abs(float(item.PhysicalDeltaX))
+        check_positive_spacing(spacing, source)
+        regions.append(Region(rows, columns, tuple(float(f"{s:.4g}") for s in spacing)))
+    return tuple(sorted(regions, key=Region.pixels, reverse=True))
 
 
 def _times(file, frames: int) -> np.ndarray | None:
     """`[T]` seconds of the frames of a cine; None where the file tells none."""
     if frames < 2:
         return None
-    steps = _numbers(file.get("FrameTimeVector"), (frames,))
+    steps = numbers(file.get("FrameTimeVector"), (frames,))
     if steps is not None:  # ms since the frame before; the first is 0
         return np.cumsum(steps) / 1000
-    step = _numbers(file.get("FrameTime"), (1,))
+    step = numbers(file.get("FrameTime"), (1,))
     if step is None or step[0] <= 0:
-        rate = _numbers(file.get("CineRate") or file.get("RecommendedDisplayFrameRate"), (1,))
+        rate = numbers(file.get("CineRate") or file.get("RecommendedDisplayFrameRate"), (1,))
         if rate is None or rate[0] <= 0:
             return None
         step = 1000 / rate
@@ -190,39 +268,91 @@ def _enhanced(path, file, frames, source) -> Stored:
             or not np.allclose(frame.orientation, first.orientation, atol=1e-4)
         ):
             raise ImageError(f"{source}: its frames differ in orientation or spacing")
-    across, down = first.orientation[:3], first.orientation[3:]
-    normal = np.cross(across, down)
     positions = np.stack([frame.position for frame in frames])
-    depth = np.round(positions @ normal, 2)
-    if not np.allclose(positions, positions[0] + np.outer(depth - depth[0], normal), atol=0.1):
-        raise ImageError(f"{source}: its frames do not lie on each other as slices do")
-    levels = np.unique(depth)
-    levels = levels[::-1] if depth[0] > depth[-1] else levels
-    members = [np.flatnonzero(depth == level) for level in levels]
+    levels, members = slices_of(positions, first.orientation, source)
     if len({len(frames_there) for frames_there in members}) > 1:
         raise ImageError(
             f"{source}: {len(frames)} frames at {len(levels)} positions, expected as many at each"
         )
-    step = np.diff(levels)
-    if len(step) and not np.allclose(step, step[0], rtol=0.01, atol=0.02):
-        raise ImageError(f"{source}: its slices are not evenly spaced")
+    if (positions[0] - positions[-1]) @ _normal(first.orientation) > 0:  # as the file has them
+        levels, members = levels[::-1], members[::-1]
     timed = all(frame.time is not None for frame in frames)
     if timed:
         members = [sorted(there, key=lambda k: frames[k].time) for there in members]
     order = np.array(members).T  # [T, S]
     array = _pixels(path, file, frames, source)[order]
-    direction = np.stack([across, down, normal * np.copysign(1, step[0] if len(step) else 1)], 1)
-    geometry = Geometry(
-        array.shape[1:],
-        (abs(float(step[0])) if len(step) else 1.0, *first.spacing),
-        positions[order[0, 0]],
-        orthonormal(direction, source),
+    geometry = stack_geometry(
+        levels, positions[order[0, 0]], first.orientation, array.shape[1:], first.spacing, source
     )
     times = None
     if timed and len(order) > 1:
-        times = np.array([frames[k].time for k in order[:, 0]])
-        times = times - times[0]
-    return Stored(array, geometry, times=times)
+        times = seconds_of_frames(np.array([[frames[k].time for k in there] for there in order]))
+        if not (np.diff(times, axis=0) > 0).all():
+            raise ImageError(
+                f"{source}: several frames at one position and trigger delay (magnitude and phase, "
+                "or several acquisitions?), expected one"
+            )
+    return Stored(array, geometry, orientation_known=True, times=times)
+
+
+def seconds_of_frames(times: np.ndarray) -> np.ndarray:
+    """`[T, S]` of every frame and slice, from the first frame; `[T]` if all slices agree."""
+    times = times - times[0]
+    return times[:, 0] if np.allclose(times, times[:, :1], atol=1e-6) else times
+
+
+def slices_of(
+    positions: np.ndarray, orientation: np.ndarray, source: str
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Which planes lie in one slice.
+
+    Args:
+        positions: `[N, 3]` mm, of the first pixel of every plane.
+        orientation: `[6]`, directions of rows and columns, common to all.
+        source: for messages.
+
+    Returns:
+        (`[S]` mm along the normal, increasing; of every slice the numbers of its planes)
+
+    Raises:
+        ImageError: planes that are shifted within themselves; slices that are not evenly spaced.
+    """
+    normal = _normal(orientation)
+    depth = positions @ normal
+    order = np.argsort(depth, kind="stable")
+    new_level = np.diff(depth[order], prepend=-np.inf) > _SAME_LEVEL_MM
+    members = np.split(order, np.flatnonzero(new_level)[1:])
+    levels = np.array([np.round(depth[planes].mean(), 3) for planes in members])
+    if not np.allclose(positions, positions[0] + np.outer(depth - depth[0], normal), atol=0.1):
+        raise ImageError(f"{source}: its frames do not lie on each other as slices do")
+    steps = np.diff(levels)
+    if len(steps) and not np.allclose(steps, steps[0], rtol=0.01, atol=0.02):
+        wide = int(np.argmax(steps))
+        raise ImageError(
+            f"{source}: its slices are not evenly spaced: {steps.min():.4g} mm apart, but "
+            f"{steps[wide]:.4g} mm between those at {levels[wide]:.4g} and "
+            f"{levels[wide + 1]:.4g} mm along the normal; is one missing?"
+        )
+    return levels, members
+
+
+def stack_geometry(
+    levels: np.ndarray,
+    origin: np.ndarray,
+    orientation: np.ndarray,
+    shape: tuple[int, ...],
+    spacing: tuple[float, float],
+    source: str,
+) -> Geometry:
+    """Geometry of the slices that `slices_of` found, in the order of `levels`."""
+    step = float(levels[1] - levels[0]) if len(levels) > 1 else 1.0
+    normal = _normal(orientation) * np.copysign(1, step)
+    direction = np.stack([orientation[:3], orientation[3:], normal], axis=1)
+    return Geometry(shape, (abs(step), *spacing), origin, orthonormal(direction, source))
+
+
+def _normal(orientation: np.ndarray) -> np.ndarray:
+    return np.cross(orientation[:3], orientation[3:])
 
 
 def _pixels(path, file, frames, source) -> np.ndarray:
@@ -236,9 +366,7 @@ def _pixels(path, file, frames, source) -> np.ndarray:
         except ImageError:
             pass  # frames at one position: see above
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            array = file.pixel_array
+        array = file.pixel_array
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise ImageError(
             f"{source}: not a readable DICOM image ({one_line(error)}); compressed frames may "

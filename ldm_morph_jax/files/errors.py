@@ -1,4 +1,10 @@
-"""What goes wrong with files: one line that names the file, what was found, what is expected."""
+"""What goes wrong with files: one line that names the file, what was found, what is expected.
+
+Messages name an option as Python has it, in backquotes: "choose one with `slice`". The command line
+shows them through `as_flags`.
+"""
+
+import re
 
 
 class FileError(ValueError):
@@ -11,6 +17,11 @@ class ImageError(FileError):
 
 class TransformError(FileError):
     """A transform file that cannot be used."""
+
+
+def as_flags(message: str) -> str:
+    """A message in the words of the command line: `frame_times` becomes --frame-times."""
+    return re.sub(r"`([a-z_]+)`", lambda name: f"--{name[1].replace('_', '-')}", message)
 
 
 def one_line(error: BaseException) -> str:

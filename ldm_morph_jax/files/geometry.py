@@ -11,6 +11,10 @@ import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError
 
+BELIEVABLE_MM = (0.01, 20.0)  # pixels of images of hearts: micro-ultrasound of mice to scouts
+# Rounding in headers tilts an axial plane by a fraction of this; cos(0.5 deg) = 0.99996.
+MAX_TILT_DEGREES = 0.5
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -30,6 +34,13 @@ class Geometry:
     @property
     def dimension(self) -> int:
         return len(self.shape)
+
+    def axis_directions(self) -> np.ndarray:
+        """`[n, n]`: row k is the unit vector (x, y[, z]), LPS, along which array axis k runs.
+
+        Rows and columns stored in reverse have reversed vectors.
+        """
+        return self.direction.T[::-1].copy()
 
     def to_physical(self, index: np.ndarray) -> np.ndarray:
         """Array index `[..., n]` (row, column or slice, row, column) -> position `[..., n]` mm."""
@@ -60,6 +71,22 @@ class Geometry:
         )
 
 
+def plane_geometry(stack: Geometry, k: int) -> tuple[Geometry, bool]:
+    """Slice k of a stack in two dimensions, and whether its plane is that of x and y.
+
+    In any other plane its coordinates are those of its own: x along the columns, y along the rows.
+    """
+    corner = stack.to_physical(np.array([k, 0.0, 0.0]))
+    axial = abs(stack.direction[2, 2]) >= np.cos(np.radians(MAX_TILT_DEGREES))
+    if axial:
+        # U V^T is the rotation or reflection nearest to the 2x2 part
+        u, _, v = np.linalg.svd(stack.direction[:2, :2])
+        direction, origin = u @ v, corner[:2]
+    else:
+        direction, origin = np.eye(2), stack.direction[:, :2].T @ corner
+    return Geometry(stack.shape[1:], stack.spacing[1:], origin, direction), bool(axial)
+
+
 def plain_geometry(shape: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Geometry:
     """A grid at the origin along the axes; 1 mm per pixel unless `spacing` is given."""
     n = len(shape)
@@ -78,6 +105,28 @@ def is_identity(geometry: Geometry) -> bool:
     )
 
 
+def says_no_orientation(geometry: Geometry) -> bool:
+    """Whether axes and origin are those that files have by default, whatever the spacing.
+
+    Written by programs that know nothing of the patient (the identity is RAS in NIfTI, LPS here).
+    """
+    return bool(
+        np.allclose(geometry.origin, 0)
+        and np.allclose(np.abs(geometry.direction), np.eye(geometry.dimension))
+    )
+
+
+def patient_letters(vector: np.ndarray, *, at_most: int = 3) -> str:
+    """Where a vector `[3]` (LPS) points in the patient, the main direction first: "A", "LP", "HLA".
+
+    L(eft), R(ight), A(nterior), P(osterior), H(ead), F(oot), as DICOM's Patient Orientation
+    (PS3.3, C.7.6.1.1.1). Components below a tenth of the vector's length, 6 degrees, are left out.
+    """
+    vector = np.asarray(vector, np.float64) / np.linalg.norm(vector)
+    order = np.argsort(-np.abs(vector), kind="stable")[:at_most]
+    return "".join("LPH"[k] if vector[k] > 0 else "RAF"[k] for k in order if abs(vector[k]) > 0.1)
+
+
 def orthonormal(direction: np.ndarray, source: str) -> np.ndarray:
     """The orthonormal matrix that `direction` is up to rounding; ImageError if it is sheared."""
     if not np.isfinite(direction).all():
@@ -88,8 +137,20 @@ def orthonormal(direction: np.ndarray, source: str) -> np.ndarray:
     return u @ v
 
 
+def check_believable_spacing(spacing, source: str) -> None:
+    """ImageError unless every number is a pixel of an image of a heart, of a mouse or a man."""
+    check_positive_spacing(spacing, source)
+    smallest, largest = BELIEVABLE_MM
+    if not all(smallest <= s <= largest for s in np.ravel(spacing)):
+        sizes = " x ".join(f"{s:g}" for s in np.ravel(spacing))
+        raise ImageError(
+            f"{source}: spacing {sizes} mm, expected {smallest:g} to {largest:g} mm for a pixel of "
+            "a heart's image (is it in another unit?)"
+        )
+
+
 def check_positive_spacing(spacing, source: str) -> None:
     """ImageError unless every number is finite and above 0."""
     if not (np.isfinite(spacing) & (np.asarray(spacing) > 0)).all():
-        found = ", ".join(f"{s:g}" for s in np.ravel(spacing))
-        raise ImageError(f"{source}: spacing ({found}) mm, expected positive numbers")
+        numbers = ", ".join(f"{s:g}" for s in np.ravel(spacing))
+        raise ImageError(f"{source}: spacing ({numbers}) mm, expected positive numbers")

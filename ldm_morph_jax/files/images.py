@@ -10,19 +10,27 @@ needs a slice plane along x and y. A slice in any other plane is given coordinat
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ldm_morph_jax.files import folders, itk, reading, videos
 from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
+from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import (
+    MAX_TILT_DEGREES,
     Geometry,
-    check_positive_spacing,
+    check_believable_spacing,
     plain_geometry,
+    plane_geometry,
 )
-from ldm_morph_jax.files.reading import read_stored
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.stored import Region, Stored
 from ldm_morph_jax.files.writing import SUFFIXES, atomic, round_to, write_image
 
 __all__ = [
@@ -45,8 +53,8 @@ __all__ = [
     "write_image",
 ]
 
-# Rounding in headers tilts an axial plane by a fraction of this; cos(0.5 deg) = 0.99996.
-_MAX_TILT_DEGREES = 0.5
+Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or (row, column)
+_FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in another order
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,10 @@ class Image:
     space: of a slice of a 3-D file, its 3-D geometry (1, H, W); None otherwise.
     source: the file, for messages.
     notes: what was done or chosen while reading, for reports.
+    orientation_known: whether the file tells how the axes lie in the patient. Pictures, videos and
+      arrays do not, nor do files whose origin and axes are the default ones.
+    regions: the parts of an ultrasound image that has several of different scale; its spacing is
+      unknown then, see `in_region`.
     """
 
     array: np.ndarray
@@ -72,11 +84,14 @@ class Image:
     source: str = "image"
     space: Geometry | None = None
     notes: tuple[str, ...] = ()
+    orientation_known: bool = False
+    regions: tuple[Region, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float]:
         """(row, column) in mm."""
-        return self.geometry.spacing[-2:]
+        row, column = self.geometry.spacing[-2:]
+        return row, column
 
     @property
     def origin(self) -> np.ndarray:
@@ -86,8 +101,34 @@ class Image:
     def direction(self) -> np.ndarray:
         return self.geometry.direction
 
+    @property
+    def axis_directions(self) -> np.ndarray | None:
+        """`[array.ndim, 3]`: where each axis of the array runs in the patient, unit vectors in LPS.
 
-def image_from_array(array, spacing=None, *, source: str = "image") -> Image:
+        (x to the left, y to the back, z to the head; see `geometry.patient_letters`.) None where
+        the file does not tell.
+        """
+        if not self.orientation_known:
+            return None
+        if self.array.ndim == 3:
+            return self.geometry.axis_directions()
+        if self.space is not None:
+            return self.space.axis_directions()[1:]
+        in_plane = np.zeros((2, 3))
+        in_plane[:, :2] = self.geometry.axis_directions()
+        return in_plane
+
+    @property
+    def blank_slices(self) -> tuple[int, ...]:
+        """The slices of a stack that hold one value only, as those that fill up a volume do."""
+        if self.array.ndim == 2:
+            return ()
+        return tuple(k for k, plane in enumerate(self.array) if plane.min() == plane.max())
+
+
+def image_from_array(
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "image"
+) -> Image:
     """An image without a place in space: `[H, W]`, spacing one number or (row, column) in mm.
 
     Raises ImageError on what `images_from_array` refuses, and on a batch.
@@ -99,7 +140,11 @@ def image_from_array(array, spacing=None, *, source: str = "image") -> Image:
 
 
 def images_from_array(
-    array, spacing=None, *, source: str = "image", labels: bool = False
+    array: ArrayLike,
+    spacing: Spacing | None = None,
+    *,
+    source: str = "image",
+    labels: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of an array without a place in space, and whether it was a batch.
 
@@ -110,13 +155,14 @@ def images_from_array(
         labels: whole numbers are required, a constant image is fine.
 
     Raises:
-        ImageError: another shape, NaN, constant images, spacing that is not positive.
+        ImageError: another shape, NaN, masked pixels, constant images, spacing that no image of a
+            heart has.
     """
     planes, batched = image_planes(array, source)
     known = spacing is not None
-    if known:
-        spacing = check_spacing(spacing, source)
-    geometry = plain_geometry(planes.shape[1:], spacing)
+    geometry = plain_geometry(
+        planes.shape[1:], None if spacing is None else check_spacing(spacing, source)
+    )
     images = []
     for k, plane in enumerate(planes):
         name = f"{source}[{k}]" if batched else source
@@ -127,16 +173,69 @@ def images_from_array(
     return images, batched
 
 
-def check_spacing(spacing, source: str) -> tuple[float, float]:
-    """One number or (row, column) -> two positive numbers; ImageError otherwise."""
+def images_of(
+    value: Any,
+    spacing: Spacing | None = None,
+    *,
+    source: str = "image",
+    slice: int | str | None = None,
+    frame: int | None = None,
+    oblique: bool = False,
+    labels: bool = False,
+) -> tuple[list[Image], bool]:
+    """The images of whatever a caller has, and whether it was a batch.
+
+    Args:
+        value: an `Image`; the path of a file or folder; a SimpleITK image; or an array `[H, W]` or
+            `[B, H, W]`, NumPy, JAX or what NumPy can make one.
+        spacing: mm, one number or (row, column), where `value` has none.
+        source: what messages call an array or a SimpleITK image.
+        slice, frame, oblique: see `read_image`; not of arrays.
+        labels: whole numbers are required, a constant image is fine.
+
+    Raises:
+        ImageError: one line, on anything that cannot be registered.
+    """
+    if isinstance(value, Image):
+        if spacing is not None and value.spacing_known:
+            _check_given_spacing(spacing, value.spacing, value.source)
+        elif spacing is not None:
+            geometry = value.geometry
+            own = (*geometry.spacing[:-2], *check_spacing(spacing, value.source))
+            value = replace(value, geometry=replace(geometry, spacing=own), spacing_known=True)
+        _check_values(value, labels)
+        return [value], False
+    options = {"oblique": oblique, "labels": labels}
+    if isinstance(value, str | os.PathLike):
+        return [read_image(value, slice, frame=frame, spacing=spacing, **options)], False
+    if type(value).__module__.partition(".")[0] == "SimpleITK":
+        stored = with_spacing(itk.stored_of(value, source), spacing, source)
+        return [image_of_frame(stored, frame, slice, source, **options)], False
+    return images_from_array(value, spacing, source=source, labels=labels)
+
+
+def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:
+    """One number or (row, column) in mm -> (row, column); ImageError if no heart's image has it."""
     try:
         values = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
     except (TypeError, ValueError):
         raise ImageError(
             f"{source}: spacing {spacing}, expected one number or (row, column)"
         ) from None
-    check_positive_spacing(values, source)
+    check_believable_spacing(values, source)
     return float(values[0]), float(values[1])
+
+
+def read_anything(
+    path: str | os.PathLike, *, labels: bool = False, luminance: bool = False
+) -> Stored:
+    """Everything that a file, a video or a folder of files holds; see `reading.read_stored`."""
+    path = Path(path)
+    if path.is_dir():
+        return folders.read_folder(path, labels=labels, luminance=luminance)
+    if path.suffix.lower() in videos.SUFFIXES and path.is_file():
+        return videos.read_video(path, str(path))
+    return reading.read_stored(path, labels=labels, luminance=luminance)
 
 
 def read_image(
@@ -144,28 +243,28 @@ def read_image(
     slice: int | str | None = None,
     *,
     frame: int | None = None,
-    spacing=None,
+    spacing: Spacing | None = None,
     oblique: bool = False,
     labels: bool = False,
 ) -> Image:
-    """Read an image of any kind that ITK reads, or NPZ or NPY.
+    """Read an image of any kind that ITK reads, NPZ or NPY, a frame of a video, a DICOM folder.
 
     Args:
-        path: the file.
+        path: the file or folder.
         slice: of a stack, the index (from 0) of the slice to read, or "all" for `[S, H, W]`.
             Ignored by files of one slice, whose frames it then chooses, as ITK counts them.
         frame: of a file with several frames in time, the index (from 0) of the one to read. Without
             it, a slice of such a file is that of the first frame, and the image's notes say so.
         spacing: mm, one number or (row, column), for files that do not tell theirs: pictures,
             arrays, and geometries that are the default (both codes of a NIfTI file 0, identity).
-        oblique: accept a slice plane that is tilted against the axes.
+        oblique: accept a single slice whose plane is tilted against the axes.
         labels: a mask; whole numbers are required, a constant image is fine.
 
     Raises:
         ImageError: one line, on anything that cannot be registered.
     """
     source = os.fspath(path)
-    stored = with_spacing(read_stored(path, labels=labels), spacing, source)
+    stored = with_spacing(read_anything(path, labels=labels), spacing, source)
     return image_of_frame(stored, frame, slice, source, oblique=oblique, labels=labels)
 
 
@@ -183,7 +282,7 @@ def image_of_frame(
     image = _select_slice(stack, slice, oblique)
     if labels:
         image = replace(image, array=_as_labels(image.array, source))
-    _check_values(image, labels)
+    _check_values(image, labels, frame if len(stored.array) > 1 else None)
     return image
 
 
@@ -207,16 +306,37 @@ def read_mask(
     """Labels of `image`, on its grid.
 
     Where both files tell positions, labels are found by them (nearest neighbour), however either
-    is stored; `slice` is then the image's business. Otherwise the two must have the same shape.
+    is stored; `slice` is then the image's business. Otherwise the two must have the same shape. Of
+    a DICOM structure set the contours are filled.
+
+    Args:
+        path: the file or folder.
+        image: what the labels are of; of a cine's frame see `movies.read_frame_mask`.
+        slice, frame: as in `read_image`. A mask of one frame is one of whichever frame.
 
     Raises:
         ImageError: what `read_image` refuses; a mask that does not cover its image, or has another
             shape or spacing.
     """
-    source = os.fspath(path)
-    stored = read_stored(path, labels=True)
+    source, path = os.fspath(path), Path(path)
+    if sop_class(path) == STRUCTURE_SET:
+        place = image.geometry if image.geometry.dimension == 3 else image.space
+        if place is None or not image.position_known:
+            raise ImageError(
+                f"{source}: contours are in mm of the patient; {image.source} does not tell where "
+                "it lies"
+            )
+        labels, notes = read_contours(path, place)
+        return replace(image, array=labels.reshape(image.array.shape), source=source, notes=notes)
+    return mask_of_frame(read_anything(path, labels=True), image, frame, slice, source)
+
+
+def mask_of_frame(
+    stored: Stored, image: Image, frame: int | None, slice: int | str | None, source: str
+) -> Image:
+    """A frame of what a file of masks holds, on the grid of `image`; see `read_mask`."""
     if len(stored.array) == 1:
-        frame = None  # one mask, of whichever frame of the image
+        frame = None
     stack, slice = _select_frame(stored, frame, slice, source)
     in_space = image.array.ndim == 3 or image.space is not None
     if not (stack.position_known and image.position_known and in_space and stack.array.ndim == 3):
@@ -224,6 +344,49 @@ def read_mask(
     mask = replace(stack, array=_as_labels(stack.array, source))
     _check_values(mask, labels=True)
     return resample_labels(mask, image)
+
+
+def slices_as_frames(stored: Stored) -> Stored:
+    """A stack (H, W, T), as some programs write cines."""
+    geometry = replace(stored.geometry, shape=(1, *stored.geometry.shape[-2:]))
+    return replace(stored, array=stored.array.swapaxes(0, 1), geometry=geometry)
+
+
+def in_region(image: Image, inside: np.ndarray) -> Image:
+    """An ultrasound image with the scale of the region in which something lies.
+
+    Args:
+        image: one that has `regions`; any other is returned as it is.
+        inside: `[H, W]`, true where the object is (a mask, a filled contour).
+
+    Where it lies in no region, or in several, the spacing stays unknown.
+    """
+    rows, columns = (np.flatnonzero(np.any(inside, axis=axis)) for axis in (1, 0))
+    if not image.regions or not len(rows):
+        return image
+    for region in image.regions:
+        (top, bottom), (left, right) = region.rows, region.columns
+        if top <= rows[0] and rows[-1] <= bottom and left <= columns[0] and columns[-1] <= right:
+            spacing = (*image.geometry.spacing[:-2], *region.spacing)
+            notes = tuple(note for note in image.notes if note != _regions_note(image.regions))
+            return replace(
+                image,
+                geometry=replace(image.geometry, spacing=spacing),
+                space=image.space
+                and replace(image.space, spacing=(image.space.spacing[0], *region.spacing)),
+                spacing_known=True,
+                regions=(),
+                notes=(*notes, f"spacing of the ultrasound region of {region}"),
+            )
+    return image
+
+
+def _regions_note(regions: tuple[Region, ...]) -> str:
+    return (
+        f"{len(regions)} ultrasound regions of different scale "
+        f"({'; '.join(map(str, regions))}): no spacing holds for the whole image; crop it, or give "
+        "`spacing`"
+    )
 
 
 def resample_labels(mask: Image, onto: Image) -> Image:
@@ -263,9 +426,10 @@ def _resample(image: Image, onto: Image, order: int, what: str) -> Image:
             "stack of slices, the other a single image"
         )
     here, there = _place(image, n), _place(onto, n)
-    if n == 2 and not np.allclose(
-        *(np.eye(3) if one.plane is None else one.plane for one in (image, onto)), atol=5e-3
-    ):
+    here_plane, there_plane = (
+        np.eye(3) if plane is None else plane for plane in (image.plane, onto.plane)
+    )
+    if n == 2 and not np.allclose(here_plane, there_plane, atol=5e-3):
         raise ImageError(f"{image.source}: {what} lies in another plane than {onto.source}")
     if not here.same_as(there):
         from scipy.ndimage import map_coordinates
@@ -295,7 +459,9 @@ def _place(image: Image, dimension: int) -> Geometry:
     return image.geometry
 
 
-def _cover(index, here: Geometry, there: Geometry, image: Image, what: str) -> np.ndarray:
+def _cover(
+    index: np.ndarray, here: Geometry, there: Geometry, image: Image, what: str
+) -> np.ndarray:
     """Indices rounded into the grid `here`; ImageError if they leave it.
 
     A pixel reaches half a spacing beyond its centre; a slice as far as the slices of either grid.
@@ -329,25 +495,35 @@ def _check_alike(image: Image, onto: Image, what: str) -> None:
         )
 
 
-def with_spacing(stored: Stored, spacing, source: str) -> Stored:
+def with_spacing(stored: Stored, spacing: Spacing | None, source: str) -> Stored:
     """With a spacing (mm, row and column) given by hand, if the file's own means nothing.
 
-    Raises ImageError where the file has another one of its own.
+    Raises ImageError where the file has another one of its own, or one that no heart's image has.
     """
+    own = stored.geometry.spacing
     if spacing is None:
+        if stored.spacing_known:
+            try:
+                check_believable_spacing(own[-2:], source)
+            except ImageError as error:
+                raise ImageError(f"{error}; give its `spacing`") from None
         return stored
-    given, own = check_spacing(spacing, source), stored.geometry.spacing
     if stored.spacing_meaningless:
-        geometry = replace(stored.geometry, spacing=(*own[:-2], *given))
-        return replace(stored, geometry=geometry, spacing_known=True)
-    if not np.allclose(given, own[-2:], rtol=1e-3):
-        raise ImageError(
-            f"{source}: its spacing is {_mm(own[-2:])}, {_mm(given)} was given; leave --spacing out"
-        )
+        geometry = replace(stored.geometry, spacing=(*own[:-2], *check_spacing(spacing, source)))
+        return replace(stored, geometry=geometry, spacing_known=True, regions=())
+    _check_given_spacing(spacing, own[-2:], source)
     return stored
 
 
-def _mm(spacing) -> str:
+def _check_given_spacing(spacing: Spacing, own: tuple[float, ...], source: str) -> None:
+    given = check_spacing(spacing, source)
+    if not np.allclose(given, own, rtol=1e-3):
+        raise ImageError(
+            f"{source}: its spacing is {_mm(own)}, {_mm(given)} was given; leave `spacing` out"
+        )
+
+
+def _mm(spacing: tuple[float, ...]) -> str:
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
@@ -366,7 +542,7 @@ def _select_frame(
     if frames > 1 and frame is None:
         if slice is None:
             raise ImageError(
-                f"{source}: has {frames} frames; choose one with --frame 0 to {frames - 1}"
+                f"{source}: has {frames} frames; choose one with `frame` 0 to {frames - 1}"
             )
         notes = (*notes, f"the first of {frames} frames")
     k = frame or 0
@@ -375,6 +551,8 @@ def _select_frame(
     array = array[k]
     if geometry.dimension == 2:
         array = array[0]
+    if stored.regions:
+        notes = (*notes, _regions_note(stored.regions))
     return (
         Image(
             array,
@@ -383,6 +561,8 @@ def _select_frame(
             stored.position_known,
             source=source,
             notes=notes,
+            orientation_known=stored.orientation_known,
+            regions=stored.regions,
         ),
         slice,
     )
@@ -406,56 +586,48 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     if image.array.ndim == 2:
         return image
     slices = image.array.shape[0]
+    if slices > 1 and slice == "all":
+        return image  # in space, where any direction will do
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
-    if tilt.min() > _MAX_TILT_DEGREES and not oblique:
+    if tilt.min() > MAX_TILT_DEGREES and not oblique:
         raise ImageError(
             f"{image.source}: oblique direction (slice plane tilted {tilt[2]:.1f} degrees against "
-            "the x-y plane); add --oblique to register in the slice's own plane"
+            "the x-y plane); add `oblique` to register in the slice's own plane"
         )
-    if slices > 1 and slice == "all":
-        return image
     if slices > 1 and slice is None:
         raise ImageError(
-            f"{image.source}: 3-D with {slices} slices; choose one with --slice 0 to "
-            f"{slices - 1}, or --slice all"
+            f"{image.source}: 3-D with {slices} slices; choose one with `slice` 0 to "
+            f"{slices - 1}, or all"
         )
-    k = int(slice) if slices > 1 else 0
+    k = int(slice or 0) if slices > 1 else 0
     if not 0 <= k < slices:
         raise ImageError(f"{image.source}: has no slice {k}; its slices are 0 to {slices - 1}")
-    corner = image.geometry.to_physical(np.array([k, 0.0, 0.0]))
-    axial = tilt[2] <= _MAX_TILT_DEGREES
-    if axial:
-        # U V^T is the rotation or reflection nearest to the 2x2 part
-        u, _, v = np.linalg.svd(image.direction[:2, :2])
-        direction, origin = u @ v, corner[:2]
-    else:
-        direction, origin = np.eye(2), image.direction[:, :2].T @ corner
-    whole = image.geometry
+    whole, (geometry, axial) = image.geometry, plane_geometry(image.geometry, k)
+    corner = whole.to_physical(np.array([k, 0.0, 0.0]))
     return replace(
         image,
         array=image.array[k],
-        geometry=Geometry(whole.shape[1:], whole.spacing[1:], origin, direction),
+        geometry=geometry,
         plane=None if axial else image.direction,
         space=Geometry((1, *whole.shape[1:]), whole.spacing, corner, whole.direction),
     )
 
 
-def _check_values(image: Image, labels: bool) -> None:
+def _check_values(image: Image, labels: bool, frame: int | None = None) -> None:
     array, source = image.array, image.source
-    if min(array.shape[-2:]) < 2:
-        raise ImageError(f"{source}: has shape {array.shape}, expected at least 2x2 pixels")
+    if min(array.shape[-2:]) < _FEWEST_PIXELS:
+        raise ImageError(
+            f"{source}: has {array.shape[-2]} x {array.shape[-1]} pixels, too few to register; "
+            f"expected at least {_FEWEST_PIXELS} x {_FEWEST_PIXELS}"
+        )
     if array.dtype.kind not in "biuf":
         raise ImageError(f"{source}: holds {array.dtype}, expected real numbers")
+    where = source if frame is None else f"{source}: frame {frame}"
     if not np.isfinite(array).all():
-        raise ImageError(f"{source}: holds NaN or infinite values")
-    if not labels:
-        for k, plane in enumerate(array.reshape(-1, *array.shape[-2:])):
-            if plane.min() == plane.max():
-                where = f" slice {k}" if array.ndim == 3 else ""
-                raise ImageError(
-                    f"{source}:{where} is constant ({plane.min()}), nothing to register"
-                )
+        raise ImageError(f"{where}: holds NaN or infinite values")
+    if not labels and array.min() == array.max():
+        raise ImageError(f"{where} is constant ({array.min()}), nothing to register")
 
 
 def _as_labels(array: np.ndarray, source: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from ldm_morph_jax.files import integrity
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.errors import ImageError, one_line
-from ldm_morph_jax.files.geometry import Geometry, orthonormal
+from ldm_morph_jax.files.geometry import Geometry, orthonormal, says_no_orientation
 from ldm_morph_jax.files.stored import Stored
 
 
@@ -57,6 +57,23 @@ def load(path: Path, source: str) -> Reading:
                 f"{source}: its axes are not orthonormal (sheared direction)"
             ) from None
         raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
+    return _reading(image, source)
+
+
+def read(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
+    """Read MetaImage, NRRD and whatever else ITK knows that has no module of its own here."""
+    integrity.check(path, source)
+    return _stored(load(path, source), source, luminance)
+
+
+def stored_of(image, source: str) -> Stored:
+    """What a `SimpleITK.Image` in memory holds; ImageError as for a file of ITK's."""
+    return _stored(_reading(image, source), source, luminance=False)
+
+
+def _reading(image, source: str) -> Reading:
+    import SimpleITK
+
     array = SimpleITK.GetArrayFromImage(image)
     n, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     direction = np.reshape(image.GetDirection(), (n, n))
@@ -68,13 +85,12 @@ def load(path: Path, source: str) -> Reading:
     return Reading(array, components, geometry)
 
 
-def read(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
-    """Read MetaImage, NRRD and whatever else ITK knows that has no module of its own here."""
-    integrity.check(path, source)
-    reading = load(path, source)
+def _stored(reading: Reading, source: str, luminance: bool) -> Stored:
     grey, notes = to_grey(reading.array, reading.components, source, luminance=luminance)
     array, geometry = frames_and_slices(grey, reading.geometry, source)
-    return Stored(array, geometry, notes=notes)
+    # a 2-D image of ITK has no third axis, so how it lies in the patient is not in the file
+    oriented = geometry.dimension == 3 and not says_no_orientation(geometry)
+    return Stored(array, geometry, orientation_known=oriented, notes=notes)
 
 
 def frames_and_slices(

@@ -1,6 +1,7 @@
 """One process at a time in a folder, which the others can name."""
 
 import contextlib
+import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -29,3 +30,19 @@ def held(folder: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone in a folder, for moments: waits for the others, and leaves no file behind."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # network file systems lock no folders
+            with FileLock(folder / ".lock"):
+                yield
+        else:
+            yield
+    finally:
+        os.close(descriptor)  # which ends the lock

@@ -1,19 +1,29 @@
-"""Reading a cine: the frames of one slice, or of a stack, and when they were taken."""
+"""Cines: the frames of one slice, or of a stack, and when they were taken."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.errors import ImageError, one_line
-from ldm_morph_jax.files.geometry import plain_geometry
-from ldm_morph_jax.files.images import Image, image_of_frame, with_spacing
-from ldm_morph_jax.files.reading import read_stored
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.arrays import plain_numbers
+from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET
+from ldm_morph_jax.files.dicom_objects.source import sop_class
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import (
+    Image,
+    image_of_frame,
+    images_from_array,
+    mask_of_frame,
+    read_anything,
+    read_mask,
+    slices_as_frames,
+    with_spacing,
+)
 
-VIDEOS = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
+# A beat takes 0.06 s (a mouse's) to 3 s, and a cine shows it in some ten frames or more.
+_LONGEST_BEAT, _LONGEST_STEP = 10.0, 0.5
+_SHORTEST_BEAT, _SHORTEST_STEP = 0.05, 0.0002
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,16 @@ class Cine:
 
     frames: `[T, H, W]`, or `[T, S, H, W]` of a stack, original values.
     times: `[T]` seconds, increasing; None where unknown.
-    first: the first frame as an `Image`, with the grid's place in space.
+    first: the first frame as an `Image`, with the grid's place in space, and notes on the reading.
+    slices_are_frames: whether the file is a stack whose slices were taken for frames.
+    blank_slices: those of a stack that show one value only, in every frame.
     """
 
     frames: np.ndarray
     times: np.ndarray | None
     first: Image
+    slices_are_frames: bool = False
+    blank_slices: tuple[int, ...] = ()
 
     def image(self, k: int) -> Image:
         """Frame k as an `Image`."""
@@ -48,8 +62,8 @@ def read_cine(
     Args:
         path: a file of several frames (4-D NIfTI, MetaImage or NRRD, multi-frame DICOM, a stack
             (H, W, T) or NPZ `[T, H, W]`, whose slices are taken as frames), a video (needs PyAV),
-            or a folder of single frames: DICOM ordered by trigger time or instance number, pictures
-            by the numbers in their names. Colours become their luminance.
+            or a folder: of DICOM files of any number of slices (see `files.series`), or of pictures
+            or volumes by the numbers in their names. Colours become their luminance.
         slice: of several slices, which one (from 0), or "all".
         frame_times: seconds, one for each frame; in place of the file's.
         fps: frames per second; likewise.
@@ -57,115 +71,120 @@ def read_cine(
 
     Raises:
         ImageError: fewer than two frames, frames that differ in grid, times that do not increase,
-            and what `read_image` refuses.
+            and what `read_image` refuses, with the number of the frame.
     """
     path = Path(path)
     source = str(path)
-    if path.is_dir():
-        stored = _read_folder(path, source)
-    elif path.suffix.lower() in VIDEOS and path.is_file():
-        stored = _read_video(path, source)
-    else:
-        stored = read_stored(path, luminance=True)
-    stored = with_spacing(stored, spacing, source)
-    if len(stored.array) == 1 and stored.array.shape[1] > 1 and slice is None:
-        grid = replace(stored.geometry, shape=(1, *stored.geometry.shape[-2:]))
-        stored = replace(stored, array=stored.array.swapaxes(0, 1), geometry=grid)
+    stored = with_spacing(read_anything(path, luminance=True), spacing, source)
+    slices_are_frames = len(stored.array) == 1 and stored.array.shape[1] > 1 and slice is None
+    if slices_are_frames and path.is_dir():
+        raise ImageError(
+            f"{source}: holds one frame of {stored.array.shape[1]} slices at different positions, "
+            "expected a cine"
+        )
+    if slices_are_frames:
+        stored = slices_as_frames(stored)
     count = len(stored.array)
     if count < 2:
         raise ImageError(f"{source}: holds 1 frame, expected at least 2")
+    own_times = stored.times
+    if own_times is not None and own_times.ndim == 2:  # every slice has its own
+        one_slice = isinstance(slice, int) and 0 <= slice < own_times.shape[1]
+        own_times = own_times[:, slice] if one_slice else own_times.mean(axis=1)
     images = [image_of_frame(stored, k, slice, source, oblique=oblique) for k in range(count)]
-    times = _times(stored.times, frame_times, fps, count, source)
-    return Cine(np.stack([image.array for image in images]), times, images[0])
+    frames = np.stack([image.array for image in images])
+    times = _times(own_times, frame_times, fps, count, source)
+    first = replace(images[0], notes=(*images[0].notes, *notes_on_times(times)))
+    return Cine(frames, times, first, slices_are_frames, _blank_slices(frames, source))
 
 
-def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds, `[H, W]` uint8 luminance) of every frame of a video.
+def cine_from_arrays(frames, *, spacing=None, times: Sequence[float] | None = None) -> Cine:
+    """A cine without a place in space.
 
-    Raises ImageError if PyAV is not installed or the video cannot be read.
+    Args:
+        frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
+        spacing: mm, one number or (row, column); None where unknown.
+        times: `[T]` seconds, increasing; None where unknown.
+
+    Raises:
+        ImageError: fewer than two frames, NaN, masked pixels, constant frames, times that do not
+            fit or increase, a spacing that no heart's image has.
     """
-    try:
-        import av
-    except ImportError:
+    frames = plain_numbers(frames, "frames")
+    if frames.ndim != 3 or len(frames) < 2:
+        raise ImageError(f"frames: found shape {frames.shape}, expected [T, H, W] with T >= 2")
+    images, _ = images_from_array(frames, spacing, source="frames")
+    times = _times(None, times, None, len(frames), "frames")
+    first = replace(images[0], source="frames", notes=notes_on_times(times))
+    return Cine(np.stack([image.array for image in images]), times, first)
+
+
+def read_frame_mask(
+    path: str | Path, cine: Cine, frame: int, slice: int | str | None = None
+) -> Image:
+    """The labels of one frame of a cine, on its grid; see `images.read_mask`.
+
+    A mask of one frame is taken for one of this frame. Of a mask of as many frames as the cine, or
+    of as many slices where these are frames, it is this frame's.
+
+    Raises:
+        ImageError: a mask of another number of frames, and what `read_mask` refuses.
+    """
+    if sop_class(path) == STRUCTURE_SET:
+        return read_mask(path, cine.first)
+    source, count = str(path), len(cine.frames)
+    stored = read_anything(path, labels=True)
+    in_slices = cine.slices_are_frames or (slice is None and not stored.position_known)
+    if len(stored.array) == 1 and stored.array.shape[1] == count and in_slices:
+        stored = slices_as_frames(stored)
+    if len(stored.array) not in (1, count):
         raise ImageError(
-            f"{path}: reading videos needs PyAV: pip install 'ldm_morph_jax[video]'"
-        ) from None
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                seconds = np.nan if frame.time is None else float(frame.time)
-                yield seconds, frame.to_ndarray(format="gray")
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise ImageError(f"{path}: not a readable video ({one_line(error)})") from error
+            f"{source}: holds masks of {len(stored.array)} frames, expected 1 or {count} as "
+            f"{cine.first.source}"
+        )
+    return mask_of_frame(stored, cine.first, frame, slice, source)
 
 
-def _read_video(path, source) -> Stored:
-    frames = list(video_frames(path))
-    if not frames:
-        raise ImageError(f"{source}: not a readable video (it has no frame)")
-    times = np.array([seconds for seconds, _ in frames])
-    array = np.stack([frame for _, frame in frames])[:, None]
-    known = np.isfinite(times).all()
-    return Stored(
-        array,
-        plain_geometry(array.shape[-2:]),
-        False,
-        False,
-        times - times[0] if known else None,
-        ("luminance of a video",),
-    )
+def notes_on_times(times: np.ndarray | None) -> tuple[str, ...]:
+    """What is to be said of times in seconds that no heart beats to: milliseconds, most often."""
+    if times is None:
+        return ()
+    step, span = float(np.median(np.diff(times))), float(times[-1] - times[0])
+    if step > _LONGEST_STEP:
+        return (
+            f"frames {step:.4g} s apart, {span:.4g} s in all: no heart beats so slowly; are the "
+            "times in milliseconds? Strain rates are per second of these times",
+        )
+    if step < _SHORTEST_STEP:
+        return (
+            f"frames {step:.4g} s apart, {span:.4g} s in all: too fast for a heart; are the times "
+            "in another unit than seconds?",
+        )
+    return ()
 
 
-def _read_folder(path: Path, source: str) -> Stored:
-    """Single frames, one file each, in order."""
-    files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
-    if not files:
-        raise ImageError(f"{source}: the folder holds no file")
-    frames = {file: read_stored(file, luminance=True) for file in files}
-    order, times = _dicom_order(files)
-    if order is None:
-        order = sorted(files, key=_by_numbers)
-    first = frames[order[0]]
-    for file in order:
-        one = frames[file]
-        if one.array.shape[:2] != (1, 1):
-            raise ImageError(f"{file}: holds {one.array.shape[:2]} frames and slices, expected one")
-        if one.array.dtype != first.array.dtype or not one.geometry.same_as(first.geometry):
-            raise ImageError(
-                f"{file}: has another grid, place or type than {order[0]}, expected the same in "
-                "all frames"
-            )
-    array = np.concatenate([frames[file].array for file in order])
-    return replace(first, array=array, times=times)
+def note_on_period(period: float) -> tuple[str, ...]:
+    """What is to be said of a period in seconds that no heart has."""
+    if _SHORTEST_BEAT <= period <= _LONGEST_BEAT:
+        return ()
+    return (f"a period of {period:.4g} s: no heart beats so; is it in another unit than seconds?",)
 
 
-def _dicom_order(files: list[Path]) -> tuple[list[Path] | None, np.ndarray | None]:
-    """DICOM files by trigger time (with times) or instance number; None if they have neither."""
-    import pydicom
+def _blank_slices(frames: np.ndarray, source: str) -> tuple[int, ...]:
+    """Slices of a stack that show one value in all frames.
 
-    numbers = {"TriggerTime": {}, "InstanceNumber": {}}
-    for file in files:
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-        except pydicom.errors.InvalidDicomError:
-            return None, None
-        for name, values in numbers.items():
-            if header.get(name) is not None:
-                values[file] = float(header.get(name))
-    for name, values in numbers.items():
-        if len(set(values.values())) == len(files):
-            order = sorted(files, key=values.__getitem__)
-            seconds = np.array([values[file] for file in order]) / 1000
-            return order, seconds - seconds[0] if name == "TriggerTime" else None
-    return None, None
-
-
-def _by_numbers(file: Path):
-    """Sorts frame2.png before frame10.png."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", file.name)
-    ]
+    Raises ImageError where one is blank in some frames only.
+    """
+    if frames.ndim == 3:
+        return ()
+    blank = frames.min(axis=(2, 3)) == frames.max(axis=(2, 3))  # [T, S]
+    for k in np.flatnonzero(blank.any(axis=0) & ~blank.all(axis=0)):
+        t = int(np.argmax(blank[:, k]))
+        raise ImageError(
+            f"{source}: frame {t} is constant ({frames[t, k, 0, 0]}) in slice {k}, which other "
+            "frames show"
+        )
+    return tuple(int(k) for k in np.flatnonzero(blank.all(axis=0)))
 
 
 def _times(own, given, fps, frames: int, source: str) -> np.ndarray | None:
@@ -181,5 +200,6 @@ def _times(own, given, fps, frames: int, source: str) -> np.ndarray | None:
     if times.shape != (frames,):
         raise ImageError(f"{source}: {times.size} frame times, expected {frames}")
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise ImageError(f"{source}: its frame times do not increase from frame to frame")
+        hint = "; give `fps` or `frame_times`" if given is None else ""
+        raise ImageError(f"{source}: its frame times do not increase from frame to frame{hint}")
     return times

@@ -9,7 +9,11 @@ from scipy.spatial.transform import Rotation
 from ldm_morph_jax.files import integrity, itk
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing
+from ldm_morph_jax.files.geometry import (
+    Geometry,
+    check_positive_spacing,
+    says_no_orientation,
+)
 from ldm_morph_jax.files.stored import Stored
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -41,12 +45,20 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
         )
     values = _with_nan(reading.array, path, header)
     grey, notes = to_grey(values, reading.components, source, luminance=luminance)
-    array, geometry = itk.frames_and_slices(grey, reading.geometry, source)
-    known = bool(header["magic"]) and (header["qform_code"] > 0 or header["sform_code"] > 0)
+    known = bool(header["magic"] and (header["qform_code"] > 0 or header["sform_code"] > 0))
+    geometry = reading.geometry
     if geometry.dimension == 2 and known:
         geometry = _in_space(geometry, header)
-    told = known or not np.allclose(geometry.spacing, 1)
-    return Stored(array, geometry, bool(told), bool(known), _times(header, len(array)), notes)
+    array, geometry = itk.frames_and_slices(grey, geometry, source)
+    return Stored(
+        array,
+        geometry,
+        spacing_known=bool(known or not np.allclose(geometry.spacing, 1)),
+        position_known=known,
+        orientation_known=known and not says_no_orientation(geometry),
+        times=_times(header, len(array)),
+        notes=notes,
+    )
 
 
 def read_vectors(path: Path, source: str) -> tuple[np.ndarray, Geometry]:

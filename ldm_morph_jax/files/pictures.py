@@ -112,7 +112,13 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
         raise ImageError(f"{source}: its pages differ in size or type")
     array = np.stack([plane for plane, _ in planes])
     shape = array.shape if len(planes) > 1 else array.shape[1:]
-    return Stored(array[None], plain_geometry(shape), False, False, notes=planes[0][1])
+    return Stored(
+        array[None],
+        plain_geometry(shape),
+        spacing_known=False,
+        position_known=False,
+        notes=planes[0][1],
+    )
 
 
 def _check_strips(page, length: int, source: str) -> None:
@@ -197,7 +203,13 @@ def _by_pillow(path, source, pages, shape):
 
 def _picture(array, components, source, luminance) -> Stored:
     grey, notes = to_grey(array, components, source, luminance=luminance)
-    return Stored(grey[None, None], plain_geometry(grey.shape), False, False, notes=notes)
+    return Stored(
+        grey[None, None],
+        plain_geometry(grey.shape),
+        spacing_known=False,
+        position_known=False,
+        notes=notes,
+    )
 
 
 def _palette_picture(path, source, labels, luminance) -> Stored:

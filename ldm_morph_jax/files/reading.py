@@ -32,6 +32,20 @@ def read_stored(
     """
     path = Path(path)
     source = str(path)
+    kind = kind_of(path)
+    stored = _READERS.get(kind, itk.read)(path, source, labels=labels, luminance=luminance)
+    if 0 in stored.array.shape:
+        raise ImageError(f"{source}: has shape {stored.array.shape[1:]}, it holds no pixel")
+    return _slices_first(stored)
+
+
+def kind_of(path: Path) -> str:
+    """What reads a file: the name of a class of ITK, `ARRAYS` or another one of `_READERS`.
+
+    Raises:
+        ImageError: no file, or one that nothing here reads.
+    """
+    source = str(path)
     if not path.is_file():
         raise ImageError(
             f"{source}: no such file" if not path.exists() else f"{source}: not a file"
@@ -41,8 +55,8 @@ def read_stored(
             head = file.read(132)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from None
-    if head.startswith((b"PK\3\4", b"\x93NUMPY")) or path.suffix.lower() in (".npz", ".npy"):
-        return arrays.read_array_file(path, source)
+    if path.suffix.lower() in (".npz", ".npy"):
+        return ARRAYS
     # not asking ITK about these: of damaged ones it prints on stdout, crashes, or takes a gigabyte
     starts = (kind for kind, at, start in _STARTS if head.startswith(start, at))
     kind = next(starts, None) or itk.recognise(path)
@@ -52,16 +66,15 @@ def read_stored(
             raise ImageError(f"{source}: not an image of a known kind; expected {FORMATS}")
         if kind not in _TELL_WHY:
             raise ImageError(f"{source}: not a readable image (damaged, or not what its name says)")
-    stored = _READERS.get(kind, itk.read)(path, source, labels=labels, luminance=luminance)
-    if 0 in stored.array.shape:
-        raise ImageError(f"{source}: has shape {stored.array.shape[1:]}, it holds no pixel")
-    return _slices_first(stored)
+    return kind
 
 
+ARRAYS, DICOM = "arrays", "GDCMImageIO"
 # by the class of ITK that recognises the file; others are read by ITK alone
 _READERS = {
+    ARRAYS: arrays.read_array_file,
     "NiftiImageIO": nifti.read,
-    "GDCMImageIO": dicom.read,
+    DICOM: dicom.read,
     "PNGImageIO": pictures.read_png,
     "TIFFImageIO": pictures.read_tiff,
     "LSMImageIO": pictures.read_tiff,
@@ -70,16 +83,20 @@ _READERS = {
     "BMPImageIO": pictures.read_bmp,
 }
 _STARTS = (
+    (ARRAYS, 0, b"PK\3\4"),
+    (ARRAYS, 0, b"\x93NUMPY"),
     ("JPEGImageIO", 0, b"\xff\xd8"),
     ("JPEG2000ImageIO", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
     ("JPEG2000ImageIO", 0, b"\xff\x4f\xff\x51"),
-    ("GDCMImageIO", 128, b"DICM"),  # DICOM files often have no suffix
+    (DICOM, 128, b"DICM"),  # DICOM files often have no suffix
+    (DICOM, 0, b"DICM"),  # without the preamble
+    (DICOM, 0, b"\2\0\0\0UL\4\0"),  # nor the letters
 )
 # Kinds whose reader knows better than ITK why a file cannot be read.
-_TELL_WHY = ("NiftiImageIO", "GDCMImageIO")
+_TELL_WHY = ("NiftiImageIO", DICOM)
 _SUFFIXES = {
     "NiftiImageIO": (".nii", ".nii.gz"),
-    "GDCMImageIO": (".dcm",),
+    DICOM: (".dcm",),
     "PNGImageIO": (".png",),
     "TIFFImageIO": (".tif", ".tiff"),
     "JPEGImageIO": (".jpg", ".jpeg"),

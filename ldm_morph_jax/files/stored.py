@@ -4,7 +4,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_morph_jax.files.geometry import Geometry, is_identity
+from ldm_morph_jax.files.geometry import BELIEVABLE_MM, Geometry, is_identity
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of an ultrasound image with a scale of its own.
+
+    rows, columns: first and last. spacing: (row, column) in mm.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    spacing: tuple[float, float]
+
+    def pixels(self) -> int:
+        (top, bottom), (left, right) = self.rows, self.columns
+        return (bottom - top) * (right - left)
+
+    def __str__(self):
+        height, width = self.spacing
+        return (
+            f"{height:.4g} x {width:.4g} mm in rows {self.rows[0]} to {self.rows[1]}, columns "
+            f"{self.columns[0]} to {self.columns[1]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -15,7 +38,10 @@ class Stored:
     geometry: of one frame: 2-D (H, W) where the file is 2-D, (S, H, W) otherwise.
     spacing_known, position_known: False where the file does not tell and the geometry is a
       stand-in.
-    times: `[T]` seconds from the first frame; None where the file does not tell.
+    orientation_known: whether the file tells how its axes lie in the patient.
+    times: `[T]` seconds from the first frame, or `[T, S]` where every slice has its own; None where
+      the file does not tell.
+    regions: parts of an ultrasound image of different scales; empty where one scale holds.
     notes: what was done to the values on the way, for reports.
     """
 
@@ -23,10 +49,14 @@ class Stored:
     geometry: Geometry
     spacing_known: bool = True
     position_known: bool = True
+    orientation_known: bool = False
     times: np.ndarray | None = None
+    regions: tuple[Region, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def spacing_meaningless(self) -> bool:
         """Whether a spacing given by hand may take the place of the file's."""
-        return not self.spacing_known or is_identity(self.geometry)
+        smallest, largest = BELIEVABLE_MM
+        believable = all(smallest <= s <= largest for s in self.geometry.spacing[-2:])
+        return not self.spacing_known or not believable or is_identity(self.geometry)

@@ -10,6 +10,7 @@ size would cost more than it saves.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,9 +20,17 @@ from scipy.ndimage import map_coordinates
 
 from ldm_morph_jax.files import nifti
 from ldm_morph_jax.files.arrays import read_npz
+from ldm_morph_jax.files.dicom_objects.registration import read_registration
+from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
-from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
+from ldm_morph_jax.files.geometry import (
+    Geometry,
+    check_positive_spacing,
+    orthonormal,
+    plane_geometry,
+)
 from ldm_morph_jax.files.writing import atomic, write_image
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
 CONVENTION = (
     "pull-back: fixed pixel x samples the moving image at x + displacement[x]; pixels, components "
@@ -75,13 +84,10 @@ class Transform:
     def jacobian_determinant(self) -> np.ndarray:
         """det dT/dp on the fixed image, `[*fixed.shape]`; below zero the map folds (eq. 18).
 
-        A ratio of areas in mm^2, so free of spacing and orientation. Central differences, one-sided
-        at the border. For a stack the determinant is that of each slice, which is the 3-D one where
-        slices are moved within their planes.
+        A ratio of areas in mm^2, of a volume in mm^3, so free of spacing and orientation; see
+        `ops.jacobian`.
         """
-        u = self.fixed.vectors_to_index(self.displacement_mm)[..., -2:]
-        by_row, by_column = np.gradient(u, axis=(-3, -2))
-        return (1 + by_row[..., 0]) * (1 + by_column[..., 1]) - by_column[..., 0] * by_row[..., 1]
+        return jacobian_determinant(self.fixed.vectors_to_index(self.displacement_mm))
 
     def map_points(self, points: np.ndarray) -> np.ndarray:
         """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""
@@ -101,22 +107,33 @@ class Transform:
         # JAX, which that module needs for its other half, takes a second to import
         from ldm_morph_jax.ops.inverse import invert_at
 
-        found, _ = invert_at(u, self.fixed.to_index(points))
-        found = self.fixed.to_physical(found)
-        return found, np.linalg.norm(self.map_points(found) - points, axis=-1)
+        index, _ = invert_at(u, self.fixed.to_index(points))
+        positions = self.fixed.to_physical(index)
+        return positions, np.linalg.norm(self.map_points(positions) - points, axis=-1)
 
     def inverse(self) -> "Inverse":
         """The transform from moving to fixed image, on the moving image's grid."""
         moving = self._geometry(None)
         positions = moving.to_physical(moving.indices())
-        found, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
-        displacement = found.reshape(positions.shape) - positions
+        sources, residual = self.map_points_back(positions.reshape(-1, moving.dimension))
+        displacement = sources.reshape(positions.shape) - positions
         return Inverse(Transform(displacement, moving, self.fixed), residual.reshape(moving.shape))
 
-    def _displacement_at(self, points):
+    def in_space(self, fixed: Geometry, moving: Geometry) -> "Transform":
+        """The same map between slices in space, 3-D geometries (1, H, W); a 3-D map itself.
+
+        Displacements then also lead from the one slice's plane to the other's.
+        """
+        if self.fixed.dimension == 3:
+            return self
+        index = np.insert(self.moving_indices(), 0, 0, axis=-1)[None]
+        displacement = moving.to_physical(index) - fixed.to_physical(fixed.indices())
+        return Transform(displacement, fixed, moving)
+
+    def _displacement_at(self, points: np.ndarray) -> np.ndarray:
         return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
 
-    def _geometry(self, moving):
+    def _geometry(self, moving: Geometry | None) -> Geometry:
         moving = moving or self.moving
         if moving is None:
             raise TransformError("the transform does not tell the moving image's geometry")
@@ -190,13 +207,16 @@ def write_transform(path: str | os.PathLike, transform: Transform) -> None:
             entries[f"{side}_origin"] = geometry.origin
             entries[f"{side}_direction"] = geometry.direction
         with atomic(Path(path)) as part:
-            np.savez_compressed(part, **entries, convention=np.array(CONVENTION))
+            entries["convention"] = np.array(CONVENTION)
+            np.savez_compressed(part, **entries)  # type: ignore[arg-type]  # numpy's stub
     else:
         raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
 
 
 def read_transform(path: str | os.PathLike) -> Transform:
-    """Read what `write_transform` wrote, or any ITK displacement field in NIfTI (ANTs' warps).
+    """Read what `write_transform` wrote, any ITK displacement field in NIfTI (ANTs' warps), or REG.
+
+    A DICOM Deformable Spatial Registration of a single slice becomes two-dimensional.
 
     Raises TransformError on anything else.
     """
@@ -209,8 +229,10 @@ def read_transform(path: str | os.PathLike) -> Transform:
             transform = _read_npz(path)
         elif name.endswith((".nii", ".nii.gz")):
             transform = Transform(*nifti.read_vectors(path, str(path)))
+        elif name.endswith(".dcm") or sop_class(path):
+            transform = _of_slice(Transform(*read_registration(path)))
         else:
-            raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+            raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii, .npz or .dcm")
     except (ImageError, OSError) as error:
         raise TransformError(str(error)) from None
     if not np.isfinite(transform.displacement_mm).all():
@@ -218,9 +240,19 @@ def read_transform(path: str | os.PathLike) -> Transform:
     return transform
 
 
-def _read_npz(path) -> Transform:
+def _of_slice(transform: Transform) -> Transform:
+    """In the coordinates of the slice's plane, where there is but one slice."""
+    stack = transform.fixed
+    if stack.shape[0] > 1:
+        return transform
+    plane, axial = plane_geometry(stack, 0)
+    vectors = transform.displacement_mm[0]
+    return Transform(vectors[..., :2] if axial else vectors @ stack.direction[:, :2], plane)
+
+
+def _read_npz(path: str | os.PathLike) -> Transform:
     try:
-        entries = read_npz(path)
+        entries = read_npz(Path(path))
     except FileError as error:
         raise TransformError(f"{path}: not a readable transform ({error})") from None
     try:
@@ -240,7 +272,7 @@ def _read_npz(path) -> Transform:
     return Transform(positions - fixed.to_physical(indices), fixed, moving)
 
 
-def _geometry_of(entries, side: str, path) -> Geometry:
+def _geometry_of(entries: Mapping[str, np.ndarray], side: str, path: str | os.PathLike) -> Geometry:
     shape = tuple(int(n) for n in entries[f"{side}_shape"])
     spacing = tuple(float(s) for s in entries[f"{side}_spacing"])
     origin, direction = (

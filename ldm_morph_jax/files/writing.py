@@ -7,13 +7,14 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.errors import FileError, ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.locking import locked
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".npz", ".png", ".tif", ".tiff")
 _BY_ITK = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -71,8 +72,8 @@ def staged(
 ) -> Iterator[Path]:
     """A folder to write into; what is in it moves to `out` together when the block ends well.
 
-    What is overwritten leaves then, all of it, so that `out` never mixes two runs. Other files
-    stay.
+    What is overwritten leaves then, all of it, so that `out` never mixes two runs, not even of two
+    processes that write into it at the same time. Other files stay.
 
     Args:
         out: made where it is missing, and removed again where nothing comes of it.
@@ -85,9 +86,7 @@ def staged(
         ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
     """
     if not overwrite:
-        for name in names:
-            if (out / name).exists():
-                raise ImageError(f"{out / name}: exists; add --overwrite to replace it")
+        _refuse_existing(out, names)
     created, done = not out.exists(), False
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -97,17 +96,26 @@ def staged(
     try:
         yield stage
         new = sorted(os.listdir(stage), key=last.__eq__)
-        for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
-            # a file is replaced in one step; a folder has to go first
-            if name == last or name not in new or (out / name).is_dir():
-                _remove(out / name)
-        for name in new:
-            os.replace(stage / name, out / name)
+        with locked(out):
+            if not overwrite:  # again: another run may have come first
+                _refuse_existing(out, {*names, *new})
+            for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
+                # a file is replaced in one step; a folder has to go first
+                if name == last or name not in new or (out / name).is_dir():
+                    _remove(out / name)
+            for name in new:
+                os.replace(stage / name, out / name)
         done = True
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if created and not done and not any(out.iterdir()):
             out.rmdir()
+
+
+def _refuse_existing(out: Path, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if (out / name).exists():
+            raise ImageError(f"{out / name}: exists; add `overwrite` to replace it")
 
 
 def _remove(path: Path) -> None:
@@ -182,8 +190,6 @@ def _write_by_itk(path, array, geometry, vectors):
         with name_for_itk(path) as name:
             SimpleITK.WriteImage(image, name, useCompression=True)
     except RuntimeError as error:
-        from ldm_morph_jax.files.errors import one_line
-
         raise FileError(f"{path}: cannot be written ({one_line(error)})") from None
 
 

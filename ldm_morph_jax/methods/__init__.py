@@ -4,6 +4,7 @@ import functools
 import sys
 
 from ldm_morph_jax.methods.base import METHODS, Method
+from ldm_morph_jax.names import unknown
 from ldm_morph_jax.plugins import import_all, load_plugins
 
 __all__ = ["METHODS", "Method", "build_method", "method_class", "method_names"]
@@ -25,7 +26,7 @@ def method_class(name: str, *, trained: bool | None = None) -> type[Method]:
     """The method of that name; ValueError lists the known names."""
     names = method_names(trained=trained)
     if name not in names:
-        raise ValueError(f"registration.method is {name!r}, expected one of {', '.join(names)}")
+        raise ValueError(unknown("registration.method", name, names))
     return METHODS[name]
 
 

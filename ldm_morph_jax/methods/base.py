@@ -15,15 +15,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.ops.geometry import warp
-
 METHODS: dict[str, type["Method"]] = {}  # filled by the subclasses, see Method.__init_subclass__
 
 
 class Method:
     """Base class with defaults for everything that a method need not define.
 
-    A learned method defines `init`, `field`, `loss`, `objective` and `from_config`; an iterative
+    A learned method defines `init`, `field`, `loss` and `from_config`; an iterative
     method only `field`.
 
     Class attributes:
@@ -117,18 +115,6 @@ class Method:
         "moving_features" and "fixed_features".
         """
         raise NotImplementedError(f"{type(self).__name__} is not trained")
-
-    def objective(self, frozen, moving, fixed, displacement, **constants) -> dict[str, jax.Array]:
-        """Cost of a displacement for given images, means over the batch; "loss" is the total.
-
-        By default the mean squared difference, Eq. 14 of the LDM-Morph paper.
-        """
-        pixel = jnp.mean((fixed - warp(moving, displacement)) ** 2)
-        return {"loss": pixel, "pixel": pixel}
-
-    def objective_constants(self, frozen, fixed) -> dict[str, jax.Array]:
-        """Keyword arguments of `objective` that depend only on the fixed image."""
-        return {}
 
     # -- methods that read a frozen latent diffusion model
 

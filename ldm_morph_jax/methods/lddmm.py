@@ -19,7 +19,8 @@ from jax import lax
 
 from ldm_morph_jax.methods.base import Method
 from ldm_morph_jax.ops.checks import check_shape
-from ldm_morph_jax.ops.geometry import compose, jacobian_determinant, warp
+from ldm_morph_jax.ops.geometry import compose, warp
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
 
 @dataclasses.dataclass(frozen=True)

@@ -228,11 +228,6 @@ class LDMMorph(Method):
         size = np.array(size, np.float32)
         return size / (size - 1) if self.smoothness_scale == "half_size" else np.ones_like(size)
 
-    def objective_constants(self, frozen, fixed) -> dict[str, jax.Array]:
-        if not self.uses_latent_loss:
-            return {}
-        return {"fixed_latent": jax.lax.stop_gradient(self.features.encode(frozen, fixed))}
-
     def objective(self, frozen, moving, fixed, displacement, fixed_latent=None):
         """The terms of Eq. 12 to 16, means over the batch: loss, pixel, latent, smoothness."""
         warped = warp(moving, displacement)
@@ -242,7 +237,7 @@ class LDMMorph(Method):
         latent = jnp.zeros(())
         if self.uses_latent_loss:
             if fixed_latent is None:
-                fixed_latent = self.objective_constants(frozen, fixed)["fixed_latent"]
+                fixed_latent = jax.lax.stop_gradient(self.features.encode(frozen, fixed))
             # the published code computes this term under no_grad: it is reported but not minimised
             seen = warped if self.latent_gradient else jax.lax.stop_gradient(warped)
             latent = latent_similarity(fixed_latent, self.features.encode(frozen, seen))

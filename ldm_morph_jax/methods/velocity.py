@@ -60,7 +60,7 @@ class VelocityHead:
         return self.integration_steps > 0
 
     def field(self, predict: Callable, moving, fixed) -> jax.Array:
-        """`[B, H, W, 2]`: the result of `predict(moving, fixed)`, or its antisymmetric part.
+        """`[B, *space, rank]`: the result of `predict(moving, fixed)`, or its antisymmetric part.
 
         `moving` and `fixed` are trees of arrays `[B, ...]`: images and, if there are any, features.
         Both directions share one call of the network.
@@ -82,22 +82,20 @@ class VelocityHead:
         return jax.tree.map(lambda a, b: (a + b) / 2, found, directed(fixed, moving, -field))
 
     def to_displacement(self, field: jax.Array) -> jax.Array:
-        """Field -> displacement, both `[B, H, W, 2]` in pixels."""
+        """Field -> displacement, both `[B, *space, rank]` in pixels."""
         if not self.predicts_velocity:
             return field
-        height, width = field.shape[1:3]
         velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
         u = integrate_velocity(velocity, self.integration_steps)
-        return resize_displacement(u, (height, width))
+        return resize_displacement(u, field.shape[1:-1])
 
     def to_velocity(self, field: jax.Array) -> jax.Array:
         """What `to_displacement` integrates, at full size; a predicted displacement as it is."""
         if not self.predicts_velocity:
             return field
         velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
-        return resize_displacement(velocity, field.shape[1:3])
+        return resize_displacement(velocity, field.shape[1:-1])
 
     def halved(self, field: jax.Array) -> jax.Array:
         """The velocity on the grid where it is integrated, in that grid's pixels."""
-        height, width = field.shape[1:3]
-        return resize_displacement(field, (height // 2, width // 2))
+        return resize_displacement(field, [n // 2 for n in field.shape[1:-1]])

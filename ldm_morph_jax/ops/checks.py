@@ -4,21 +4,35 @@ Not chex itself, because that imports JAX, which a process that only draws does 
 `register --example` takes 0.7 s longer (4.7 s against 4.0 s, second call, two cores in use).
 """
 
+from typing import Any
+
 import numpy as np
 
 
-def check_shape(name: str, array, axes: str, sizes: dict[str, int] | None = None) -> dict[str, int]:
-    """Check `array.shape` against `axes` and return the sizes by letter.
+def check_shape(name: str, array, axes: str, sizes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Check `array.shape` against `axes` and return the sizes by name.
 
-    `axes` is a string such as "B H W 2". A number must match exactly; a letter must equal its entry
-    in `sizes` (the result of an earlier check), if it has one. Raises ValueError otherwise. Only
-    the shape is read, so the check costs nothing inside `jit`.
+    `axes` is a string such as "B *space rank". A number must match exactly; a name must equal its
+    entry in `sizes` (the result of an earlier check), if it has one. "*space" stands for two or
+    three axes, (H, W) or (D, H, W), and is returned as the tuple `sizes["space"]`; the axis "rank"
+    must be as long as there are axes of space. Raises ValueError otherwise. Only the shape is read,
+    so the check costs nothing inside `jit`.
     """
-    names, sizes = axes.split(), sizes or {}
-    found = np.shape(array)
+    names, sizes = axes.split(), dict(sizes or {})
+    found = tuple(np.shape(array))
+    if "*space" in names:
+        at, rank = names.index("*space"), len(found) - len(names) + 1
+        if rank in (2, 3):
+            sizes.setdefault("rank", rank)
+        if "space" in sizes:
+            names[at : at + 1] = map(str, sizes["space"])
+        elif rank in (2, 3):
+            names[at : at + 1] = [f"space{k}" for k in range(rank)]
     expected = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in names]
-    fits = len(found) == len(expected) and all(
-        size is None or size == n for size, n in zip(expected, found, strict=True)
+    fits = (
+        len(found) == len(expected)
+        and "*space" not in names
+        and all(size is None or size == n for size, n in zip(expected, found, strict=True))
     )
     if not fits:
         wanted = (
@@ -27,4 +41,6 @@ def check_shape(name: str, array, axes: str, sizes: dict[str, int] | None = None
         raise ValueError(
             f"{name}: found shape {found}, expected [{', '.join(map(str, wanted))}] ({axes})"
         )
-    return dict(zip(names, found, strict=True))
+    if "*space" in axes.split():
+        sizes["space"] = found[at : at + rank]
+    return sizes | dict(zip(names, found, strict=True))

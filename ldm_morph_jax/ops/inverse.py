@@ -17,13 +17,14 @@ from jax import lax
 
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import identity_grid
+from ldm_morph_jax.ops.jacobian import determinant
 
 _LONGEST_STEP = 3.0  # pixels
 _SHORTEST_SHARE = 1e-3  # of Newton's step; a point that would need less is abandoned
 
 
 class Inverse(NamedTuple):
-    """displacement `[B, H, W, 2]` pixels; residual `[B, H, W]` pixels; converged `[B, H, W]`."""
+    """displacement `[B, *space, rank]`, residual `[B, *space]`, both pixels; converged, bool."""
 
     displacement: jax.Array
     residual: jax.Array
@@ -36,15 +37,15 @@ def invert(
     """The displacement w with (x + w(x)) + u(x + w(x)) = x at every pixel x.
 
     Args:
-        u: `[B, H, W, 2]`, pixels.
+        u: `[B, *space, rank]`, pixels.
         start: initial guess of w, same shape, such as exp(-v) for u = exp(v); default: -u.
         steps: maximum number; iteration ends when all pixels have converged or are abandoned.
         tolerance: of the residual, pixels; float32 coordinates allow about 1e-4.
     """
-    sizes = check_shape("u", u, "B H W 2")
+    sizes = check_shape("u", u, "B *space rank")
     start = -u if start is None else start
-    check_shape("start", start, "B H W 2", sizes)
-    target = jnp.broadcast_to(identity_grid(sizes["H"], sizes["W"])[None], u.shape)
+    check_shape("start", start, "B *space rank", sizes)
+    target = jnp.broadcast_to(identity_grid(*sizes["space"])[None], u.shape)
 
     def error_at(x):
         value, derivative = _interpolate(u, x)
@@ -62,7 +63,9 @@ def invert(
         better = new_residual < residual
 
         def choose(new, old):
-            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 3)), new, old)
+            return jnp.where(
+                better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old
+            )
 
         share = jnp.where(better, jnp.minimum(2 * share, 1), share / 2)
         # a solved point cannot improve any more; it would only keep shortening its step
@@ -83,41 +86,54 @@ def invert(
 
 
 def _newton_step(error, derivative):
-    """-(1 + derivative)^-1 error, no longer than `_LONGEST_STEP`; `[..., 2]`."""
-    rr, rc = 1 + derivative[..., 0, 0], derivative[..., 0, 1]
-    cr, cc = derivative[..., 1, 0], 1 + derivative[..., 1, 1]
-    determinant = rr * cc - rc * cr
-    determinant = jnp.where(jnp.abs(determinant) < 1e-6, 1e-6, determinant)
-    step = -jnp.stack(
-        [cc * error[..., 0] - rc * error[..., 1], rr * error[..., 1] - cr * error[..., 0]], axis=-1
-    )
-    step = step / determinant[..., None]
+    """-(1 + derivative)^-1 error `[..., n]` by Cramer's rule, at most `_LONGEST_STEP` long."""
+    axes = range(error.shape[-1])
+    rows = [[derivative[..., i, j] + (i == j) for j in axes] for i in axes]
+    total = determinant(rows)
+    total = jnp.where(jnp.abs(total) < 1e-6, 1e-6, total)
+
+    def solution(k):
+        return determinant([[error[..., i] if j == k else rows[i][j] for j in axes] for i in axes])
+
+    step = -jnp.stack([solution(k) for k in axes], axis=-1) / total[..., None]
     length = jnp.linalg.norm(step, axis=-1, keepdims=True)
     return step * jnp.minimum(1, _LONGEST_STEP / jnp.maximum(length, 1e-6))
 
 
 def _interpolate(u, x):
-    """u at positions x, both `[B, H, W, 2]`, and its derivative `[B, H, W, 2 (u), 2 (x)]`."""
-    height, width = u.shape[1:3]
-    last = jnp.array([[[[height - 1, width - 1]]]], x.dtype)
+    """u at x, both `[B, *space, n]`, and its derivative `[B, *space, n (of u), n (of x)]`."""
+    space, n = u.shape[1:-1], u.shape[-1]
+    last = jnp.array(space, x.dtype) - 1
     inside = jnp.clip(x, 0, last)
     corner = jnp.minimum(jnp.floor(inside), last - 1)
-    row, column = jnp.split(inside - corner, 2, axis=-1)
+    share = inside - corner
     index = corner.astype(jnp.int32)
-    flat = u.reshape(len(u), height * width, 2)
+    flat = u.reshape(len(u), -1, n)
 
-    def value(down, right):
-        at = (index[..., 0] + down) * width + index[..., 1] + right
-        picked = jnp.take_along_axis(flat, at.reshape(len(u), -1, 1), axis=1)
-        return picked.reshape(u.shape)
+    def value(upper):
+        at = index[..., 0] + upper[0]
+        for k in range(1, n):
+            at = at * space[k] + index[..., k] + upper[k]
+        return jnp.take_along_axis(flat, at.reshape(len(u), -1, 1), axis=1).reshape(u.shape)
 
-    a, b, c, d = value(0, 0), value(0, 1), value(1, 0), value(1, 1)
-    top, bottom = a + column * (b - a), c + column * (d - c)
+    def along(values, axis):
+        """Linear interpolation and slope, from two values."""
+        low, high = values
+        return low + share[..., axis : axis + 1] * (high - low), high - low
+
+    def reduced(upper, axis):
+        """Value and slopes along `axis` and the axes behind it, at corners fixed before it."""
+        if axis == n:
+            return value(upper), []
+        (low, low_slopes), (high, high_slopes) = (reduced((*upper, k), axis + 1) for k in (0, 1))
+        here, slope = along((low, high), axis)
+        behind = [along(pair, axis)[0] for pair in zip(low_slopes, high_slopes, strict=True)]
+        return here, [slope, *behind]
+
+    here, slopes = reduced((), 0)
     # beyond the border the field is constant across it
     moves = ((x >= 0) & (x <= last)).astype(u.dtype)
-    by_row = (bottom - top) * moves[..., :1]
-    by_column = ((b - a) * (1 - row) + (d - c) * row) * moves[..., 1:]
-    return top + row * (bottom - top), jnp.stack([by_row, by_column], axis=-1)
+    return here, jnp.stack(slopes, axis=-1) * moves[..., None, :]
 
 
 def invert_at(

@@ -18,7 +18,7 @@ SIMILARITIES: dict[str, Similarity] = {}  # by name: what `config.registration.s
 
 
 def similarity(name: str) -> Callable[[Similarity], Similarity]:
-    """Decorator that registers a function of `[B, H, W, C]` images as a training similarity."""
+    """Decorator that registers a function of `[B, *space, C]` images as a training similarity."""
 
     def register(function):
         SIMILARITIES[name] = function
@@ -37,12 +37,12 @@ def named_similarity(name: str) -> Similarity:
 
 @similarity("mse")
 def pixel_similarity(fixed: jax.Array, warped: jax.Array) -> jax.Array:
-    """L_pix = mean (I_f - warped)^2 of images `[B, H, W, C]` (eq. 14)."""
+    """L_pix = mean (I_f - warped)^2 of images `[B, *space, C]` (eq. 14)."""
     return _mean_squared_error("fixed", fixed, "warped", warped)
 
 
 def latent_similarity(z_fixed: jax.Array, z_warped: jax.Array) -> jax.Array:
-    """L_lat = mean (E(I_f) - E(warped))^2 (eq. 15) of latents `[B, h, w, c]`, not quantised."""
+    """L_lat = mean (E(I_f) - E(warped))^2 (eq. 15) of latents `[B, *space, C]`, not quantised."""
     return _mean_squared_error("z_fixed", z_fixed, "z_warped", z_warped)
 
 
@@ -52,37 +52,37 @@ def hierarchical_similarity(pixel: jax.Array, latent: jax.Array, beta: float = 0
 
 
 def smoothness(u: jax.Array) -> jax.Array:
-    """L_smooth (eq. 16): squared forward differences of u `[B, H, W, 2]` in pixels.
+    """L_smooth (eq. 16): squared forward differences of u `[B, *space, rank]` in pixels.
 
-    Mean over pixels and components for each axis, then averaged over the two axes.
+    Mean over pixels and components for each axis, then averaged over the axes.
     """
-    check_shape("u", u, "B H W 2")
+    rank = check_shape("u", u, "B *space rank")["rank"]
     u = u.astype(jnp.float32)
-    by_row = jnp.mean(jnp.square(u[:, 1:] - u[:, :-1]))
-    by_column = jnp.mean(jnp.square(u[:, :, 1:] - u[:, :, :-1]))
-    return (by_row + by_column) / 2
+    return sum(jnp.mean(jnp.square(jnp.diff(u, axis=axis))) for axis in range(1, rank + 1)) / rank
 
 
 @similarity("ncc")
 def ncc(a: jax.Array, b: jax.Array, *, window: int = 9, eps: float = 1e-5) -> jax.Array:
-    """Minus the mean squared local correlation coefficient of images `[B, H, W, C]`, in [-1, 0].
+    """Minus the mean squared local correlation coefficient of images `[B, *space, C]`.
 
-    cross^2 / (var_a var_b + eps) in a `window` x `window` box around every pixel, zeros outside
-    the image, as VoxelMorph and CycleMorph define it. `eps` is meant for intensities in [0, 1].
+    cross^2 / (var_a var_b + eps) in a box of `window` pixels along every axis around every pixel,
+    zeros outside the image, as VoxelMorph and CycleMorph define it: between -1 and 0. `eps` is
+    meant for intensities in [0, 1].
 
     Raises:
         ValueError: on different shapes or an even window.
     """
-    check_shape("b", b, "B H W C", check_shape("a", a, "B H W C"))
+    rank = check_shape("b", b, "B *space C", check_shape("a", a, "B *space C"))["rank"]
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window: found {window}, expected an odd number")
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
 
     def box_sum(x):
         # not a convolution, which with one channel is more than three times slower on a CPU
-        return lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, 1, 1, 1), "SAME")
+        box = (1, *[window] * rank, 1)
+        return lax.reduce_window(x, 0.0, lax.add, box, (1,) * len(box), "SAME")
 
-    pixels = window**2
+    pixels = window**rank
     sum_a, sum_b = box_sum(a), box_sum(b)
     cross = box_sum(a * b) - sum_a * sum_b / pixels
     # Rounding can make the variance of a flat patch negative, and the denominator zero.
@@ -138,12 +138,12 @@ def vq_loss(
 
 
 def diffusion_loss(noise: jax.Array, predicted: jax.Array) -> jax.Array:
-    """mean (eps - eps_theta(z_t, t))^2 of `[B, h, w, c]` (eq. 6)."""
+    """mean (eps - eps_theta(z_t, t))^2 of `[B, *space, C]` (eq. 6)."""
     return _mean_squared_error("noise", noise, "predicted", predicted)
 
 
 def _mean_squared_error(name_a, a, name_b, b):
-    check_shape(name_b, b, "B H W C", check_shape(name_a, a, "B H W C"))
+    check_shape(name_b, b, "B *space C", check_shape(name_a, a, "B *space C"))
     return jnp.mean(jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32)))
 
 

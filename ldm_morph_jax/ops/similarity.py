@@ -1,66 +1,58 @@
 """Local correlation of two images and its hand-written gradient.
 
-These dominate the run time of registration without a network. Windows are Gaussian and applied as
-matrix products, which on a CPU are fast inside a loop, where convolutions are not, and compile
-quickly. Images are `[B, H, W]` here.
+These dominate the run time of registration without a network. Windows are Gaussian, see
+`separable`. Images are `[B, *space]` here.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-
-def gaussian_matrix(size: int, sigma: jax.Array | float) -> jax.Array:
-    """`[size, size]` matrix that smooths a line of `size` pixels by a Gaussian, `sigma` > 0 pixels.
-
-    Rows sum to 1: weights beyond the ends are dropped and the others are renormalised.
-    """
-    position = jnp.arange(size, dtype=jnp.float32)
-    weights = jnp.exp(-0.5 * jnp.square((position[:, None] - position[None, :]) / sigma))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def smooth(x: jax.Array, sigma: jax.Array | float) -> jax.Array:
-    """`[..., H, W]` smoothed by a Gaussian of `sigma` pixels."""
-    rows, columns = (gaussian_matrix(size, sigma) for size in x.shape[-2:])
-    return rows @ x @ columns.T
+from ldm_morph_jax.ops import separable
 
 
 class Window(NamedTuple):
     """Weighted means around every pixel; made by `gaussian_window`.
 
-    rows, columns: smoothing matrices, `[H, H]` and `[W, W]`.
-    weight: `[B, H, W]`, the weight of each pixel.
-    total: `[B, H, W]`, the smoothed weight around every pixel; infinite where it is zero.
+    matrices: that smooth along each axis of space.
+    weight: `[B, *space]`, the weight of each pixel.
+    total: `[B, *space]`, the smoothed weight around every pixel; infinite where it is zero.
     """
 
-    rows: jax.Array
-    columns: jax.Array
+    matrices: tuple[jax.Array, ...]
     weight: jax.Array
     total: jax.Array
 
     def mean(self, x: jax.Array) -> jax.Array:
-        """`[..., B, H, W]`: the mean around every pixel."""
-        return self.rows @ (x * self.weight) @ self.columns.T / self.total
+        """`[..., B, *space]`: the mean around every pixel."""
+        return separable.apply(self.matrices, x * self.weight) / self.total
 
     def adjoint(self, x: jax.Array) -> jax.Array:
         """The transpose of `mean`: turns derivatives by the means into ones by the pixels."""
-        return self.rows.T @ (x / self.total) @ self.columns * self.weight
+        transposed = [matrix.T for matrix in self.matrices]
+        return separable.apply(transposed, x / self.total) * self.weight
 
 
-def gaussian_window(weight: jax.Array, sigma: jax.Array | float) -> Window:
-    """Gaussian means of `sigma` pixels, with pixels weighted by `weight` `[B, H, W]` >= 0."""
-    rows, columns = (gaussian_matrix(size, sigma) for size in weight.shape[1:])
-    total = rows @ weight @ columns.T
-    return Window(rows, columns, weight, jnp.where(total > 1e-6, total, jnp.inf))
+def gaussian_window(weight: jax.Array, sigmas: Sequence[float]) -> Window:
+    """Gaussian means of one sigma for each axis of space, in pixels.
+
+    Every pixel counts `weight` `[B, *space]` >= 0.
+    """
+    matrices = tuple(
+        separable.gaussian_matrix(n, sigma)
+        for n, sigma in zip(weight.shape[1:], sigmas, strict=True)
+    )
+    total = separable.apply(matrices, weight)
+    return Window(matrices, weight, jnp.where(total > 1e-6, total, jnp.inf))
 
 
 def local_correlation(
     a: jax.Array, b: jax.Array, window: Window, floor: jax.Array | float
 ) -> jax.Array:
-    """Correlation of `[B, H, W]` images around every pixel, in [-1, 1].
+    """Correlation of `[B, *space]` images around every pixel, in [-1, 1].
 
     cov(a, b) / sqrt((var(a) + floor) (var(b) + floor)). The floor, a variance, suppresses noise in
     flat regions: for intensities in [0, 1], a deviation of sqrt(floor) counts by half.
@@ -70,10 +62,10 @@ def local_correlation(
 
 
 class CorrelationGradient(NamedTuple):
-    """value: local correlation `[B, H, W]`, the same for both images.
+    """value: local correlation `[B, *space]`, the same for both images.
 
-    gradient: `[2B, H, W]`, of its sum with respect to the pixels of the first and second image.
-    precision: `[2B, H, W]`, the mean of 1 / (variance + floor) around every pixel of each image;
+    gradient: `[2B, *space]`, of its sum with respect to the pixels of the first and second image.
+    precision: `[2B, *space]`, the mean of 1 / (variance + floor) around every pixel of each image;
       multiplied by squared contrast, it is how well the correlation locates that contrast.
     """
 
@@ -88,8 +80,8 @@ def correlation_gradient(
     """`local_correlation` of pairs and its gradient.
 
     Args:
-        images: `[2B, H, W]`, all first and then all second images. Both halves go through the same
-            operations, so exchanging them exchanges the results.
+        images: `[2B, *space]`, all first and then all second images. Both halves go through the
+            same operations, so exchanging them exchanges the results.
         window, floor: see `local_correlation`.
     """
     pairs = images.reshape(2, -1, *images.shape[1:])
@@ -114,9 +106,9 @@ def correlation_gradient(
 
 
 class _Moments(NamedTuple):
-    mean: jax.Array  # [2, B, H, W]
-    variance: jax.Array  # [2, B, H, W], floor included
-    correlation: jax.Array  # [B, H, W]
+    mean: jax.Array  # [2, B, *space]
+    variance: jax.Array  # [2, B, *space], floor included
+    correlation: jax.Array  # [B, *space]
 
 
 def _moments(pairs, window, floor):

@@ -5,9 +5,10 @@ Lagrangian
     reference is at x + u_t(x) in frame t. That is the pull-back displacement of a registration
     with moving = frame t and fixed = reference: frame_t(x + u_t(x)) ~ reference(x).
 Tensors
-    `[..., 2, 2]`, first index of the component, second of the derivative, both (row, column).
-    `spacing` (row, column) is the size of a pixel: with unequal sides gradients, directions and
-    lengths must be taken in millimetres. Strain has no unit: 0.1 is 10 % longer.
+    `[..., n, n]`, first index of the component, second of the derivative, both in axis order: n = 2
+    (row, column), or 3 with the slice first. `spacing`, in the same order, is the size of a pixel:
+    with unequal sides gradients, directions and lengths must be taken in millimetres. Strain has no
+    unit: 0.1 is 10 % longer.
 Directions
     Unit vectors `[..., 2]` of the reference frame, (row, column), in millimetres.
 
@@ -24,7 +25,9 @@ import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
-Spacing = tuple[float, float]
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
+
+Spacing = tuple[float, ...]
 SECTORS = (
     "anterior",
     "anteroseptal",
@@ -39,32 +42,34 @@ _OUTSIDE = 1e-3  # what a pixel outside the region counts in a fit: where it is 
 # ---------------------------------------------------------------------------- tensors
 
 
-def deformation_gradient(u: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
-    """F = d(x + u)/dx of a displacement on a grid, `[..., H, W, 2]` -> `[..., H, W, 2, 2]`.
+def deformation_gradient(u: jax.Array, spacing: Spacing | None = None) -> jax.Array:
+    """F = d(x + u)/dx of a displacement on a grid, `[..., *space, n]` -> `[..., *space, n, n]`.
 
     Central differences, one-sided at the border. (Holzapfel, Nonlinear Solid Mechanics, 2000,
     eq. 2.38.) Where the displacement is a function, `deformation_gradient_of` is exact.
     """
-    _check_last("u", u, ("H", "W", "2"))
-    gradient = jnp.stack(jnp.gradient(u, axis=(-3, -2)), axis=-1)
-    return jnp.eye(2) + gradient * _per_pixel(spacing)
+    n = _check_field(u)
+    gradient = jnp.stack(jnp.gradient(u, axis=tuple(range(-n - 1, -1))), axis=-1)
+    return jnp.eye(n) + gradient * _per_pixel((1.0,) * n if spacing is None else spacing)
 
 
 def deformation_gradient_of(
     displacement: Callable[[jax.Array], jax.Array],
     points: jax.Array,
-    spacing: Spacing = (1.0, 1.0),
+    spacing: Spacing | None = None,
 ) -> jax.Array:
-    """F at `points` `[..., 2]` by automatic differentiation, `[..., 2, 2]`.
+    """F at `points` `[..., n]` by automatic differentiation, `[..., n, n]`.
 
     Args:
-        displacement: point `[2]` -> displacement `[2]`, both in pixels, differentiable.
+        displacement: point `[n]` -> displacement `[n]`, both in pixels, differentiable.
         points: of the reference frame, pixels.
         spacing: of a pixel.
     """
-    _check_last("points", points, ("2",))
-    gradient = jax.vmap(jax.jacfwd(displacement))(points.reshape(-1, 2))
-    return jnp.eye(2) + gradient.reshape(*points.shape, 2) * _per_pixel(spacing)
+    n = points.shape[-1]
+    gradient = jax.vmap(jax.jacfwd(displacement))(points.reshape(-1, n))
+    return jnp.eye(n) + gradient.reshape(*points.shape, n) * _per_pixel(
+        (1.0,) * n if spacing is None else spacing
+    )
 
 
 def regional_gradient(
@@ -115,18 +120,19 @@ def regional_gradient(
 
 
 def green_lagrange(deformation: jax.Array) -> jax.Array:
-    """E = (F^T F - I) / 2 of F `[..., 2, 2]`: zero for every rotation. (Holzapfel, eq. 2.69.)"""
-    _check_last("deformation", deformation, ("2", "2"))
-    return (jnp.einsum("...ki,...kj->...ij", deformation, deformation) - jnp.eye(2)) / 2
+    """E = (F^T F - I) / 2 of F `[..., n, n]`: zero for every rotation. (Holzapfel, eq. 2.69.)"""
+    _check_last("deformation", deformation, ("n", "n"))
+    identity = jnp.eye(deformation.shape[-1])
+    return (jnp.einsum("...ki,...kj->...ij", deformation, deformation) - identity) / 2
 
 
 def normal_strain(tensor: jax.Array, direction: jax.Array) -> jax.Array:
-    """n . E n, the component of E `[..., 2, 2]` along the unit vectors n `[..., 2]`: `[...]`."""
+    """d . E d, the component of E `[..., n, n]` along the unit vectors d `[..., n]`: `[...]`."""
     return jnp.einsum("...i,...ij,...j->...", direction, tensor, direction)
 
 
 def engineering_strain(tensor: jax.Array, direction: jax.Array) -> jax.Array:
-    """Change of length per length of a fibre along n: sqrt(1 + 2 n . E n) - 1, `[...]`.
+    """Change of length per length of a fibre along d: sqrt(1 + 2 d . E d) - 1, `[...]`.
 
     What echocardiography calls Lagrangian strain, (L - L0) / L0 (D'hooge 2000, eq. 2). Natural
     strain is its `log1p`.
@@ -278,16 +284,15 @@ def fractional_change(reference: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def move_points(points: jax.Array, u: jax.Array) -> jax.Array:
-    """Where reference `points` `[..., 2]` are under u `[T, H, W, 2]`, `[T, ..., 2]`, pixels.
+    """Where reference `points` `[..., n]` are under u `[T, *space, n]`, `[T, ..., n]`, pixels.
 
     The displacement is linear between pixels and continues with its border value.
     """
-    _check_last("u", u, ("T", "H", "W", "2"))
-    _check_last("points", points, ("2",))
+    _check_last("points", points, (str(_check_field(u)),))
     at = list(jnp.moveaxis(points, -1, 0))
 
-    def sample(plane):
-        return map_coordinates(plane, at, order=1, mode="nearest")
+    def sample(component):
+        return map_coordinates(component, at, order=1, mode="nearest")
 
     moves = jax.vmap(jax.vmap(sample, in_axes=-1, out_axes=-1))(u)
     return points + moves
@@ -318,8 +323,7 @@ def region_area(u: jax.Array, region: jax.Array, spacing: Spacing = (1.0, 1.0)) 
 
     The integral of det F over the region: no mask has to be resampled.
     """
-    determinant = jnp.linalg.det(deformation_gradient(u))
-    return (determinant * region).sum(axis=(-2, -1)) * spacing[0] * spacing[1]
+    return (jacobian_determinant(u) * region).sum(axis=(-2, -1)) * spacing[0] * spacing[1]
 
 
 # ---------------------------------------------------------------------------- volume
@@ -426,6 +430,14 @@ def _per_pixel(spacing):
     """Pixels per pixel -> millimetres per millimetre: factor s_i / s_j of du_i/dx_j."""
     spacing = np.asarray(spacing, np.float32)
     return spacing[:, None] / spacing[None, :]
+
+
+def _check_field(u):
+    """Components of a displacement `[..., *space, n]`."""
+    n = u.shape[-1]
+    if n not in (2, 3) or u.ndim <= n:
+        raise ValueError(f"u: found shape {u.shape}, expected [..., H, W, 2] or [..., D, H, W, 3]")
+    return n
 
 
 def _check_last(name, array, axes):

@@ -34,7 +34,7 @@ from ldm_morph_jax.paper.results import (
     place,
     read_result,
 )
-from ldm_morph_jax.registering.prediction import refined_displacement
+from ldm_morph_jax.registering.pairs import refined_displacement
 from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.directory import check_same, checked_config, locked, write_json
 from ldm_morph_jax.runs.metrics import read_curves

@@ -1,4 +1,4 @@
-"""Checkpoints of the published PyTorch code -> run directory (docs/fidelity.md).
+"""Checkpoints of the published PyTorch code -> run directory (docs/converting.md).
 
 The published latent diffusion model's checkpoint holds its autoencoder, the U-Net, the U-Net's
 moving average and the noise schedule, each under a prefix. The autoencoder's own checkpoint has no

@@ -1,4 +1,4 @@
-"""Run directory -> checkpoints of the published PyTorch code (docs/fidelity.md)."""
+"""Run directory -> checkpoints of the published PyTorch code (docs/converting.md)."""
 
 import logging
 from pathlib import Path

@@ -1,134 +1,187 @@
-"""Many pairs: the table of what to register, and the table of what came out."""
+"""Many jobs: the table of what to do, what is done already, the table of what came out."""
 
 import csv
+import hashlib
+import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
-from ldm_morph_jax.files.images import ImageError, atomic, parse_slice
+from ldm_morph_jax import __version__
+from ldm_morph_jax.files.errors import FileError, as_flags
 from ldm_morph_jax.files.tables import read_rows
-from ldm_morph_jax.registering.jobs import Job, Options, frames_of, register_job
-from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.files.writing import atomic, json_text
+from ldm_morph_jax.registering.options import JobOptions
+from ldm_morph_jax.runs.trained import TrainedMethod
 
-MASKS = ("moving_mask", "fixed_mask")
-_SUMMARY = "summary.csv"
-SUMMARY_COLUMNS = (
-    "id status verdict seconds correlation_before correlation_after dice_before dice_after "
-    "nonpositive_jacobian_percent largest_displacement_mm error"
-).split()
+# Options that change neither numbers nor files, or that a row does not have.
+_WITHOUT_EFFECT = ("out", "overwrite", "batch", "shard")
 
 
-def read_jobs(path: Path, out: Path) -> dict[str, Job]:
-    """Jobs of a CSV by id; paths are relative to it, results go to `out`/id.
+def read_jobs(options: JobOptions) -> dict[str, JobOptions]:
+    """Jobs of the table `options.batch` by id; results go to `options.out`/id.
 
-    Columns are moving, fixed and, optionally, id, moving_mask, fixed_mask, slice, frame; others are
-    left alone. Raises FileError on what `read_rows` refuses, and on bad or repeated ids.
+    Raises FileError on what `read_rows` refuses, on bad or repeated ids, and on cells that cannot
+    be read.
     """
-    rows = read_rows(path, ("moving", "fixed"), ("id", *MASKS, "slice", "frame"))
-    if not rows:
-        raise ImageError(f"{path}: lists no pairs")
-    jobs: dict[str, Job] = {}
+    table, jobs = options.batch, {}
+    rows = read_rows(table, options.REQUIRED, ("id", *options.COLUMNS))
     for number, (line, row) in enumerate(rows, start=1):
-        name, where = row["id"] or f"{number:04d}", f"{path}, line {line}"
+        where, name = f"{table}, line {line}", row["id"] or f"{number:04d}"
         if name in jobs:
-            raise ImageError(f"{where}: repeats the id {name!r}")
-        if name == _SUMMARY or name.startswith(".") or "/" in name or "\\" in name:
-            raise ImageError(f"{where}: the id {name!r} is not usable as a folder name")
-        if not row["moving"] or not row["fixed"]:
-            raise ImageError(f"{where}: lacks moving or fixed")
+            raise FileError(f"{where}: repeats the id {name!r}")
+        if name.endswith(".csv") or name.startswith(".") or "/" in name or "\\" in name:
+            raise FileError(f"{where}: the id {name!r} is not usable as a folder name")
+        if not all(row[column] for column in options.REQUIRED):
+            raise FileError(f"{where}: lacks {' or '.join(options.REQUIRED)}")
+        values = {}
+        for column in (*options.REQUIRED, *options.COLUMNS):
+            parse = options.COLUMNS.get(column) or table.parent.joinpath
+            try:
+                values |= {column: parse(row[column])} if row[column] else {}
+            except ValueError as error:
+                raise FileError(f"{where}: {column}: {error}") from None
         try:
-            chosen = parse_slice(row["slice"]) if row["slice"] else None
-            frames = frames_of([int(k) for k in row["frame"].split()])
+            jobs[name] = replace(options, **values, out=options.out / name, batch=None, shard=None)
         except ValueError as error:
-            raise ImageError(f"{where}: slice or frame: {error}") from None
-        jobs[name] = Job(
-            path.parent / row["moving"],
-            path.parent / row["fixed"],
-            out / name,
-            **{k: path.parent / row[k] for k in MASKS if row[k]},
-            slice=chosen,
-            frames=frames,
-        )
+            raise FileError(f"{where}: {error}") from None
+    if not jobs:
+        raise FileError(f"{table}: lists no {options.NOUN}")
     return jobs
 
 
-def register_batch(
-    jobs: Mapping[str, Job], options: Options, load: Callable[[], Registrar], out: Path
-) -> tuple[list[dict], Path]:
-    """Register every job; a bad pair is reported and the others go on.
+# ---------------------------------------------------------------------------- records
 
-    Returns the rows of the summary and the CSV file that holds them; progress goes to stderr.
-    Raises ImageError where `out` is not writable or holds a summary that is not to be overwritten.
-    """
-    summary = _summary_path(out, options.overwrite)
-    registrar = load()
-    rows, started = [], time.perf_counter()
+
+def arguments(job: JobOptions, method: TrainedMethod | None) -> dict:
+    """What a result depends on, as JSON has it: options, files, weights and version."""
+    values = {k: v for k, v in asdict(job).items() if k not in (*_WITHOUT_EFFECT, *job.INPUTS)}
+    values["files"] = {
+        name: fingerprint(path) for name in job.INPUTS if (path := getattr(job, name))
+    }
+    values["weights_sha256"] = None if method is None else method.weights_sha256
+    values["version"] = __version__
+    return json.loads(json_text(values))
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """A path, and a digest of names, sizes and times of all files that belong to it."""
+    digest = hashlib.sha256()
+    for file in _belonging(path):
+        status = file.stat()
+        line = f"{file.relative_to(path.parent)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(os.fsencode(line))
+    return {"path": str(path), "digest": digest.hexdigest()}
+
+
+def _belonging(path: Path) -> list[Path]:
+    """The files of a folder; a file, and others beside it that its header names."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    suffix = path.suffix.lower()
+    if suffix in (".hdr", ".img"):  # Analyze and NIfTI pairs
+        return sorted(path.parent.glob(f"{path.stem}.*"))
+    if suffix in (".mhd", ".nhdr") and path.is_file():  # the data have names of their own
+        header = path.read_text(encoding="utf-8", errors="replace")
+        siblings = [file for file in path.parent.iterdir() if file.is_file()]
+        named = [file for file in siblings if "%" in header or file.name in header]
+        return sorted({path, *named})
+    return [path] if path.exists() else []
+
+
+def finished(job: JobOptions, expected: Mapping) -> dict | None:
+    """The record of a result that the same `arguments` have made, if there is one."""
     try:
-        for number, (name, job) in enumerate(jobs.items(), start=1):
-            begin = time.perf_counter()
-            try:
-                row = summary_row(name, register_job(job, options, lambda: registrar))
-                told = (
-                    f"correlation {row['correlation_before']} -> {row['correlation_after']}, "
-                    f"{row['verdict']}"
-                )
-            except Exception as error:  # whatever it is, the other pairs are not to suffer
-                if os.environ.get("LDM_MORPH_DEBUG"):
-                    traceback.print_exc()
-                row = {"id": name, "status": "failed", "error": _reason(error)}
-                told = f"failed: {row['error']}"
+        content = json.loads((job.out / job.RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if content.get("arguments") == expected else None
+
+
+# ---------------------------------------------------------------------------- the work
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """ "2/8" -> (2, 8): the second of eight parts; None: all; ValueError for anything else."""
+    part, _, parts = (text or "1/1").partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"shard {text!r}, expected i/n with i from 1 to n")
+    return int(part), int(parts)
+
+
+def run_batch(
+    options: JobOptions,
+    method: TrainedMethod | None,
+    work: Callable[[JobOptions], dict],
+    to_row: Callable[[Mapping], dict[str, str]],
+    columns: Sequence[str],
+) -> tuple[list[dict[str, str]], Path]:
+    """Do every job of the table `options.batch`, or of a shard of it.
+
+    A job that fails, in whatever way, is a row that says why, and the others go on. What the same
+    files, options and weights have made before is kept. Shard i of n has the rows i, i + n, ... and
+    a table of its own. The table is written after every row, so that a process that is killed
+    leaves what it has done. Progress goes to stderr.
+
+    Args:
+        options: of the command.
+        method: what registers.
+        work: does a job and returns its record.
+        to_row: the row of a record.
+        columns: of the table: id, status, seconds, error and those of `to_row`.
+
+    Returns:
+        The rows of the table and the CSV file that holds them.
+    """
+    part, parts = parse_shard(options.shard)
+    jobs = list(read_jobs(options).items())[part - 1 :: parts]
+    table = options.out / ("summary.csv" if parts == 1 else f"summary-{part}-of-{parts}.csv")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{options.out}: cannot write there ({error.strerror})") from None
+    rows, computed, spent = [], 0, 0.0
+    for number, (name, job) in enumerate(jobs, start=1):
+        begin, kept = time.perf_counter(), None
+        try:
+            if not job.overwrite:
+                kept = finished(job, arguments(job, method))
+            record = kept or work(job)
+            row = {"id": name, "status": "ok", **to_row(record)}
+            row["seconds"] = f"{record['seconds']['total']:.2f}"
+        except Exception as error:  # whatever it is, the other rows are not to suffer
+            if os.environ.get("LDM_MORPH_DEBUG"):
+                traceback.print_exc()
+            row = {"id": name, "status": "failed", "error": _reason(error)}
             row["seconds"] = f"{time.perf_counter() - begin:.2f}"
-            rows.append(row)
-            left = (time.perf_counter() - started) / number * (len(jobs) - number)
-            eta = f", {left:.0f} s left" if number < len(jobs) else ""
-            print(
-                f"[{number}/{len(jobs)}] {name}: {told} ({row['seconds']} s{eta})",
-                file=sys.stderr,
-                flush=True,
-            )
-    finally:  # an interrupted batch leaves the table of what it has done
-        if rows:
-            _write_summary(summary, rows)
-    return rows, summary
+        rows.append(row)
+        _write_table(table, columns, rows)
+        if kept is None:
+            computed, spent = computed + 1, spent + time.perf_counter() - begin
+        outcome = f"failed: {row['error']}" if "error" in row else row.get("verdict", "done")
+        left = spent / max(computed, 1) * (len(jobs) - number)
+        eta = ", kept" if kept else f", {left:.0f} s left" if left else ""
+        print(
+            f"[{number}/{len(jobs)}] {name}: {outcome} ({row['seconds']} s{eta})",
+            file=sys.stderr,
+            flush=True,
+        )
+    return rows, table
 
 
 def _reason(error: Exception) -> str:
     """One line; that of an error that nobody foresaw begins with what it is."""
-    text = " ".join(str(error).split())
+    text = as_flags(" ".join(str(error).split()))
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def _write_summary(path: Path, rows: list[dict]) -> None:
+def _write_table(path: Path, columns: Sequence[str], rows: list[dict]) -> None:
     encoding = {"encoding": "utf-8", "errors": "backslashreplace"}  # file names may be any bytes
     with atomic(path) as part, open(part, "w", newline="", **encoding) as file:
-        writer = csv.DictWriter(file, SUMMARY_COLUMNS, restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _summary_path(out: Path, overwrite: bool) -> Path:
-    summary = out / _SUMMARY
-    if summary.exists() and not overwrite:
-        raise ImageError(f"{summary}: exists; add --overwrite to replace it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{out}: cannot write there ({error.strerror})") from None
-    return summary
-
-
-def summary_row(name: str, metrics: Mapping) -> dict[str, str]:
-    """One line of summary.csv; Dice is the mean over labels."""
-    row = {"id": name, "status": "ok", "verdict": metrics["verdict"]["level"]}
-    for when in ("before", "after"):
-        row[f"correlation_{when}"] = f"{metrics['correlation'][when]:.4f}"
-        if metrics.get("dice"):
-            row[f"dice_{when}"] = f"{np.nanmean([d[when] for d in metrics['dice'].values()]):.4f}"
-    row["nonpositive_jacobian_percent"] = f"{metrics['jacobian']['nonpositive_percent']:.4f}"
-    row["largest_displacement_mm"] = f"{metrics['displacement_mm']['largest']:.3f}"
-    return row

@@ -30,7 +30,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ldm_morph_jax.files.images import Geometry, Image, ImageError
 from ldm_morph_jax.files.transforms import Transform, sample_vectors
-from ldm_morph_jax.registering.method import Method
+from ldm_morph_jax.runs.trained import TrainedMethod
+from ldm_morph_jax.runs.weights import TrainedOn
 
 # Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
 MIN_OVERLAP = 0.25
@@ -153,7 +154,7 @@ class Slice:
 
 
 def prepare(
-    method: Method,
+    method: TrainedMethod | TrainedOn,
     moving: Image,
     fixed: Image,
     *,
@@ -163,7 +164,7 @@ def prepare(
     """Bring a pair (2-D, or two stacks with as many slices) to its grids.
 
     Args:
-        method: the method that will register them.
+        method: what will register them.
         moving, fixed: the images.
         align: "world": positions as in the files; "centre": centre on centre (of every slice);
             "auto": world where both files tell their position.
@@ -194,15 +195,12 @@ def prepare(
                 f"{fixed.source}; use --align centre to put their centres on each other"
             )
         on_model = (
-            _normalise(one, method.intensity, image.source)
-            for one, image in zip(values, (moving, fixed), strict=True)
+            _normalise(sampled, method.intensity, image.source)
+            for sampled, image in zip(values, (moving, fixed), strict=True)
         )
         known = np.isfinite(values).all(axis=0)
-        slices.append(
-            Slice(
-                OnGrid(model, *on_model, known), _on_one_scale(whole, sample(whole), method), shift
-            )
-        )
+        on_whole = _on_one_scale(whole, sample(whole), method.intensity)
+        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift))
     return slices
 
 
@@ -225,16 +223,16 @@ def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
     )
 
 
-def _on_one_scale(grid: Grid, values: np.ndarray, method: Method) -> OnGrid:
+def _on_one_scale(grid: Grid, values: np.ndarray, intensity: str) -> OnGrid:
     """A pair with grey values in [0, 1].
 
     Both on the same scale, so that their difference is that of the images, unless their ranges
     show that their units differ. Outside an image its border goes on.
     """
     limits = []
-    for one in values:
-        known = one[np.isfinite(one)]
-        low, high = (0, 100) if method.intensity == "minmax" else (1, 99)
+    for sampled in values:
+        known = sampled[np.isfinite(sampled)]
+        low, high = (0, 100) if intensity == "minmax" else (1, 99)
         low, high = np.percentile(known, [low, high])
         limits.append((low, high) if high > low else (known.min(), known.max()))
     ranges = [high - low for low, high in limits]
@@ -242,9 +240,9 @@ def _on_one_scale(grid: Grid, values: np.ndarray, method: Method) -> OnGrid:
         limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * 2
     valid = np.isfinite(values).all(axis=0)
     unit = []
-    for one, (low, high) in zip(values, limits, strict=True):
-        one = np.where(np.isfinite(one), one, low)
-        unit.append(np.clip((one - low) / max(high - low, 1e-30), 0, 1).astype(np.float32))
+    for sampled, (low, high) in zip(values, limits, strict=True):
+        filled = np.where(np.isfinite(sampled), sampled, low)
+        unit.append(np.clip((filled - low) / max(high - low, 1e-30), 0, 1).astype(np.float32))
     return OnGrid(grid, *unit, valid)
 
 
@@ -318,9 +316,9 @@ def _normalise(values, intensity, source):
     return out
 
 
-def velocity_on_whole(one: Slice, velocity: np.ndarray) -> np.ndarray:
+def velocity_on_whole(plane: Slice, velocity: np.ndarray) -> np.ndarray:
     """`[N, N, 2]` model pixels on the model grid -> `[*whole.shape, 2]` whole pixels."""
-    model, whole = one.model.grid, one.whole.grid
+    model, whole = plane.model.grid, plane.whole.grid
     margin = model.shape[0] // 2
     at = model.pixels_at(whole.fixed_pixels()) + margin
     scale = np.array(model.scale) / whole.scale
@@ -336,15 +334,15 @@ def to_transform(
     """Displacements `[*grid.shape, 2]` of every slice, each with its grid -> transform."""
     pixels = _pixels(fixed.shape[-2:])
     planes = []
-    for one, (grid, u) in zip(slices, displacements, strict=True):
+    for plane, (grid, u) in zip(slices, displacements, strict=True):
         margin = 0
-        if grid is one.model.grid:
+        if grid is plane.model.grid:
             margin = grid.shape[0] // 2
             u = _fade_out(u, margin)
         steps = sample_vectors(u, grid.pixels_at(pixels) + margin) * grid.scale
         if fixed.dimension == 3:
             steps = np.concatenate([np.zeros((*steps.shape[:-1], 1)), steps], axis=-1)
-        planes.append(fixed.vectors_to_physical(steps) + one.shift)
+        planes.append(fixed.vectors_to_physical(steps) + plane.shift)
     stacked = np.stack(planes) if fixed.dimension == 3 else planes[0]
     return Transform(stacked, fixed, moving)
 

@@ -7,14 +7,8 @@ import numpy as np
 
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.ops.metrics import dice
-from ldm_morph_jax.registering.method import Method
 from ldm_morph_jax.registering.result import Registration
-
-NOT_TRAINED_FOR_VELOCITY = (
-    "--diffeomorphic: the network was trained to predict a displacement, not a velocity. Its "
-    "prediction was integrated as if it were one (scaling and squaring): folds vanish, up to the "
-    "grid's resolution; where motion is large the result departs from what the network meant"
-)
+from ldm_morph_jax.runs.trained import TrainedMethod
 
 
 def measure(
@@ -48,18 +42,18 @@ def measure(
             "shape": list(whole.shape),
             "fixed_pixels_per_grid_pixel": list(whole.scale),
         },
-        "shift_before_registration_mm": [one.shift.tolist() for one in registration.slices],
+        "shift_before_registration_mm": [s.shift.tolist() for s in registration.slices],
         **similarity(registration),
         "jacobian": jacobian_numbers(transform.jacobian_determinant()),
         "displacement_mm": {"mean": float(moved.mean()), "largest": float(moved.max())},
         "diffeomorphic": registration.diffeomorphic,
         "refinement": {"steps": steps},
     }
-    if registration.found[0].correlation is not None:
-        metrics["scale"] = [one.scale for one in registration.found]
+    if registration.diffeomorphic:
+        metrics["scale"] = [motion.scale for motion in registration.motions]
         metrics["local_correlation"] = [
-            dict(zip(("before", "after"), one.correlation, strict=True))
-            for one in registration.found
+            dict(zip(("before", "after"), motion.correlation, strict=True))
+            for motion in registration.motions
         ]
     if moving_mask is not None and fixed_mask is not None:
         metrics["dice"] = overlap(registration, moving_mask, fixed_mask)
@@ -134,8 +128,8 @@ def overlap(
     before = registration.start.warp(moving_mask, "nearest")
     after = registration.transform.warp(moving_mask, "nearest")
     masks = {"the moving mask": moving_mask, "the fixed mask": fixed_mask}
-    found = {name: {int(k) for k in np.unique(mask) if k != 0} for name, mask in masks.items()}
-    labels = sorted(set.union(*found.values()))
+    present = {name: {int(k) for k in np.unique(mask) if k != 0} for name, mask in masks.items()}
+    labels = sorted(set.union(*present.values()))
     # dice counts pixels, however they are arranged
     before, after, fixed = (a.reshape(-1, a.shape[-1]) for a in (before, after, fixed_mask))
     scores = {"before": dice(before, fixed, labels), "after": dice(after, fixed, labels)}
@@ -143,7 +137,7 @@ def overlap(
     for k in labels:
         table[str(k)] = {when: score[k] for when, score in scores.items()}
         for name in masks:
-            if k not in found[name]:
+            if k not in present[name]:
                 table[str(k)]["lacking"] = name
     return table
 
@@ -180,23 +174,19 @@ def inverse_numbers(registration: Registration) -> dict[str, float]:
     }
 
 
-def notes(
-    registration: Registration, method: Method, *, steps: int, diffeomorphic: bool
-) -> list[str]:
-    """What the user should know about this result; `diffeomorphic`: whether it was asked for."""
-    found = [
+def notes(registration: Registration, method: TrainedMethod) -> list[str]:
+    """What the user should know about this result."""
+    sentences = [
         f"{image.source}: {note}"
         for image in (registration.moving, registration.fixed)
         for note in image.notes
     ]
-    if diffeomorphic and not steps and not method.predicts_velocity:
-        found.append(NOT_TRAINED_FOR_VELOCITY)
     if method.spacing_mm is not None and not registration.fixed.spacing_known:
-        found.append(
+        sentences.append(
             f"{registration.fixed.source} does not tell its pixel spacing: the longer side was "
             "fitted to the model's grid, so the heart may not have the size that the network "
             "knows; --spacing helps"
         )
     if registration.fixed.plane is not None:
-        found.append("oblique slice: x and y in the results are axes of the slice's own plane")
-    return found
+        sentences.append("oblique slice: x and y in the results are axes of the slice's own plane")
+    return sentences

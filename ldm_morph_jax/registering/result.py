@@ -1,17 +1,43 @@
-"""What registering a pair gives: the transform, its inverse, the warped image."""
+"""What registering a pair and tracking a cine give: transforms, their inverses, warped images."""
 
 import functools
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image, ImageError
 from ldm_morph_jax.files.transforms import Inverse, Transform
-from ldm_morph_jax.registering.grid import Slice, to_transform
-from ldm_morph_jax.registering.prediction import Found
+from ldm_morph_jax.registering.grid import Grid, Slice, to_transform
+
+if TYPE_CHECKING:
+    from ldm_morph_jax.files.movies import Cine
+
+
+# ---------------------------------------------------------------------------- pairs
+
+
+@dataclass(frozen=True)
+class SliceMotion:
+    """The motion of one slice.
+
+    grid: where the displacement is given.
+    displacement: `[*grid.shape, 2]` pixels of the grid, pull-back.
+    scale: largest s in [0, 1] at which exp(s v) is no worse than the identity on the whole image;
+        1 where a method predicts a displacement.
+    correlation: (before, after) mean local correlation on the whole image; None where a method
+        predicts a displacement.
+    """
+
+    grid: Grid
+    displacement: np.ndarray
+    scale: float = 1.0
+    correlation: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -19,20 +45,24 @@ class Registration:
     """One registered pair of images.
 
     moving, fixed: the images.
-    slices: the same on the grids, and `found`: what was found there, one for every slice.
-    diffeomorphic: whether the displacement is the integral of a velocity.
+    slices: the same on the grids.
+    motions: of every slice.
     """
 
     moving: Image
     fixed: Image
     slices: Sequence[Slice]
-    found: Sequence[Found]
-    diffeomorphic: bool = False
+    motions: Sequence[SliceMotion]
+
+    @property
+    def diffeomorphic(self) -> bool:
+        """Whether the displacement is the integral of a velocity."""
+        return self.motions[0].correlation is not None
 
     @functools.cached_property
     def transform(self) -> Transform:
         """From fixed to moving, see `files.transforms.Transform`."""
-        return self._transform_of([(one.grid, one.displacement) for one in self.found])
+        return self._transform_of([(m.grid, m.displacement) for m in self.motions])
 
     @functools.cached_property
     def warped(self) -> np.ndarray:
@@ -53,9 +83,7 @@ class Registration:
     @functools.cached_property
     def start(self) -> Transform:
         """The transform before registration: the shift alone."""
-        return self._transform_of(
-            [(one.grid, np.zeros_like(one.displacement)) for one in self.found]
-        )
+        return self._transform_of([(m.grid, np.zeros_like(m.displacement)) for m in self.motions])
 
     def _transform_of(self, displacements):
         return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
@@ -116,10 +144,119 @@ class Result:
             expected = f"{len(self.registrations)} images" if self.batched else "one image"
             raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
         return self._stack(
-            (r.inverse.transform if inverse else r.transform).warp(one, interpolation)
-            for r, one in zip(self.registrations, arrays, strict=True)
+            (r.inverse.transform if inverse else r.transform).warp(image, interpolation)
+            for r, image in zip(self.registrations, arrays, strict=True)
         )
 
     def _stack(self, arrays):
         arrays = list(arrays)
         return np.stack(arrays) if self.batched else arrays[0]
+
+
+# ---------------------------------------------------------------------------- cines
+
+
+class Series:
+    """An array `[T, ...]` that never lies in memory as a whole, like a data set of h5py.
+
+    `series[t]` and `series[a:b]` are NumPy arrays; other indices, `np.asarray` and arithmetic with
+    arrays compute all frames. The last block is kept, so that going through the frames in order
+    computes each one once.
+    """
+
+    def __init__(self, compute: Callable[[slice], np.ndarray], shape: tuple[int, ...], block: int):
+        """`compute` makes the frames of a slice, at most `block`, of an array of `shape`."""
+        self.shape = shape
+        self._compute, self._block = compute, block
+        self._kept: tuple[int, np.ndarray] | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index) -> np.ndarray:
+        if isinstance(index, int | np.integer):
+            t = range(len(self))[index]  # negative ones count from the end
+            return self._block_of(t)[t % self._block]
+        if isinstance(index, slice):
+            frames = [self[t] for t in range(len(self))[index]]
+            return np.stack(frames) if frames else np.empty((0, *self.shape[1:]), np.float32)
+        return np.asarray(self)[index]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def _block_of(self, t) -> np.ndarray:
+        first = t - t % self._block
+        if self._kept is None or self._kept[0] != first:
+            rows = slice(first, min(first + self._block, len(self)))
+            block = np.asarray(self._compute(rows)).view()
+            block.flags.writeable = False  # it will be handed out again
+            self._kept = first, block
+        return self._kept[1]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A cine and the motion of the tissue of its reference frame.
+
+    cine: frames `[T, H, W]`.
+    reference: number of the frame whose tissue is followed.
+    times: `[T]` seconds; frame numbers where the cine does not tell.
+    displacement: `[T, H, W, 2]` float32 pixels, Lagrangian: the tissue at x of the reference is at
+        x + displacement[t](x) in frame t. Computed when it is looked at; `np.asarray` makes an
+        array of all frames.
+    inverse: `[T, H, W, 2]` float32 pixels, from frame t back to the reference; likewise.
+    period: of the motion, in the unit of `times`; None where it was not told.
+    unconstrained_last: `[H, W, 2]`, displacement of the last frame when it is registered by itself,
+        before anything is smoothed in time; None where that was not done.
+    method: "search", or the name of the method.
+    """
+
+    cine: "Cine"
+    reference: int
+    times: np.ndarray
+    displacement: Series | np.ndarray
+    inverse: Series | np.ndarray
+    period: float | None
+    unconstrained_last: np.ndarray | None
+    method: str
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of every frame."""
+        return self.cine.first.geometry
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """(row, column) in mm; (1, 1) where unknown."""
+        return self.cine.first.spacing
+
+    @property
+    def whole_beat(self) -> bool:
+        """Whether the last frame is one period after the first."""
+        length = self.times[-1] - self.times[0]
+        return self.period is not None and math.isclose(length, self.period, rel_tol=1e-6)
+
+    def transform(self, t: int) -> Transform:
+        """T with frame_t(T(p)) ~ reference(p): brings frame t to the reference frame."""
+        return self._transform(self.displacement[t])
+
+    def inverse_transform(self, t: int) -> Transform:
+        """Brings images and labels of the reference frame to frame t."""
+        return self._transform(self.inverse[t])
+
+    def warped(self, t: int) -> np.ndarray:
+        """Frame t brought to the reference frame, `[H, W]` float32, original intensities."""
+        return self.transform(t).warp(self.cine.frames[t])
+
+    def carried(self, labels: np.ndarray, t: int) -> np.ndarray:
+        """Labels `[H, W]` of the reference frame in frame t; nearest neighbour."""
+        return self.inverse_transform(t).warp(labels, "nearest")
+
+    def _transform(self, u):
+        geometry = self.geometry
+        return Transform(geometry.vectors_to_physical(u), geometry, geometry)

@@ -5,6 +5,7 @@ other way round.
 """
 
 import csv
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +27,11 @@ from ldm_morph_jax.files.images import (
 )
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.transforms import Inverse, Transform, read_transform
+from ldm_morph_jax.files.writing import SUFFIXES, json_text, staged
+from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.grid import MIN_OVERLAP
 from ldm_morph_jax.registering.measures import jacobian_numbers
+from ldm_morph_jax.registering.options import JacobianOptions, WarpOptions
 
 _POSITION = ("x", "y", "z")
 _INDEX = ("slice", "row", "column")
@@ -44,44 +48,27 @@ class Carried(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def warp_file(
-    transform: Path,
-    input: Path,
-    out: Path,
-    *,
-    interpolation: str = "linear",
-    inverse: bool = False,
-    moving: Path | None = None,
-    overwrite: bool = False,
-    **reading,
-) -> Carried:
+def warp_file(options: WarpOptions) -> Carried:
     """Carry an image, labels ("nearest") or the points of a CSV through a saved transform.
 
-    Args:
-        transform: the file of the transform.
-        input: the image, or a CSV with the columns x, y (and z) in mm, LPS, or row, column (and
-            slice) in pixels; other columns are kept.
-        out: what to write.
-        interpolation: of images, "linear" or "nearest".
-        inverse: from the fixed to the moving image.
-        moving: the moving image, where the transform does not tell its grid and it is needed.
-        overwrite: replace an earlier result.
-        reading: options of `files.images.read_image`.
+    A CSV of points has the columns x, y (and z) in mm, LPS, or row, column (and slice) in pixels;
+    other columns are kept.
 
     Raises:
         ImageError, TransformError: one line, on anything that cannot be used; also where the input
             does not cover the image that was registered, compared in mm where both tell positions.
     """
-    _refuse_existing(out, overwrite)
-    source, transform = str(transform), read_transform(transform)
-    if moving is not None:
-        image = read_image(moving, **reading)
+    _refuse_existing(options.out, options.overwrite)
+    source, transform = str(options.transform), read_transform(options.transform)
+    reading = options.reading | {"slice": options.slice, "frame": options.frame}
+    if options.moving is not None:
+        image = read_image(options.moving, **reading)
         transform = replace(transform, moving=_placed(image, transform.moving).geometry)
-    if input.suffix.lower() == ".csv":
-        return _warp_points(transform, source, input, out, inverse)
-    image = read_image(input, **reading, labels=interpolation == "nearest")
+    if options.input.suffix.lower() == ".csv":
+        return _warp_points(transform, source, options.input, options.out, options.inverse)
+    image = read_image(options.input, **reading, labels=options.interpolation == "nearest")
     largest, notes = None, ()
-    if inverse:
+    if options.inverse:
         _need_moving(transform, source)
         # the input lies on the fixed image's grid, and it is sampled through the inverse
         inverse = transform.inverse()
@@ -91,47 +78,65 @@ def warp_file(
     notes += image.notes
     if outside := _share_outside(transform, image):
         notes += (f"{100 * outside:.2g} % of the result lie beyond the input: its border value",)
-    warped = transform.warp(image.array, interpolation, image.geometry)
-    if out.suffix.lower() in (".png", ".tif", ".tiff"):
+    warped = transform.warp(image.array, options.interpolation, image.geometry)
+    if options.out.suffix.lower() in (".png", ".tif", ".tiff"):
         warped = round_to(warped, image.array.dtype)
-    write_image(out, warped, transform.fixed)
+    write_image(options.out, warped, transform.fixed)
     return Carried(largest, notes)
 
 
-def jacobian_file(
-    transform: Path,
-    out: Path | None = None,
-    *,
-    mask: Path | None = None,
-    slice: int | str | None = None,
-    frame: int | None = None,
-    overwrite: bool = False,
-) -> dict[str, float]:
+def warp_table(options: WarpOptions) -> tuple[list[dict], Path]:
+    """Carry every input of a table, see `batch.run_batch`; each keeps its name."""
+
+    def work(job):
+        name = job.input.name
+        if not name.lower().endswith((*SUFFIXES, ".csv")):  # DICOM and others are only read
+            name += ".nii.gz"
+        with staged(job.out, (name, job.RECORD), job.overwrite, last=job.RECORD) as folder:
+            begin = time.perf_counter()
+            carried = warp_file(replace(job, out=folder / name))
+            record = {
+                "file": name,
+                **carried._asdict(),
+                "seconds": {"total": time.perf_counter() - begin},
+                "arguments": arguments(job, None),
+            }
+            (folder / job.RECORD).write_text(json_text(record), encoding="utf-8")
+        return record
+
+    def row_of(record):
+        residual = record["residual_mm"]
+        row = {"file": record["file"], "notes": "; ".join(record["notes"])}
+        return row if residual is None else row | {"residual_mm": f"{residual:.3g}"}
+
+    columns = "id status seconds file residual_mm notes error".split()
+    return run_batch(options, None, work, row_of, columns)
+
+
+def jacobian_file(options: JacobianOptions) -> dict[str, float]:
     """`measures.jacobian_numbers` of a saved transform, where `mask` is not 0 or everywhere.
 
-    `slice` and `frame` choose those of the mask, as in `files.images.read_image`. The map is
-    written to `out`, if given. Raises as `warp_file`.
+    The map is written to `out`, if given. Raises as `warp_file`.
     """
-    _refuse_existing(out, overwrite)
-    transform = read_transform(transform)
+    _refuse_existing(options.out, options.overwrite)
+    transform = read_transform(options.transform)
     determinant = transform.jacobian_determinant()
     counted = determinant
-    if mask is not None:
-        if determinant.ndim == 3:
-            slice = "all"
-        labels = read_image(mask, slice, frame=frame, oblique=True, labels=True)
+    if options.mask is not None:
+        slice = "all" if determinant.ndim == 3 else options.slice
+        labels = read_image(options.mask, slice, frame=options.frame, oblique=True, labels=True)
         inside = resample_labels(labels, _registered_image(transform.fixed, labels)).array != 0
         counted = determinant[inside]
         if not counted.size:
-            raise ImageError(f"{mask}: the mask is empty")
-    if out is not None:
-        write_image(out, determinant.astype(np.float32), transform.fixed)
+            raise ImageError(f"{options.mask}: the mask is empty")
+    if options.out is not None:
+        write_image(options.out, determinant.astype(np.float32), transform.fixed)
     return jacobian_numbers(counted)
 
 
 def _refuse_existing(out: Path | None, overwrite: bool) -> None:
     if out is not None and out.exists() and not overwrite:
-        raise ImageError(f"{out}: exists; add --overwrite to replace it")
+        raise ImageError(f"{out}: exists; add `overwrite` to replace it")
 
 
 def _placed(image: Image, recorded: Geometry | None) -> Image:

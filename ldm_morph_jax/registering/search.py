@@ -1,4 +1,4 @@
-"""Find the stationary velocity of a pair, from coarse to fine, on the whole image.
+"""Find the stationary velocity of a pair, from coarse to fine, on the whole image or volume.
 
 The velocity v stands for two maps, exp(v) from the fixed to the moving image and exp(-v) back. At
 every step both images are brought half the way to each other, moving(exp(v/2)) and
@@ -11,9 +11,15 @@ correlation): the mean force divided by the mean squared contrast is a motion in
 there is no step size to choose. Steps are smooth (fluid regularisation), and what they add up to is
 smoothed a little every time (elastic regularisation), as SyN and log-demons do (Avants et al. 2008,
 Vercauteren et al. 2008).
+
+All lengths are multiples of the finest spacing, in every direction: where slices are further apart
+than pixels, a Gaussian is as wide in millimetres through the slices as within them, a motion of one
+millimetre costs the same, and a level does not merge slices that are as thick as its pixels.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ldm_morph_jax.ops import separable
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.ops.inverse import Inverse, invert
@@ -28,7 +35,6 @@ from ldm_morph_jax.ops.similarity import (
     correlation_gradient,
     gaussian_window,
     local_correlation,
-    smooth,
 )
 
 SIZE_STEP = 32  # sides are padded to multiples of this: few programs serve all sizes
@@ -39,7 +45,7 @@ _SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # tried from left to right
 
 @dataclass(frozen=True)
 class Refinement:
-    """Settings of the search; lengths in pixels of the level at hand.
+    """Settings of the search; lengths in pixels of the level at hand, along its finest axis.
 
     Chosen on training and validation patients of Sunnybrook, ACDC and CAMUS (docs/refinement.md).
 
@@ -97,9 +103,9 @@ STEPS = sum(Refinement().steps)  # of refinement, unless asked for more or less
 
 
 class Refined(NamedTuple):
-    """What `refine` found for every pair; `[B, H, W]` images, pull-back, pixels.
+    """What `refine` found for every pair; `[B, *space]` images, pull-back, pixels.
 
-    velocity: `[B, H, W, 2]`, scaled back.
+    velocity: `[B, *space, rank]`, scaled back.
     displacement: exp(velocity) - id: warped(x) = moving(x + displacement(x)).
     inverse: of the displacement, with its residual and where it converged.
     scale: `[B]`, s in [0, 1]: what was found was exp(v / s); 0: no motion is better than any.
@@ -118,78 +124,112 @@ class Refined(NamedTuple):
     start_gain: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="settings")
+class _Level(NamedTuple):
+    """blocks: pixels of the images in one of the level; unit: pixels of the level in one length.
+
+    Both along each axis. The length is that of a pixel of the level along the finest axis.
+    """
+
+    blocks: tuple[int, ...]
+    unit: tuple[float, ...]
+
+    @classmethod
+    def of(cls, coarseness: int, spacing: Sequence[float]) -> "_Level":
+        pixels = [coarseness * min(spacing) / s for s in spacing]
+        blocks = [2 ** max(0, round(math.log2(n))) for n in pixels]
+        return cls(tuple(blocks), tuple(n / b for n, b in zip(pixels, blocks, strict=True)))
+
+    def sigmas(self, length: float) -> list[float]:
+        """A length in pixels along each axis."""
+        return [length * unit for unit in self.unit]
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "spacing"))
 def refine(
     moving: jax.Array,
     fixed: jax.Array,
     valid: jax.Array | None = None,
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
+    spacing: tuple[float, ...] | None = None,
 ) -> Refined:
-    """Register `[B, H, W]` images in about [0, 1]; pairs do not see each other.
+    """Register `[B, *space]` images in about [0, 1]; pairs do not see each other.
 
     Args:
         moving, fixed: float32.
-        valid: `[B, H, W]` bool, where both images are known; None: everywhere.
-        start: `[B, H, W, 2]`, a velocity to begin with; None: zero.
+        valid: `[B, *space]` bool, where both images are known; None: everywhere.
+        start: `[B, *space, rank]`, a velocity to begin with; None: zero.
         settings: see `Refinement`.
+        spacing: of the pixels along each axis; only ratios count. None: equal.
     """
+    spacing = spacing or (1.0,) * (moving.ndim - 1)
     weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
     gain = jnp.full(len(moving), jnp.nan)
     if start is not None:
-        gain = _start_gain(start, moving, fixed, weight, settings)
-        start = jnp.where((gain >= settings.least_gain)[:, None, None, None], start, 0)
-    v = search(moving, fixed, weight, start, settings)
-    return _scaled_back(v, moving, fixed, weight, settings)._replace(start_gain=gain)
+        gain = _start_gain(start, moving, fixed, weight, settings, spacing)
+        start = jnp.where(_per_pair(gain >= settings.least_gain, start), start, 0)
+    v = search(moving, fixed, weight, start, settings, spacing)
+    return _scaled_back(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
 
 
-@functools.partial(jax.jit, static_argnames="settings")
+@functools.partial(jax.jit, static_argnames=("settings", "spacing"))
 def search(
     moving: jax.Array,
     fixed: jax.Array,
     weight: jax.Array | None = None,
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
+    spacing: tuple[float, ...] | None = None,
 ) -> jax.Array:
-    """The velocity `[B, H, W, 2]` of `refine` before it is compared with no motion.
+    """The velocity `[B, *space, rank]` of `refine` before it is compared with no motion.
 
-    Any start is taken. `weight` `[B, H, W]` >= 0 is what each pixel counts; None: all alike.
+    Any start is taken. `weight` `[B, *space]` >= 0 is what each pixel counts; None: all alike.
     """
-    sizes = check_shape("moving", moving, "B H W")
-    check_shape("fixed", fixed, "B H W", sizes)
-    height, width = sizes["H"], sizes["W"]
+    sizes = check_shape("moving", moving, "B *space")
+    check_shape("fixed", fixed, "B *space", sizes)
+    space, rank = sizes["space"], sizes["rank"]
+    spacing = spacing or (1.0,) * rank
+    if len(spacing) != rank or min(spacing) <= 0:
+        raise ValueError(f"spacing: found {spacing}, expected {rank} positive numbers (axis order)")
     weight = jnp.ones(moving.shape) if weight is None else weight
-    check_shape("weight", weight, "B H W", sizes)
-    v = jnp.zeros((*moving.shape, 2)) if start is None else start
-    check_shape("start", v, "B H W 2", sizes)
+    check_shape("weight", weight, "B *space", sizes)
+    v = jnp.zeros((*moving.shape, rank)) if start is None else start
+    check_shape("start", v, "B *space rank", sizes)
 
-    pad = [(0, 0), (0, -height % SIZE_STEP), (0, -width % SIZE_STEP)]
+    levels = [_Level.of(coarseness, spacing) for coarseness in settings.levels]
+    coarsest = [max(blocks) for blocks in zip(*(level.blocks for level in levels), strict=True)]
+    multiples = [SIZE_STEP if n == max(coarsest) else n for n in coarsest]
+    pad = [(0, 0), *((0, -n % m) for n, m in zip(space, multiples, strict=True))]
     images = jnp.concatenate([jnp.pad(image, pad, mode="edge") for image in (moving, fixed)])
     weight = jnp.pad(weight, pad)
-    first = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, 2, H, W]
-    added, coarseness = jnp.zeros_like(first), 1
-    for level, steps in zip(settings.levels, settings.steps, strict=True):
+    first = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, rank, *space]
+    added, blocks = jnp.zeros_like(first), (1,) * rank
+    for level, steps in zip(levels, settings.steps, strict=True):
         added = _search(
-            _rescale(first, 1, level),
-            _rescale(added, coarseness, level),
-            _shrink(images, level),
-            _shrink(weight, level),
+            _rescale(first, (1,) * rank, level.blocks),
+            _rescale(added, blocks, level.blocks),
+            separable.block_means(images, level.blocks),
+            separable.block_means(weight, level.blocks),
+            level,
             steps,
             settings,
         )
-        coarseness = level
-    return v + jnp.moveaxis(_rescale(added, coarseness, 1), 1, -1)[:, :height, :width]
+        blocks = level.blocks
+    inside = (slice(None), *map(slice, space))
+    return v + jnp.moveaxis(_rescale(added, blocks, (1,) * rank), 1, -1)[inside]
 
 
-def _search(start, added, images, weight, steps, settings):
-    """What is `added` to the start, `[B, 2, H, W]` both, after `steps` on one level."""
-    windows = [gaussian_window(weight, sigma) for sigma in settings.windows]
+def _search(start, added, images, weight, level, steps, settings):
+    """What is `added` to the start, `[B, rank, *space]` both, after `steps` on one level."""
+    rank = start.shape[1]
+    windows = [gaussian_window(weight, level.sigmas(sigma)) for sigma in settings.windows]
+    unit = jnp.array(level.unit).reshape(rank, *[1] * rank)
 
     def step(_, added):
         v = start + added
         both = jnp.moveaxis(jnp.concatenate([v, -v]), 1, -1) / 2
         halfway = warp(images[..., None], integrate_velocity(both, _HALF_SQUARINGS))[..., 0]
-        contrast = jnp.stack(jnp.gradient(halfway, axis=(1, 2)), axis=1)
+        contrast = jnp.stack(jnp.gradient(halfway, axis=tuple(range(1, rank + 1))), axis=1) * unit
         force, squared = jnp.zeros_like(v), jnp.zeros_like(v[:, :1])
         for window in windows:
             likeness = correlation_gradient(halfway, window, settings.floor)
@@ -199,59 +239,79 @@ def _search(start, added, images, weight, steps, settings):
             )
             force += (forces[0] - forces[1]) / 2
             squared += jnp.sum(jnp.square((contrasts[0] + contrasts[1]) / 2), axis=1, keepdims=True)
-        around = smooth(jnp.concatenate([force, squared], axis=1), settings.fluid)
-        move = around[:, :2] / (around[:, 2:] + settings.stiffness)
+        around = separable.smooth(
+            jnp.concatenate([force, squared], axis=1), level.sigmas(settings.fluid)
+        )
+        move = around[:, :rank] / (around[:, rank:] + settings.stiffness)
         length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
-        move = move / jnp.maximum(1, length / settings.longest_step)
-        return smooth(added + move, settings.elastic)
+        move = move / jnp.maximum(1, length / settings.longest_step) * unit
+        return separable.smooth(added + move, level.sigmas(settings.elastic))
 
     return lax.fori_loop(0, steps, step, added)
 
 
-def _scaled_back(v, moving, fixed, weight, settings):
+def _scaled_back(v, moving, fixed, weight, settings, spacing):
     """The largest of `_SCALES` at which no image is less like the other than without motion."""
-    correlate = _correlation(weight, settings)
+    correlate = _correlation(weight, settings, spacing)
+    space = tuple(range(1, moving.ndim))
+    scales, last = jnp.array(_SCALES), len(_SCALES) - 1
 
-    def average(x):
-        return jnp.sum(x * weight, axis=(2, 3)) / jnp.sum(weight, axis=(1, 2))
+    def likeness(warped, others):
+        """rms and correlation, `[2, B]` each."""
+        squared, correlation = jnp.square(warped - others), correlate(warped, others)
+        rms, correlation = (
+            jnp.sum(x * weight, axis=[axis + 1 for axis in space]) / jnp.sum(weight, axis=space)
+            for x in (squared, correlation)
+        )
+        return jnp.sqrt(rms), correlation
 
-    def attempt(scale):
-        displacements, warped, others = _both_ways(scale * v, moving, fixed)
-        rms = jnp.sqrt(average(jnp.square(warped - others)))
-        return displacements, rms, average(correlate(warped, others))
+    still = likeness(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]))
 
-    displacements, rms, correlation = lax.map(attempt, jnp.array(_SCALES))
-    fine = jnp.all((rms <= rms[-1:]) & (correlation >= correlation[-1:]), axis=1)  # [S, B]
-    chosen = jnp.argmax(fine, axis=0)
-    pair = jnp.arange(len(moving))
-    there, back = (displacements[chosen, way, pair] for way in (0, 1))
-    scale = jnp.array(_SCALES)[chosen]
+    def unfinished(state):
+        return ~jnp.all(state[1])
+
+    def attempt(state):
+        """The next smaller scale for every pair that does not have its own yet."""
+        chosen, fine = state[:2]
+        chosen = jnp.where(fine, chosen, chosen + 1)
+        displacements, warped, others = _both_ways(v * _per_pair(scales[chosen], v), moving, fixed)
+        rms, correlation = likeness(warped, others)
+        fine = jnp.all((rms <= still[0]) & (correlation >= still[1]), axis=0) | (chosen == last)
+        return chosen, fine, displacements, rms, correlation
+
+    nothing = jnp.zeros((2, *v.shape))
+    state = (jnp.full(len(v), -1), jnp.zeros(len(v), bool), nothing, *still)
+    chosen, _, (there, back), *now = lax.while_loop(unfinished, attempt, state)
+    rms, correlation = (
+        jnp.stack([before[0], after[0]], axis=-1) for before, after in zip(still, now, strict=True)
+    )
     return Refined(
-        v * scale[:, None, None, None],
+        v * _per_pair(scales[chosen], v),
         there,
         invert(there, back),
-        scale,
-        jnp.stack([correlation[-1, 0], correlation[chosen, 0, pair]], axis=-1),
-        jnp.stack([rms[-1, 0], rms[chosen, 0, pair]], axis=-1),
-        jnp.full(len(moving), jnp.nan),
+        scales[chosen],
+        correlation,
+        rms,
+        jnp.full(len(v), jnp.nan),
     )
 
 
-def _start_gain(v, moving, fixed, weight, settings):
+def _start_gain(v, moving, fixed, weight, settings, spacing):
     """See `Refined.start_gain`; `[B]`, the mean of both ways."""
-    correlate = _correlation(weight, settings)
-    weight = weight * jnp.linalg.norm(v, axis=-1)
+    correlate = _correlation(weight, settings, spacing)
+    weight = weight * jnp.linalg.norm(v / jnp.array(_Level.of(1, spacing).unit), axis=-1)
 
     def lacking(v):
         _, warped, others = _both_ways(v, moving, fixed)
-        return jnp.sum((1 - correlate(warped, others)) * weight, (0, 2, 3))
+        lacks = (1 - correlate(warped, others)) * weight
+        return jnp.sum(lacks, (0, *range(2, lacks.ndim)))
 
     before = lacking(jnp.zeros_like(v))
     return 1 - lacking(v) / jnp.where(before > 0, before, 1)
 
 
 def _both_ways(v, moving, fixed):
-    """exp(v) and exp(-v) `[2, B, H, W, 2]`, what they warp `[2, B, H, W]`, and onto what."""
+    """exp(v) and exp(-v) `[2, B, *space, rank]`, what they warp `[2, B, *space]`, onto what."""
     displacements = integrate_velocity(jnp.concatenate([v, -v]), _SQUARINGS)
     warped = warp(jnp.concatenate([moving, fixed])[..., None], displacements)[..., 0]
     return (
@@ -261,9 +321,10 @@ def _both_ways(v, moving, fixed):
     )
 
 
-def _correlation(weight, settings):
-    """Function of images `[2, B, H, W]`: their local correlation, the mean over all windows."""
-    windows = [gaussian_window(weight, sigma) for sigma in settings.windows]
+def _correlation(weight, settings, spacing):
+    """Function of images `[2, B, *space]`: their local correlation, the mean over all windows."""
+    level = _Level.of(1, spacing)
+    windows = [gaussian_window(weight, level.sigmas(sigma)) for sigma in settings.windows]
 
     def of_pair(a, b):
         return sum(local_correlation(a, b, w, settings.floor) for w in windows) / len(windows)
@@ -271,32 +332,16 @@ def _correlation(weight, settings):
     return jax.vmap(of_pair)
 
 
-def _shrink(x, factor):
-    """`[B, H, W]` -> means of `factor` x `factor` pixels."""
-    n, height, width = x.shape
-    return x.reshape(n, height // factor, factor, width // factor, factor).mean(axis=(2, 4))
-
-
 def _rescale(v, old, new):
-    """A velocity `[B, 2, H, W]` of a level `old` times coarser than the images, for level `new`."""
+    """A velocity `[B, rank, *space]` of a level with blocks `old`, for one with blocks `new`."""
     if old == new:
         return v
-    if new > old:
-        factor = new // old
-        return (
-            _shrink(v.reshape(-1, *v.shape[2:]), factor).reshape(
-                *v.shape[:2], v.shape[2] // factor, v.shape[3] // factor
-            )
-            / factor
-        )
-    factor = old // new
-    rows, columns = (_enlarging_matrix(size, factor) for size in v.shape[2:])
-    return factor * (rows @ v @ columns.T)
+    factors = [a / b for a, b in zip(old, new, strict=True)]
+    size = [round(n * factor) for n, factor in zip(v.shape[2:], factors, strict=True)]
+    factors = jnp.array(factors).reshape(-1, *[1] * len(size))
+    return separable.resize(v, size, align="cells") * factors
 
 
-def _enlarging_matrix(size, factor):
-    """`[factor * size, size]`: linear interpolation between the centres of blocks of `factor`."""
-    position = (jnp.arange(factor * size, dtype=jnp.float32) + 0.5) / factor - 0.5
-    position = jnp.clip(position, 0, size - 1)
-    distance = jnp.abs(position[:, None] - jnp.arange(size, dtype=jnp.float32)[None, :])
-    return jnp.maximum(0, 1 - distance)
+def _per_pair(values, array):
+    """`[B]`, to be multiplied with an array `[B, ...]`."""
+    return values.reshape(-1, *[1] * (array.ndim - 1))

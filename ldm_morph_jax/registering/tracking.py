@@ -1,4 +1,4 @@
-"""Follow the tissue of one frame through a whole cine, by any method that registers pairs.
+"""Follow the tissue of one frame through a cine: `track_cine(cine)`, `load(name).track(frames)`.
 
 Every frame is registered to the *reference* frame itself, never to its neighbour: what chains of
 neighbours add up to drifts, and its errors do not average out. The order is chosen so that this
@@ -9,19 +9,31 @@ costs little:
 2. Velocities are made smooth in time: projected on the harmonics of the beat where its period is
    known, on cubic splines otherwise, both zero at the reference frame. All frames are improved
    from there and made smooth again: what one frame's noise pulled aside, its neighbours pull back.
-3. Regularisation pulls motion towards smoother and smaller ones. How far, the tracking tells when
-   it is applied to the reference frame moved by its own result: the difference is added
-   ("twicing", Tukey, Exploratory Data Analysis, 1977). It changes slowly in time, so that the key
-   frames are enough.
+3. Regularisation shrinks motion. Track the reference warped by its own result; add back the motion
+   lost ("twicing", Tukey, Exploratory Data Analysis, 1977). The loss changes slowly in time, so
+   that the key frames are enough.
 
 A stationary velocity v_t stands for each frame: x + u_t(x) = exp(v_t)(x) leads from the reference
 to frame t (`ops.strain` states the conventions), exp(-v_t) back. What is smooth in time is a sum of
 few curves: their coefficients are kept, not the velocity of every frame, and gathered while frames
 are registered, at most `chunk` of them at a time; they do not grow with the length of the cine.
+
+How frames are registered depends on the method:
+
+* none: the search of `registering.search`, from no motion;
+* a network: its prediction for the key frames, made antisymmetric, is where that search starts;
+* an iterative method (LDDMM, SyN): every frame directly to the reference, since it offers no
+  velocity to go on from; its displacements are made smooth in time, and inverted by Newton's
+  method.
+
+Frames with pixels below `_FINEST_MM`, or sides above `_LARGEST` pixels, are tracked on a coarser
+grid; the result is given on their own.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +41,32 @@ import numpy as np
 from scipy.interpolate import BSpline
 
 from ldm_morph_jax.devices.batches import fill_up, in_chunks
+from ldm_morph_jax.devices.mesh import data_mesh, sharded
+from ldm_morph_jax.files.images import Image, ImageError, check_spacing, images_from_array
+from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
+from ldm_morph_jax.ops.inverse import invert
+from ldm_morph_jax.registering.pairs import register_images
+from ldm_morph_jax.registering.result import Series, Tracked
+from ldm_morph_jax.registering.search import Refinement
+from ldm_morph_jax.registering.search import search as search_velocity
+from ldm_morph_jax.runs.trained import TrainedMethod
 
+Progress = Callable[[float], None]
 Register = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(moving `[B, H, W]`, fixed `[B, H, W]`, start `[B, H, W, 2]`) -> velocity `[B, H, W, 2]`."""
+
+SEARCH = Refinement()
+# Noise is averaged over time, so that correlation may look closer here than in a single pair. The
+# wider window brings cavities of real hearts to close further.
+IMPROVE = Refinement(
+    levels=(1,), steps=(15,), windows=(1.0, 4.0), fluid=5.0, elastic=0.3, stiffness=0.15
+)
+# Frames with finer pixels or longer sides than these are tracked on a coarser grid. Windows are
+# some pixels wide, chosen on hearts of 1.25 mm per pixel: of finer ones they see too little.
+_FINEST_MM = 1.0
+_LARGEST = 320
 
 
 @dataclass(frozen=True)
@@ -64,16 +97,27 @@ class Tracking:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
 
 
+DEFAULTS = Tracking()
+
+
 @dataclass(frozen=True)
 class Velocities:
     """Velocities of T frames, as sums of curves over time. `v[rows]` are those of some frames.
 
     basis: `[T, K]`, of `time_basis`.
     coefficients: `[K, H, W, 2]` float32, pixels.
+    unconstrained_last: `[H, W, 2]`, of the last frame as the search found it, before anything is
+        smoothed in time; None where the last frame is the reference.
     """
 
     basis: np.ndarray
     coefficients: np.ndarray
+    unconstrained_last: np.ndarray | None = None
+
+    @classmethod
+    def zero(cls, basis: np.ndarray, shape: tuple[int, int]) -> "Velocities":
+        """Velocities to add to, of frames of `shape`."""
+        return cls(basis, np.zeros((basis.shape[1], *shape, 2), np.float32))
 
     def __getitem__(self, rows) -> np.ndarray:
         """`[N, H, W, 2]` float32 of N rows: a slice or an array of numbers."""
@@ -134,23 +178,19 @@ def track(
         nonlocal done
         fixed = np.broadcast_to(frames[reference], moving.shape)
         filled, valid = fill_up((moving, fixed, start), settings.chunk)
-        found = np.asarray(method(*filled))[valid]
+        v = np.asarray(method(*filled))[valid]
         done += settings.chunk
         progress(min(1.0, done / work))
-        return found
+        return v
 
     def chunks(rows):
         return (rows[k : k + settings.chunk] for k in range(0, len(rows), settings.chunk))
-
-    def smooth_in_time():
-        """Velocities to add to, all zero."""
-        return Velocities(basis, np.zeros((basis.shape[1], *frames.shape[1:], 2), np.float32))
 
     def of_known(values):
         """Velocities `[keys, H, W, 2]` with zero at the reference, `[known, H, W, 2]`."""
         return np.insert(values, np.searchsorted(keys, reference), 0, axis=0)
 
-    v = smooth_in_time()
+    v = Velocities.zero(basis, frames.shape[1:])
     at_keys = np.concatenate(
         [
             register(search, frames[rows], np.zeros((len(rows), *frames.shape[1:], 2), np.float32))
@@ -163,29 +203,25 @@ def track(
         start = _interpolate(times[rows], times[known], at_known)
         v.plus(rows, register(improve, frames[rows], start))
     for _ in range(settings.rounds - 1):
-        improved = smooth_in_time()
+        improved = Velocities.zero(basis, frames.shape[1:])
         for rows in chunks(others):
             improved.plus(rows, register(improve, frames[rows], v[rows]))
         v = improved
     if settings.twicing:
         lost = []
         for rows in chunks(keys):
-            wanted = v[rows]
-            moved = propagate(frames[reference], wanted, settings.chunk)
-            found = register(search, moved, np.zeros_like(wanted))
+            known_motion = v[rows]
+            moved = propagate(frames[reference], known_motion, settings.chunk)
+            recovered = register(search, moved, np.zeros_like(known_motion))
             for _ in range(settings.rounds - 1):
-                found = register(improve, moved, found)
-            lost.append(wanted - found)
+                recovered = register(improve, moved, recovered)
+            lost.append(known_motion - recovered)
         lost = of_known(np.concatenate(lost))
         for rows in chunks(others):
             v.plus(rows, _interpolate(times[rows], times[known], lost))
     progress(1.0)
-    return v
-
-
-def displacement(velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
-    """exp(v_t) - id for velocities `[T, H, W, 2]`; for `-velocity` it is the way back."""
-    return in_chunks(_integrate, chunk, velocity)
+    last_is_key = reference != sizes["T"] - 1
+    return replace(v, unconstrained_last=at_keys[-1] if last_is_key else None)
 
 
 def propagate(image: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
@@ -194,14 +230,6 @@ def propagate(image: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.nda
     Floating images are interpolated linearly, labels take the nearest.
     """
     return in_chunks(_warp, chunk, np.broadcast_to(image, velocity.shape[:3]), -velocity)
-
-
-def drift(u: np.ndarray, region: np.ndarray) -> float:
-    """Mean length of the last displacement of `[T, H, W, 2]` in `region` `[H, W]`, pixels.
-
-    Zero where the beat is a whole one and the last frame is the first one again.
-    """
-    return float(np.linalg.norm(u[-1], axis=-1)[np.asarray(region, bool)].mean())
 
 
 def time_basis(
@@ -225,11 +253,6 @@ def time_basis(
     return basis[:, sizes > 1e-9 * sizes.max(initial=0)].astype(np.float32)
 
 
-# ---------------------------------------------------------------------------- helpers
-
-_integrate = jax.jit(integrate_velocity)
-
-
 @jax.jit
 def _warp(images, velocity):
     interpolation = "linear" if jnp.issubdtype(images.dtype, jnp.floating) else "nearest"
@@ -243,3 +266,200 @@ def _interpolate(at, times, v):
     share = np.clip((at - times[k]) / (times[k + 1] - times[k]), 0, 1)
     share = share.reshape(-1, *[1] * (v.ndim - 1)).astype(v.dtype)
     return v[k] * (1 - share) + v[k + 1] * share
+
+
+# ---------------------------------------------------------------------------- cines
+
+
+def cine_from_arrays(frames, *, spacing=None, times: Sequence[float] | None = None) -> Cine:
+    """A cine without a place in space.
+
+    Args:
+        frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
+        spacing: mm, one number or (row, column); None where unknown.
+        times: `[T]` seconds, increasing; None where unknown.
+
+    Raises:
+        ImageError: fewer than two frames, NaN, constant frames, times that do not fit or increase.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 3 or len(frames) < 2:
+        raise ImageError(f"frames: found shape {frames.shape}, expected [T, H, W] with T >= 2")
+    spacing = None if spacing is None else check_spacing(spacing, "frames")
+    images, _ = images_from_array(frames, spacing, source="frames")
+    if times is not None:
+        times = np.asarray(times, np.float64)
+        if times.shape != (len(frames),) or not (np.diff(times) > 0).all():
+            raise ImageError(f"times: found {times}, expected {len(frames)} that increase")
+    return Cine(np.stack([image.array for image in images]), times, images[0])
+
+
+def track_cine(
+    cine: Cine,
+    method: TrainedMethod | None = None,
+    *,
+    reference: int = 0,
+    period: float | str | None = None,
+    settings: Tracking | None = None,
+    progress: Progress = lambda share: None,
+) -> Tracked:
+    """Track the tissue of one frame through a cine of one slice.
+
+    Args:
+        cine: frames `[T, H, W]`.
+        method: what registers, or where the search starts; None: the search from no motion.
+        reference: the frame whose tissue is followed, usually end-diastole.
+        period: of the beat, in seconds (frames, where times are unknown); "whole": the last frame
+            shows what the first one does; None: the motion need not repeat.
+        settings: see `Tracking`; None: `DEFAULTS`.
+        progress: called with the share that is done.
+
+    Raises:
+        ImageError: a stack of slices; no such frame; a period shorter than the cine.
+    """
+    count, source = len(cine.frames), cine.first.source
+    if cine.frames.ndim != 3:
+        raise ImageError(f"{source}: has {cine.frames.shape[1]} slices, expected one at a time")
+    if not 0 <= reference < count:
+        raise ImageError(f"{source}: has no frame {reference}; its frames are 0 to {count - 1}")
+    times = np.arange(count, dtype=float) if cine.times is None else cine.times
+    length = times[-1] - times[0]
+    period = length if period == "whole" else period
+    if period is not None and not period >= (1 - 1e-6) * length:
+        raise ImageError(
+            f"{source}: its frames span {length:g}, the period of the beat is {period:g}; "
+            "expected it to be as long"
+        )
+    devices, settings = len(jax.devices()), settings or DEFAULTS
+    settings = replace(settings, chunk=devices * math.ceil(settings.chunk / devices))
+    factor = max(1.0, max(cine.frames.shape[1:]) / _LARGEST)
+    if cine.first.spacing_known:
+        factor = max(factor, _FINEST_MM / max(cine.first.spacing))
+    frames = _prepared(cine, reference, factor, settings.chunk)
+    arguments = {"times": times, "reference": reference, "period": period, "settings": settings}
+    if method is not None and method.iterative:
+        there, back, last = _directly(frames, cine.first, method, factor, progress, **arguments)
+    else:
+        there, back, last = _by_velocity(frames, cine.first, method, factor, progress, **arguments)
+    name = "search" if method is None else method.name
+    return Tracked(cine, reference, times, there, back, period, last, name)
+
+
+def _prepared(cine, reference, factor, chunk) -> np.ndarray:
+    """Frames in about [0, 1] on the grid they are tracked on, `[T, h, w]`; one scale for all."""
+    first = cine.frames[reference].astype(np.float64)
+    low, high = np.percentile(first, [0.2, 99.8])
+    if low == high:
+        low, high = first.min(), first.max()
+    shape = tuple(round(n / factor) for n in cine.frames.shape[1:])
+
+    def prepared(frames):
+        frames = np.clip((frames.astype(np.float32) - low) / (high - low), 0, 1)
+        return _resized(jnp.asarray(frames, jnp.float32)[..., None], shape)[..., 0]
+
+    return in_chunks(prepared, chunk, cine.frames)
+
+
+def _by_velocity(frames, first, method, factor, progress, *, settings, **arguments):
+    """(displacement, inverse, unconstrained last displacement), by a velocity for each frame."""
+
+    def search(moving, fixed, start):
+        if method is not None:
+            start = _predicted(method, moving, fixed, first, factor)
+        return _search(*_spread(moving, fixed, start), SEARCH)
+
+    def improve(moving, fixed, start):
+        return _search(*_spread(moving, fixed, start), IMPROVE)
+
+    v = track(frames, search, improve, settings=settings, progress=progress, **arguments)
+    integrated = functools.partial(_integrated, shape=first.array.shape)
+    shape = (len(frames), *first.array.shape, 2)
+    there = _series(lambda rows: integrated(v[rows]), shape, settings.chunk)
+    back = _series(lambda rows: integrated(-v[rows]), shape, settings.chunk)
+    last = v.unconstrained_last
+    return there, back, None if last is None else np.asarray(integrated(last[None]))[0]
+
+
+def _directly(frames, first, method, factor, progress, *, times, reference, period, settings):
+    """As `_by_velocity`, every frame by itself."""
+    basis = time_basis(times, reference, settings.harmonics, period)
+    u = Velocities.zero(basis, frames.shape[1:])
+    enlarged = functools.partial(_enlarged, shape=first.array.shape)
+    others, last = np.setdiff1d(np.arange(len(frames)), [reference]), None
+    for start in range(0, len(others), settings.chunk):
+        rows = others[start : start + settings.chunk]
+        of_rows = _registered(method, frames[rows], frames[reference], first, factor)
+        u.plus(rows, of_rows)
+        if rows[-1] == len(frames) - 1:
+            last = np.asarray(enlarged(of_rows[-1:]))[0]
+        progress((start + len(rows)) / len(others))
+    shape = (len(frames), *first.array.shape, 2)
+    there = _series(lambda rows: enlarged(u[rows]), shape, settings.chunk)
+    back = _series(lambda rows: _inverted(there[rows]), shape, settings.chunk)
+    return there, back, last
+
+
+def _series(compute, shape, chunk) -> Series:
+    """`compute` of a slice of frames, always of as many, so that one program serves all."""
+
+    def of_rows(rows):
+        filled, valid = fill_up(np.arange(rows.start, rows.stop), chunk)
+        return np.asarray(compute(filled))[valid]
+
+    return Series(of_rows, shape, chunk)
+
+
+def _predicted(method, moving, fixed, first, factor) -> np.ndarray:
+    """A network's displacements of pairs `[B, h, w]`, made antisymmetric: first-order velocities.
+
+    v = (u(moving, fixed) - u(fixed, moving)) / 2 changes its sign with the order of the images.
+    """
+    there = _registered(method, moving, fixed, first, factor)
+    back = _registered(method, fixed, moving, first, factor)
+    return ((there - back) / 2).astype(np.float32)
+
+
+def _registered(method, moving, fixed, first, factor) -> np.ndarray:
+    """Displacements `[B, h, w, 2]` in pixels of images on the grid that is tracked on."""
+    spacing = tuple(factor * s for s in first.spacing) if first.spacing_known else None
+
+    def images(arrays) -> list[Image]:
+        return images_from_array(np.asarray(arrays), spacing, source=first.source)[0]
+
+    fixed = np.broadcast_to(fixed, moving.shape)
+    pairs = list(zip(images(moving), images(fixed), strict=True))
+    registrations = register_images(method, pairs, refine=0)
+    return np.stack([registration.pixel_displacement for registration in registrations])
+
+
+def _search(moving, fixed, start, settings):
+    return search_velocity(moving, fixed, None, start, settings)
+
+
+def _spread(*arrays):
+    """Rows of the arrays shared out over all devices."""
+    return jax.device_put(arrays, sharded(data_mesh()))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _integrated(v, shape):
+    return _enlarged(integrate_velocity(v), shape)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _enlarged(u, shape):
+    """Displacements of a coarser grid on one of `shape`."""
+    factor = jnp.array([n / k for n, k in zip(shape, u.shape[1:3], strict=True)])
+    return _resized(u, shape) * factor
+
+
+def _resized(x, shape):
+    """`[B, h, w, C]` on a grid of `shape` over the same field of view; linear."""
+    return (
+        x if x.shape[1:3] == shape else jax.image.resize(x, (len(x), *shape, x.shape[3]), "linear")
+    )
+
+
+@jax.jit
+def _inverted(u):
+    return invert(u).displacement

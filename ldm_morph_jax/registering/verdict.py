@@ -46,51 +46,51 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
         UNCERTAIN: "Uncertain, have a look: ",
         IMPLAUSIBLE: "Implausible, do not use it unseen: ",
     }[level]
-    told = reasons + doubts
-    sentence = opening + ("; ".join(told) + "." if told else "")
+    objections = reasons + doubts
+    sentence = opening + ("; ".join(objections) + "." if objections else "")
     return {"level": level, "sentence": sentence, "distance_from_training": far}
 
 
 def _against(metrics: Mapping) -> list[str]:
     """What speaks against a result."""
-    found = []
+    reasons = []
     jacobian, correlation = metrics["jacobian"], metrics["correlation"]["after"]
     if jacobian["nonpositive_pixels"]:
-        found.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
+        reasons.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
     if max(metrics.get("scale", [1.0])) == 0:
-        found.append("no motion was found that makes the images more alike than none does")
+        reasons.append("no deformation improved the match")
     elif not correlation >= LEAST_CORRELATION:
-        found.append(
+        reasons.append(
             f"the images still differ (correlation {correlation:.2f}, of one heart at least "
             f"{LEAST_CORRELATION})"
         )
     if jacobian["sd_log"] > LARGEST_SPREAD:
-        found.append(
+        reasons.append(
             f"areas change more than in one heart (SD of log J {jacobian['sd_log']:.2f}, at most "
             f"{LARGEST_SPREAD})"
         )
     missing = metrics.get("inverse", {}).get("missing_pixels", 0)
     if missing:
-        found.append(f"{missing} pixels have no inverse")
-    return found
+        reasons.append(f"{missing} pixels have no inverse")
+    return reasons
 
 
 def _doubts(metrics: Mapping) -> list[str]:
     """What makes a result uncertain."""
-    found = []
+    doubts = []
     scales = metrics.get("scale", [1.0])
     if 0 < max(scales) and min(scales) < 1:
-        found.append(
-            f"only {min(scales):.2f} of the motion that was found was kept, as more makes the "
-            "images less alike"
+        doubts.append(
+            f"only {min(scales):.2f} of the motion that was found was kept: more of it makes the "
+            "match worse"
         )
-    local = [one["after"] for one in metrics.get("local_correlation", [])]
+    local = [correlation["after"] for correlation in metrics.get("local_correlation", [])]
     if local and min(local) < LEAST_LOCAL_CORRELATION:
-        found.append(
+        doubts.append(
             f"small structures agree little (local correlation {min(local):.2f}, usually above "
             f"{LEAST_LOCAL_CORRELATION}), as in ultrasound and noise"
         )
-    return found
+    return doubts
 
 
 def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
@@ -100,7 +100,7 @@ def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
     """
     if min(slices[0].model.grid.shape) < 32:
         return None
-    images = [getattr(one.model, name) for one in slices for name in ("moving", "fixed")]
+    images = [getattr(plane.model, name) for plane in slices for name in ("moving", "fixed")]
     return float(np.max(distance(np.stack(images), described)))
 
 

@@ -9,6 +9,7 @@ none, or None; spacing (row, column).
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from matplotlib import colormaps
@@ -45,21 +46,29 @@ _SECTOR_COLOURS = ("#0e7490", "#d97706", "#7c3aed", "#be123c", "#4d7c0f", "#6474
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
 
-def curve_groups(curves: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Title of a plot -> name of a line -> `[T]`, of curves named as in curves.csv."""
+class Curve(Protocol):
+    """What is drawn over time, a `registering.heart.Curve`."""
+
+    quantity: str
+    unit: str
+    values: np.ndarray
+    direction: str
+    of_sector: bool
+    label: str
+    column: str
+
+
+def curve_groups(curves: Iterable[Curve]) -> dict[str, dict[str, np.ndarray]]:
+    """Title of a plot -> name of a line -> `[T]`."""
     groups: dict[str, dict[str, np.ndarray]] = {}
-    for name, curve in curves.items():
-        if name.endswith("_strain_rate"):
-            title, line = "strain rate", name.removesuffix("_strain_rate")
-        elif name.endswith("_strain"):
-            title, line = "strain", name.removesuffix("_strain")
-        elif "_strain_" in name:
-            kind, line = name.split("_strain_")
-            title = f"{kind} strain by sector"
+    for curve in curves:
+        if curve.of_sector:
+            title = f"{curve.direction} strain by sector"
+        elif curve.direction:
+            title = curve.quantity
         else:
-            line, unit = name.rsplit("_", 1)
-            title = f"{line.split('_')[-1]}, {_UNITS.get(unit, unit)}"
-        groups.setdefault(title, {})[line.replace("_", " ")] = np.asarray(curve, np.float64)
+            title = f"{curve.quantity}, {_UNITS.get(curve.unit, curve.unit)}"
+        groups.setdefault(title, {})[curve.label] = np.asarray(curve.values, np.float64)
     return groups
 
 
@@ -143,7 +152,7 @@ def write_report(
     times: np.ndarray,
     seconds: np.ndarray,
     time_label: str,
-    groups: Groups,
+    curves: Sequence[Curve],
     strain_name: str,
     summary: Mapping,
 ) -> None:
@@ -156,7 +165,7 @@ def write_report(
         times: `[T]`, as shown on the axes.
         seconds: `[T]`, for the speed of the player.
         time_label: quantity and unit of `times`.
-        groups: curves, see `curve_groups`.
+        curves: what was measured.
         strain_name: of the strain that frames show.
         summary: the content of summary.json.
     """
@@ -168,7 +177,7 @@ def write_report(
                 for name, colour in zip(lines, colours_of(lines), strict=True)
             ],
         }
-        for title, lines in groups.items()
+        for title, lines in curve_groups(curves).items()
     ]
     height, width = shape
     frames = list(frames)
@@ -177,8 +186,8 @@ def write_report(
         title=Path(summary["cine"]["file"]).name,
         subtitle=_subtitle(summary),
         notes=summary["notes"],
-        rows=_rows(summary),
-        strain_rows=_strain_rows(summary),
+        rows=_rows(summary, curves),
+        strain_rows=_strain_rows(summary, curves),
         box=f"0 0 {width} {height}",
         ratio=f"{width * spacing[1]:g} / {height * spacing[0]:g}",
         strain_name=strain_name,
@@ -210,16 +219,17 @@ def _subtitle(summary) -> str:
     return " · ".join([*parts, summary["method"]])
 
 
-def _rows(summary) -> list[tuple[str, str]]:
+def _rows(summary, curves) -> list[tuple[str, str]]:
     rows = []
-    for name, value in summary.items():
-        if isinstance(value, Mapping) and set(value) == {"reference", "end_systole"}:
-            quantity, unit = name.rsplit("_", 1)
+    for curve in curves:
+        if not curve.direction:
+            value = summary[curve.column]
             ends = f"{value['reference']:.4g} → {value['end_systole']:.4g}"
-            text = f"{ends} {_UNITS.get(unit, unit)}"
-            rows.append((f"{quantity.replace('_', ' ')}, reference → end-systole", text))
-        elif name in ("fractional_area_change", "ejection_fraction"):
-            rows.append((name.replace("_", " "), f"{100 * value:.1f} %"))
+            text = f"{ends} {_UNITS.get(curve.unit, curve.unit)}"
+            rows.append((f"{curve.label}, reference → end-systole", text))
+    for name in ("fractional_area_change", "ejection_fraction"):
+        if name in summary:
+            rows.append((name.replace("_", " "), f"{100 * summary[name]:.1f} %"))
     if "drift_px" in summary:
         drift = summary["drift_px"]
         text = f"{drift['registered_alone']:.2f} px alone, {drift['tracked']:.2f} px tracked"
@@ -227,15 +237,14 @@ def _rows(summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _strain_rows(summary) -> list[tuple[str, str, str]]:
-    return [
-        (
-            name.replace("_strain", "").replace("_", " "),
-            f"{100 * one['peak']:.1f} %",
-            f"{one['time_to_peak']:.3g}",
-        )
-        for name, one in summary.get("strain", {}).items()
-    ]
+def _strain_rows(summary, curves) -> list[tuple[str, str, str]]:
+    rows = []
+    for curve in curves:
+        if curve.quantity == "strain":
+            label = f"{curve.direction} {curve.label}" if curve.of_sector else curve.label
+            value = summary["strain"][curve.column]
+            rows.append((label, f"{100 * value['peak']:.1f} %", f"{value['time_to_peak']:.3g}"))
+    return rows
 
 
 def _scale(frame, side) -> np.ndarray:

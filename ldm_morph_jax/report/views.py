@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 from contourpy import contour_generator
 
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
+
 GRID_LINES = 20  # lines along the longer side of an image
 
 
@@ -121,7 +123,7 @@ def pair_view(
         fixed=fixed,
         warped=_warp(moving, displacement),
         displacement=displacement,
-        jacobian=_jacobian_determinant(displacement),
+        jacobian=jacobian_determinant(displacement),
         moving_lines=moving_lines,
         fixed_lines=fixed_lines,
         warped_lines=warped_lines,
@@ -205,8 +207,3 @@ def warp_labels(mask: np.ndarray, displacement: np.ndarray) -> np.ndarray:
     at = np.moveaxis(np.indices(mask.shape), 0, -1) + displacement
     row, column = np.moveaxis(np.clip(np.floor(at + 0.5), 0, np.array(mask.shape) - 1), -1, 0)
     return mask[row.astype(int), column.astype(int)]
-
-
-def _jacobian_determinant(displacement) -> np.ndarray:
-    by_row, by_column = np.gradient(displacement, axis=(0, 1))
-    return (1 + by_row[..., 0]) * (1 + by_column[..., 1]) - by_column[..., 0] * by_row[..., 1]

@@ -1,13 +1,15 @@
 """A method with its weights: what evaluation, benchmark and `register` work with."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named_weights
@@ -21,11 +23,9 @@ if TYPE_CHECKING:
 class TrainedMethod:
     """(moving, fixed) -> displacement, compiled, with all that the weights were trained for.
 
-    An iterative method has no weights and works on a grid of any size.
-
     Args:
       method: the method; None: that of the configuration.
-      params, frozen: the weights.
+      params, frozen: the weights; none for an iterative method.
       config: the configuration that it was trained with, also as stored (`config_from_json`); None
         for an iterative method.
       spacing_mm: pixel spacing of the training data, None where unknown.
@@ -34,7 +34,8 @@ class TrainedMethod:
 
     Attributes, besides these:
       name: the method's name.
-      image_size: side of the square grid that the network works on, in pixels; None: any.
+      iterative: whether it has no weights, searches by itself and works on a grid of any size.
+      image_size: side of the square grid that a network works on, in pixels; None: any.
       intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
       predicts_velocity: whether the displacement is the integral of a predicted velocity.
     """
@@ -52,6 +53,7 @@ class TrainedMethod:
     ):
         self._method, self._config, self.calls = method, config, calls
         self.name = config["registration"]["method"] if method is None else method.name
+        self.iterative = config is None
         self.image_size = None if config is None else config["data"]["image_size"]
         self.intensity = "minmax" if config is None else config["data"]["intensity"]
         self.spacing_mm, self.card = spacing_mm, card or {}
@@ -73,7 +75,7 @@ class TrainedMethod:
         # compiled functions cannot be pickled; they are made again
         names = ("params", "frozen", "spacing_mm", "card", "calls")
         keywords = {name: getattr(self, name) for name in names} | {"config": self._config}
-        return functools.partial(TrainedMethod, self._method, **keywords), ()
+        return functools.partial(type(self), self._method, **keywords), ()
 
     @functools.cached_property
     def config(self):
@@ -95,6 +97,16 @@ class TrainedMethod:
     def predicts_velocity(self) -> bool:
         return self.method.predicts_velocity
 
+    @functools.cached_property
+    def weights_sha256(self) -> str | None:
+        """Hex digest of all weights, whatever file they came from; None for an iterative method."""
+        if self.iterative:
+            return None
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves((self.params, self.frozen)):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
     def displacement(self, moving, fixed) -> jax.Array:
         """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
         return self._displacement(self.params, self.frozen, moving, fixed)
@@ -104,11 +116,20 @@ class TrainedMethod:
         return self._velocity(self.params, self.frozen, moving, fixed)
 
 
-def load_method(name_or_path: str | Path, *, calls: str = "often") -> TrainedMethod:
+Kind = TypeVar("Kind", bound=TrainedMethod)
+
+
+def load_method(
+    name_or_path: str | Path, *, calls: str = "often", kind: type[Kind] = TrainedMethod
+) -> Kind:
     """Load shipped weights or an iterative method by name, a run directory or weights file by path.
 
-    A name comes first: a run directory of the same name is `./NAME`. `calls` says how often it will
-    be called, see `devices.programs.options_for`.
+    A name comes first: a run directory of the same name is `./NAME`.
+
+    Args:
+        name_or_path: what to load.
+        calls: how often it will be called, see `devices.programs.options_for`.
+        kind: the class of what is returned.
 
     Raises:
         WeightsError: unknown name; weights missing, damaged or tampered with.
@@ -116,19 +137,24 @@ def load_method(name_or_path: str | Path, *, calls: str = "often") -> TrainedMet
     """
     path, name = Path(name_or_path), str(name_or_path)
     if name in SHA256:
-        return load_weights(*named_weights(name), calls=calls)
+        return kind(**_of_weights(*named_weights(name)), calls=calls)
     if path.suffix == ".safetensors":
-        return load_weights(path, calls=calls)
+        return kind(**_of_weights(path), calls=calls)
     if name in model_names():
         from ldm_morph_jax.methods import method_class
 
-        return TrainedMethod(method_class(name)())
+        return kind(method_class(name)(), calls=calls)
     if path.is_dir():
-        return load_run(path)
+        return kind(**_of_run(path), calls=calls)
     raise WeightsError(
         f"unknown model {name!r}: not a directory, a .safetensors file, nor one of: "
         f"{', '.join(model_names())}"
     )
+
+
+def load_run(workdir: str | Path) -> TrainedMethod:
+    """The best registration weights of a finished run directory."""
+    return TrainedMethod(**_of_run(Path(workdir)))
 
 
 def model_names() -> list[str]:
@@ -138,12 +164,11 @@ def model_names() -> list[str]:
     return [*sorted(SHA256), *method_names(trained=False)]
 
 
-def load_run(workdir: str | Path) -> TrainedMethod:
-    """The best registration weights of a finished run directory."""
+def _of_run(workdir: Path) -> dict[str, Any]:
+    """Arguments of `TrainedMethod`: those of a finished run directory."""
     from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.runs.directory import load_config, load_ldm, trained_part
 
-    workdir = Path(workdir)
     config = load_config(workdir)
     method = build_method(config)
     abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
@@ -151,25 +176,22 @@ def load_run(workdir: str | Path) -> TrainedMethod:
     frozen = load_ldm(Path(config.ldm_from or workdir), config) if method.reads_ldm else {}
     dataset = json.loads((workdir / "dataset.json").read_text())
     row, column = dataset["spacing_mm"]
-    return TrainedMethod(
-        method,
-        params=jax.tree.map(jnp.asarray, params),
-        frozen=jax.tree.map(jnp.asarray, frozen),
-        config=config,
-        spacing_mm=row if row == column else None,  # the model grid has square pixels
-    )
+    return {
+        "method": method,
+        "params": jax.tree.map(jnp.asarray, params),
+        "frozen": jax.tree.map(jnp.asarray, frozen),
+        "config": config,
+        "spacing_mm": row if row == column else None,  # the model grid has square pixels
+    }
 
 
-def load_weights(
-    path: str | Path, expected_sha256: str | None = None, *, calls: str = "often"
-) -> TrainedMethod:
-    """A weights file (`runs.weights`), its checksum checked."""
+def _of_weights(path: str | Path, expected_sha256: str | None = None) -> dict[str, Any]:
+    """Arguments of `TrainedMethod`: those of a weights file, its checksum checked."""
     params, stored, card = load_compact(path, expected_sha256)
-    return TrainedMethod(
-        params=jax.device_put(params["params"]),
-        frozen=jax.device_put(params.get("frozen", {})),
-        config=stored["config"],
-        spacing_mm=stored["spacing_mm"],
-        card=card,
-        calls=calls,
-    )
+    return {
+        "params": jax.device_put(params["params"]),
+        "frozen": jax.device_put(params.get("frozen", {})),
+        "config": stored["config"],
+        "spacing_mm": stored["spacing_mm"],
+        "card": card,
+    }

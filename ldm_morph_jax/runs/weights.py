@@ -1,4 +1,6 @@
-"""Weights that ship with the package: float16 safetensors, a model card, a checksum.
+"""Weights by name: float16 safetensors, a model card, a checksum.
+
+They ship with the package, but for those in `FETCHED`, which are downloaded when first used.
 
 A weights file holds the flattened parameter tree ("registration/decoder/kernel": float16) and, in
 its header, the configuration and the model card as JSON. Its sha256 is listed in `SHA256` for named
@@ -18,6 +20,7 @@ import numpy as np
 from ldm_morph_jax.files.writing import atomic, sha256
 
 FOLDER = Path(__file__).parent.parent / "weights"
+ADDRESS = "LDM_MORPH_WEIGHTS_URL"  # the variable that says where `FETCHED` are
 DEFAULT_MODEL = "sunnybrook-symmetric"
 FILE_NAME = "model.safetensors"
 
@@ -30,17 +33,55 @@ SHA256: dict[str, str] = {
     "acdc-small": "e73d3eeafa52bfc3ae59629105e80190d183ec75124bc2d53c15683ffd32b370",
 }
 
+# In the repository, but not in the wheel (setup.py): three quarters of all, and not the default.
+FETCHED = frozenset({"sunnybrook-small"})
+
 
 class WeightsError(ValueError):
     """The weights cannot be used or trusted."""
 
 
 def named_weights(name: str) -> tuple[Path, str]:
-    """(file, sha256) of shipped weights; WeightsError lists the names if `name` is unknown."""
+    """(file, sha256) of weights by name; downloads those that are neither here nor in the wheel.
+
+    Raises:
+        WeightsError: an unknown name, with the known ones; a download that is not possible.
+    """
     if name not in SHA256:
-        known = ", ".join(sorted(SHA256)) or "none in this version"
+        known = ", ".join(sorted(SHA256))
         raise WeightsError(f"unknown model {name!r}: not a directory, nor one of: {known}")
-    return FOLDER / name / FILE_NAME, SHA256[name]
+    path = FOLDER / name / FILE_NAME
+    if name in FETCHED and not path.is_file():  # a checkout has it in place
+        path = _fetch(name)
+    return path, SHA256[name]
+
+
+def _fetch(name: str) -> Path:
+    """The downloaded file with the right checksum; downloads it where it is missing or damaged."""
+    cache = Path(os.environ.get("LDM_MORPH_CACHE") or Path.home() / ".cache" / "ldm_morph_jax")
+    path = cache / "weights" / f"{name}.safetensors"
+    if path.is_file() and sha256(path) == SHA256[name]:
+        return path
+    by_hand = (
+        f"or put the file there by hand: it is ldm_morph_jax/weights/{name}/{FILE_NAME} of the "
+        "repository"
+    )
+    address = os.environ.get(ADDRESS)
+    if not address:
+        raise WeightsError(
+            f"{path}: {name} is not in the wheel, and {ADDRESS} is not set; set it to an http(s) "
+            f"address that has {path.name}, {by_hand}"
+        )
+    import pooch  # here, because it takes a quarter of a second to import
+
+    url = f"{address.rstrip('/')}/{path.name}"
+    try:
+        pooch.retrieve(url, f"sha256:{SHA256[name]}", fname=path.name, path=path.parent)
+    except (OSError, ValueError) as error:  # no connection, not found; another checksum
+        raise WeightsError(
+            f"{path}: cannot be fetched from {url} ({error}); check {ADDRESS}, {by_hand}"
+        ) from None
+    return path
 
 
 class TrainedOn(NamedTuple):
@@ -58,9 +99,9 @@ class TrainedOn(NamedTuple):
 
 @functools.cache
 def shipped() -> dict[str, TrainedOn]:
-    """Name -> what they know, of all shipped weights."""
+    """Name -> what they know, of all weights that are in the wheel."""
     known = {}
-    for name in SHA256:
+    for name in (name for name in SHA256 if name not in FETCHED):
         _, stored, card = load_compact(*named_weights(name))
         data = stored["config"]["data"]
         known[name] = TrainedOn(

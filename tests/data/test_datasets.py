@@ -131,7 +131,7 @@ def test_runs_without_tensorflow(tmp_path):
 
 def test_errors(tmp_path):
     with pytest.raises(
-        ValueError, match="unknown dataset 'mnist', expected one of acdc, .*phantom,"
+        ValueError, match="the dataset is 'mnist', expected one of acdc, .*phantom,"
     ):
         load_dataset("mnist", directory=tmp_path)
     with pytest.raises(ValueError, match="unknown options colour; known: .*look.*n_train"):

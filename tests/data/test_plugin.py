@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 TOY = """
 import dataclasses
 import numpy as np
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair, option
+from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToyOptions(Options):
-    radius: int = option(10, "of the disc in pixels")
+    radius: int = 10
 
 
 class Toy(DatasetBuilder):

@@ -4,12 +4,15 @@ import os
 import re
 from dataclasses import replace
 
+import jax.numpy as jnp
 import ml_dtypes
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from files import samples
 
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import (
     Image,
@@ -17,12 +20,14 @@ from ldm_morph_jax.files.images import (
     check_cover,
     image_from_array,
     images_from_array,
+    images_of,
     read_image,
     read_mask,
     resample_image,
     resample_labels,
     write_image,
 )
+from ldm_morph_jax.files.movies import cine_from_arrays
 
 CINE = np.stack(
     [np.stack([samples.picture(np.int16, seed=10 * t + k) for k in range(3)]) for t in range(4)]
@@ -46,11 +51,11 @@ def test_frames_and_slices_of_a_cine(tmp_path):
     first = read_image(path, 1)
     np.testing.assert_array_equal(first.array, CINE[0, 1])
     assert first.notes == ("the first of 4 frames",) and read_image(path, 1, frame=0).notes == ()
-    with pytest.raises(ImageError, match="has 4 frames; choose one with --frame 0 to 3"):
+    with pytest.raises(ImageError, match="has 4 frames; choose one with `frame` 0 to 3"):
         read_image(path)
     with pytest.raises(ImageError, match="has no frame 4; its frames are 0 to 3"):
         read_image(path, 0, frame=4)
-    with pytest.raises(ImageError, match="3-D with 3 slices; choose one with --slice 0 to 2"):
+    with pytest.raises(ImageError, match="3-D with 3 slices; choose one with `slice` 0 to 2"):
         read_image(path, frame=1)
 
 
@@ -98,6 +103,82 @@ def test_spacing_by_hand(tmp_path):
     assert read_image(own, spacing=(2.5, 1.5)).spacing == (2.5, 1.5)  # says the same
     with pytest.raises(ImageError, match=r"own.mha: its spacing is 2.5 x 1.5 mm, 1 x 1 mm was"):
         read_image(own, spacing=1)
+
+
+@pytest.mark.parametrize("spacing", [125, 0.00125, (1.25, 0), (1.25, -1), np.nan])
+def test_spacing_that_no_heart_has(tmp_path, spacing):
+    """Metres, centimetres times hundred, nonsense: by hand and in files, where a hand may help."""
+    both = np.broadcast_to(spacing, 2)
+    message = "spacing .* mm, expected"
+    with pytest.raises(ImageError, match=message):
+        image_from_array(UINT8, spacing)
+    path = written(tmp_path / "a.png", samples.pillow(UINT8))
+    with pytest.raises(ImageError, match=f"a.png: {message}"):
+        read_image(path, spacing=spacing)
+    np.savez(tmp_path / "a.npz", image=UINT8, spacing=both)
+    with pytest.raises(ImageError, match=f"a.npz: {message}"):
+        read_image(tmp_path / "a.npz")
+    if np.min(both) > 0:
+        with pytest.raises(ImageError, match="in another unit.*give its `spacing`"):
+            read_image(tmp_path / "a.npz")
+        assert read_image(tmp_path / "a.npz", spacing=1.25).spacing == (1.25, 1.25)
+
+
+def test_images_too_small_to_register(tmp_path):
+    np.savez(tmp_path / "a.npz", image=random((4, 4)))
+    message = "has 4 x 4 pixels, too few to register; expected at least 8 x 8"
+    with pytest.raises(ImageError, match=f"a.npz: {message}"):
+        read_image(tmp_path / "a.npz")
+    with pytest.raises(ImageError, match=f"image: {message}"):
+        image_from_array(random((4, 4)))
+
+
+def test_masked_pixels_are_refused(tmp_path):
+    filled = random((12, 10))
+    filled[:6] = 1e20
+    masked = np.ma.masked_greater(filled, 1e19)
+    with pytest.raises(ImageError, match=r"image: 50 % of its pixels are masked.*filled\(0\)"):
+        image_from_array(masked)
+    with pytest.raises(ImageError, match="frames: 50 % of its pixels are masked"):
+        cine_from_arrays(np.ma.stack([masked, masked]))
+    whole = np.ma.masked_array(random((12, 10)))  # nothing masked
+    assert type(image_from_array(whole).array) is np.ndarray
+
+
+def test_images_of_anything(tmp_path):
+    path = written(tmp_path / "a.mha", samples.itk(UINT8))
+    file = read_image(path)
+    for value in (path, str(path), SimpleITK.ReadImage(path), file):
+        [image], batch = images_of(value)
+        np.testing.assert_array_equal(image.array, UINT8)
+        assert not batch and image.geometry.same_as(file.geometry)
+        assert images_of(value, spacing=(2.5, 1.5))[0][0].spacing == (2.5, 1.5)
+        with pytest.raises(ImageError, match="its spacing is 2.5 x 1.5 mm, 1 x 1 mm was given"):
+            images_of(value, spacing=1)
+    for value in (UINT8, jnp.asarray(UINT8), UINT8.tolist()):
+        [image], batch = images_of(value, spacing=1.25)
+        np.testing.assert_array_equal(image.array, UINT8)
+        assert not batch and image.spacing == (1.25, 1.25)
+    assert images_of(image_from_array(UINT8), spacing=2)[0][0].spacing == (2, 2)
+    images, batch = images_of(np.stack([UINT8, UINT8]))
+    assert batch and len(images) == 2
+    stack = written(tmp_path / "b.nii", samples.nifti(CINE.T))
+    [image], _ = images_of(stack, slice=1, frame=2)
+    np.testing.assert_array_equal(image.array, CINE[2, 1])
+    in_colour = SimpleITK.GetImageFromArray(np.stack([UINT8, UINT8, UINT8 // 2], -1), isVector=True)
+    with pytest.raises(ImageError, match="moving: colour image, expected grey values"):
+        images_of(in_colour, source="moving")
+    with pytest.raises(ImageError, match="none.nii: no such file"):
+        images_of(tmp_path / "none.nii")
+
+
+def test_messages_name_options_as_python_and_the_command_line_have_them(tmp_path):
+    path = written(tmp_path / "cine.nii.gz", samples.nifti(CINE.T))
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert "choose one with `frame` 0 to 3" in str(caught.value)
+    assert as_flags(str(caught.value)).endswith("choose one with --frame 0 to 3")
+    assert as_flags("give `fps` or `frame_times`") == "give --fps or --frame-times"
 
 
 def heart(shape=(4, 12, 10)):

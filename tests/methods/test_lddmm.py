@@ -9,7 +9,8 @@ import pytest
 
 from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.methods.lddmm import LDDMM
-from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
+from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.runs.trained import load_method
 

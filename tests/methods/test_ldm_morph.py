@@ -6,7 +6,8 @@ import pytest
 from tiny import tiny_config
 
 from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant
+from ldm_morph_jax.ops.geometry import compose, integrate_velocity
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.profiling.timing import random_arrays
 from ldm_morph_jax.runs.directory import abstract_ldm
 

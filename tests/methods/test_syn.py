@@ -8,7 +8,8 @@ import pytest
 
 from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.methods.syn import SyN
-from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
+from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice
 
 # the extra `test` has it where ANTsPy has a wheel

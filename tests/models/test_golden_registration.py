@@ -17,7 +17,8 @@ from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.models.registration import RegistrationNetwork
 from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.ops.diffusion import linear_schedule, q_sample
-from ldm_morph_jax.ops.geometry import jacobian_determinant, warp
+from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.losses import latent_similarity, pixel_similarity, smoothness
 from ldm_morph_jax.published.ldm import autoencoder_name, unet_name
 from ldm_morph_jax.published.names import from_published, to_published

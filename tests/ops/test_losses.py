@@ -42,19 +42,21 @@ def test_smoothness_by_hand():
     # by row: differences (2, 0), mean square 2; by column: (0, 3), mean square 4.5
     np.testing.assert_allclose(losses.smoothness(u), (2 + 4.5) / 2)
     assert losses.smoothness(np.full((1, 4, 6, 2), 7.0, np.float32)) == 0
+    # by slice (6, 0, 0), by row (0, 2, 0), by column (0, 0, 3): mean squares 12, 4/3, 3
+    volume = np.moveaxis(np.indices((3, 4, 6)), 0, -1)[None] * np.array([6, 2, 3.0])
+    np.testing.assert_allclose(losses.smoothness(volume), (12 + 4 / 3 + 3) / 3, rtol=1e-6)
 
 
 def naive_ncc(a, b, window, eps):
-    """Box sums by explicit loops over a zero-padded image, float64."""
-    half, total = window // 2, 0.0
-    a, b = (np.pad(np.asarray(x, np.float64), half) for x in (a, b))
-    height, width = a.shape[0] - 2 * half, a.shape[1] - 2 * half
-    for i in range(height):
-        for j in range(width):
-            p, q = (x[i : i + window, j : j + window] for x in (a, b))
-            cross = np.sum((p - p.mean()) * (q - q.mean()))
-            total += cross**2 / (np.sum((p - p.mean()) ** 2) * np.sum((q - q.mean()) ** 2) + eps)
-    return -total / (height * width)
+    """Box sums by explicit loops over a zero-padded image or volume, float64."""
+    space, total = a.shape, 0.0
+    a, b = (np.pad(np.asarray(x, np.float64), window // 2) for x in (a, b))
+    for at in np.ndindex(space):
+        box = tuple(slice(i, i + window) for i in at)
+        p, q = a[box], b[box]
+        cross = np.sum((p - p.mean()) * (q - q.mean()))
+        total += cross**2 / (np.sum((p - p.mean()) ** 2) * np.sum((q - q.mean()) ** 2) + eps)
+    return -total / np.prod(space)
 
 
 def test_ncc_equals_the_naive_formula():
@@ -68,6 +70,14 @@ def test_ncc_equals_the_naive_formula():
         naive_ncc(a[0, ..., 0], b[0, ..., 0], 3, 1e-5),
         rtol=1e-4,
     )
+
+
+def test_ncc_of_volumes_equals_the_naive_formula():
+    rng = np.random.default_rng(3)
+    a = rng.random((1, 5, 7, 6, 1)).astype(np.float32)
+    b = (0.5 * a + 0.5 * rng.random(a.shape)).astype(np.float32)
+    expected = naive_ncc(a[0, ..., 0], b[0, ..., 0], 3, 1e-5)
+    np.testing.assert_allclose(losses.ncc(a, b, window=3), expected, rtol=1e-4)
 
 
 def test_ncc_laws():

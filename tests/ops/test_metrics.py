@@ -67,6 +67,41 @@ def test_hd95_by_hand():
     assert np.isnan(metrics.hd95(square(5, 5, 6), empty, [1])[1])
 
 
+def test_surfaces_of_volumes_by_hand():
+    """Two boxes of one voxel through the slices, two slices of 5 mm apart."""
+    a, b = np.zeros((2, 6, 8, 8), np.uint8)
+    a[1, 2:5, 2:5], b[3, 2:5, 2:5] = 1, 1
+    spacing = (5.0, 1.0, 1.0)
+    assert metrics.surface_distance(a, b, [1], spacing) == {1: (10.0, 10.0)}
+    assert metrics.dice(a, b, [1]) == {1: 0.0}
+    b[1] = a[1]  # all of a lies in b now; half of b's surface is 10 mm away
+    assert metrics.dice(a, b, [1]) == {1: 2 / 3}
+    distance = metrics.surface_distance(a, b, [1], spacing)[1]
+    assert distance == (10.0, 10.0 * 9 / 27)
+    assert np.isnan(metrics.surface_distance(a, b, [2], spacing)[2]).all()
+
+
+def test_surfaces_of_volumes_equal_simpleitk():
+    sitk = pytest.importorskip("SimpleITK")
+    a, b = np.zeros((2, 9, 20, 22), np.uint8)
+    a[2:6, 4:14, 5:17], b[3:8, 6:15, 5:15] = 1, 1
+    spacing = (3.0, 0.8, 1.2)
+
+    def surface(mask):
+        image = sitk.GetImageFromArray(mask)
+        image.SetSpacing(spacing[::-1])
+        return sitk.BinaryContour(image, fullyConnected=False)
+
+    distances = []
+    for one, other in ((a, b), (b, a)):
+        far = sitk.SignedMaurerDistanceMap(surface(other), False, False, True)
+        on = sitk.GetArrayFromImage(surface(one)) > 0
+        distances.append(np.abs(sitk.GetArrayFromImage(far))[on])
+    found = metrics.surface_distance(a, b, [1], spacing)[1]
+    np.testing.assert_allclose(found.mean, np.concatenate(distances).mean(), rtol=1e-4)
+    np.testing.assert_allclose(found.hd95, max(np.percentile(d, 95) for d in distances), rtol=1e-4)
+
+
 def test_hd95_ignores_the_far_five_percent():
     a = square(10, 10, 40, size=100)
     b = a.copy()
@@ -101,6 +136,9 @@ def test_folding_by_hand():
     assert metrics.nonpositive_jacobian_percent(fold) == 20
     with pytest.raises(ValueError, match="NaN or infinity"):
         metrics.nonpositive_jacobian_percent(np.full((4, 4, 2), np.nan))
+    volume = np.zeros((3, 4, 5, 3))
+    volume[1:, ..., 0] = -3  # slices 0 and 1 fold: 1 - 3, 1 - 3/2
+    np.testing.assert_allclose(metrics.nonpositive_jacobian_percent(volume), 200 / 3)
     with pytest.raises(ValueError, match=r"found shape \(1, 4, 4, 2\)"):
         metrics.nonpositive_jacobian_percent(np.zeros((1, 4, 4, 2)))
 
@@ -156,9 +194,13 @@ def test_wrong_masks_are_refused():
     a = square(5, 5, 6)
     with pytest.raises(ValueError, match="b: found shape"):
         metrics.dice(a, a[1:], [1])
-    with pytest.raises(ValueError, match="a: found shape"):
+    with pytest.raises(ValueError, match="b: found shape"):
         metrics.dice(a[None], a, [1])
+    with pytest.raises(ValueError, match="a: found shape"):
+        metrics.dice(a[0], a[0], [1])
     with pytest.raises(ValueError, match="expected integer labels"):
         metrics.dice(a.astype(np.float32), a, [1])
     with pytest.raises(ValueError, match="spacing: found"):
         metrics.hd95(a, a, [1], spacing=(1.0, 0.0))
+    with pytest.raises(ValueError, match="expected 3 positive numbers"):
+        metrics.surface_distance(np.stack([a, a]), np.stack([a, a]), [1], spacing=(1.0, 1.0))

@@ -48,6 +48,26 @@ def test_affine_maps_have_their_closed_form(matrix, spacing):
             close(strain.normal_strain(tensor, direction), (length**2 - 1) / 2)
 
 
+def test_affine_motion_of_a_volume():
+    spacing = np.array([5.0, 1.5, 1.0])
+    stretch = np.eye(3) + 0.2 * np.random.default_rng(0).normal(size=(3, 3))
+    grid = identity_grid(4, 6, 5)
+    u = (grid * spacing) @ (stretch - np.eye(3)).T / spacing
+    exact = strain.deformation_gradient_of(
+        lambda x: (x * spacing) @ (stretch - np.eye(3)).T / spacing, grid, spacing
+    )
+    for gradient in (strain.deformation_gradient(u, spacing), exact):
+        np.testing.assert_allclose(gradient, np.broadcast_to(stretch, gradient.shape), atol=1e-4)
+        tensor = strain.green_lagrange(gradient)
+        direction = np.array([0.6, 0.0, 0.8])
+        length = np.linalg.norm(stretch @ direction)
+        np.testing.assert_allclose(
+            strain.engineering_strain(tensor, direction), length - 1, atol=1e-4
+        )
+    moved = strain.move_points(grid[1:3, 1:4], u[None])
+    np.testing.assert_allclose(moved[0], (grid + u)[1:3, 1:4], atol=1e-4)
+
+
 def test_a_curved_motion_by_automatic_differentiation_and_by_differences():
     def displacement(x):
         return jnp.stack([0.02 * x[..., 0] ** 2, jnp.sin(0.1 * x[..., 0])], axis=-1)

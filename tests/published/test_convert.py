@@ -282,7 +282,7 @@ def test_modules_load_strictly(converted, tmp_path):
     for name in ("decay", "num_updates"):
         model.model_ema.register_buffer(name, torch.tensor(0))
     state = torch.load(tmp_path / "torch" / "diffusion.ckpt", weights_only=True)["state_dict"]
-    # LPIPS is left as the module has made it (docs/fidelity.md)
+    # LPIPS is left as the module has made it (docs/converting.md)
     own = {name: x for name, x in model.state_dict().items() if "perceptual_loss" in name}
     model.load_state_dict(own | state, strict=True)
     network = as_module(checkpoints["registration"])
@@ -488,20 +488,6 @@ def test_command_lines_that_are_no_request(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main([*arguments, "--out", "out"])
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "file, override, message",
-    [
-        ("none.py", [], "none.py"),
-        ("x.py", ["--config.data.nonsense=1"], "nonsense"),
-        ("x.py", ["--config.data.image_size=big"], "image_size"),
-    ],
-)
-def test_configurations_that_do_not_exist(tmp_path, file, override, message):
-    (tmp_path / "x.py").write_text(CONFIG)
-    with pytest.raises((ValueError, OSError), match=message):
-        command.read_config(str(tmp_path / file), override)
 
 
 def test_a_text_file_is_an_error_in_one_line(tmp_path):

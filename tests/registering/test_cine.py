@@ -14,15 +14,15 @@ from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.inverse import invert
-from ldm_morph_jax.registering.cine.anatomy import (
+from ldm_morph_jax.registering.anatomy import (
     Anatomy,
     anatomy_of_contours,
     anatomy_of_mask,
     structures,
 )
-from ldm_morph_jax.registering.cine.measures import measure, strain_maps, summary
-from ldm_morph_jax.registering.cine.series import Series
-from ldm_morph_jax.registering.cine.tracked import Tracked, cine_from_arrays
+from ldm_morph_jax.registering.heart import measure, strain_maps, summary
+from ldm_morph_jax.registering.result import Series, Tracked
+from ldm_morph_jax.registering.tracking import cine_from_arrays
 
 T, SPACING = 7, 1.6
 
@@ -62,7 +62,7 @@ def test_areas_and_end_systole(look):
     beat, tracked, anatomy = known(look)
     measures = measure(tracked, anatomy)
     areas = (beat.masks == 1).sum(axis=(1, 2)) * SPACING**2
-    np.testing.assert_allclose(measures.curves["cavity_area_mm2"], areas, rtol=0.025)
+    np.testing.assert_allclose(measures.table["cavity_area_mm2"], areas, rtol=0.025)
     assert measures.end_systole == beat.end_systole
     numbers = summary(tracked, anatomy, measures)
     shift = np.sqrt(0.5)
@@ -73,7 +73,7 @@ def test_areas_and_end_systole(look):
 @pytest.mark.parametrize("look", ["sax", "echo"])
 def test_strain_of_the_wall_is_that_of_the_exact_gradient(look):
     beat, tracked, anatomy = known(look)
-    curves = measure(tracked, anatomy).curves
+    curves = measure(tracked, anatomy).table
     tensor = strain.green_lagrange(jnp.asarray(beat.deformation))
     points = jnp.stack(jnp.indices(beat.masks[0].shape), axis=-1).astype(jnp.float32)
     if look == "sax":
@@ -104,7 +104,7 @@ def test_maps_are_on_the_wall_of_every_frame():
     for t in range(T):
         shown, wall = np.isfinite(maps[t]), beat.masks[t] == 2
         assert 2 * (shown & wall).sum() / (shown.sum() + wall.sum()) > 0.95
-    curve = measure(tracked, anatomy).curves["circumferential_strain"]
+    curve = measure(tracked, anatomy).table["circumferential_strain"]
     assert np.nanmean(maps[beat.end_systole]) == pytest.approx(curve.min(), abs=0.03)
 
 
@@ -116,7 +116,7 @@ def test_an_apical_contour_runs_from_base_over_apex_to_base():
     far = np.linalg.norm(endo - base, axis=1)
     assert np.abs(far.argmax() - 60) < 20  # the apex is in the middle
     assert np.linalg.norm(base - atrium) < np.linalg.norm(endo.mean(axis=0) - atrium)
-    curves = measure(tracked, anatomy).curves
+    curves = measure(tracked, anatomy).table
     length = curves["long_axis_mm"]
     assert length[0] == pytest.approx(SPACING * far.max(), rel=0.05)
     volume = curves["volume_ml"]
@@ -165,7 +165,7 @@ def test_contours_enclose_cavity_and_wall(tmp_path):
 def test_without_anatomy_nothing_is_measured_and_said_so():
     _, tracked, _ = known("sax")
     measures = measure(tracked, Anatomy("sax"))
-    assert measures.curves == {} and measures.end_systole is None
+    assert measures.curves == () and measures.end_systole is None
     assert "neither a mask nor a contour" in measures.notes[0]
 
 
@@ -175,12 +175,12 @@ def test_memory_grows_only_by_the_frames():
     for frames in (30, 300):
         program = f"""
             import resource, numpy as np
-            from ldm_morph_jax.registering.cine import tracked
+            from ldm_morph_jax.registering import tracking
             from ldm_morph_jax.registering.search import Refinement
-            tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(1,))
+            tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(1,))
             rng = np.random.default_rng(0)
             frames = rng.standard_normal(({frames}, 96, 96), np.float32)
-            found = tracked.track_cine(tracked.cine_from_arrays(frames))
+            found = tracking.track_cine(tracking.cine_from_arrays(frames))
             for t in range(len(frames)):
                 found.displacement[t], found.inverse[t]
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -201,12 +201,12 @@ def test_devices_share_the_frames(tmp_path):
     np.save(tmp_path / "frames.npy", beat.frames[:5, 20:68, 20:68])
     program = f"""
         import sys, jax, numpy as np
-        from ldm_morph_jax.registering.cine import tracked
+        from ldm_morph_jax.registering import tracking
         from ldm_morph_jax.registering.search import Refinement
         assert len(jax.devices()) == int(sys.argv[1])
-        tracked.SEARCH = tracked.IMPROVE = Refinement(levels=(1,), steps=(4,))
-        cine = tracked.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
-        np.save(sys.argv[2], tracked.track_cine(cine).displacement)
+        tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(4,))
+        cine = tracking.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
+        np.save(sys.argv[2], tracking.track_cine(cine).displacement)
     """
     found = []
     for devices in (1, 2):

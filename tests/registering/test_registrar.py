@@ -13,14 +13,13 @@ from ldm_morph_jax.files.images import ImageError, image_from_array
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.ops.geometry import integrate_velocity
 from ldm_morph_jax.registering.measures import similarity
-from ldm_morph_jax.registering.registrar import Registrar, load
-from ldm_morph_jax.runs.trained import TrainedMethod
+from ldm_morph_jax.registering.method import Registrar, load
 
 SHAPE, SPACING = (70, 90), (1.5, 1.25)
 
 
 def test_api_shapes_and_contents():
-    registrar = Registrar(AnalyticMethod())
+    registrar = AnalyticMethod()
     moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
     one = registrar(moving, fixed, spacing=SPACING, refine=0)
     many = registrar(
@@ -50,7 +49,7 @@ def test_api_shapes_and_contents():
     ],
 )
 def test_api_takes_what_becomes_an_array(given):
-    registrar = Registrar(AnalyticMethod())
+    registrar = AnalyticMethod()
     moving, fixed = heart(SHAPE, radius=0.55), heart(SHAPE, radius=0.45)
     result = registrar(given(moving), given(fixed), spacing=SPACING)
     assert result.displacement.shape == (*SHAPE, 2)
@@ -63,7 +62,7 @@ def test_api_takes_what_becomes_an_array(given):
 def test_api_takes_any_type(dtype):
     images = [heart((40, 44), radius=r).clip(0, 250) for r in (0.5, 0.4)]
     images = [image.astype(dtype) for image in images]
-    result = Registrar(AnalyticMethod())(*images, spacing=2.0)
+    result = AnalyticMethod()(*images, spacing=2.0)
     assert result.warped.dtype == np.float32 and np.isfinite(result.warped).all()
 
 
@@ -92,15 +91,15 @@ def test_stacks_of_many_sizes_share_few_programs():
         18: [16, 4],
     }.items():
         method.batches.clear()
-        result = Registrar(method)(images[:count], images[::-1][:count])
+        result = method(images[:count], images[::-1][:count])
         assert method.batches == batches
         assert len(result.registrations) == count
-    alone = Registrar(method)(images[17], images[0])
+    alone = method(images[17], images[0])
     np.testing.assert_allclose(result.displacement[17], alone.displacement, atol=1e-5)
 
 
 def test_api_different_sizes():
-    registrar = Registrar(AnalyticMethod(amplitude=0.0))
+    registrar = AnalyticMethod(amplitude=0.0)
     moving, fixed = heart((120, 100)), heart((60, 50))
     result = registrar(moving, fixed, spacing=2.0, moving_spacing=1.0)
     assert result.displacement.shape == (60, 50, 2) and result.inverse.shape == (120, 100, 2)
@@ -110,7 +109,7 @@ def test_api_different_sizes():
 
 
 def test_api_refusals():
-    registrar = Registrar(AnalyticMethod())
+    registrar = AnalyticMethod()
     good = heart((40, 40))
     nan = good.copy()
     nan[3, 3] = np.nan
@@ -150,11 +149,11 @@ def test_network_that_returns_nan_is_named():
             return super().displacement(moving, fixed) * jnp.nan
 
     with pytest.raises(ValueError, match="analytic: predicted NaN"):
-        Registrar(Broken())(heart((40, 40)), heart((40, 40)))
+        Broken()(heart((40, 40)), heart((40, 40)))
 
 
 def test_refinement_improves_and_pairs_are_independent():
-    registrar = Registrar(AnalyticMethod(amplitude=0.0))
+    registrar = AnalyticMethod(amplitude=0.0)
     a = heart((64, 64), radius=0.55), heart((64, 64), radius=0.47)
     b = heart((64, 64), radius=0.5, seed=3), heart((64, 64), radius=0.6, seed=3)
     both = registrar(*(np.stack(x) for x in zip(a, b, strict=True)), spacing=2.0, refine=40)
@@ -162,7 +161,7 @@ def test_refinement_improves_and_pairs_are_independent():
         told = similarity(registration)
         assert told["correlation"]["after"] > told["correlation"]["before"] + 0.02
         assert told["rms_difference"]["after"] < 0.7 * told["rms_difference"]["before"]
-        found = registration.found[0]
+        found = registration.motions[0]
         assert found.scale == 1 and found.correlation[1] > found.correlation[0]
         assert both.jacobian_determinant[k].min() > 0
     # the result of B is the same whether A, or something else, is refined beside it or before it
@@ -174,7 +173,7 @@ def test_refinement_improves_and_pairs_are_independent():
 
 def test_by_construction():
     """No motion for the same image, the inverse for exchanged ones, never worse than nothing."""
-    registrar = Registrar(diffeomorphic_voxelmorph())
+    registrar = diffeomorphic_voxelmorph()
     shape = (48, 40)  # larger than the network's grid
     moving, fixed = heart(shape, radius=0.5), heart(shape, radius=0.42)
     for refine in (0, 20):
@@ -193,8 +192,8 @@ def test_a_prediction_that_makes_it_worse_is_taken_back():
     method = AnalyticMethod(amplitude=8.0)
     method.predicts_velocity = True
     image = heart(SHAPE, radius=0.5)
-    [registration] = Registrar(method)(image, heart(SHAPE, radius=0.48), refine=0).registrations
-    assert registration.found[0].scale < 1
+    [registration] = method(image, heart(SHAPE, radius=0.48), refine=0).registrations
+    assert registration.motions[0].scale < 1
     rms = similarity(registration)["rms_difference"]
     assert rms["after"] <= rms["before"] * (1 + 1e-6)
 
@@ -207,9 +206,7 @@ def test_an_inverse_that_is_missing_is_told():
             wave[..., 1] = 9 * np.sin(2 * np.pi * x / 32)
             return jnp.asarray(wave)
 
-    result = Registrar(Folding())(
-        heart((64, 64)), heart((64, 64), radius=0.4), spacing=2.0, refine=0
-    )
+    result = Folding()(heart((64, 64)), heart((64, 64), radius=0.4), spacing=2.0, refine=0)
     assert result.jacobian_determinant.min() < 0
     found = result.registrations[0].inverse
     if found.missing:
@@ -230,13 +227,13 @@ def test_images_of_different_sizes_on_grids_of_their_own():
 
     shapes = [(40, 44), (70, 60), (44, 40)]
     images = [(image_from_array(heart(s)), image_from_array(heart(s, radius=0.4))) for s in shapes]
-    registrations = Registrar(AnySize(None, None)).register_images(images)
+    registrations = AnySize(None, None).register_images(images)
     for shape, pair, registration in zip(shapes, images, registrations, strict=True):
         assert registration.fixed is pair[1]
         assert registration.warped.shape == shape
         size = 32 * -(-max(shape) // 32)
         assert registration.slices[0].model.grid.shape == (size, size)
-        alone = Registrar(AnySize(None, None)).register_images([pair])[0]
+        alone = AnySize(None, None).register_images([pair])[0]
         np.testing.assert_array_equal(registration.warped, alone.warped)
 
 
@@ -248,9 +245,8 @@ def test_lddmm_by_name():
     told = similarity(registration)["correlation"]
     assert told["after"] > 0.95 > told["before"] + 0.1
     assert result.jacobian_determinant.min() > 0
-    for option in ({"refine": 3}, {"diffeomorphic": True}):
-        with pytest.raises(ValueError, match="works on what a network predicts; lddmm has none"):
-            registrar(moving, fixed, **option)
+    with pytest.raises(ValueError, match="works on what a network predicts; lddmm has none"):
+        registrar(moving, fixed, refine=3)
 
 
 def test_syn_by_name():
@@ -269,20 +265,18 @@ def diffeomorphic_voxelmorph():
     params = jax.jit(lambda: method.init(jax.random.key(0), 32))()
     # untrained, the last layer moves nothing: enlarge it, so that there is something to see
     params = jax.tree.map(lambda leaf: leaf * 1e6 if leaf.shape[-1:] == (2,) else leaf, params)
-    return TrainedMethod(method, params=params, config=config)
+    return Registrar(method, params=params, config=config, card={"name": "a test"})
 
 
 def test_a_velocity_is_integrated_once():
-    """VoxelMorph with integration steps: --diffeomorphic has nothing to add."""
+    """VoxelMorph with integration steps."""
     method = diffeomorphic_voxelmorph()
     moving, fixed = heart((32, 32), radius=0.5), heart((32, 32), radius=0.42)
-    plain, asked = (
-        Registrar(method)(moving, fixed, refine=0, diffeomorphic=d) for d in (False, True)
-    )
-    assert np.abs(plain.displacement).max() > 0.3
-    np.testing.assert_array_equal(plain.displacement, asked.displacement)
-    [registration] = plain.registrations
-    one, found = registration.slices[0].model, registration.found[0]
+    result = method(moving, fixed, refine=0)
+    assert np.abs(result.displacement).max() > 0.3
+    [registration] = result.registrations
+    assert registration.diffeomorphic
+    one, found = registration.slices[0].model, registration.motions[0]
     velocity = found.scale * method.velocity(
         one.moving[None, ..., None], one.fixed[None, ..., None]
     )
@@ -292,10 +286,9 @@ def test_a_velocity_is_integrated_once():
 
 @pytest.mark.parametrize("name", ["lddmm", "voxelmorph"])
 def test_registrars_can_be_pickled(name):
-    card = {"name": "a test"}
-    method = diffeomorphic_voxelmorph() if name == "voxelmorph" else load(name).method
-    registrar = Registrar(method, card)
+    registrar = diffeomorphic_voxelmorph() if name == "voxelmorph" else load(name)
     again = pickle.loads(pickle.dumps(registrar))
-    assert again.card == card and again.method.name == name
+    assert type(again) is Registrar and again.card == registrar.card and again.name == name
+    assert again.iterative == registrar.iterative == (name == "lddmm")
     images = [heart((32, 32), radius=r) for r in (0.5, 0.42)]
     np.testing.assert_array_equal(again(*images).displacement, registrar(*images).displacement)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ldm_morph_jax.ops.geometry import compose, integrate_velocity, jacobian_determinant, warp
-from ldm_morph_jax.registering.search import Refinement, refine
+from ldm_morph_jax.ops.geometry import compose, integrate_velocity, warp
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
+from ldm_morph_jax.registering.search import Refinement, _Level, refine
 
 SHAPE = (64, 64)
 QUICK = Refinement(levels=(2, 1), steps=(30, 15))
@@ -133,6 +134,64 @@ def test_size_need_not_be_a_multiple_and_what_is_unknown_does_not_count(pair, re
     assert difference.mean() < 0.05 * jnp.linalg.norm(refined.velocity, axis=-1).mean()
 
 
+SPACING = (4.0, 1.0, 1.0)
+VOLUME = (8, 40, 36)
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    """A heart-sized contraction with a motion through slices that are four pixels apart."""
+    fine = texture(3, (4 * VOLUME[0], *VOLUME[1:]), 2.5)
+    moving = fine.reshape(VOLUME[0], 4, *VOLUME[1:]).mean(axis=1)[None]
+    away = (np.moveaxis(np.indices(VOLUME), 0, -1) - (np.array(VOLUME) - 1) / 2) * SPACING
+    v = 0.25 * away * np.exp(-(away**2).sum(-1, keepdims=True) / 200) / SPACING
+    v = jnp.asarray(v[None], jnp.float32)
+    fixed = warp(jnp.asarray(moving)[..., None], integrate_velocity(v))[..., 0]
+    return jnp.asarray(moving), fixed, v
+
+
+@pytest.fixture(scope="module")
+def refined_volumes(volumes):
+    return refine(*volumes[:2], settings=QUICK, spacing=SPACING)
+
+
+def test_known_motion_of_a_volume_is_found(volumes, refined_volumes):
+    truth = integrate_velocity(volumes[2])
+    for axis, most in ((0, 0.25), (1, 0.15), (2, 0.15)):
+        error = jnp.abs(refined_volumes.displacement - truth)[..., axis].mean()
+        assert error < most * jnp.abs(truth[..., axis]).mean()
+    assert (jacobian_determinant(refined_volumes.displacement) > 0).all()
+    assert refined_volumes.scale[0] == 1
+    assert refined_volumes.inverse.converged.all()
+    lands = compose(refined_volumes.displacement, refined_volumes.inverse.displacement)
+    assert jnp.abs(lands).max() < 2e-3
+
+
+def test_volumes_keep_the_laws(volumes, refined_volumes):
+    moving, fixed, _ = volumes
+    back = refine(fixed, moving, settings=QUICK, spacing=SPACING)
+    np.testing.assert_allclose(back.velocity, -refined_volumes.velocity, atol=1e-5)
+    still = refine(moving, moving, settings=QUICK, spacing=SPACING)
+    assert jnp.abs(still.displacement).max() < 1e-5
+
+
+def test_only_ratios_of_the_spacing_count_and_axes_may_be_exchanged(volumes, refined_volumes):
+    moving, fixed, _ = volumes
+    turned = [jnp.moveaxis(image, 1, 3) for image in (moving, fixed)]
+    found = refine(*turned, settings=QUICK, spacing=(1.25, 1.25, 5.0))
+    expected = jnp.moveaxis(refined_volumes.displacement, 1, 3)[..., jnp.array([1, 2, 0])]
+    difference = jnp.abs(found.displacement - expected)
+    assert difference.mean() < 1e-4 and difference.max() < 0.02
+
+
+def test_slices_as_thick_as_a_level_are_not_merged():
+    assert _Level.of(4, (10.0, 1.5, 1.5)) == ((1, 4, 4), (0.6, 1.0, 1.0))
+    blocks, unit = _Level.of(4, (3.15, 1.5, 1.5))
+    assert blocks == (2, 4, 4) and unit[0] == pytest.approx(6 / 6.3)
+    assert _Level.of(2, (1.0, 1.0)) == ((2, 2), (1.0, 1.0))
+    assert _Level.of(1, (4.0, 1.0)).sigmas(2.0) == [0.5, 2.0]
+
+
 def test_refused_settings_and_shapes():
     with pytest.raises(ValueError, match="as many of each"):
         Refinement(levels=(2, 1), steps=(10,))
@@ -142,4 +201,6 @@ def test_refused_settings_and_shapes():
         Refinement(elastic=0.0)
     with pytest.raises(ValueError, match="fixed: found shape"):
         refine(jnp.zeros((1, 32, 32)), jnp.zeros((1, 32, 33)))
+    with pytest.raises(ValueError, match="expected 3 positive numbers"):
+        refine(*jnp.zeros((2, 1, 8, 32, 32)), spacing=(1.0, 1.0))
     assert jax.tree.leaves(Refinement()) == [Refinement()]  # static: part of the compiled program

@@ -1,6 +1,10 @@
 """Shipped weights: compact, complete, and refused when tampered with."""
 
+import http.server
 import json
+import shutil
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,3 +114,71 @@ def test_a_folder_does_not_hide_a_name(tmp_path, monkeypatch, name):
     assert load_method(name).name == {"syn": "syn"}.get(name, "ldm_morph")
     with pytest.raises(ValueError, match="is not a run directory"):
         load_method(f"./{name}")
+
+
+# -- weights that are in the repository but not in the wheel
+
+FETCHED = "sunnybrook-small"
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """The package as installed from its wheel, and a cache of its own; where the file will be."""
+    for name in set(weights.SHA256) - weights.FETCHED:
+        shutil.copytree(weights.FOLDER / name, tmp_path / "package" / name)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
+    monkeypatch.setenv("LDM_MORPH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "weights" / f"{FETCHED}.safetensors"
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The folder of a web server at the address that is set; ask for it before `wheel`."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    original, _ = weights.named_weights(FETCHED)
+    shutil.copy(original, folder / f"{FETCHED}.safetensors")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as at:
+        threading.Thread(target=at.serve_forever, daemon=True).start()
+        monkeypatch.setenv(weights.ADDRESS, f"http://127.0.0.1:{at.server_port}/")
+        yield folder
+        at.shutdown()
+
+
+@pytest.mark.parametrize("before", [None, b"damaged"])
+def test_weights_are_fetched_once(served, wheel, before, monkeypatch):
+    if before:
+        wheel.parent.mkdir(parents=True)
+        wheel.write_bytes(before)
+    assert weights.named_weights(FETCHED) == (wheel, weights.SHA256[FETCHED])
+    assert sha256(wheel) == weights.SHA256[FETCHED]
+    assert [path.name for path in wheel.parent.iterdir()] == [wheel.name]
+    monkeypatch.delenv(weights.ADDRESS)
+    (served / wheel.name).unlink()
+    assert weights.named_weights(FETCHED)[0] == wheel  # from the cache
+
+
+@pytest.mark.parametrize("wrong", ["other bytes", "nothing there", "no server", "no address"])
+def test_weights_that_cannot_be_fetched(served, wheel, wrong, monkeypatch):
+    if wrong == "other bytes":
+        (served / wheel.name).write_bytes(b"not these")
+    elif wrong == "nothing there":
+        (served / wheel.name).unlink()
+    elif wrong == "no server":
+        monkeypatch.setenv(weights.ADDRESS, "http://127.0.0.1:9")  # the discard port
+    else:
+        monkeypatch.delenv(weights.ADDRESS)
+    with pytest.raises(WeightsError) as told:
+        load_method(FETCHED)
+    for part in (str(wheel), weights.ADDRESS, "by hand", f"weights/{FETCHED}/model.safetensors"):
+        assert part in str(told.value)
+    assert not wheel.parent.exists() or not list(wheel.parent.iterdir())
+
+
+def test_weights_of_the_wheel_are_not_fetched(wheel):
+    assert set(weights.SHA256) - weights.FETCHED == set(weights.shipped.__wrapped__())

@@ -118,10 +118,10 @@ def test_the_step_is_what_pmap_computes():
 def test_devices_and_processes_give_the_same_training(tmp_path):
     """Twenty steps of every stage: 1 process x 1 device, 1 x 8, 2 x 2.
 
-    What magnifies rounding is left out, as docs/scaling.md tells: Adam's whole steps for gradients
-    that are rounding, the discriminator with its adaptive weight, and displacements that are whole
-    numbers of pixels, where the derivative of bilinear interpolation jumps (registration starts at
-    half a pixel, at a learning rate that leaves it there).
+    What magnifies rounding is left out, as docs/results/scaling tells: Adam's whole steps for
+    gradients that are rounding, the discriminator with its adaptive weight, and displacements that
+    are whole numbers of pixels, where the derivative of bilinear interpolation jumps (registration
+    starts at half a pixel, at a learning rate that leaves it there).
     """
     stages = ("autoencoder", "diffusion", "registration")
     options = [f"--config.{stage}.train.adam_eps=1e-3" for stage in stages]

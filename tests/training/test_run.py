@@ -97,10 +97,10 @@ def test_trained_method_registers(finished):
     np.testing.assert_allclose(method.velocity(images[1], images[0]), -v, atol=1e-5)
     assert np.abs(v).max() > 0 and np.abs(method.velocity(images[0], images[0])).max() < 1e-5
     # the fixed image's latent, kept, is what the objective computes itself
-    constants = method.method.objective_constants(method.frozen, images[1])
+    latent = method.method.features.encode(method.frozen, images[1])
     given, own = (
-        method.method.objective(method.frozen, *images, u, **keywords)
-        for keywords in (constants, {})
+        method.method.objective(method.frozen, *images, u, fixed_latent)
+        for fixed_latent in (latent, None)
     )
     assert own["latent"] > 0
     np.testing.assert_allclose(given["loss"], own["loss"], rtol=1e-5)

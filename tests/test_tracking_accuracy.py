@@ -3,15 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+import tracking_accuracy as accuracy
 
-from ldm_morph_jax.registering.cine import accuracy, tracked
+from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
 
 
 def test_a_beat_scored(monkeypatch):
-    monkeypatch.setattr(tracked, "SEARCH", Refinement(levels=(2, 1), steps=(15, 8)))
-    monkeypatch.setattr(tracked, "DEFAULTS", Tracking(key_frames=5, rounds=1, twicing=False))
+    monkeypatch.setattr(tracking, "SEARCH", Refinement(levels=(2, 1), steps=(15, 8)))
+    monkeypatch.setattr(tracking, "DEFAULTS", Tracking(key_frames=5, rounds=1, twicing=False))
     parts = [
         accuracy.score_beats(look, [(7, 1)], image_size=48, frames=7) for look in accuracy.TITLES
     ]

@@ -10,7 +10,7 @@ changes within millimetres of depth, more widely for those along the wall, which
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ import numpy as np
 from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.geometry import warp
-from ldm_morph_jax.registering.cine.anatomy import Anatomy
-from ldm_morph_jax.registering.cine.tracked import Tracked
+from ldm_morph_jax.registering.anatomy import Anatomy
+from ldm_morph_jax.registering.result import Tracked
 
 _CHUNK = 8  # frames
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
@@ -36,10 +36,55 @@ APICAL_SEGMENTS = (
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A quantity over time.
+
+    quantity: "area", "volume", "length", "strain" or "strain rate".
+    region: "cavity", "wall", "endocardium", "long axis" or a sector of the wall.
+    unit: "mm2", "ml", "mm", or in pixels where their size is unknown; of rates "1/s" or "1/frame";
+        "" for strain, which is a fraction.
+    values: `[T]`.
+    direction: of strain, "radial", "circumferential" or "longitudinal".
+    """
+
+    quantity: str
+    region: str
+    unit: str
+    values: np.ndarray
+    direction: str = ""
+
+    @property
+    def of_sector(self) -> bool:
+        """Whether it is the strain of a sector."""
+        return bool(self.direction) and self.region not in ("wall", "endocardium")
+
+    @property
+    def column(self) -> str:
+        """Its name in curves.csv and summary.json, such as cavity_area_mm2 or radial_strain."""
+        if self.direction:
+            parts = [self.direction, "strain"]
+            parts = ["endocardial", *parts] if self.region == "endocardium" else parts
+            parts += [self.region] * self.of_sector + ["rate"] * (self.quantity == "strain rate")
+            return "_".join(parts)
+        return f"{self.label.replace(' ', '_')}_{self.unit}"
+
+    @property
+    def label(self) -> str:
+        """Its name among others of its quantity."""
+        if self.of_sector:
+            return self.region.replace("_", " ")
+        if self.direction:
+            return "endocardial " * (self.region == "endocardium") + self.direction
+        return {"area": f"{self.region} area", "volume": "volume", "length": self.region}[
+            self.quantity
+        ]
+
+
+@dataclass(frozen=True)
 class Measures:
     """What was measured.
 
-    curves: name -> `[T]`, with its unit at the name's end; strain has none.
+    curves: areas, volumes, lengths, strains and strain rates.
     contours: name -> `[T, N, 2]` pixels, carried to every frame.
     landmarks: name -> `[T, 2]` pixels.
     end_systole: the frame of the smallest volume (apical) or cavity area; None without a cavity.
@@ -47,16 +92,21 @@ class Measures:
     notes: what could not be measured, and why.
     """
 
-    curves: dict[str, np.ndarray]
+    curves: tuple[Curve, ...]
     contours: dict[str, np.ndarray]
     landmarks: dict[str, np.ndarray]
     end_systole: int | None
     jacobian: tuple[float, float]
     notes: tuple[str, ...]
 
+    @property
+    def table(self) -> dict[str, np.ndarray]:
+        """Column of curves.csv -> `[T]`."""
+        return {curve.column: curve.values for curve in self.curves}
+
 
 def main_strain(view: str) -> str:
-    """The strain that a view is looked at for."""
+    """The direction of the strain that a view is looked at for."""
     return "circumferential" if view == "sax" else "longitudinal"
 
 
@@ -64,50 +114,52 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     """All that the anatomy allows to measure."""
     known = tracked.cine.first.spacing_known
     length, area = ("mm", "mm2") if known else ("px", "px2")
-    notes, curves = [], {}
     frames = _of_frames(tracked, anatomy)
     contours, landmarks = (  # in their order, which a compiled function loses
         {name: frames[kind][name] for name in getattr(anatomy, kind)}
         for kind in ("contours", "landmarks")
     )
     jacobian = float(frames["smallest_jacobian"].min()), float(frames["folded"].mean())
+    if not anatomy.has_cavity:
+        note = "no areas, volumes or strain: there is neither a mask nor a contour"
+        return Measures((), contours, landmarks, None, jacobian, (note,))
 
-    end_systole = None
-    if anatomy.has_cavity:
-        curves[f"cavity_area_{area}"] = smallest = frames["cavity_area"]
-        if anatomy.has_wall:
-            curves[f"wall_area_{area}"] = frames["wall_area"]
-        if anatomy.view == "apical":
-            volume, axis = _volumes(tracked, anatomy, contours["endo"])
-            name, factor = ("volume_ml", 1e-3) if known else ("volume_px3", 1.0)
-            curves[name] = smallest = factor * volume
-            curves[f"long_axis_{length}"] = axis
-        end_systole = int(smallest.argmin())
-        lengths = np.asarray(
-            strain.contour_length(
-                jnp.asarray(contours["endo"]), tracked.spacing, closed=anatomy.closed
-            )
-        )
-        name = f"endocardial_{main_strain(anatomy.view)}_strain"
-        curves[name] = lengths / lengths[tracked.reference] - 1
-    if anatomy.has_wall and anatomy.has_cavity:
-        kinds = "radial_strain", f"{main_strain(anatomy.view)}_strain"
-        curves |= {kind: frames["strain"][:, k] for k, kind in enumerate(kinds)}
-        for k, kind in enumerate(kinds):
+    notes: list[str] = []
+    curves = [Curve("area", "cavity", area, frames["cavity_area"])]
+    size = curves[0]
+    if anatomy.has_wall:
+        curves.append(Curve("area", "wall", area, frames["wall_area"]))
+    if anatomy.view == "apical":
+        volume, axis = _volumes(tracked, anatomy, contours["endo"])
+        unit, factor = ("ml", 1e-3) if known else ("px3", 1.0)
+        size = Curve("volume", "cavity", unit, factor * volume)
+        curves += [size, Curve("length", "long axis", length, axis)]
+    endo = jnp.asarray(contours["endo"])
+    lengths = np.asarray(strain.contour_length(endo, tracked.spacing, closed=anatomy.closed))
+    tangential = main_strain(anatomy.view)
+    shortening = lengths / lengths[tracked.reference] - 1
+    curves.append(Curve("strain", "endocardium", "", shortening, tangential))
+    if anatomy.has_wall:
+        both = ("radial", tangential)
+        for k, direction in enumerate(both):
+            curves.append(Curve("strain", "wall", "", frames["strain"][:, k], direction))
+        for k, direction in enumerate(both):
             for n, name in enumerate(_sectors(tracked, anatomy)[1]):
-                curves[f"{kind}_{name}"] = frames["sectors"][:, k, n]
+                curves.append(Curve("strain", name, "", frames["sectors"][:, k, n], direction))
         if anatomy.view == "sax" and anatomy.septum is None:
             notes.append("no sectors: neither --septum nor a right ventricle tells the septum")
-    elif anatomy.has_cavity:
-        notes.append("no strain of the wall: there is no wall (label or contour epi)")
     else:
-        notes.append("no areas, volumes or strain: there is neither a mask nor a contour")
-    rates = {
-        f"{name}_rate": np.asarray(strain.strain_rate(curve, jnp.asarray(tracked.times)))
-        for name, curve in curves.items()
-        if name.endswith("strain")
-    }
-    return Measures(curves | rates, contours, landmarks, end_systole, jacobian, tuple(notes))
+        notes.append("no strain of the wall: there is no wall (label or contour epi)")
+    end_systole = int(size.values.argmin())
+    rates = [_rate(curve, tracked) for curve in curves if curve.direction and not curve.of_sector]
+    return Measures((*curves, *rates), contours, landmarks, end_systole, jacobian, tuple(notes))
+
+
+def _rate(curve: Curve, tracked: Tracked) -> Curve:
+    """The strain rate of a strain."""
+    values = np.asarray(strain.strain_rate(curve.values, jnp.asarray(tracked.times)))
+    unit = "1/frame" if tracked.cine.times is None else "1/s"
+    return replace(curve, quantity="strain rate", unit=unit, values=values)
 
 
 def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | None]:
@@ -139,32 +191,39 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
 
 
 def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
-    """Numbers of the curves: end-diastolic and -systolic, fractions, peaks and when they are."""
+    """Numbers of the curves: at the reference and end-systole, fractions, peaks and their times."""
     result: dict = {"reference": tracked.reference, "end_systole": measures.end_systole}
     at = tracked.times - tracked.times[tracked.reference]
     ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
-    fractions = {"cavity_area": "fractional_area_change", "volume": "ejection_fraction"}
+    fractions = {
+        ("area", "cavity"): "fractional_area_change",
+        ("volume", "cavity"): "ejection_fraction",
+    }
+    rates = {
+        (curve.region, curve.direction): curve.values
+        for curve in measures.curves
+        if curve.quantity == "strain rate"
+    }
     strains = {}
-    for name, curve in measures.curves.items():
-        quantity = name.rsplit("_", 1)[0]
-        if name.endswith("_rate"):
-            continue
-        if "strain" in name:
-            peak, when = strain.peak(curve, at)
-            strains[name] = {
+    for curve in measures.curves:
+        if curve.quantity == "strain":
+            peak, when = strain.peak(curve.values, at)
+            strains[curve.column] = numbers = {
+                "direction": curve.direction,
+                "region": curve.region,
                 "peak": float(peak),
                 "time_to_peak": float(when),
-                "end_systolic": float(curve[measures.end_systole]),
+                "end_systolic": float(curve.values[measures.end_systole]),
             }
-            if f"{name}_rate" in measures.curves:
-                rate = measures.curves[f"{name}_rate"]
-                strains[name]["lowest_rate"] = float(rate.min())
-                strains[name]["highest_rate"] = float(rate.max())
-            continue
-        values = {when: float(curve[t]) for when, t in ends.items()}
-        result[name] = values
-        if quantity in fractions:
-            result[fractions[quantity]] = float(strain.fractional_change(*values.values()))
+            rate = rates.get((curve.region, curve.direction))
+            if rate is not None:
+                numbers |= {"lowest_rate": float(rate.min()), "highest_rate": float(rate.max())}
+        elif curve.quantity != "strain rate":
+            values = {when: float(curve.values[t]) for when, t in ends.items()}
+            result[curve.column] = values
+            fraction = fractions.get((curve.quantity, curve.region))
+            if fraction:
+                result[fraction] = float(strain.fractional_change(*values.values()))
     result["strain"] = strains
     region = anatomy.wall if anatomy.has_wall else np.ones(tracked.geometry.shape, bool)
     if tracked.whole_beat and tracked.unconstrained_last is not None:
@@ -196,7 +255,7 @@ def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
     cavity = jnp.asarray(anatomy.cavity, jnp.float32)[..., None]
     bases = (endo[:, 0] + endo[:, -1]) / 2  # where the wall ends on either side
 
-    def one(ventricle, base):
+    def of_frame(ventricle, base):
         apex, _ = strain.long_axis(ventricle > 0.5, base, tracked.spacing)
         length = jnp.linalg.norm((apex - base) * jnp.asarray(tracked.spacing))
         return strain.disc_volume(ventricle, apex, base, tracked.spacing), length
@@ -204,7 +263,7 @@ def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
     @jax.jit
     def volumes(inverse, base):
         carried = warp(jnp.broadcast_to(cavity, (*inverse.shape[:3], 1)), inverse)[..., 0]
-        return jax.vmap(one)(carried, base)
+        return jax.vmap(of_frame)(carried, base)
 
     return in_chunks(volumes, _CHUNK, tracked.inverse, bases.astype(np.float32))
 
@@ -252,14 +311,14 @@ def _of_frames(tracked, anatomy) -> dict:
             return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
         determinant = jnp.linalg.det(strain.deformation_gradient(u))
-        found = {
+        measured = {
             "contours": {name: move(points) for name, points in anatomy.contours.items()},
             "landmarks": {name: move(point) for name, point in anatomy.landmarks.items()},
             "smallest_jacobian": determinant.min(axis=(1, 2)),
             "folded": (determinant <= 0).mean(axis=(1, 2)),
         }
         for name in ("cavity", "wall") if "cavity" in regions else ():
-            found[f"{name}_area"] = strain.region_area(u, regions[name], tracked.spacing)
+            measured[f"{name}_area"] = strain.region_area(u, regions[name], tracked.spacing)
         if with_strain:
             values = jnp.stack(
                 [
@@ -268,8 +327,8 @@ def _of_frames(tracked, anatomy) -> dict:
                 ],
                 axis=1,
             )
-            found["strain"] = strain.regional_mean(values, regions["wall"], 1)[..., 0]
-            found["sectors"] = strain.regional_mean(values, regions["sector"], 6)
-        return found
+            measured["strain"] = strain.regional_mean(values, regions["wall"], 1)[..., 0]
+            measured["sectors"] = strain.regional_mean(values, regions["sector"], 6)
+        return measured
 
     return in_chunks(lambda u: of_chunk(u, regions), _CHUNK, tracked.displacement)

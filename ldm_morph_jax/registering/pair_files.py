@@ -1,80 +1,38 @@
-"""One pair from files to files."""
+"""Register a pair of files, or a table of them, and write every result."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from ldm_morph_jax.files.images import Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.measures import measure, notes
+from ldm_morph_jax.registering.method import Registrar
+from ldm_morph_jax.registering.options import PairOptions
 from ldm_morph_jax.registering.outputs import (
-    ALL,
-    draw_pages,
+    ALL_OF_PAIR,
+    METRICS,
+    draw_pair_pages,
     output_names,
     write_images,
-    write_metrics,
+    write_record,
 )
-from ldm_morph_jax.registering.registrar import Registrar
+from ldm_morph_jax.registering.pairs import refinement_steps
 from ldm_morph_jax.registering.verdict import judge
 
-
-@dataclass(frozen=True)
-class Job:
-    """One pair to register, and where to.
-
-    moving, fixed: image files.
-    out: the folder of the results.
-    moving_mask, fixed_mask: label files.
-    slice: which slice of 3-D files, or "all".
-    frames: of the moving and of the fixed file, where they hold several in time.
-    """
-
-    moving: Path
-    fixed: Path
-    out: Path
-    moving_mask: Path | None = None
-    fixed_mask: Path | None = None
-    slice: int | str | None = None
-    frames: tuple[int | None, int | None] = (None, None)
+COLUMNS = (
+    "id status verdict seconds correlation_before correlation_after dice_before dice_after "
+    "nonpositive_jacobian_percent largest_displacement_mm error"
+).split()
+_EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def frames_of(numbers: Sequence[int] | None) -> tuple[int | None, int | None]:
-    """(moving, fixed) frame of one number for both, of two, or of none; ValueError for others."""
-    numbers = tuple(numbers or (None,))
-    if len(numbers) > 2:
-        raise ValueError(f"frame: found {len(numbers)} numbers, expected one or two")
-    return numbers[0], numbers[-1]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How pairs are read, registered and written: the options of `register`.
-
-    model: what `load` is given, for metrics.json.
-    spacing, oblique: see `files.images.read_image`.
-    align, centre: see `grid.prepare`.
-    refine, diffeomorphic: see `registrar.Registrar`.
-    inverse: write the inverse transform, too.
-    report: write overview.png and report.html.
-    overwrite: replace earlier results.
-    """
-
-    model: str
-    spacing: float | tuple[float, float] | None = None
-    oblique: bool = False
-    align: str = "auto"
-    centre: tuple[float, float] | None = None
-    refine: int | None = None
-    diffeomorphic: bool = False
-    inverse: bool = False
-    report: bool = True
-    overwrite: bool = False
-
-
-def register_job(
-    job: Job,
-    options: Options,
+def register_files(
+    options: PairOptions,
     load: Callable[[], Registrar],
     started: float | None = None,
     draw: Callable | None = None,
@@ -82,8 +40,7 @@ def register_job(
     """Register one pair and write every result.
 
     Args:
-        job: the pair.
-        options: how.
+        options: the pair, and how.
         load: gives the registrar; called once the files have been read, so that a mistake shows
             at once.
         started: `time.perf_counter()` when the command began, to count what came before.
@@ -95,25 +52,30 @@ def register_job(
     Raises:
         ValueError, OSError: whatever keeps the pair from being registered; nothing is left behind.
     """
-    moving, fixed, moving_mask, fixed_mask = read_pair(job, options)
+    if options.example:
+        names = {name: "ed" if "moving" in name else "es" for name in options.INPUTS}
+        files = {
+            name: _EXAMPLES / f"{phase}{'_mask' * ('mask' in name)}.nii.gz"
+            for name, phase in names.items()
+        }
+        options = replace(options, example=False, **files)
+    moving, fixed, moving_mask, fixed_mask = read_pair(options)
     names = output_names(
         moving, moving_mask=moving_mask, inverse=options.inverse, report=options.report
     )
-    with staged(job.out, names, options.overwrite, all_names=ALL) as folder:
+    with staged(
+        options.out, names, options.overwrite, all_names=ALL_OF_PAIR, last=METRICS
+    ) as folder:
         registrar = load()
-        loaded, steps = time.perf_counter(), registrar.steps(options.refine)
-        registration = registrar.register_images(
-            [(moving, fixed)],
-            align=options.align,
-            centre=options.centre,
-            refine=steps,
-            diffeomorphic=options.diffeomorphic,
-        )[0]
+        loaded, steps = time.perf_counter(), refinement_steps(registrar, options.refine)
+        [registration] = registrar.register_images(
+            [(moving, fixed)], align=options.align, centre=options.centre, refine=steps
+        )
         registered = time.perf_counter()
         masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
         metrics = {
             "model": options.model,
-            "method": registrar.method.name,
+            "method": registrar.name,
             "report": options.report,
             **measure(
                 registration,
@@ -122,19 +84,14 @@ def register_job(
                 steps=steps,
                 inverse=options.inverse,
             ),
-            "notes": notes(
-                registration,
-                registrar.method,
-                steps=steps,
-                diffeomorphic=options.diffeomorphic,
-            ),
+            "notes": notes(registration, registrar),
         }
-        described = registrar.card.get("appearance")
-        metrics["verdict"] = judge(registration, metrics, described)
-        for name, frame in zip(("moving", "fixed"), job.frames, strict=True):
-            metrics[name] |= {"slice": job.slice, "frame": frame}
+        metrics["verdict"] = judge(registration, metrics, registrar.card.get("appearance"))
+        for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
+            metrics[name] |= {"slice": options.slice, "frame": frame}
+        metrics["arguments"] = arguments(options, registrar)
         if options.report:
-            wait = draw_pages(folder, registration, metrics, *masks, draw)
+            wait = draw_pair_pages(folder, registration, metrics, *masks, draw)
         write_images(folder, registration, moving_mask, inverse=options.inverse)
         if options.report:
             wait()
@@ -145,23 +102,48 @@ def register_job(
         }
         seconds["total"] = sum(s for s in seconds.values() if s is not None)
         metrics["seconds"] = {k: None if s is None else round(s, 3) for k, s in seconds.items()}
-        write_metrics(folder, metrics)
+        write_record(folder, METRICS, metrics)
     return metrics
 
 
-def read_pair(job: Job, options: Options) -> tuple[Image, Image, Image | None, Image | None]:
+def register_table(options: PairOptions, registrar: Registrar) -> tuple[list[dict], Path]:
+    """Register every pair of a table, see `batch.run_batch`."""
+
+    def work(job):
+        return register_files(job, lambda: registrar)
+
+    return run_batch(options, registrar, work, row_of, COLUMNS)
+
+
+def read_pair(options: PairOptions) -> tuple[Image, Image, Image | None, Image | None]:
     """(moving, fixed, moving mask, fixed mask) of a job, checked."""
-    reading = {"spacing": options.spacing, "oblique": options.oblique}
     images, masks = [], []
     for image_file, mask_file, frame in zip(
-        (job.moving, job.fixed), (job.moving_mask, job.fixed_mask), job.frames, strict=True
+        (options.moving, options.fixed),
+        (options.moving_mask, options.fixed_mask),
+        options.frames,
+        strict=True,
     ):
-        image = read_image(image_file, job.slice, frame=frame, **reading)
+        image = read_image(image_file, options.slice, frame=frame, **options.reading)
         images.append(image)
         masks.append(
-            None if mask_file is None else read_mask(mask_file, image, job.slice, frame=frame)
+            None if mask_file is None else read_mask(mask_file, image, options.slice, frame=frame)
         )
     return *images, *masks
+
+
+def row_of(metrics: Mapping) -> dict[str, str]:
+    """The row of a pair in summary.csv; Dice is the mean over labels."""
+    row = {"verdict": metrics["verdict"]["level"]}
+    for when in ("before", "after"):
+        correlation = metrics["correlation"][when]
+        row[f"correlation_{when}"] = "nan" if correlation is None else f"{correlation:.4f}"
+        if metrics.get("dice"):
+            scores = [score[when] for score in metrics["dice"].values()]
+            row[f"dice_{when}"] = f"{np.nanmean(np.array(scores, float)):.4f}"
+    row["nonpositive_jacobian_percent"] = f"{metrics['jacobian']['nonpositive_percent']:.4f}"
+    row["largest_displacement_mm"] = f"{metrics['displacement_mm']['largest']:.3f}"
+    return row
 
 
 def summary_text(metrics: dict, out: Path) -> str:

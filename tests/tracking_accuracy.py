@@ -1,7 +1,7 @@
 """How exact tracking is: on beats of the phantom, whose motion is known, and on annotated pairs.
 
-    python -m ldm_morph_jax.registering.cine.accuracy beats --out docs/results/tracking
-    python -m ldm_morph_jax.registering.cine.accuracy pairs --dataset acdc --source DIR --out ...
+    python tests/tracking_accuracy.py beats --out docs/results/tracking
+    python tests/tracking_accuracy.py pairs --dataset acdc --source DIR --out ...
 
 Written: beats.csv (a row per beat), frames.csv (a row per frame, means over beats), beats.png
 (Bland-Altman plots of peak strain, error by frame), pairs-DATASET.csv (a row per pair and method).
@@ -25,10 +25,11 @@ from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.ops import metrics, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.registering import search
-from ldm_morph_jax.registering.cine.anatomy import Anatomy, anatomy_of_mask
-from ldm_morph_jax.registering.cine.measures import directions, main_strain, measure
-from ldm_morph_jax.registering.cine.tracked import Tracked, cine_from_arrays, track_cine
-from ldm_morph_jax.registering.tracking import Tracking
+from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
+from ldm_morph_jax.registering.heart import directions, main_strain, measure
+from ldm_morph_jax.registering.pairs import refined_displacement
+from ldm_morph_jax.registering.result import Tracked
+from ldm_morph_jax.registering.tracking import Tracking, cine_from_arrays, track_cine
 from ldm_morph_jax.report.style import series_colours, style_axis
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
@@ -74,7 +75,7 @@ def score_beats(
             ].mean(),
             "drift_px": np.linalg.norm(tracked.displacement[-1], axis=-1)[anatomy.wall].mean(),
         }
-        found = measure(tracked, anatomy).curves
+        found = measure(tracked, anatomy).table
         for name, curve in _true_strains(beat, tracked, anatomy).items():
             row[f"{name}_true"] = strain.peak(curve, tracked.times)[0]
             row[f"{name}_found"] = strain.peak(found[name], tracked.times)[0]
@@ -241,17 +242,16 @@ def _carrier(model: str):
             return track_cine(cine, settings=Tracking(chunk=1)).carried(labels, 1)
 
         return carry
-    from ldm_morph_jax.registering.prediction import refined_displacement
     from ldm_morph_jax.runs.trained import load_method
 
     method = load_method(model)
 
     def carry(moving, fixed, labels):
         images = moving[None, ..., None], fixed[None, ..., None]
-        if method.method.trained:
-            u = refined_displacement(method, *images, steps=search.STEPS)
-        else:
+        if method.iterative:
             u = method.displacement(*images)
+        else:
+            u = refined_displacement(method, *images, steps=search.STEPS)
         mask = jnp.asarray(labels)[None, ..., None]
         return np.asarray(warp(mask, jnp.asarray(u), interpolation="nearest"))[0, ..., 0]
 

@@ -1,0 +1,347 @@
+"""The DICOM files that an image or a cine was read from, and objects that belong to them."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.writing import atomic
+
+MAKER, MODEL = "ldm_morph_jax", "ldm-morph"
+CREATOR = f"{MODEL}^"  # a person's name needs a caret
+# of the patient and the study; the first few must be there, even if they are empty (type 2)
+_REQUIRED = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName "
+    "StudyID AccessionNumber"
+).split()
+_COPIED = (
+    "SpecificCharacterSet TimezoneOffsetFromUTC IssuerOfPatientID OtherPatientIDs "
+    "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
+    "StudyInstanceUID StudyDescription PatientAge PatientSize PatientWeight"
+).split()
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+_PLANE = 0.05  # mm; frames that are further apart across their plane are of different slices
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """A frame of a DICOM file.
+
+    header: the file without its pixels, a `pydicom.Dataset`.
+    number: of the frame, from 1; None in a file of a single-frame class.
+    """
+
+    header: object
+    number: int | None
+
+    def reference(self):
+        """The item of a sequence that refers to it (SOP instance reference macro)."""
+        from pydicom.dataset import Dataset
+
+        item = Dataset()
+        item.ReferencedSOPClassUID = self.header.SOPClassUID
+        item.ReferencedSOPInstanceUID = self.header.SOPInstanceUID
+        if self.number is not None:
+            item.ReferencedFrameNumber = self.number
+        return item
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an image or a cine was read from.
+
+    path: the file or folder, for messages.
+    frames: `[T][S]`, as the arrays are ordered that were read from it.
+    placed: whether the frames tell where they lie. Those of most ultrasound files do not.
+    """
+
+    path: Path
+    frames: tuple[tuple[SourceFrame, ...], ...]
+    placed: bool
+
+    @property
+    def header(self):
+        return self.frames[0][0].header
+
+    @property
+    def frame_of_reference(self) -> str:
+        """Its UID; where the source has none, one that is made from the instance's.
+
+        There positions are those of the image's plane in mm: x along a row, y along a column, from
+        the centre of the first pixel.
+        """
+        from pydicom.uid import generate_uid
+
+        own = self.header.get("FrameOfReferenceUID")
+        return own or generate_uid(entropy_srcs=[self.header.SOPInstanceUID, "image plane"])
+
+    @property
+    def thickness(self):
+        """Of a slice in mm; None where it does not tell."""
+        shared = list(self.header.get("SharedFunctionalGroupsSequence") or [])
+        return group_value(shared, self.header, "PixelMeasuresSequence", "SliceThickness")
+
+    def headers(self) -> list:
+        """Every file once."""
+        found = {f.header.SOPInstanceUID: f.header for row in self.frames for f in row}
+        return list(found.values())
+
+    def only(self, t: int) -> "Source":
+        """Frame t alone."""
+        return Source(self.path, (self.frames[t],), self.placed)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """FileError unless `shape` is `[T, S, H, W]` of these frames."""
+        own = (len(self.frames), len(self.frames[0]), self.header.Rows, self.header.Columns)
+        if tuple(shape) != own:
+            raise FileError(
+                f"{self.path}: found frames, slices, rows and columns {own}, expected "
+                f"{tuple(shape)}, which is what was measured"
+            )
+
+
+@dataclass(frozen=True)
+class Series:
+    """A new series; `uid` is made by `new_series`."""
+
+    uid: str
+    number: int
+    description: str
+
+
+def new_series(number: int, description: str) -> Series:
+    from pydicom.uid import generate_uid
+
+    return Series(generate_uid(), number, description)
+
+
+def read_source(
+    path: str | Path, place: Geometry | None = None, *, frame: int | None = None
+) -> Source:
+    """The files and frames of an image or a cine.
+
+    Args:
+        path: a DICOM file, or a folder of them.
+        place: 3-D geometry (S, H, W) of what was read; frames of other slices are left out, where
+            the files tell which they are.
+        frame: only that one (from 0); None: all.
+
+    Returns:
+        Frames in the order of `files.movies.read_cine`: by their time in the beat where all tell
+        it, else by the numbers of files and frames.
+
+    Raises:
+        FileError: no DICOM, a file without one of the UIDs that an object must refer to, or frames
+            that do not fill the slices.
+    """
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    frames = [one for file in files for one in _frames(file, path)]
+    placed = all(one.position is not None for one in frames)
+    if placed and place is not None:
+        frames = [one._replace(slice=_slice_of(one, place)) for one in frames]
+    elif place is not None and place.shape[0] > 1:
+        raise FileError(f"{path}: its frames do not tell which slice they are of")
+    slices = [
+        [one for one in frames if one.slice == k] for k in range(place.shape[0] if place else 1)
+    ]
+    for k, there in enumerate(slices):
+        timed = len({one.time for one in there if one.time is not None}) == len(there)
+        there.sort(key=lambda one: one.time if timed else (one.instance, one.frame.number or 0))
+        if frame is not None:
+            slices[k] = there[frame : frame + 1]
+    counts = {len(there) for there in slices}
+    if len(counts) > 1 or 0 in counts:
+        raise FileError(
+            f"{path}: found {[len(there) for there in slices]} DICOM frames of the slices, "
+            "expected as many of each, and at least one"
+        )
+    times = zip(*slices, strict=True)
+    return Source(path, tuple(tuple(one.frame for one in row) for row in times), placed)
+
+
+def sop_class(path: str | Path) -> str | None:
+    """The SOP class of a DICOM file; None of any other file, and where there is none."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                return None
+    except OSError:
+        return None
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+        return header.get("SOPClassUID")
+    except Exception:  # of a damaged file anything can come; its reader says what is wrong
+        return None
+
+
+def new_object(source: Source, sop_class: str, modality: str, series: Series, instance: int):
+    """A dataset with its source's patient and study; series, equipment and UID are its own.
+
+    `instance` is its number in the series, from 1.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    from ldm_morph_jax import __version__
+
+    now, header, new = datetime.datetime.now(), source.header, Dataset()
+    new.file_meta = FileMetaDataset()
+    new.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for name in (*_REQUIRED, *_COPIED):
+        if name in header:
+            new[name] = header[name]
+    new.SOPClassUID, new.SOPInstanceUID = sop_class, generate_uid()
+    new.Modality, new.BodyPartExamined = modality, "HEART"
+    new.SeriesInstanceUID, new.SeriesNumber = series.uid, series.number
+    new.SeriesDescription = series.description
+    new.InstanceNumber = instance
+    new.Manufacturer, new.ManufacturerModelName = MAKER, MODEL
+    new.DeviceSerialNumber, new.SoftwareVersions = __version__, __version__
+    for name in ("InstanceCreation", "Content", "Series"):
+        setattr(new, f"{name}Date", f"{now:%Y%m%d}")
+        setattr(new, f"{name}Time", f"{now:%H%M%S}")
+    return new
+
+
+def refer(new, *sources: Source) -> None:
+    """Fill in the Common Instance Reference module: every file that `new` refers to."""
+    from pydicom.dataset import Dataset
+
+    studies: dict[str, dict[str, dict[str, object]]] = {}
+    for source in sources:
+        for header in source.headers():
+            series = studies.setdefault(header.StudyInstanceUID, {})
+            files = series.setdefault(header.SeriesInstanceUID, {})
+            files[header.SOPInstanceUID] = SourceFrame(header, None).reference()
+
+    def series_items(series):
+        items = []
+        for uid, files in series.items():
+            item = Dataset()
+            item.SeriesInstanceUID = uid
+            item.ReferencedInstanceSequence = list(files.values())
+            items.append(item)
+        return items
+
+    own = studies.pop(new.StudyInstanceUID, {})
+    if own:
+        new.ReferencedSeriesSequence = series_items(own)
+    others = []
+    for uid, series in studies.items():
+        item = Dataset()
+        item.StudyInstanceUID = uid
+        item.ReferencedSeriesSequence = series_items(series)
+        others.append(item)
+    if others:
+        new.StudiesContainingOtherReferencedInstancesSequence = others
+
+
+def code_item(code):
+    """The item of a code sequence; `code` is a `pydicom.sr.coding.Code`."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item
+
+
+def save(path: str | Path, dataset) -> None:
+    """Write a DICOM file, whole or not at all."""
+    with atomic(path) as part:
+        dataset.save_as(part, enforce_file_format=True)
+
+
+def decimals(values) -> list:
+    """Numbers as DICOM's decimal strings, which hold 16 characters."""
+    from pydicom.valuerep import DSfloat
+
+    return [DSfloat(float(value), auto_format=True) for value in values]
+
+
+def need_highdicom(path) -> None:
+    """FileError where highdicom is not installed."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError:
+        raise FileError(
+            f"{path}: writing it needs highdicom: pip install 'ldm_morph_jax[dicom]'"
+        ) from None
+
+
+# ---------------------------------------------------------------------------- frames of a file
+
+
+class _Found(NamedTuple):
+    """A frame; position `[3]` mm and time are None where not told; instance: its file's number."""
+
+    frame: SourceFrame
+    position: np.ndarray | None
+    time: float | None
+    instance: int
+    slice: int | None = 0
+
+
+def _frames(file: Path, path: Path) -> list[_Found]:
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+    except (pydicom.errors.InvalidDicomError, OSError):
+        raise FileError(
+            f"{path}: --dicom needs a DICOM source, whose patient, study and frames its results "
+            f"belong to; {'it' if file == path else file.name} is not DICOM"
+        ) from None
+    for name in _UIDS:
+        if not header.get(name):
+            raise FileError(f"{file}: has no {name}, which a DICOM result must refer to")
+    for name in _REQUIRED:
+        if name not in header:
+            setattr(header, name, "")
+    count = header.get("NumberOfFrames")
+    own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
+    found = []
+    for k in range(int(count or 1)):
+        groups = [*own[k : k + 1], *shared]
+        position = group_value(groups, header, "PlanePositionSequence", "ImagePositionPatient")
+        time = group_value(
+            groups, header, "CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"
+        )
+        time = header.get("TriggerTime") if time is None and count is None else time
+        found.append(
+            _Found(
+                SourceFrame(header, None if count is None else k + 1),
+                None if position is None else np.array(position, float),
+                None if time is None else float(time),
+                int(header.get("InstanceNumber") or 0),
+            )
+        )
+    return found
+
+
+def group_value(groups, header, sequence: str, name: str):
+    """Of a frame: from its functional groups (own, then shared), else the file's; or None."""
+    for group in groups:
+        items = group.get(sequence)
+        if items and items[0].get(name) is not None:
+            return items[0].get(name)
+    return header.get(name)
+
+
+def _slice_of(one: _Found, place: Geometry) -> int | None:
+    """Which slice of `place` the frame lies in; None if in none."""
+    k = float(place.to_index(one.position)[0])
+    nearest = round(k)
+    near = abs(k - nearest) * place.spacing[0] < _PLANE
+    return nearest if near and 0 <= nearest < place.shape[0] else None

@@ -1,0 +1,122 @@
+"""The 16 and 17 segments of the left ventricle's wall (American Heart Association).
+
+Cerqueira et al., Circulation 105:539, 2002: the ventricle is cut in thirds of its length; basal and
+middle third have six segments of 60 degrees, the apical third four of 90. Segment 17 is the apical
+cap, beyond the cavity; the 16 are without it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+BASAL, MIDDLE, APICAL, CAP = 1, 2, 3, 4
+LEVELS = {"basal": BASAL, "middle": MIDDLE, "apical": APICAL, "cap": CAP}
+NAMES = (
+    "basal anterior",
+    "basal anteroseptal",
+    "basal inferoseptal",
+    "basal inferior",
+    "basal inferolateral",
+    "basal anterolateral",
+    "mid anterior",
+    "mid anteroseptal",
+    "mid inferoseptal",
+    "mid inferior",
+    "mid inferolateral",
+    "mid anterolateral",
+    "apical anterior",
+    "apical septal",
+    "apical inferior",
+    "apical lateral",
+    "apex",
+)
+# from base over apex to base, first wall first: segments of an apical view (Voigt 2015, fig. 5)
+VIEWS = {
+    "4ch": (3, 9, 14, 16, 12, 6),
+    "2ch": (4, 10, 15, 13, 7, 1),
+    "3ch": (5, 11, 16, 14, 8, 2),
+}
+
+
+def slice_levels(depth: np.ndarray, cavity: np.ndarray, wall: np.ndarray) -> np.ndarray:
+    """Level of every slice of a short-axis stack, `[S]`: `BASAL` to `CAP`, 0 outside the heart.
+
+    The ventricle reaches from the middle between the first slice with a cavity and the one before
+    it to that behind the last; its length is cut in thirds, and a slice is of the third that its
+    middle lies in. Slices beyond the last cavity that still show wall are the cap.
+
+    Args:
+        depth: `[S]` mm along the long axis, growing from base to apex.
+        cavity, wall: `[S]` bool, whether the slice shows them.
+    """
+    depth, cavity = np.asarray(depth, np.float64), np.asarray(cavity, bool)
+    levels = np.zeros(len(depth), int)
+    if not cavity.any():
+        return levels
+    if not (np.diff(depth) > 0).all():
+        raise ValueError(f"depth: found {depth}, expected it to grow from base to apex")
+    first, last = np.flatnonzero(cavity)[[0, -1]]
+    step = float(np.diff(depth).mean()) if len(depth) > 1 else 1.0
+    share = (depth - depth[first] + step / 2) / (depth[last] - depth[first] + step)
+    inside = (np.arange(len(depth)) >= first) & (np.arange(len(depth)) <= last)
+    third = np.minimum((3 * np.clip(share, 0, 1) + 1e-9).astype(int), 2)
+    levels[inside] = third[inside] + 1
+    levels[(np.arange(len(depth)) > last) & np.asarray(wall, bool)] = CAP
+    return levels
+
+
+def segments(
+    points: np.ndarray,
+    centre: Sequence[float],
+    septum: Sequence[float],
+    level: int,
+    spacing: Sequence[float] = (1.0, 1.0),
+) -> np.ndarray:
+    """Segment 1 to 17 in which each of `points` `[..., 2]` lies, `[...]`; 0 at level 0.
+
+    Anticlockwise on an image seen, as usual, from the apex, septum on the left. The four apical
+    segments are centred where septum, inferior, lateral and anterior wall are.
+
+    Args:
+        points: (row, column) pixels.
+        centre: of the left ventricle.
+        septum: a point in the direction of the middle of the septum.
+        level: of the slice, see `slice_levels`.
+        spacing: of a pixel.
+    """
+    points = np.asarray(points, np.float64)
+    if level in (0, CAP):
+        return np.full(points.shape[:-1], 17 if level == CAP else 0)
+
+    def angle(point):
+        row, column = np.moveaxis((point - np.asarray(centre, float)) * spacing, -1, 0)
+        return np.arctan2(-row, column)  # anticlockwise: rows count downwards
+
+    turn = (angle(points) - angle(np.asarray(septum, np.float64))) / (2 * np.pi) % 1
+    if level == APICAL:
+        quarter = (4 * turn + 0.5).astype(int) % 4  # septal, inferior, lateral, anterior
+        return np.array([14, 15, 16, 13])[quarter]
+    sixth = (6 * turn).astype(int) % 6
+    return (sixth + 2) % 6 + 1 + 6 * (level - BASAL)
+
+
+def merge_views(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Values of the 16 segments from those of apical views; the mean where two views see one.
+
+    Args:
+        values: "4ch", "2ch" or "3ch" -> `[..., 6]`, from base over apex to base; the first wall is
+            the inferoseptal, inferior or inferolateral one.
+
+    Returns:
+        `[..., 16]`, NaN for segments that no view sees. Their mean over the ventricle is global
+        longitudinal strain (Voigt 2015, sec. 3.2).
+    """
+    unknown = set(values) - set(VIEWS)
+    if unknown or not values:
+        raise ValueError(f"views: found {sorted(values)}, expected some of {sorted(VIEWS)}")
+    seen: list[list[np.ndarray]] = [[] for _ in range(16)]
+    for view, six in values.items():
+        for number, value in zip(VIEWS[view], np.moveaxis(np.asarray(six), -1, 0), strict=True):
+            seen[number - 1].append(value)
+    nothing = np.full(np.shape(next(iter(values.values())))[:-1], np.nan)
+    return np.stack([np.mean(one, axis=0) if one else nothing for one in seen], axis=-1)

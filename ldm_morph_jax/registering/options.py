@@ -1,0 +1,355 @@
+"""The options of the commands that register: each is a documented field, on the command line and in
+Python.
+
+An instance of `PairOptions` or `CineOptions` is one job: what is read, how it is registered, where
+results go. A row of a table of many is such a job, too, with the row's files in it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from cyclopts import Group, Parameter
+
+from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR
+from ldm_morph_jax.runs.weights import DEFAULT_MODEL
+
+_FILE = Parameter(metavar="FILE")
+_CSV = Parameter(metavar="CSV")
+_DIR = Parameter(metavar="DIR")
+_PIXEL = Parameter(metavar="ROW COLUMN")
+_PART = Parameter(group=Group("which part of an image file", sort_key=2))
+_MANY = Parameter(group=Group("many at once", sort_key=3))
+
+
+def parse_slice(text: str) -> int | str:
+    """A whole number or "all"; ValueError otherwise."""
+    from ldm_morph_jax.files.images import parse_slice
+
+    return parse_slice(text)
+
+
+def parse_frames(text: str) -> tuple[int, ...]:
+    """ "3" or "0 9", of the moving and the fixed file; ValueError otherwise."""
+    return tuple(int(number) for number in text.split())
+
+
+def _slice(_, tokens) -> int | str:
+    return parse_slice(tokens[0].value)
+
+
+def _period(_, tokens) -> float | str:
+    text = tokens[0].value
+    try:
+        return text if text == "whole" else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither seconds nor 'whole'") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceOption:
+    """Chooses a slice."""
+
+    slice: Annotated[
+        int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all")
+    ] = None
+    """which slice of a 3-D file (from 0), or all"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOption:
+    """Chooses a frame."""
+
+    frame: Annotated[int | None, WHOLE, _PART, Parameter(metavar="K")] = None
+    """which frame of a file with several in time (from 0)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(SliceOption):
+    """What every command that reads images of any kind takes."""
+
+    spacing: Annotated[tuple[float, ...] | None, _PART, Parameter(metavar="MM")] = None
+    """pixel spacing in mm, one number or row and column, for files that do not tell it; refused
+    where a file says otherwise"""
+
+    oblique: Annotated[bool, _PART] = False
+    """accept slices that are tilted against the x-y plane; work in their own plane"""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `files.images.read_image`, but for slice and frame."""
+        return {"spacing": self.spacing, "oblique": self.oblique}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(ReadingOptions):
+    """What a job has that can be a row of a table.
+
+    NOUN: what it registers, in the plural.
+    INPUTS: the fields that name files or folders to read.
+    REQUIRED: the columns that a table of jobs must have.
+    COLUMNS: those it may have besides, and how the text of a cell is read; None: a path.
+    RECORD: the file that says that a result is complete, and of what.
+    """
+
+    NOUN: ClassVar[str]
+    INPUTS: ClassVar[Sequence[str]]
+    REQUIRED: ClassVar[Sequence[str]]
+    COLUMNS: ClassVar[dict[str, Callable[[str], Any] | None]]
+    RECORD: ClassVar[str]
+
+    out: Annotated[Path, _DIR]
+    """where results go"""
+
+    batch: Annotated[Path | None, _CSV, _MANY] = None
+    """a table, one job per row; paths relative to it; results in DIR/<id>/ and DIR/summary.csv;
+    rows that the same files and options have finished are kept"""
+
+    shard: Annotated[str | None, _MANY, Parameter(metavar="I/N")] = None
+    """only the I-th of N parts of the batch, from 1"""
+
+    overwrite: bool = False
+    """replace earlier results"""
+
+    def __post_init__(self):
+        if self.shard is not None and self.batch is None:
+            raise ValueError("--shard needs --batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions(JobOptions):
+    """A pair of images to register."""
+
+    NOUN = "pairs"
+    INPUTS = ("moving", "fixed", "moving_mask", "fixed_mask")
+    REQUIRED = ("moving", "fixed")
+    COLUMNS = {
+        "moving_mask": None,
+        "fixed_mask": None,
+        "slice": parse_slice,
+        "frame": parse_frames,
+    }
+    RECORD = "metrics.json"
+
+    moving: Annotated[Path | None, _FILE] = None
+    """image to be warped, e.g. ED"""
+
+    fixed: Annotated[Path | None, _FILE] = None
+    """image to be matched, e.g. ES"""
+
+    example: bool = False
+    """register two images that come with the package"""
+
+    model: Annotated[str, Parameter(metavar="NAME|DIR|FILE")] = DEFAULT_MODEL
+    """name of shipped weights or of an iterative method (lddmm, syn), run directory or weights
+    file"""
+
+    moving_mask: Annotated[Path | None, _FILE] = None
+    """labels of the moving image"""
+
+    fixed_mask: Annotated[Path | None, _FILE] = None
+    """labels of the fixed image"""
+
+    frame: Annotated[tuple[int, ...] | None, WHOLE_FEW, _PART, Parameter(metavar="K")] = None
+    """which frame of a file with several in time (from 0); two numbers: of the moving and of the
+    fixed file"""
+
+    align: Literal["auto", "world", "centre"] = "auto"
+    """how the images lie on each other before registration: as their files say (world), or centre
+    on centre; auto: world where both files tell"""
+
+    centre: Annotated[tuple[float, float] | None, _PIXEL] = None
+    """pixel of the fixed image to centre the model's grid on, e.g. the heart (default: the image's
+    centre)"""
+
+    refine: Annotated[int | None, WHOLE, Parameter(metavar="N")] = None
+    """steps of refinement on the whole image, from what the network predicts (default: 82; 0: the
+    network alone; iterative methods are not refined)"""
+
+    inverse: bool = False
+    """write the inverse transform, too"""
+
+    report: Annotated[bool, Parameter(negative="--no-report")] = True
+    """draw overview.png and report.html"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.refine is not None and self.refine < 0:
+            raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
+        if self.frame is not None and len(self.frame) not in (1, 2):
+            raise ValueError(f"frame: found {len(self.frame)} numbers, expected one or two")
+        given = [
+            name for name in (*self.INPUTS, "slice", "frame") if getattr(self, name) is not None
+        ]
+        if self.batch and self.example:
+            raise ValueError("--batch and --example: expected one of them")
+        if (self.batch or self.example) and given:
+            option, source = ("batch", "its CSV") if self.batch else ("example", "the package")
+            raise ValueError(f"--{option} takes {', '.join(given)} from {source}; drop the option")
+        missing = [f"--{name}" for name in self.REQUIRED if name not in given]
+        if missing and not (self.batch or self.example):
+            raise ValueError(f"{' and '.join(missing)} missing (or use --batch or --example)")
+
+    @property
+    def frames(self) -> tuple[int | None, int | None]:
+        """Of the moving and of the fixed file."""
+        return (None, None) if self.frame is None else (self.frame[0], self.frame[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CineOptions(JobOptions):
+    """A cine to track."""
+
+    NOUN = "cines"
+    INPUTS = ("cine", "mask", "contours", "landmarks", "frame_times")
+    REQUIRED = ("cine",)
+    COLUMNS = {
+        "mask": None,
+        "contours": None,
+        "landmarks": None,
+        "slice": parse_slice,
+        "reference": int,
+    }
+    RECORD = "summary.json"
+
+    cine: Annotated[Path | None, Parameter(metavar="FILE|FOLDER")] = None
+    """4-D volume, multi-frame DICOM, stack, video, or a folder of single frames"""
+
+    example: bool = False
+    """track the built-in phantom (--view says which)"""
+
+    model: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
+    """where the search starts: name of shipped weights, run directory or weights file; or an
+    iterative method (lddmm, syn) in its place. Default: the search from no motion"""
+
+    reference: Annotated[int, WHOLE, Parameter(metavar="K")] = 0
+    """frame whose tissue is followed, usually end-diastole (from 0)"""
+
+    mask: Annotated[Path | None, _FILE] = None
+    """labels of the reference frame"""
+
+    contours: Annotated[Path | None, _CSV] = None
+    """in place of a mask: columns contour (endo, epi), row, column"""
+
+    landmarks: Annotated[Path | None, _CSV] = None
+    """points of the reference frame to carry along: columns row, column, optionally name"""
+
+    labels: Annotated[tuple[int, int] | None, WHOLE_PAIR, Parameter(metavar="CAVITY WALL")] = None
+    """of the mask (default: wall 2, cavity what it encloses)"""
+
+    view: Literal["sax", "apical"] = "sax"
+    """short-axis (radial, circumferential strain) or apical (longitudinal, volume)"""
+
+    septum: Annotated[tuple[float, float] | None, _PIXEL] = None
+    """pixel in the direction of the middle of the septum, for sectors (default: the mask's right
+    ventricle)"""
+
+    period: Annotated[
+        float | str | None, Parameter(converter=_period, n_tokens=1, metavar="whole|SECONDS")
+    ] = None
+    """of the beat: whole, if the last frame shows what the first one does; its length, if that is
+    known; by default the motion need not repeat"""
+
+    frame_times: Annotated[Path | None, _CSV] = None
+    """column time: seconds, a row per frame"""
+
+    fps: Annotated[float | None, Parameter(metavar="N")] = None
+    """frames per second"""
+
+    report: Annotated[bool, Parameter(negative="--no-report")] = True
+    """draw curves.png, beat.gif and report.html"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        sources = [name for name in ("cine", "batch", "example") if getattr(self, name)]
+        if len(sources) != 1:
+            found = " and ".join(f"--{name}" for name in sources) or "none"
+            raise ValueError(f"found {found}, expected one of --cine, --batch and --example")
+        [source] = sources
+        of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "reference"]
+        of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period"]
+        refused = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name in refused
+            if getattr(self, name) not in (None, False, 0)
+        ]
+        if given:
+            raise ValueError(f"--{source} does not go with {', '.join(given)}")
+        if self.mask and self.contours:
+            raise ValueError("a mask and contours given, expected one of them")
+
+
+def _yes(text: str) -> bool:
+    if text.lower() not in ("yes", "no", "true", "false", "1", "0"):
+        raise ValueError(f"found {text!r}, expected yes or no")
+    return text.lower() in ("yes", "true", "1")
+
+
+def _interpolation(text: str) -> str:
+    if text not in ("linear", "nearest"):
+        raise ValueError(f"found {text!r}, expected linear or nearest")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarpOptions(FrameOption, JobOptions):
+    """An image, labels or points to carry through a saved transform."""
+
+    NOUN = "inputs"
+    INPUTS = ("transform", "input", "moving")
+    REQUIRED = ("transform", "input")
+    COLUMNS = {
+        "moving": None,
+        "interpolation": _interpolation,
+        "inverse": _yes,
+        "slice": parse_slice,
+        "frame": int,
+    }
+    RECORD = "warp.json"
+
+    out: Annotated[Path, Parameter(metavar="FILE|DIR")]
+    """file to write; of a batch the folder of all files"""
+
+    transform: Annotated[Path | None, _FILE] = None
+    """displacement.npz or displacement.nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+
+    input: Annotated[Path | None, _FILE] = None
+    """image, labels or points (.csv)"""
+
+    interpolation: Literal["linear", "nearest"] = "linear"
+    """of images; nearest for labels"""
+
+    inverse: bool = False
+    """from the fixed image to the moving one"""
+
+    moving: Annotated[Path | None, _FILE] = None
+    """the moving image, where the transform does not tell its grid (a .nii.gz does not) and it is
+    needed: --inverse of an image, points in pixels"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = [name for name in self.INPUTS if getattr(self, name) is not None]
+        if self.batch and given:
+            raise ValueError(f"--batch takes {', '.join(given)} from its CSV; drop the option")
+        missing = [f"--{name}" for name in self.REQUIRED if name not in given]
+        if missing and not self.batch:
+            raise ValueError(f"{' and '.join(missing)} missing (or use --batch)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianOptions(SliceOption, FrameOption):
+    """The Jacobian determinant of a saved transform; slice and frame choose those of the mask."""
+
+    transform: Annotated[Path, _FILE]
+    """displacement.npz or .nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+
+    out: Annotated[Path | None, _FILE] = None
+    """map to write (.nii.gz, .npz, .tif)"""
+
+    mask: Annotated[Path | None, _FILE] = None
+    """count only where this mask is not 0"""
+
+    overwrite: bool = False
+    """replace an earlier result"""

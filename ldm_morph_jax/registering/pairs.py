@@ -1,0 +1,201 @@
+"""Register pairs of images of any size: to their grids, the start, the search, the result.
+
+A network predicts a velocity on the model grid, which is where `search.refine` starts on the whole
+image. An iterative method finds a displacement by itself.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.devices.programs import Program, options_for
+from ldm_morph_jax.files.images import Image
+from ldm_morph_jax.registering.grid import Grid, OnGrid, Slice, prepare, velocity_on_whole
+from ldm_morph_jax.registering.result import Registration, SliceMotion
+from ldm_morph_jax.registering.search import STEPS, Refinement, refine
+from ldm_morph_jax.runs.trained import TrainedMethod
+
+# Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
+_SIZE_CLASS = 64
+
+
+def register_images(
+    method: TrainedMethod,
+    pairs: Sequence[tuple[Image, Image]],
+    *,
+    align: str = "auto",
+    centre: tuple[float, float] | None = None,
+    refine: int | None = None,
+) -> list[Registration]:
+    """Register (moving, fixed) images; a stack is registered slice by slice.
+
+    Args:
+        method: what registers.
+        pairs: none sees another.
+        align, centre: see `grid.prepare`.
+        refine: see `refinement_steps`.
+
+    Raises:
+        ImageError: two images that do not fit together.
+        ValueError: a prediction of NaN; see also `refinement_steps`.
+    """
+    steps = refinement_steps(method, refine)
+    prepared = [
+        prepare(method, moving, fixed, align=align, centre=centre) for moving, fixed in pairs
+    ]
+    motions = iter(_motions(method, [plane for slices in prepared for plane in slices], steps))
+    return [
+        Registration(moving, fixed, slices, [next(motions) for _ in slices])
+        for (moving, fixed), slices in zip(pairs, prepared, strict=True)
+    ]
+
+
+def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
+    """How many steps of refinement `refine` means for a method; None: as many as usual.
+
+    Raises ValueError: fewer than none, or any for an iterative method.
+    """
+    if refine is None:
+        return 0 if method.iterative else STEPS
+    if refine < 0:
+        raise ValueError(f"refine: found {refine}, expected 0 or more steps")
+    if refine and method.iterative:
+        raise ValueError(f"refine: works on what a network predicts; {method.name} has none")
+    return refine
+
+
+def refined_displacement(method: TrainedMethod, moving, fixed, *, steps: int) -> np.ndarray:
+    """`[B, N, N, 1]` twice -> displacement `[B, N, N, 2]` after `steps` of refinement."""
+    n = moving.shape[1]
+    grid = Grid((n, n), ((n - 1) / 2,) * 2, (1.0, 1.0))
+    pairs = [
+        OnGrid(grid, m, f, np.ones((n, n), bool))
+        for m, f in zip(np.asarray(moving)[..., 0], np.asarray(fixed)[..., 0], strict=True)
+    ]
+    slices = [Slice(pair, pair, np.zeros(2)) for pair in pairs]
+    motions = _motions(method, slices, refinement_steps(method, steps))
+    return np.stack([motion.displacement for motion in motions]).astype("f4")
+
+
+def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list[SliceMotion]:
+    """Register slices, in any order and number; none sees another."""
+    if not (steps or method.predicts_velocity):
+        displacements = _predict(method, method.displacement, slices)
+        return [
+            SliceMotion(plane.model.grid, np.asarray(u, np.float64))
+            for plane, u in zip(slices, displacements, strict=True)
+        ]
+    refining = _refining(steps, method.calls)
+    classes = [_size_class(plane.whole.grid.shape) for plane in slices]
+    if method.calls == "once":  # two programs to load: both at once
+        refining.prepare(*_shapes(_batch_size(len(slices)), classes[0]))
+    velocities = _predict(method, method.velocity, slices)
+    starts = [
+        velocity_on_whole(plane, np.asarray(v, np.float64))
+        for plane, v in zip(slices, velocities, strict=True)
+    ]
+    motions: list[SliceMotion | None] = [None] * len(slices)
+    for size in dict.fromkeys(classes):
+        members = [k for k, size_class in enumerate(classes) if size_class == size]
+        inputs = [_filled_up(slices[k].whole, starts[k], size) for k in members]
+        for part, filled in _batches([np.stack(arrays) for arrays in zip(*inputs, strict=True)]):
+            refined = {name: np.asarray(value) for name, value in refining(*filled).items()}
+            for row, k in enumerate(members[part]):
+                motions[k] = _motion(refined, row, slices[k].whole.grid)
+    return motions
+
+
+def _predict(method: TrainedMethod, function, slices: Sequence[Slice]) -> list[np.ndarray]:
+    """`function` of the slices on the model grid; those on grids of one size go together."""
+    results: list[np.ndarray | None] = [None] * len(slices)
+    for shape in dict.fromkeys(plane.model.grid.shape for plane in slices):
+        members = [k for k, plane in enumerate(slices) if plane.model.grid.shape == shape]
+        images = [
+            np.stack([getattr(slices[k].model, name) for k in members])[..., None]
+            for name in ("moving", "fixed")
+        ]
+        # an iterative method would spend on filling up what nobody reads
+        for part, filled in _batches(images, one_by_one=method.iterative):
+            values = np.asarray(function(*map(jnp.asarray, filled)))
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"{method.name}: predicted NaN or infinity; the weights are not usable"
+                )
+            for row, k in enumerate(members[part]):
+                results[k] = values[row]
+    return results
+
+
+def _batches(
+    arrays: list[np.ndarray], *, one_by_one: bool = False
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Rows of the arrays, and these rows filled up to 1, 4 or 16.
+
+    Every size is a program to compile, the largest bounds the memory.
+    """
+    first = 0
+    while left := len(arrays[0]) - first:
+        size = 1 if one_by_one else _batch_size(left)
+        part = slice(first, first + min(size, left))
+        yield part, fill_up([array[part] for array in arrays], size)[0]
+        first = part.stop
+
+
+def _batch_size(left: int) -> int:
+    return 1 if left == 1 else 16 if left >= 16 else 4
+
+
+def _shapes(batch: int, size: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
+    """Of the arguments of `_refining`."""
+    image, mask = (jax.ShapeDtypeStruct((batch, *size), kind) for kind in (np.float32, bool))
+    return [image, image, mask, jax.ShapeDtypeStruct((batch, *size, 2), np.float32)]
+
+
+def _size_class(shape: tuple[int, int]) -> tuple[int, int]:
+    return tuple(_SIZE_CLASS * math.ceil(n / _SIZE_CLASS) for n in shape)
+
+
+def _filled_up(pair: OnGrid, velocity: np.ndarray, size: tuple[int, int]) -> tuple:
+    """(moving, fixed, valid, velocity) of `size`; what is new does not count."""
+    more = [(0, n - old) for n, old in zip(size, pair.grid.shape, strict=True)]
+    return (
+        np.pad(pair.moving, more, mode="edge"),
+        np.pad(pair.fixed, more, mode="edge"),
+        np.pad(pair.valid, more),
+        np.pad(velocity, [*more, (0, 0)], mode="edge"),
+    )
+
+
+_READ = ("displacement", "scale", "correlation")  # of search.Refined
+
+
+@functools.cache
+def _refining(steps: int, calls: str) -> Program:
+    """(moving, fixed, valid, start) -> `_READ` of `search.refine` with so many steps."""
+    settings = Refinement.of(steps)
+
+    def make():
+        def refined(*arguments):
+            whole = refine(*arguments, settings=settings)
+            return {name: getattr(whole, name) for name in _READ}
+
+        return refined
+
+    # its loop gains more by optimisation than that takes, even if it is called once
+    options = options_for("few" if calls == "once" else calls)
+    return Program(make, f"refine {settings}", options)
+
+
+def _motion(refined: dict[str, np.ndarray], row: int, grid: Grid) -> SliceMotion:
+    rows, columns = grid.shape
+    return SliceMotion(
+        grid,
+        refined["displacement"][row, :rows, :columns].astype(np.float64),
+        float(refined["scale"][row]),
+        tuple(map(float, refined["correlation"][row])),
+    )

@@ -1,0 +1,82 @@
+"""Segments of the American Heart Association against the figure that defines them."""
+
+import numpy as np
+import pytest
+
+from ldm_morph_jax.ops import segments as aha
+from ldm_morph_jax.ops import strain
+
+CENTRE, SEPTUM = (50.0, 50.0), (50.0, 20.0)  # septum on the left, as usual
+
+
+def at(degrees, radius=20.0):
+    """A point that many degrees anticlockwise from the septum's middle."""
+    angle = np.radians(180 + degrees)
+    return (50 - radius * np.sin(angle), 50 + radius * np.cos(angle))
+
+
+def test_six_segments_of_base_and_middle():
+    degrees = [30, 90, 150, 210, 270, 330]
+    points = np.array([at(d) for d in degrees])
+    expected = np.array([3, 4, 5, 6, 1, 2])
+    for level, first in ((aha.BASAL, 0), (aha.MIDDLE, 6)):
+        assert np.array_equal(aha.segments(points, CENTRE, SEPTUM, level), expected + first)
+    # the same as the sectors that strain is given for
+    grid = np.stack(np.indices((100, 100)), axis=-1)
+    sectors = np.asarray(strain.sectors(grid, np.array(CENTRE), np.array(SEPTUM)))
+    numbers = aha.segments(grid, CENTRE, SEPTUM, aha.BASAL)
+    assert np.mean(sectors == numbers) > 0.999  # float32 at the borders
+    # the inferior wall is below, the anterior one above
+    assert aha.segments((80.0, 50.0), CENTRE, SEPTUM, aha.BASAL) == 4
+    assert aha.segments((20.0, 50.0), CENTRE, SEPTUM, aha.BASAL) == 1
+
+
+def test_four_segments_of_the_apex_and_the_cap():
+    points = np.array([at(d) for d in (-44, 44, 46, 134, 136, 224, 226, 314)])
+    expected = [14, 14, 15, 15, 16, 16, 13, 13]
+    assert np.array_equal(aha.segments(points, CENTRE, SEPTUM, aha.APICAL), expected)
+    assert np.array_equal(aha.segments(points, CENTRE, SEPTUM, aha.CAP), [17] * 8)
+    assert not aha.segments(points, CENTRE, SEPTUM, 0).any()
+
+
+def test_unequal_spacing():
+    point = (50 + 10.0, 50 - 30.0)  # 26.6 degrees down from the septum in mm with rows of 1.5 mm
+    assert aha.segments(point, CENTRE, SEPTUM, aha.APICAL, (1.5, 1.0)) == 14
+    assert aha.segments(point, CENTRE, SEPTUM, aha.APICAL, (4.0, 1.0)) == 15
+
+
+def test_levels_are_thirds_of_the_length():
+    depth = 8.0 * np.arange(12)
+    cavity = np.zeros(12, bool)
+    cavity[2:11] = True
+    wall = cavity.copy()
+    wall[11] = True
+    levels = aha.slice_levels(depth, cavity, wall)
+    assert levels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, aha.CAP]
+    # seven slices: the middles at 1/14, 3/14, ... of the length
+    assert aha.slice_levels(depth[:7], np.ones(7), np.ones(7)).tolist() == [1, 1, 2, 2, 2, 3, 3]
+    assert aha.slice_levels(depth[:3], np.ones(3), np.ones(3)).tolist() == [1, 2, 3]
+    assert aha.slice_levels(depth[:1], np.ones(1), np.ones(1)).tolist() == [2]
+    assert not aha.slice_levels(depth, np.zeros(12), wall).any()
+    with pytest.raises(ValueError, match="grow from base to apex"):
+        aha.slice_levels(depth[::-1], cavity, wall)
+
+
+def test_views_are_merged():
+    four = np.array([1.0, 2, 3, 4, 5, 6])
+    merged = aha.merge_views({"4ch": four, "3ch": four + 10})
+    expected = np.full(16, np.nan)
+    expected[[2, 8, 13, 15, 11, 5]] = [1, 2, (3 + 14) / 2, (4 + 13) / 2, 5, 6]
+    expected[[4, 10, 7, 1]] = [11, 12, 15, 16]
+    assert np.allclose(merged, expected, equal_nan=True)
+    all_three = aha.merge_views({view: np.ones((4, 6)) for view in aha.VIEWS})
+    assert all_three.shape == (4, 16) and (all_three == 1).all()
+    with pytest.raises(ValueError, match="views: found"):
+        aha.merge_views({"5ch": four})
+
+
+def test_names():
+    assert len(aha.NAMES) == 17
+    for view in aha.VIEWS.values():
+        names = [aha.NAMES[number - 1].split()[0] for number in view]
+        assert names == ["basal", "mid", "apical", "apical", "mid", "basal"]
