@@ -1,7 +1,7 @@
 """Dataset `acdc_slices`: every annotated slice of ACDC, for the anatomy network.
 
-A pair is one slice at end-diastole and end-systole. Reads the same files as `acdc`, whole or cropped
-in plane (each file's own middle is the middle here). Steps, in the file's axes:
+A pair is one slice at end-diastole and end-systole. Reads the same files as `acdc`, whole or
+cropped in plane (each file's own middle is the middle here). Steps, in the file's axes:
 
 1. resample in plane to 1.25 mm (linear; labels nearest);
 2. crop or pad about the centre to the image size, 160 pixels: 200 mm.
@@ -77,8 +77,8 @@ class AcdcSlices(Acdc):
         if absent and not self.options.allow_partial:
             raise ValueError(
                 f"{self.name}: {len(absent)} of {LAST_PATIENT['test']} patients are missing in "
-                f"{self.source}: {', '.join(absent[:5])}{' ...' if absent[5:] else ''}; to use only "
-                "these, give --allow-partial (training: --config.data.options.allow_partial=True)"
+                f"{self.source}: {', '.join(absent[:5])}{' ...' if absent[5:] else ''}; to use "
+                "only these, give --allow-partial (training: --config.data.options.allow_partial=True)"
             )
         return Found(entries, left_out={NOT_THERE: absent})
 

@@ -33,16 +33,17 @@ class Window:
             return self.spacing_mm / np.asarray(spacing, np.float64)
         return np.asarray(shape[:2]) / self.size
 
-    def coordinates(self, shape, spacing, centre=None, matrix=np.eye(2)) -> np.ndarray:
+    def coordinates(self, shape, spacing, centre=None, matrix=None) -> np.ndarray:
         """Where the window's pixels lie in an image, `[2, size, size]` (row, column).
 
         centre: the position of the window's centre in the image, default the image's. matrix:
-        applied to offsets from the centre, in pixels of the window.
+        applied to offsets from the centre, in pixels of the window; None: they stay.
         """
         if centre is None:
             centre = (np.asarray(shape[:2]) - 1) / 2
         offset = np.mgrid[: self.size, : self.size] - (self.size - 1) / 2
-        offset = np.tensordot(matrix, offset, 1)
+        if matrix is not None:
+            offset = np.tensordot(matrix, offset, 1)
         return np.reshape(centre, (2, 1, 1)) + self.step(shape, spacing).reshape(2, 1, 1) * offset
 
 
