@@ -78,7 +78,8 @@ class AcdcSlices(Acdc):
             raise ValueError(
                 f"{self.name}: {len(absent)} of {LAST_PATIENT['test']} patients are missing in "
                 f"{self.source}: {', '.join(absent[:5])}{' ...' if absent[5:] else ''}; to use "
-                "only these, give --allow-partial (training: --config.data.options.allow_partial=True)"
+                "only these, give --allow-partial (training: "
+                "--config.data.options.allow_partial=True)"
             )
         return Found(entries, left_out={NOT_THERE: absent})
 

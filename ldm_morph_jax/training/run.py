@@ -12,6 +12,7 @@ from ldm_morph_jax.data.windows import Variation, VariedWindows, validation_wind
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.runs.anatomy import window_of
 from ldm_morph_jax.runs.dataset import dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
     completed,
@@ -25,7 +26,6 @@ from ldm_morph_jax.runs.directory import (
 from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.stages import STAGES, stage_program
-from ldm_morph_jax.training.stages.anatomy import anatomy_window
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 from ldm_morph_jax.training.stages.registration import ValidationPairs
 
@@ -112,7 +112,7 @@ def _registration_data(config, workdir, dataset, method, cached):
 
 
 def _anatomy_data(config, workdir, dataset, method, cached):
-    c, window = config.anatomy, anatomy_window(config)
+    c, window = config.anatomy, window_of(config)
     varied = VariedWindows(Variation(**c.variation), window)
     options = _batch_options(config, "anatomy") | {"augment": varied}
     batches = image_batches(dataset.annotated("train"), **options)

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
-from ldm_morph_jax.models.anatomy import AnatomyUNet
 from ldm_morph_jax.ops.losses import segmentation_loss
 from ldm_morph_jax.report.figures import image_grid
+from ldm_morph_jax.runs.anatomy import network_of
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.optimiser import adam
@@ -21,22 +20,10 @@ from ldm_morph_jax.training.program import Program
 VALIDATION_BATCH = 16  # images
 
 
-def build_anatomy(config) -> AnatomyUNet:
-    """The network of `config.anatomy`."""
-    c = config.anatomy
-    dtype = jnp.dtype(config.compute.dtype)
-    return AnatomyUNet(classes=len(c.structures) + 1, dtype=dtype, **c.model)
-
-
-def anatomy_window(config) -> Window:
-    """The grid on which the network sees images."""
-    return Window(config.anatomy.window.size, config.anatomy.window.spacing_mm)
-
-
 def anatomy_program(config) -> Program:
     """The stage; validation data are {"image", "mask"} `[N, S, S, 1]`."""
     c = config.anatomy
-    network, size = build_anatomy(config), c.window.size
+    network, size = network_of(config), c.window.size
     optimiser = adam(c.train, weight_decay=c.weight_decay)
 
     def init(key):
