@@ -25,7 +25,7 @@ from ldm_morph_jax.data.archive import (
     find_patients,
     missing_files_error,
 )
-from ldm_morph_jax.data.base import Entry, Found, Pair, option
+from ldm_morph_jax.data.base import Entry, Found, Pair
 
 LAST_PATIENT = {"train": 80, "validation": 100, "test": 150}
 SPACING_MM = 1.25
@@ -35,10 +35,11 @@ SPACING_MM = 1.25
 class AcdcSlicesOptions(ArchiveOptions):
     """As the archive's, with another size, and for files whose headers lost their spacing."""
 
-    image_size: int = option(160, "height and width in pixels of 1.25 mm")
-    field_mm: float = option(
-        0.0, "longer side of a slice in mm, where headers do not tell (0: they do)"
-    )
+    image_size: int = 160
+    """height and width in pixels of 1.25 mm"""
+
+    field_mm: float = 0.0
+    """longer side of a slice in mm, for files whose headers do not tell; 0: they do"""
 
 
 class AcdcSlices(Acdc):
