@@ -5,6 +5,7 @@ of mask and network in mm2 (summed over slices). slices.csv has a row per image:
 the network and whether the mask has a cavity.
 """
 
+import dataclasses
 import io
 import json
 import logging
@@ -114,7 +115,7 @@ def calibrate(model: AnatomyModel, dataset, workdir: str | Path) -> dict:
     """
     windows = validation_windows(dataset.annotated("validation"), model.window)
     images, truth = windows["image"][..., 0], windows["mask"].astype(int)
-    plain = model.__class__(**{**model.__dict__, "temperature": 1.0, "least_confidence": 0.0})
+    plain = dataclasses.replace(model, temperature=1.0, least_confidence=0.0)
     log_p = np.log(np.maximum(plain.probabilities(images), 1e-12))
 
     def likelihood(temperature):
@@ -124,7 +125,7 @@ def calibrate(model: AnatomyModel, dataset, workdir: str | Path) -> dict:
 
     best = float(max(_TEMPERATURES, key=likelihood))
     rng, cavity = np.random.default_rng(0), model.label(CAVITY)
-    calibrated = model.__class__(**{**plain.__dict__, "temperature": best})
+    calibrated = dataclasses.replace(plain, temperature=best)
     spacing = (model.window.spacing_mm,) * 2 if model.window.spacing_mm else None
     hearts, others = [], []
     for image, mask in zip(images, truth[..., 0], strict=True):
