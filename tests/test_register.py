@@ -569,6 +569,7 @@ def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, anal
 # -- the report
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
 @pytest.mark.parametrize("which", ["flat", "stack"])
 def test_report_in_a_browser(pair, analytic, which):
@@ -747,6 +748,7 @@ def test_help_says_what_it_does(capsys):
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+@pytest.mark.integration
 def test_notebook_runs(tmp_path):
     """docs/registering.ipynb from top to bottom in a kernel of its own."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

@@ -1,8 +1,9 @@
-"""A folder of DICOM files, one image each, as scanners and archives export them.
+"""A folder of DICOM files, as scanners and archives export them.
 
 Which slice and which frame a file holds is in its header: the slice by its position, the frame by
 its trigger time, or else temporal position, acquisition time or instance number. File names, and
-the order in which a folder lists them, mean nothing.
+the order in which a folder lists them, mean nothing. A file holds one image, or all frames of a
+slice.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ _DIFFERENCES = (
 class Instance:
     """One file.
 
-    stored: its image, `[1, 1, H, W]`.
+    stored: its image `[1, 1, H, W]`, or the frames of its slice.
     header: a `pydicom.Dataset`.
     """
 
@@ -49,12 +50,13 @@ class Instance:
     @property
     def position(self) -> np.ndarray | None:
         """`[3]` mm"""
-        return dicom.numbers(self.header.get("ImagePositionPatient"), (3,))
+        return self.stored.geometry.origin if self.stored.position_known else None
 
     @property
     def orientation(self) -> np.ndarray | None:
         """`[6]`, the directions of rows and columns."""
-        return dicom.numbers(self.header.get("ImageOrientationPatient"), (6,))
+        known = self.stored.orientation_known
+        return self.stored.geometry.direction[:, :2].T.ravel() if known else None
 
     def acquired(self) -> float | None:
         """When it was acquired, in seconds; None where that is not told."""
@@ -128,33 +130,38 @@ def read_series(files: Sequence[Path], source: str, *, luminance: bool = False) 
         raise ImageError(f"{source}: not a readable DICOM series ({one_line(error)})") from None
 
 
+def in_order(files: Sequence[Path], source: str) -> list[list[Instance]]:
+    """The files of every slice, in time, as `read_series` puts them; raises as it does."""
+    instances, _ = _without_repeats([_read(file, True) for file in files])
+    _check_kinds(instances, source)
+    slices, _ = _in_slices(instances, source)
+    return _in_order(slices, source)[0]
+
+
 def _stack(instances: list[Instance], source: str) -> Stored:
     instances, notes = _without_repeats(instances)
     _check_kinds(instances, source)
     slices, geometry = _in_slices(instances, source)
-    slices, times, more_notes = _in_order(slices, source)
     notes += _wide_gap(slices[0][0], geometry)
-    array = np.stack(
-        [np.stack([instance.stored.array[0, 0] for instance in planes]) for planes in slices],
-        axis=1,
-    )
+    if any(len(instance.stored.array) > 1 for instance in instances):
+        array, times = _of_cines(slices, source)
+    else:
+        slices, times, notes_on_order = _in_order(slices, source)
+        notes += notes_on_order
+        in_time = [[instance.stored.array[0, 0] for instance in planes] for planes in slices]
+        array = np.stack([np.stack(planes) for planes in in_time], axis=1)
     first = slices[0][0].stored
-    return replace(
-        first,
-        array=array,
-        geometry=geometry,
-        times=times,
-        notes=(*first.notes, *notes, *more_notes),
-    )
+    notes = (*first.notes, *notes)
+    return replace(first, array=array, geometry=geometry, times=times, notes=notes)
 
 
 def _read(file: Path, luminance: bool) -> Instance:
     stored, header = dicom.read_with_header(file, str(file), luminance=luminance)
     frames, slices = stored.array.shape[:2]
-    if (frames, slices) != (1, 1):
+    if slices > 1 or (frames > 1 and not stored.position_known):
         raise ImageError(
-            f"{file}: holds {frames * slices} frames, expected one as in every file of a series; "
-            "read a file of several frames by itself"
+            f"{file}: holds {frames * slices} frames, expected one, or those of one slice at a "
+            "known position; read this file by itself"
         )
     return Instance(file, stored, header)
 
@@ -234,6 +241,26 @@ def _in_slices(instances, source):
             source,
         )
     return slices, geometry
+
+
+def _of_cines(slices: list[list[Instance]], source: str):
+    """(`[T, S, H, W]`, times as in `Stored`) of files that hold all frames of their slice."""
+    lengths = [[len(instance.stored.array) for instance in files] for files in slices]
+    if any(len(counts) > 1 or counts != lengths[0] for counts in lengths):
+        counted = "; ".join(
+            f"slice {k}: {' and '.join(map(str, counts))}" for k, counts in enumerate(lengths)
+        )
+        raise ImageError(
+            f"{source}: expected one file with as many frames for every slice, found frames of "
+            f"{counted}"
+        )
+    stored = [instance.stored for (instance,) in slices]
+    times = [cine.times for cine in stored]
+    known = all(in_slice is not None for in_slice in times)
+    return (
+        np.concatenate([cine.array for cine in stored], axis=1),
+        dicom.seconds_of_frames(np.stack(times, axis=1)) if known else None,
+    )
 
 
 def _wide_gap(instance: Instance, geometry: Geometry) -> tuple[str, ...]:

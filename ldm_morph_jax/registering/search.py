@@ -47,7 +47,7 @@ _SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # tried from left to right
 class Refinement:
     """Settings of the search; lengths in pixels of the level at hand, along its finest axis.
 
-    Chosen on training and validation patients of Sunnybrook, ACDC and CAMUS (docs/refinement.md).
+    Chosen on training and validation patients of Sunnybrook, ACDC, CAMUS (docs/results/refinement).
 
     Attributes:
       levels: how much coarser each level is than the images, a power of two; coarse to fine.

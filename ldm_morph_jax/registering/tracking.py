@@ -38,11 +38,18 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline
 
 from ldm_morph_jax.devices.batches import fill_up, in_chunks
 from ldm_morph_jax.devices.mesh import data_mesh, sharded
-from ldm_morph_jax.files.images import Image, ImageError, check_spacing, images_from_array
+from ldm_morph_jax.files.images import (
+    Image,
+    ImageError,
+    Spacing,
+    check_spacing,
+    images_from_array,
+)
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
@@ -271,7 +278,12 @@ def _interpolate(at, times, v):
 # ---------------------------------------------------------------------------- cines
 
 
-def cine_from_arrays(frames, *, spacing=None, times: Sequence[float] | None = None) -> Cine:
+def cine_from_arrays(
+    frames: ArrayLike,
+    *,
+    spacing: Spacing | None = None,
+    times: Sequence[float] | np.ndarray | None = None,
+) -> Cine:
     """A cine without a place in space.
 
     Args:

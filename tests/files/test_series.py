@@ -79,6 +79,24 @@ def test_a_series_of_its_own_for_every_slice_and_heart_rates_that_differ(tmp_pat
     np.testing.assert_allclose(cine.times, 0.041 * np.arange(5))
 
 
+def test_one_file_of_all_frames_for_every_slice(tmp_path):
+    for s in range(3):
+        groups = samples.functional_groups([10 * s] * 5, (1, 0), delays=[40 * t for t in range(5)])
+        pixels = FRAMES[:, s] // 2  # ITK takes them for signed
+        samples.dicom(pixels, samples.EnhancedMRImageStorage, **groups)(tmp_path / f"IM{9 - s}")
+    cine = read_cine(tmp_path, "all")
+    np.testing.assert_array_equal(cine.frames, FRAMES // 2)
+    np.testing.assert_allclose(cine.times, 0.04 * np.arange(5))
+    assert cine.first.geometry.spacing == (10, 2.5, 1.5)
+    pixels, groups = (
+        pixels[:4],
+        samples.functional_groups([20] * 4, (1, 0), delays=[0, 40, 80, 120]),
+    )
+    samples.dicom(pixels, samples.EnhancedMRImageStorage, **groups)(tmp_path / "IM7")
+    with pytest.raises(ImageError, match="frames of slice 0: 5; slice 1: 5; slice 2: 4"):
+        read_cine(tmp_path, 1)
+
+
 def test_oblique_slices_follow_their_normal(tmp_path):
     across, down = np.array([0.8, 0.0, 0.6]), np.array([0.0, 1.0, 0.0])
     normal = np.cross(across, down)
@@ -220,7 +238,7 @@ def clips(folder):
         (shifted, "its frames do not lie on each other as slices do"),
         (no_place, "has no position, which the others of its series have"),
         (with_a_picture, r"holds DICOM files and others \(screenshot.png\)"),
-        (clips, r"z: holds 2 frames, expected one as in every file of a series"),
+        (clips, r"z: holds 2 frames, expected one, or those of one slice at a known position"),
     ],
 )
 def test_what_does_not_belong_together_is_refused_by_name(tmp_path, write, message):
