@@ -13,9 +13,15 @@ from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.models.anatomy import AnatomyUNet
-from ldm_morph_jax.runs.weights import FILE_NAME, FOLDER, WeightsError, load_compact, save_compact
+from ldm_morph_jax.runs.weights import (
+    DEFAULT_ANATOMY,
+    FILE_NAME,
+    FOLDER,
+    WeightsError,
+    load_compact,
+    save_compact,
+)
 
-DEFAULT_ANATOMY = "anatomy"
 CALIBRATION = "calibration.json"  # of a run, written by its evaluation on validation patients
 
 # name -> sha256 of weights/<name>/model.safetensors
