@@ -6,6 +6,9 @@
     evaluate --model runs/X --dataset acdc --source DIR     on another dataset
     evaluate --model syn --config acdc --config.data.source=DIR
 
+An anatomy network (configs/anatomy.py) is scored by Dice of its structures; evaluated on the
+validation split, a run is calibrated first.
+
 A model is a run directory, a weights file, the name of shipped weights, or a method that needs no
 training ("initial": no registration; "lddmm"; "syn": ANTs SyN, needs the extra `ants`). With
 `--refine N` each pair is refined by N steps on the whole image, as `register` does it by default
@@ -63,13 +66,13 @@ class Options(commands.OptionalConfig):
             raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
 
 
-def data_config(options: Options, model, workdir: Path | None):
+def data_config(options: Options, of_model, image_size: int | None, workdir: Path | None):
     """The configuration whose `data` are scored: of --config, of the run, or of the model."""
     from ldm_morph_jax.config import paper_config
     from ldm_morph_jax.runs.directory import load_config
 
     of_run = load_config(workdir) if workdir and not options.config else None
-    config = options.read_config() or of_run or model.config or paper_config()
+    config = options.read_config() or of_run or of_model or paper_config()
     with config.unlocked():
         if options.dataset and options.dataset != config.data.name:
             config.data.name, config.data.options = options.dataset, {}
@@ -79,9 +82,9 @@ def data_config(options: Options, model, workdir: Path | None):
             config.data.directory = options.data
         if options.allow_partial:
             config.data.options.allow_partial = True
-    if model.image_size not in (None, config.data.image_size):
+    if image_size not in (None, config.data.image_size):
         raise ValueError(
-            f"data.image_size is {config.data.image_size}, expected {model.image_size}, which the "
+            f"data.image_size is {config.data.image_size}, expected {image_size}, which the "
             "model was trained for"
         )
     return config
@@ -109,6 +112,7 @@ def run(options: Options) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
+    from ldm_morph_jax.runs.anatomy import is_anatomy
     from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.metrics import read_curves
     from ldm_morph_jax.runs.trained import load_method, model_names
@@ -120,8 +124,10 @@ def run(options: Options) -> None:
     is_run = Path(named).is_dir() and named not in model_names()
     workdir = options.workdir or (named if is_run else None)
     workdir = None if workdir is None else Path(workdir)
+    if is_anatomy(named):
+        return run_anatomy(options, named, workdir)
     model = load_method(named)
-    config = data_config(options, model, workdir)
+    config = data_config(options, model.config, model.image_size, workdir)
     out = output_directory(options, named, workdir, config)
     name, register = model.name, model.displacement
     if options.refine:
@@ -142,6 +148,26 @@ def run(options: Options) -> None:
     )
     print(format_summary_table(summary))
     print(f"report: {out / 'report.html'}")
+
+
+def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
+    """Score an anatomy network; on validation patients it is calibrated first."""
+    from ldm_morph_jax.anatomy_scores import calibrate, format_summary, score_anatomy
+    from ldm_morph_jax.config import config_from_json
+    from ldm_morph_jax.runs.anatomy import load_anatomy
+    from ldm_morph_jax.runs.dataset import dataset_of
+
+    if options.refine:
+        raise ValueError(f"--refine is for what registers, {named} is an anatomy network")
+    model = load_anatomy(named)
+    config = data_config(options, config_from_json(model.config), None, workdir)
+    dataset = dataset_of(config)
+    if options.split == "validation" and workdir == Path(named):
+        calibrate(model, dataset, workdir)
+        model = load_anatomy(named)
+    out = output_directory(options, named, workdir, config)
+    print(format_summary(score_anatomy(model, dataset, options.split, out)))
+    print(f"scores: {out}")
 
 
 def main(argv: list[str] | None = None) -> None:

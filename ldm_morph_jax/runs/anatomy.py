@@ -113,6 +113,16 @@ def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY, *, calls: str = "of
     )
 
 
+def is_anatomy(name_or_path: str | Path) -> bool:
+    """Whether `load_anatomy` is what loads it: a name, a run with that stage, or a file."""
+    path = Path(name_or_path)
+    if str(name_or_path) in SHA256:
+        return True
+    if path.suffix == ".safetensors" and path.is_file():
+        return "calibration" in load_compact(path)[1]
+    return (path / "anatomy").is_dir()
+
+
 def save_anatomy(model: AnatomyModel, path: str | Path, card: dict) -> str:
     """Write a network as one compact file that `load_anatomy` reads; its sha256."""
     # leave out the paths of the machine on which it was trained
