@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PHASES = {"moving": "ED", "fixed": "ES"}
 _DRAWS = 2000  # of the bootstrap
+_LEAST_CAVITY = 0.004  # of a window: an image with a smaller cavity may be refused
 _TEMPERATURES = np.geomspace(0.5, 3.0, 41)
 
 
@@ -129,7 +130,7 @@ def calibrate(model: AnatomyModel, dataset, workdir: str | Path) -> dict:
     spacing = (model.window.spacing_mm,) * 2 if model.window.spacing_mm else None
     hearts, others = [], []
     for image, mask in zip(images, truth[..., 0], strict=True):
-        if (mask == cavity).sum() >= 50:
+        if (mask == cavity).sum() >= _LEAST_CAVITY * mask.size:
             hearts.append(segment(calibrated, [image], spacing)[0].confidence)
         others.append(segment(calibrated, [nothing(image, rng)], spacing)[0].confidence)
     levels = np.linspace(0, 1, 201)

@@ -22,6 +22,7 @@ evaluation/<model>-<dataset>-<split>[-refine<N>] where no run is given.
 import dataclasses
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -66,13 +67,13 @@ class Options(commands.OptionalConfig):
             raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
 
 
-def data_config(options: Options, of_model, image_size: int | None, workdir: Path | None):
+def data_config(options: Options, model, workdir: Path | None):
     """The configuration whose `data` are scored: of --config, of the run, or of the model."""
     from ldm_morph_jax.config import paper_config
     from ldm_morph_jax.runs.directory import load_config
 
     of_run = load_config(workdir) if workdir and not options.config else None
-    config = options.read_config() or of_run or of_model or paper_config()
+    config = options.read_config() or of_run or model.config or paper_config()
     with config.unlocked():
         if options.dataset and options.dataset != config.data.name:
             config.data.name, config.data.options = options.dataset, {}
@@ -82,9 +83,9 @@ def data_config(options: Options, of_model, image_size: int | None, workdir: Pat
             config.data.directory = options.data
         if options.allow_partial:
             config.data.options.allow_partial = True
-    if image_size not in (None, config.data.image_size):
+    if model.image_size not in (None, config.data.image_size):
         raise ValueError(
-            f"data.image_size is {config.data.image_size}, expected {image_size}, which the "
+            f"data.image_size is {config.data.image_size}, expected {model.image_size}, which the "
             "model was trained for"
         )
     return config
@@ -127,7 +128,7 @@ def run(options: Options) -> None:
     if is_anatomy(named):
         return run_anatomy(options, named, workdir)
     model = load_method(named)
-    config = data_config(options, model.config, model.image_size, workdir)
+    config = data_config(options, model, workdir)
     out = output_directory(options, named, workdir, config)
     name, register = model.name, model.displacement
     if options.refine:
@@ -160,7 +161,8 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     if options.refine:
         raise ValueError(f"--refine is for what registers, {named} is an anatomy network")
     model = load_anatomy(named)
-    config = data_config(options, config_from_json(model.config), None, workdir)
+    of_model = SimpleNamespace(config=config_from_json(model.config), image_size=None)
+    config = data_config(options, of_model, workdir)
     dataset = dataset_of(config)
     if options.split == "validation" and workdir == Path(named):
         calibrate(model, dataset, workdir)

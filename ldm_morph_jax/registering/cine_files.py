@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
@@ -24,7 +23,12 @@ from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
-from ldm_morph_jax.registering.finding import Findings, anatomy_found, find_heart
+from ldm_morph_jax.registering.finding import (
+    Findings,
+    anatomy_found,
+    find_heart,
+    without_outliers,
+)
 from ldm_morph_jax.registering.heart import measure, summary
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
@@ -385,7 +389,7 @@ def _end_diastole(options, stack) -> int:
             f"{options.cine}: the anatomy network {model.name!r} finds no heart in any slice; give "
             "--mask or --contours, or the --anatomy of this modality"
         )
-    return int(ndimage.median_filter(areas, 3, mode="nearest").argmax())
+    return int(without_outliers(areas).argmax())
 
 
 def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:

@@ -20,6 +20,7 @@ WALL = "myocardium"
 _NO_WALL = 255  # a label that no network gives
 _LEAST_CHANGE = 0.08  # of the cavity's area: less is no beat
 _UNSURE_FRAMES = 0.1  # of a cine: a larger share is a doubt
+_FAR = 0.25  # of the largest area: a frame further from the median of three is wrong
 _ALIKE = 0.02  # areas that differ by a smaller share are equally large
 
 
@@ -85,9 +86,8 @@ def find_heart(
     cavity = model.label(CAVITY)
     confidence = np.array([one.confidence for one in seen])
     areas = np.array([one.probabilities[..., cavity].sum() for one in seen], float)
-    # one frame that the network takes for something else is no end of systole
-    smooth = ndimage.median_filter(areas, 3, mode="nearest")
-    end_diastole, end_systole = int(smooth.argmax()), int(smooth.argmin())
+    curve = without_outliers(areas)
+    end_diastole, end_systole = int(curve.argmax()), int(curve.argmin())
     reference = end_diastole if reference is None else reference
     if not seen[reference].found:
         raise ImageError(
@@ -97,10 +97,20 @@ def find_heart(
             "modality"
         )
     labels = _one_heart(seen[reference], cavity)
-    doubts = _doubts(model, smooth, confidence, end_diastole, end_systole)
+    doubts = _doubts(model, curve, confidence, end_diastole, end_systole)
     return Findings(
         model.name, areas, confidence, end_diastole, end_systole, labels, reference, doubts
     )
+
+
+def without_outliers(areas: np.ndarray) -> np.ndarray:
+    """Areas `[T]`; a frame far from the median of itself and its neighbours takes that.
+
+    One frame that the network takes for something else is no end of systole.
+    """
+    median = ndimage.median_filter(areas, 3, mode="nearest")
+    far = np.abs(areas - median) > _FAR * areas.max(initial=0)
+    return np.where(far, median, areas)
 
 
 def anatomy_found(

@@ -193,7 +193,8 @@ def _agreement(cavity):
     """Views `[ways, S, S]` of the cavity: mean soft Dice with their mean, times its certainty."""
     mean = cavity.mean(axis=0)
     core = mean > 0.5
-    if core.sum() < _LEAST_PIXELS:
+    parts, _ = ndimage.label(core)
+    if np.bincount(parts.ravel())[1:].max(initial=0) < _LEAST_PIXELS:
         return 0.0
     both, sizes = (2 * (cavity * mean).sum((1, 2))), (cavity**2 + mean**2).sum((1, 2))
     return float((both / sizes).mean() * mean[core].mean())
