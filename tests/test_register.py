@@ -298,7 +298,9 @@ def test_batch(pair, analytic, capsys):
         np.testing.assert_array_equal(
             array(pair / "alone" / name), array(pair / "out" / "first" / name)
         )
-    assert run(register, "--refine", 0, "--batch", pair / "pairs.csv", "--out", pair / "out") == 2
+    # started again: finished pairs are kept
+    assert run(register, "--refine", 0, "--batch", pair / "pairs.csv", "--out", pair / "out") == 1
+    assert "[1/3] first: implausible" in capsys.readouterr().err
 
 
 # -- warp and jacobian

@@ -215,9 +215,9 @@ def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
     beat = beats["sax"]
     spacing, double_spacing = None, None
     if why == "long sides":
-        monkeypatch.setattr(tracking, "_LARGEST", SIZE)
+        monkeypatch.setattr(tracking, "LARGEST", SIZE)
     else:
-        spacing, double_spacing = tracking._FINEST_MM, tracking._FINEST_MM / 2
+        spacing, double_spacing = tracking.FINEST_MM, tracking.FINEST_MM / 2
 
     def displacement(frames, spacing):
         cine = tracking.cine_from_arrays(frames, spacing=spacing, times=beat.times)
@@ -231,7 +231,7 @@ def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
 
 def test_contours_by_hand_on_the_ultrasound_clip_of_pydicom(tmp_path, monkeypatch):
     """30 colour frames with burnt-in text."""
-    monkeypatch.setattr(tracking, "_LARGEST", 96)
+    monkeypatch.setattr(tracking, "LARGEST", 96)
     clip = Path(pydicom.__file__).parent / "data" / "test_files" / "examples_ybr_color.dcm"
     if not clip.is_file():
         pytest.skip("this pydicom comes without its ultrasound clip examples_ybr_color.dcm")
