@@ -240,6 +240,7 @@ def test_without_anatomy_nothing_is_measured_and_said_so():
     assert "neither a mask nor a contour" in measures.notes[0]
 
 
+@pytest.mark.integration
 def test_memory_grows_only_by_the_frames():
     """Ten times as many frames: motion is kept as a few curves, the device has one chunk."""
     grown = {}
@@ -266,6 +267,7 @@ def test_memory_grows_only_by_the_frames():
     assert grown[300] - grown[30] < 7 * 270 * 96 * 96 * 4
 
 
+@pytest.mark.integration
 def test_devices_share_the_frames(tmp_path):
     """On two devices as on one."""
     beat, _, _ = known("sax")
