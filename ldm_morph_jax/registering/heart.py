@@ -26,6 +26,8 @@ from ldm_morph_jax.registering.result import Tracked
 _CHUNK = 8  # frames
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
 RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
+# How far a cavity may exceed that of the reference, its end-diastole, before the mask is doubted.
+LARGEST_EXCESS = 0.05
 # Directions in the patient, LPS: from the apex of a heart to its base, and by the main component
 # from the first wall of an apical view to the second.
 _BASE = np.array([-1.0, 1.0, 1.0])
@@ -164,7 +166,13 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         notes.append(_walls(tracked, anatomy)[1])
     else:
         notes.append("no strain of the wall: there is no wall (label or contour epi)")
-    end_systole = int(size.values.argmin())
+    end_systole, largest = int(size.values.argmin()), int(size.values.argmax())
+    excess = size.values[largest] / size.values[tracked.reference] - 1
+    if excess > LARGEST_EXCESS:
+        notes.append(
+            f"doubtful: in frame {largest} the cavity is {100 * excess:.0f} % larger than in the "
+            f"reference, frame {tracked.reference}; is the mask or contour that of frame {largest}?"
+        )
     rates = [_rate(curve, tracked) for curve in curves if curve.direction and not curve.of_sector]
     return Measures(
         (*curves, *rates), contours, landmarks, end_systole, jacobian, tuple(notes), pixels

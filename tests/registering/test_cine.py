@@ -128,6 +128,33 @@ def test_names_of_sectors_do_not_depend_on_how_the_image_is_stored(look, axis):
     assert opposite != pytest.approx(peaks["as displayed"], abs=4e-3)
 
 
+def test_a_cavity_that_exceeds_its_reference_is_doubted():
+    beat, tracked, _ = known("sax")
+    mask = beat.masks[0]
+    assert not any("doubtful" in note for note in measure(tracked, known("sax")[2]).notes)
+    late = replace(tracked, reference=1, displacement=-np.asarray(tracked.displacement))
+    notes = measure(late, anatomy_of_mask(mask, "sax", "mask")).notes
+    assert any("larger than in the reference, frame 1" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "case", ["ring and blood pool exchanged", "right ventricle", "stray pixel"]
+)
+def test_a_wall_that_surrounds_no_cavity_is_refused(case):
+    row, column = np.indices((64, 64)) - 32
+    r = np.hypot(row, column)
+    wall, blood, right = (r >= 10) & (r < 16), r < 10, np.hypot(row, column + 21) < 8
+    labels = {
+        "ring and blood pool exchanged": np.select([blood, wall], [2, 1]),
+        "right ventricle": np.select([wall, right], [2, 1]),
+        "stray pixel": np.select([r == 0, blood & (column > 2)], [2, 3]),
+    }[case]
+    with pytest.raises(ImageError, match=r"surrounds no other label .* --labels CAVITY WALL"):
+        structures(labels, "mask.nii.gz")
+    assert structures(labels, "mask.nii.gz", (1, 2) if case != "stray pixel" else (3, 2))
+    assert structures(np.select([blood, wall, right], [3, 2, 1]), "mask.nii.gz") == (3, 2)
+
+
 def test_sectors_say_what_they_assume():
     _, tracked, anatomy = known("sax")
     assert any("does not tell its orientation" in note for note in measure(tracked, anatomy).notes)
