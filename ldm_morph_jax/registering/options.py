@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cyclopts import Group, Parameter
 
 from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR
-from ldm_morph_jax.runs.weights import DEFAULT_MODEL
+from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
 _FILE = Parameter(metavar="FILE")
 _CSV = Parameter(metavar="CSV")
@@ -229,11 +229,17 @@ class CineOptions(JobOptions):
     """where the search starts: name of shipped weights, run directory or weights file; or an
     iterative method (lddmm, syn) in its place. Default: the search from no motion"""
 
-    reference: Annotated[int, WHOLE, Parameter(metavar="K")] = 0
-    """frame whose tissue is followed, usually end-diastole (from 0)"""
+    reference: Annotated[int | None, WHOLE, Parameter(metavar="K")] = None
+    """frame whose tissue is followed, usually end-diastole (from 0; default: 0, or end-diastole as
+    the anatomy network finds it)"""
 
     mask: Annotated[Path | None, _FILE] = None
-    """labels of the reference frame"""
+    """labels of the reference frame; auto: the network of --anatomy finds the heart"""
+
+    anatomy: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
+    """in place of a mask: the network that finds the heart, its contours and end-diastole, by name
+    (anatomy for short-axis MRI; anatomy-mri and anatomy-echo are under CC BY-NC-SA 4.0), run
+    directory or weights file"""
 
     contours: Annotated[Path | None, _CSV] = None
     """in place of a mask: columns contour (endo, epi), row, column"""
@@ -291,8 +297,20 @@ class CineOptions(JobOptions):
         ]
         if given:
             raise ValueError(f"--{source} does not go with {', '.join(given)}")
-        if self.mask and self.contours:
-            raise ValueError("a mask and contours given, expected one of them")
+        if self.mask == Path("auto"):
+            if self.view != "sax" and self.anatomy is None:
+                raise ValueError(
+                    "--mask auto knows short-axis views; for apical ones name a network, "
+                    "--anatomy anatomy-echo (CC BY-NC-SA 4.0)"
+                )
+            object.__setattr__(self, "mask", None)
+            object.__setattr__(self, "anatomy", self.anatomy or DEFAULT_ANATOMY)
+        kinds = {"mask": "a mask", "contours": "contours", "anatomy": "an anatomy network"}
+        known = [text for name, text in kinds.items() if getattr(self, name)]
+        if len(known) > 1:
+            raise ValueError(f"{' and '.join(known)} given, expected one of them")
+        if self.reference is None and self.anatomy is None:
+            object.__setattr__(self, "reference", 0)
         if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
             raise ValueError(
                 f"--levels is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
@@ -331,7 +349,8 @@ class WarpOptions(FrameOption, JobOptions):
     """file to write; of a batch the folder of all files"""
 
     transform: Annotated[Path | None, _FILE] = None
-    """displacement.npz or displacement.nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+    """displacement.npz, .nii.gz or .dcm of register, an ITK/ANTs field (.nii.gz) or any other DICOM
+    deformable registration"""
 
     input: Annotated[Path | None, _FILE] = None
     """image, labels or points (.csv)"""
@@ -346,11 +365,19 @@ class WarpOptions(FrameOption, JobOptions):
     """the moving image, where the transform does not tell its grid (a .nii.gz does not) and it is
     needed: --inverse of an image, points in pixels"""
 
+    dicom: Annotated[Path | None, _FILE] = None
+    """the DICOM image on which the result lies; the labels are then written to a DICOM segmentation
+    (--out FILE.dcm)"""
+
     def __post_init__(self):
         super().__post_init__()
         given = [name for name in self.INPUTS if getattr(self, name) is not None]
         if self.batch and given:
             raise ValueError(f"--batch takes {', '.join(given)} from its CSV; drop the option")
+        if self.dicom and (self.batch or self.interpolation != "nearest"):
+            raise ValueError("--dicom is for labels: expected --interpolation nearest, no --batch")
+        if (self.dicom is not None) != (self.out.suffix.lower() == ".dcm"):
+            raise ValueError(f"--out is {self.out}, expected FILE.dcm with --dicom, and only then")
         missing = [f"--{name}" for name in self.REQUIRED if name not in given]
         if missing and not self.batch:
             raise ValueError(f"{' and '.join(missing)} missing (or use --batch)")
@@ -361,7 +388,8 @@ class JacobianOptions(SliceOption, FrameOption):
     """The Jacobian determinant of a saved transform; slice and frame choose those of the mask."""
 
     transform: Annotated[Path, _FILE]
-    """displacement.npz or .nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+    """displacement.npz, .nii.gz or .dcm of register, an ITK/ANTs field (.nii.gz) or any other DICOM
+    deformable registration"""
 
     out: Annotated[Path | None, _FILE] = None
     """map to write (.nii.gz, .npz, .tif)"""

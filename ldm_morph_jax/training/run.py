@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.data.pipeline import Augmentation, image_batches, pair_batches
+from ldm_morph_jax.data.windows import Variation, VariedWindows, validation_windows
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.runs.anatomy import window_of
 from ldm_morph_jax.runs.dataset import check_same_dataset, dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
     completed,
@@ -24,7 +26,7 @@ from ldm_morph_jax.runs.directory import (
 from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.program import Program, lower_step
-from ldm_morph_jax.training.stages import STAGES, stage_program
+from ldm_morph_jax.training.stages import stage_program, trained_stages
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 from ldm_morph_jax.training.stages.registration import ValidationPairs
 
@@ -42,9 +44,7 @@ def train(
     values become NaN or infinite, `Preempted` after SIGTERM.
     """
     workdir, method = Path(workdir), build_method(config)
-    if stages is None:
-        own_ldm = method.reads_ldm and config.ldm_from is None
-        stages = STAGES if own_ldm else ("registration",)
+    stages = trained_stages(config) if stages is None else stages
     for stage in stages:
         _check_settings(config, stage)
     with locked(workdir):
@@ -161,7 +161,16 @@ def _registration_data(config, workdir, dataset, method, cached):
     return frozen, batches, ValidationPairs(stacked, dataset.labels)
 
 
+def _anatomy_data(config, workdir, dataset, method, cached):
+    c, window = config.anatomy, window_of(config)
+    varied = VariedWindows(Variation(**c.variation), window)
+    options = _batch_options(config, "anatomy") | {"augment": varied}
+    batches = image_batches(dataset.annotated("train"), **options)
+    return {}, batches, validation_windows(dataset.annotated("validation"), window)
+
+
 _DATA = {
+    "anatomy": _anatomy_data,
     "autoencoder": _autoencoder_data,
     "diffusion": _diffusion_data,
     "registration": _registration_data,
@@ -173,7 +182,7 @@ def _batch_options(config, stage: str) -> dict:
     return {
         "seed": config.seed,
         "batch_size": c.train.batch_size,
-        "augment": Augmentation(**c.augmentation),
+        "augment": Augmentation(**c.get("augmentation", {})),
         "shard": grain.sharding.ShardByJaxProcess(),
     }
 
