@@ -12,8 +12,14 @@ from tqdm import tqdm
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError, read_mask
-from ldm_morph_jax.files.movies import Cine, read_cine
+from ldm_morph_jax.files.images import ImageError, in_region
+from ldm_morph_jax.files.movies import (
+    Cine,
+    cine_from_arrays,
+    note_on_period,
+    read_cine,
+    read_frame_mask,
+)
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import atomic, staged
 from ldm_morph_jax.ops.strain import fractional_change
@@ -32,7 +38,7 @@ from ldm_morph_jax.registering.outputs import (
     write_record,
     write_tables,
 )
-from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+from ldm_morph_jax.registering.tracking import track_cine
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
@@ -61,6 +67,13 @@ def track_files(options: CineOptions, load: Load) -> dict:
         return _track_slices(options, load)
     cine = _read(options)
     return _write(cine, _anatomy(options, cine), options, load)
+
+
+def _with_scale_of(cine: Cine, anatomy: Anatomy) -> Cine:
+    """With the spacing of the ultrasound region in which the heart lies, if there are several."""
+    if anatomy.labels is None:
+        return cine
+    return replace(cine, first=in_region(cine.first, anatomy.labels != 0))
 
 
 def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list[dict], Path]:
@@ -110,7 +123,7 @@ def _anatomy(options, cine) -> Anatomy:
         raise ImageError(f"{options.cine}: septum {septum} lies outside its {shape} pixels")
     anatomy = Anatomy(view, septum=septum)
     if options.mask:
-        labels = read_mask(options.mask, cine.first, options.slice).array
+        labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
             labels, view, str(options.mask), cavity_and_wall=options.labels, septum=septum
         )
@@ -124,6 +137,7 @@ def _anatomy(options, cine) -> Anatomy:
 
 def _write(cine, anatomy, options, load) -> dict:
     """Track, measure, write."""
+    cine = _with_scale_of(cine, anatomy)
     with staged(options.out, ALL_OF_CINE, options.overwrite, last=SUMMARY) as folder:
         registrar = load()
         begin = time.perf_counter()
@@ -151,7 +165,7 @@ def _write(cine, anatomy, options, load) -> dict:
             "view": anatomy.view,
             "period": tracked.period,
             **summary(tracked, anatomy, measures),
-            "notes": [*cine.first.notes, *measures.notes],
+            "notes": [*cine.first.notes, *_notes_on_period(options, cine), *measures.notes],
             "arguments": arguments(options, registrar),
             "curves": {name: values.tolist() for name, values in measures.table.items()},
         }
@@ -169,6 +183,11 @@ def _write(cine, anatomy, options, load) -> dict:
         content["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         write_record(folder, SUMMARY, content)
     return content
+
+
+def _notes_on_period(options, cine) -> tuple[str, ...]:
+    given = options.period
+    return () if cine.times is None or given in (None, "whole") else note_on_period(float(given))
 
 
 @contextlib.contextmanager
@@ -191,19 +210,20 @@ def _track_slices(options, load) -> dict:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
         raise ValueError("contours and landmarks are of one slice, expected --slice K")
-    count, depth = stack.frames.shape[1], stack.first.geometry.spacing[0]
+    shown = [k for k in range(stack.frames.shape[1]) if k not in stack.blank_slices]
+    depth, blank = stack.first.geometry.spacing[0], stack.blank_slices
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
     of_slices = options
     if options.mask:  # of all slices at once: one slice may not show every structure
-        labels = read_mask(options.mask, stack.first, "all").array
+        labels = read_frame_mask(options.mask, stack, options.reference, "all").array
         known_labels = anatomies.structures(labels, str(options.mask), options.labels)
         of_slices = replace(options, labels=known_labels)
     spacing_known = stack.first.spacing_known
     del stack
     registrar = load()
     slices = []
-    for k in range(count):
+    for k in shown:
         job = replace(of_slices, slice=k, out=options.out / _slice_name(k))
         content = None if options.overwrite else finished(job, arguments(job, registrar))
         if content is None:
@@ -214,7 +234,8 @@ def _track_slices(options, load) -> dict:
         "cine": slices[0]["cine"] | {"slice": "all"},
         "method": slices[0]["method"],
         "reference": options.reference,
-        "slices": [_slice_name(k) for k in range(count)],
+        "slices": [_slice_name(k) for k in shown],
+        "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
         "end_systole": None,
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
@@ -238,7 +259,7 @@ def _track_slices(options, load) -> dict:
 def _anatomy_of_slice(options, cine) -> Anatomy:
     """A slice beyond the ventricle has no cavity: it is tracked, and nothing measured."""
     if options.mask:
-        labels = read_mask(options.mask, cine.first, options.slice).array
+        labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         if not (labels == options.labels[0]).any():
             return Anatomy(options.view, labels if labels.any() else None)
     return _anatomy(options, cine)

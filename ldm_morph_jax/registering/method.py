@@ -87,9 +87,10 @@ class Registrar(TrainedMethod):
         """Follow the tissue of one frame of a cine `[T, H, W]`.
 
         Args:
-            frames, spacing, times: see `tracking.cine_from_arrays`.
+            frames, spacing, times: see `files.movies.cine_from_arrays`.
             options: reference, period, settings, progress of `tracking.track_cine`.
         """
-        from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+        from ldm_morph_jax.files.movies import cine_from_arrays
+        from ldm_morph_jax.registering.tracking import track_cine
 
         return track_cine(cine_from_arrays(frames, spacing=spacing, times=times), self, **options)

@@ -12,6 +12,7 @@ import pytest
 
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.registering.anatomy import (
@@ -22,7 +23,6 @@ from ldm_morph_jax.registering.anatomy import (
 )
 from ldm_morph_jax.registering.heart import measure, strain_maps, summary
 from ldm_morph_jax.registering.result import Series, Tracked
-from ldm_morph_jax.registering.tracking import cine_from_arrays
 
 T, SPACING = 7, 1.6
 
