@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow lint docs
+.PHONY: quickstart test test-all test-slow lint docs
 
 # trains the whole method on the built-in phantom, then scores it; ends with a table and a report
 # (large memory pages: on Linux a tenth faster, elsewhere without effect)
@@ -11,8 +11,14 @@ quickstart: .venv/.core
 	$(BIN)/ldm-morph train --config quickstart --workdir runs/quickstart
 	$(BIN)/ldm-morph evaluate --workdir runs/quickstart --split test
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PYTEST) -m "not slow and not integration"
+
+# after `make test`: the wheel, a notebook, a browser, several processes, costs at the paper's size
+test-all: lint
+	$(PYTEST) -m integration
 
 # soak, fault and scaling tests, which take about an hour
 test-slow: lint
@@ -28,10 +34,12 @@ lint: .venv/.test
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict
 
+# (modules are compiled when they are first imported: most of them never are, and to compile all
+# takes longer than to install them)
 .venv/.test: EXTRAS := [test]
 .venv/.docs: EXTRAS := [docs]
 .venv/.core .venv/.test .venv/.docs: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable ".$(EXTRAS)"
+	$(BIN)/pip install --quiet --no-compile --editable ".$(EXTRAS)"
 	touch $@

@@ -1,7 +1,8 @@
-"""LDM-Morph: latent-diffusion-guided deformable registration of 2D cardiac images, in JAX/Flax.
+"""Deformable registration and tissue tracking of cardiac images; LDM-Morph; in JAX/Flax.
 
     from ldm_morph_jax import load
-    result = load("runs/sb")(moving, fixed)
+    result = load()(moving, fixed)
+    tracked = load().track(frames)
 
 Conventions (arrays, units, direction of displacements) are stated in `ldm_morph_jax.ops`.
 """

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import textwrap
+import threading
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -269,8 +271,11 @@ def run(work: Callable[[], bool | None]) -> None:
     with contextlib.suppress(AttributeError):  # a stream in memory
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any bytes
     try:
-        if work() is False:
-            sys.exit(PARTLY_FAILED)
+        with _prompt_interrupts():
+            if work() is False:
+                sys.exit(PARTLY_FAILED)
+    except KeyboardInterrupt:
+        _interrupted()
     except Preempted as stop:
         print(stop, file=sys.stderr)
         sys.exit(PREEMPTED)
@@ -278,6 +283,53 @@ def run(work: Callable[[], bool | None]) -> None:
         if os.environ.get("LDM_MORPH_DEBUG"):
             raise
         _fail(f"not enough memory {error}" if isinstance(error, MemoryError) else error)
+
+
+@contextlib.contextmanager
+def _prompt_interrupts():
+    """Ctrl-C ends the process within a second, also while XLA compiles.
+
+    Python answers a signal only when the main thread runs Python again, and XLA compiles for
+    minutes. Where the work answers SIGINT itself, as training does, only the second one counts.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    answered = threading.Event()
+
+    def raise_interrupt(*_):
+        answered.set()
+        raise KeyboardInterrupt
+
+    def watch():
+        times = 0
+        while number := os.read(reader, 1):  # written when the signal arrives
+            if number[0] != signal.SIGINT:
+                continue
+            times += 1
+            ours = signal.getsignal(signal.SIGINT) is raise_interrupt
+            if (ours or times > 1) and not answered.wait(1.0):
+                _interrupted()
+        os.close(reader)
+
+    before = signal.signal(signal.SIGINT, raise_interrupt)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGINT, before)
+        os.close(writer)  # ends the thread
+
+
+def _interrupted() -> NoReturn:
+    """End at once: threads that still compile would crash in the interpreter's regular end."""
+    sys.stdout.flush()
+    os.write(2, b"interrupted\n")
+    os._exit(128 + signal.SIGINT)
 
 
 def _fail(message) -> NoReturn:
@@ -289,13 +341,20 @@ def use_compilation_cache(at_least_seconds: float = 0.5) -> None:
     """Keep compiled programs across processes, so that only the first call of a kind compiles.
 
     They are kept in LDM_MORPH_CACHE, JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_morph_jax; where
-    that cannot be written, what is there is read, and nothing is kept.
+    that cannot be written, what is there is read, and nothing is kept. An entry that cannot be read
+    is removed, so that it is written anew.
+
+    Raises ValueError where there is no device to compile for.
 
     Args:
         at_least_seconds: how long a program must take to compile to be kept.
     """
     import jax
 
+    from ldm_morph_jax.devices.cache import mend_when_damaged
+    from ldm_morph_jax.devices.mesh import available
+
+    available()
     directory = os.environ.get("LDM_MORPH_CACHE") or jax.config.jax_compilation_cache_dir
     try:
         directory = Path(directory or Path.home() / ".cache" / "ldm_morph_jax")
@@ -305,5 +364,7 @@ def use_compilation_cache(at_least_seconds: float = 0.5) -> None:
         return
     if not os.access(directory, os.W_OK):
         at_least_seconds = float("inf")
+    else:
+        mend_when_damaged(directory)
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", at_least_seconds)

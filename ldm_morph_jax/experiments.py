@@ -1,5 +1,6 @@
 """Finds the files of `configs/`, which are installed with the package, by name."""
 
+import ast
 from pathlib import Path
 
 from ldm_morph_jax.names import unknown
@@ -13,6 +14,12 @@ def experiment_names() -> list[str]:
     """ "quickstart", "baselines/voxelmorph", ..., in alphabetical order."""
     files = FOLDER.glob("**/[!_]*.py")
     return sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in files)
+
+
+def experiment_title(name: str) -> str:
+    """The first line of an experiment's docstring."""
+    module = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(module) or "").partition("\n")[0]
 
 
 def experiment_file(name: str) -> str:

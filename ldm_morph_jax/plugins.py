@@ -32,10 +32,33 @@ def load_plugins() -> None:
 
     Raises ValueError naming the plugin that cannot be imported.
     """
-    for point in importlib.metadata.entry_points(group=GROUP):
-        _import(point.value, f"entry point {point.name!r} of {GROUP}")
-    for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        _import(name, f"{VARIABLE} names {name}")
+    for name, origin in _plugins():
+        _import(name, origin)
+
+
+def plugin_files() -> list[Path]:
+    """The source files of all plugins, of a package all that are in its folder."""
+    files = []
+    for name, _ in _plugins():
+        if name.endswith(".py"):
+            files.append(Path(name))
+        else:
+            top = importlib.util.find_spec(name.partition(".")[0])
+            folders = [Path(folder) for folder in top.submodule_search_locations or ()]
+            files += [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+            files += [] if folders else [Path(top.origin)]
+    return files
+
+
+@functools.cache
+def _plugins() -> list[tuple[str, str]]:
+    """(module or file, where it is named) of every plugin."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    named = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+    return [
+        *((point.value, f"entry point {point.name!r} of {GROUP}") for point in points),
+        *((name, f"{VARIABLE} names {name}") for name in named),
+    ]
 
 
 def _import(name: str, origin: str) -> None:

@@ -9,12 +9,14 @@ them: docs/scaling.md.
 """
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.experiments import experiment_names, experiment_title
 from ldm_morph_jax.parameters import WHOLE
 
 
@@ -22,8 +24,11 @@ from ldm_morph_jax.parameters import WHOLE
 class Options(commands.ConfigOptions):
     """What `train` takes."""
 
-    workdir: Path
+    workdir: Annotated[Path | None, Parameter(metavar="DIR")] = None
     """directory of the run; made when missing"""
+
+    print_config: bool = False
+    """print all keys of the configuration with their values, and train nothing"""
 
     coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
     """address of process 0 of several"""
@@ -52,8 +57,22 @@ def profile_range(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
+def config_text(config) -> str:
+    """Every key of a configuration as it is set on the command line, a line each."""
+    from flax.traverse_util import flatten_dict
+
+    flat = flatten_dict(config.to_dict(), sep=".", keep_empty_nodes=True)
+    return "\n".join(f"--config.{key}={shlex.quote(str(value))}" for key, value in flat.items())
+
+
 def run(options: Options) -> None:
     """Do what the command line says."""
+    if options.print_config:
+        print(config_text(options.read_config()))
+        return
+    if options.workdir is None:
+        raise ValueError("--workdir is missing")
+
     from ldm_morph_jax.devices import processes  # JAX is imported once the options are read
     from ldm_morph_jax.training.run import train
 
@@ -74,8 +93,14 @@ def run(options: Options) -> None:
     print(f"trained: {options.workdir}")
 
 
+def experiments_text() -> str:
+    """The experiments with the first line of their docstrings."""
+    names = [name for name in experiment_names() if not name.startswith("benchmark/")]
+    return "\n".join(["experiments:", *(f"  {name:<24}{experiment_title(name)}" for name in names)])
+
+
 def main(argv: list[str] | None = None) -> None:
-    commands.main("train", Options, run, argv, __doc__)
+    commands.main("train", Options, run, argv, f"{__doc__}\n{experiments_text()}")
 
 
 if __name__ == "__main__":

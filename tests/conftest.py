@@ -13,29 +13,32 @@ import blobs
 import golden_report
 import jax
 import pytest
+import shared_programs as programs
 
 gc.set_threshold(20_000)  # tracing makes many objects, few of which are garbage
 
-# files that take longest, by CPU time: the first to be given out, so that no core idles at the end
+# Files whose tests share programs or weights: one process runs them, one after the other.
+TOGETHER = {
+    "training": ("test_run", "test_commands", "test_prepare"),  # tests/tiny.py
+    "golden": ("test_golden_registration", "test_golden_ldm"),
+}
+# What takes longest, by CPU time: the first to be given out, so that no core idles at the end.
 DEAREST = (
-    "test_run",
+    *TOGETHER["training"],
     "test_register",
-    "test_golden_registration",
-    "test_prepare",
+    *TOGETHER["golden"],
     "test_registrar",
-    "test_devices",
     "test_benchmark",
-    "test_commands",
     "test_convert",
     "test_baselines",
     "test_cine",
     "test_accumulation",
-    "test_costs",
-    "test_golden_ldm",
     "test_track",
     "test_stages",
-    "test_extending",
+    "test_devices",
     "test_ldm_morph",
+    "test_extending",
+    "test_costs",
     "test_wheel",
 )
 
@@ -51,6 +54,7 @@ QUICKLY_COMPILED = {
     "test_benchmark",
     "test_run",
     "test_commands",
+    "test_evaluate_command",
     "test_prepare",
     "test_convert",
     "test_baselines",
@@ -74,9 +78,14 @@ def pytest_runtest_setup(item):
     jax.config.update("jax_disable_most_optimizations", quickly)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     order = {stem: k for k, stem in enumerate(DEAREST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    groups = {stem: name for name, stems in TOGETHER.items() for stem in stems}
+    for item in items:
+        group = groups.get(item.path.stem, str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +93,13 @@ def heap_of_earlier_files():
     """Spare the garbage collector what earlier files left, over which it takes most of its time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Runs share what they compile; call it to forget what has been compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield programs.share(patch)
 
 
 @pytest.fixture(scope="session")

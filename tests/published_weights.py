@@ -27,6 +27,7 @@ def arrays() -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
+@functools.cache
 def weight(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
     """The float32 weight (PyTorch layout) that belongs to a published parameter name."""
     x = np.random.RandomState(zlib.crc32((salt + name).encode())).standard_normal(shape)

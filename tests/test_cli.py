@@ -3,10 +3,13 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import in_process
 import pytest
 
 import ldm_morph_jax
@@ -97,12 +100,10 @@ def test_either_spelling_of_register(option, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])
-@pytest.mark.parametrize(
-    "module", [("ldm_morph_jax.benchmark",), ("ldm_morph_jax.cli", "benchmark")]
-)
-def test_either_spelling_flags(option, module, tmp_path):
-    config = ("--config", "configs/benchmark/phantom.py")
-    done = call("-m", *module, *config, "--out", tmp_path / "out", option)
+@pytest.mark.parametrize("command", [("benchmark",), ("cli", "benchmark")])
+def test_either_spelling_flags(option, command, tmp_path):
+    config = ("--config", ROOT / "configs/benchmark/phantom.py")
+    done = in_process.call(*command, *config, "--out", tmp_path / "out", option)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and not (tmp_path / "out").exists()
 
@@ -127,7 +128,7 @@ def test_experiments_by_name(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_flags_get_one_line(arguments, message):
-    done = call("-m", "ldm_morph_jax.cli", "evaluate", *arguments)
+    done = in_process.call("cli", "evaluate", *arguments)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1 and not done.stdout
@@ -188,3 +189,67 @@ def test_read_only_cache(tmp_path, monkeypatch):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+# -- training's own options
+
+
+def test_train_lists_experiments(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    told = capsys.readouterr().out
+    assert "  quickstart              Quickstart: the whole method, small, on the built-in" in told
+    assert "baselines/voxelmorph" in told and "benchmark/" not in told
+
+
+def test_train_prints_its_configuration(capsys):
+    cli.main(["train", "--config", "quickstart", "--print-config", "--config.seed=3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "--config.seed=3" in lines and "--config.registration.train.steps=2750" in lines
+    assert "--config.autoencoder.model.channel_multipliers='(1, 2, 2)'" in lines
+
+
+# -- processes that end early
+
+
+INTERRUPTED = """
+import hashlib, time
+from ldm_morph_jax import commands
+commands.run(lambda: print("working", flush=True) or {work})
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "time.sleep(60)",
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",  # as XLA: minutes without Python
+    ],
+)
+def test_an_interrupt_ends_in_one_line(work):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED.format(work=work)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "working\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "interrupted\n")
+
+
+def test_a_platform_that_is_not_there(monkeypatch, capsys):
+    import jax
+
+    def devices():
+        raise AssertionError  # what JAX does where only an absent platform is asked for
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["plan", "--config", "quickstart"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: JAX_PLATFORMS is 'cuda', but JAX finds no ")

@@ -2,11 +2,10 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from in_process import call
 
 from ldm_morph_jax.registering.method import load
 from ldm_morph_jax.runs.weights import sha256
@@ -29,16 +28,10 @@ def config_file(tmp_path_factory):
     return path
 
 
-def call(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
-    )
-
-
 @pytest.fixture(scope="session")
 def trained(config_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "tiny"
-    done = call("ldm_morph_jax.train", "--config", config_file, "--workdir", workdir)
+    done = call("train", "--config", config_file, "--workdir", workdir)
     assert done.returncode == 0, done.stderr
     return workdir, done
 
@@ -46,7 +39,7 @@ def trained(config_file, tmp_path_factory):
 @pytest.fixture(scope="session")
 def evaluated(trained):
     workdir, _ = trained
-    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--split", "test")
+    done = call("evaluate", "--workdir", workdir, "--split", "test")
     assert done.returncode == 0, done.stderr
     return workdir, done
 
@@ -89,7 +82,7 @@ def test_evaluate_writes_what_it_promises(evaluated):
 
 def test_evaluate_without_registration(trained):
     workdir, _ = trained
-    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--method", "initial")
+    done = call("evaluate", "--workdir", workdir, "--method", "initial")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "evaluation/test-initial/summary.json").read_text())
     assert summary["dsc"]["mean"] == summary["dsc_initial"]["mean"]
@@ -99,7 +92,7 @@ def test_evaluate_without_registration(trained):
 
 def test_evaluate_with_refinement(evaluated):
     workdir, _ = evaluated
-    done = call("ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 82)
+    done = call("evaluate", "--workdir", workdir, "--refine", 82)
     assert done.returncode == 0, done.stderr
     rows = {
         name: list(csv.DictReader((workdir / f"evaluation/{name}/pairs.csv").open()))
@@ -107,9 +100,7 @@ def test_evaluate_with_refinement(evaluated):
     }
     for plain, refined in zip(*rows.values(), strict=True):
         assert float(refined["mse"]) < float(plain["mse"])
-    message = refused(
-        "ldm_morph_jax.evaluate", "--workdir", workdir, "--refine", 82, "--method", "initial"
-    )
+    message = refused("evaluate", "--workdir", workdir, "--refine", 82, "--method", "initial")
     assert "--refine starts from a trained network" in message
 
 
@@ -118,7 +109,7 @@ def test_a_run_as_one_compact_file(evaluated, tmp_path):
     (tmp_path / "card.json").write_text('{"intended_use": "a test"}')
     file = tmp_path / "model.safetensors"
     arguments = ("--to-weights", workdir, "--card", tmp_path / "card.json", "--out", file)
-    done = call("ldm_morph_jax.convert", *arguments)
+    done = call("convert", *arguments)
     assert done.returncode == 0, done.stderr
     registrar = load(file)
     assert done.stdout.splitlines()[-1] == f"sha256: {sha256(file)}"
@@ -130,7 +121,7 @@ def test_a_run_as_one_compact_file(evaluated, tmp_path):
     assert str(workdir).encode() not in file.read_bytes()
     assert str(registrar.config.data.directory) == "data"
     (tmp_path / "card.json").write_text("[1]")
-    message = refused("ldm_morph_jax.convert", *arguments)
+    message = refused("convert", *arguments)
     assert "card.json holds a list, expected an object" in message
 
 
@@ -143,35 +134,35 @@ def refused(*arguments, status=2):
 
 
 def test_directory_that_is_no_run(tmp_path):
-    message = refused("ldm_morph_jax.evaluate", "--workdir", tmp_path)
+    message = refused("evaluate", "--workdir", tmp_path)
     assert message == f"error: {tmp_path} is not a run directory: it has no config.json"
 
 
 def test_run_that_is_not_finished(trained, tmp_path):
     for name in ("config.json", "dataset.json"):
         (tmp_path / name).write_text((trained[0] / name).read_text())
-    message = refused("ldm_morph_jax.evaluate", "--workdir", tmp_path)
+    message = refused("evaluate", "--workdir", tmp_path)
     assert "the stage 'registration' is not complete" in message
 
 
 def test_unknown_config_key(config_file, tmp_path):
     flag = "--config.registration.learning=1"
     arguments = ("--config", config_file, flag, "--workdir", tmp_path)
-    done = call("ldm_morph_jax.train", *arguments)
+    done = call("train", *arguments)
     assert done.returncode != 0 and "learning" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_value_of_another_type(config_file, tmp_path):
     flag = "--config.registration.train.steps=many"
-    message = call("ldm_morph_jax.train", "--config", config_file, flag, "--workdir", tmp_path)
+    message = call("train", "--config", config_file, flag, "--workdir", tmp_path)
     assert message.returncode != 0 and "steps" in message.stderr
 
 
 def test_wrong_data_directory(tmp_path):
     message = refused(
-        "ldm_morph_jax.train",
-        *("--config", "configs/sunnybrook_small.py", "--workdir", tmp_path / "run"),
+        "train",
+        *("--config", ROOT / "configs/sunnybrook_small.py", "--workdir", tmp_path / "run"),
         f"--config.data.source={tmp_path / 'nowhere'}",
         f"--config.data.directory={tmp_path / 'data'}",
     )
@@ -181,4 +172,4 @@ def test_wrong_data_directory(tmp_path):
 
 def test_profile_steps_are_checked(config_file, tmp_path):
     arguments = ("--config", config_file, "--workdir", tmp_path / "run", "--profile_steps=5")
-    assert "expected FIRST:LAST" in refused("ldm_morph_jax.train", *arguments)
+    assert "expected FIRST:LAST" in refused("train", *arguments)

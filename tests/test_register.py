@@ -298,7 +298,9 @@ def test_batch(pair, analytic, capsys):
         np.testing.assert_array_equal(
             array(pair / "alone" / name), array(pair / "out" / "first" / name)
         )
-    assert run(register, "--refine", 0, "--batch", pair / "pairs.csv", "--out", pair / "out") == 2
+    # started again: finished pairs are kept
+    assert run(register, "--refine", 0, "--batch", pair / "pairs.csv", "--out", pair / "out") == 1
+    assert "[1/3] first: implausible" in capsys.readouterr().err
 
 
 # -- warp and jacobian
@@ -569,6 +571,7 @@ def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, anal
 # -- the report
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
 @pytest.mark.parametrize("which", ["flat", "stack"])
 def test_report_in_a_browser(pair, analytic, which):
@@ -747,6 +750,7 @@ def test_help_says_what_it_does(capsys):
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+@pytest.mark.integration
 def test_notebook_runs(tmp_path):
     """docs/registering.ipynb from top to bottom in a kernel of its own."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

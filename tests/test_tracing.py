@@ -16,12 +16,15 @@ from ldm_morph_jax.training import run
 
 
 @pytest.fixture
-def traced_once(monkeypatch):
+def traced_once(monkeypatch, shared_programs):
     """A second trace of what VoxelMorph computes is an error."""
+    shared_programs()
     chex.clear_trace_counter()  # which counts by function, across tests
     for name in ("loss", "field", "objective"):
         counted = chex.assert_max_traces(getattr(VoxelMorph, name), n=1)
         monkeypatch.setattr(VoxelMorph, name, counted)
+    yield
+    shared_programs()
 
 
 def small_voxelmorph(directory):

@@ -48,7 +48,7 @@ def test_table_of_pairs():
 def test_fractions_of_masks():
     rows, columns = np.indices((64, 64))
     discs = [3 * ((rows - 32) ** 2 + (columns - 32) ** 2 < r**2) for r in (20, 10)]
-    assert accuracy._fraction("acdc", *discs, (1, 1)) == pytest.approx(0.75, abs=0.01)
+    assert accuracy.ejected("acdc", *discs, (1, 1)) == pytest.approx(0.75, abs=0.01)
     # a cylinder of fixed length: the volume goes with the squared diameter
     cylinders = []
     for half in (12, 6):
@@ -56,4 +56,4 @@ def test_fractions_of_masks():
         mask[10:50, 32 - half : 32 + half] = 1
         mask[50:60, 20:44] = 3
         cylinders.append(mask)
-    assert accuracy._fraction("camus_4ch", *cylinders, (1, 1)) == pytest.approx(0.75, abs=0.02)
+    assert accuracy.ejected("camus_4ch", *cylinders, (1, 1)) == pytest.approx(0.75, abs=0.02)

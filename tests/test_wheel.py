@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 NON_COMMERCIAL = {"acdc-small", "camus-4ch-small"}
 

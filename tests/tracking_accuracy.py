@@ -212,7 +212,7 @@ def score_pairs(dataset, split: str, models: Sequence[str]) -> pd.DataFrame:
         models: "track": both frames as a cine; others as in `evaluate --model`; networks are
             refined as `register` does.
     """
-    fraction = functools.partial(_fraction, dataset.name)
+    fraction = functools.partial(ejected, dataset.name)
     pairs, names, rows = dataset.split(split), dataset.ids(split), []
     for model in models:
         carry = _carrier(model)
@@ -259,7 +259,7 @@ def _carrier(model: str):
     return carry
 
 
-def _fraction(dataset: str, before, after, spacing) -> float:
+def ejected(dataset: str, before, after, spacing) -> float:
     """Of the cavity of two masks `[H, W]`, of area or of volume."""
     cavity = CAVITY[dataset]
     if dataset == "acdc":

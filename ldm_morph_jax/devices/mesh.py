@@ -6,6 +6,7 @@ GPUs or a pod. Losses are means over the global batch, and XLA inserts the all-r
 inside the step are global arrays, so one device and eight devices give the same numbers.
 """
 
+import os
 from collections.abc import Callable
 
 import jax
@@ -16,13 +17,25 @@ from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.batches import fill_up
 
 
+def available() -> list[jax.Device]:
+    """All devices of all processes; ValueError if the platform asked for has none here."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where only that one is asked for
+        platforms = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+        reason = " ".join(str(error).split()) or "JAX finds no such device"
+        raise ValueError(
+            f"JAX_PLATFORMS is {platforms!r}, but {reason}; unset it, or set it to cpu"
+        ) from None
+
+
 def data_mesh(devices=None) -> Mesh:
     """A one-axis `("data",)` mesh over all devices of all processes.
 
     The axis is Auto: window partitions reshape across the sharded batch axis, which an Explicit
     mesh (the default of `jax.make_mesh`) refuses.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = available() if devices is None else devices
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -7,7 +7,6 @@ networks and trace them, which takes longer than one registration. What tracing 
 
 import functools
 import hashlib
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 import jax
 from jax import export
 
+from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.writing import atomic
+from ldm_morph_jax.plugins import plugin_files
 
 _PACKAGE = Path(__file__).parent.parent
 # Of one call's time, optimisation takes more than it gains, and so do YNNPACK's kernels, which are
@@ -30,8 +31,8 @@ class Program:
 
     Args:
       make: gives the function; called when there is nothing kept.
-      key: says all that the function depends on besides its arguments and this package; None: it is
-        traced in every process.
+      key: says all that the function depends on besides its arguments and the source code of this
+        package and of plugins; None: it is traced in every process.
       options: of the compiler.
     """
 
@@ -51,10 +52,12 @@ class Program:
 
     def prepare(self, *arguments) -> None:
         """Begin to compile for arguments of these shapes, in a thread of its own."""
+        check_not_forked()
         threading.Thread(target=self.compiled, args=arguments, daemon=True).start()
 
     def compiled(self, *arguments) -> Callable:
         """The program for arguments of these shapes (or `jax.ShapeDtypeStruct`)."""
+        check_not_forked()
         with self._lock:
             return self._compiled_for(arguments)
 
@@ -98,11 +101,9 @@ def options_for(calls: str) -> dict[str, Any] | None:
 
 @functools.cache
 def _source_digest() -> str:
-    """Changes with the source code that programs are made of."""
+    """Changes with the source code that programs can be made of."""
     digest = hashlib.sha256()
-    for room in ("methods", "models", "ops", "registering"):
-        for folder, _, names in sorted(os.walk(_PACKAGE / room)):
-            for name in sorted(names):
-                if name.endswith(".py"):
-                    digest.update(Path(folder, name).read_bytes())
+    for file in (*sorted(_PACKAGE.rglob("*.py")), *plugin_files()):
+        digest.update(f"{file.name}\0".encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()

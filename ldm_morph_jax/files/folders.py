@@ -27,7 +27,7 @@ def read_folder(path: Path, *, labels: bool = False, luminance: bool = False) ->
             be put in order, and what `read_stored` refuses.
     """
     source = str(path)
-    files = _images(path)
+    files = images_in(path)
     if not files:
         raise ImageError(f"{source}: the folder holds no file")
     if len(files) == 1:
@@ -41,14 +41,15 @@ def read_folder(path: Path, *, labels: bool = False, luminance: bool = False) ->
     return _numbered(files, source, labels=labels, luminance=luminance)
 
 
-def _images(path: Path) -> list[Path]:
+def images_in(path: Path) -> list[Path]:
+    """The files of a folder that may be images; those of its folders where it holds no file."""
     try:
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     files = [entry for entry in entries if entry.is_file() and not _is_no_image(entry)]
     if not files:
-        files = [file for entry in entries if entry.is_dir() for file in _images(entry)]
+        files = [file for entry in entries if entry.is_dir() for file in images_in(entry)]
     return files
 
 

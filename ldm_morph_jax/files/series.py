@@ -130,6 +130,14 @@ def read_series(files: Sequence[Path], source: str, *, luminance: bool = False) 
         raise ImageError(f"{source}: not a readable DICOM series ({one_line(error)})") from None
 
 
+def in_order(files: Sequence[Path], source: str) -> list[list[Instance]]:
+    """The files of every slice, in time, as `read_series` puts them; raises as it does."""
+    instances, _ = _without_repeats([_read(file, True) for file in files])
+    _check_kinds(instances, source)
+    slices, _ = _in_slices(instances, source)
+    return _in_order(slices, source)[0]
+
+
 def _stack(instances: list[Instance], source: str) -> Stored:
     instances, notes = _without_repeats(instances)
     _check_kinds(instances, source)

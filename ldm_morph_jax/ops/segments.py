@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 BASAL, MIDDLE, APICAL, CAP = 1, 2, 3, 4
-LEVELS = {"basal": BASAL, "middle": MIDDLE, "apical": APICAL, "cap": CAP}
+LETTERS = {"-": 0, "b": BASAL, "m": MIDDLE, "a": APICAL, "c": CAP}  # "-": not of the ventricle
+# level -> its first segment, and how many it has
+NUMBERS = {BASAL: (1, 6), MIDDLE: (7, 6), APICAL: (13, 4), CAP: (17, 1)}
 NAMES = (
     "basal anterior",
     "basal anteroseptal",
@@ -74,7 +76,8 @@ def segments(
 ) -> np.ndarray:
     """Segment 1 to 17 in which each of `points` `[..., 2]` lies, `[...]`; 0 at level 0.
 
-    Anticlockwise on an image seen, as usual, from the apex, septum on the left. The four apical
+    Anticlockwise on an image seen, as usual, from the apex, septum on the left; on a mirrored one
+    anterior changes with inferior, and the two septal ones with each other. The four apical
     segments are centred where septum, inferior, lateral and anterior wall are.
 
     Args:

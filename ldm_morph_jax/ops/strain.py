@@ -28,14 +28,6 @@ from jax.scipy.ndimage import map_coordinates
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
 Spacing = tuple[float, ...]
-SECTORS = (
-    "anterior",
-    "anteroseptal",
-    "inferoseptal",
-    "inferior",
-    "inferolateral",
-    "anterolateral",
-)
 
 _OUTSIDE = 1e-3  # what a pixel outside the region counts in a fit: where it is thin, enough
 
@@ -198,33 +190,6 @@ def contour_directions(
 
 
 # ---------------------------------------------------------------------------- regions
-
-
-def sectors(
-    points: jax.Array, centre: jax.Array, septum: jax.Array, spacing: Spacing = (1.0, 1.0)
-) -> jax.Array:
-    """Number 1 to 6 of the sector of 60 degrees in which each of `points` `[..., 2]` lies.
-
-    1 anterior, 2 anteroseptal, 3 inferoseptal, 4 inferior, 5 inferolateral, 6 anterolateral: the
-    order of segments 1-6 (base) and 7-12 (middle) of the American Heart Association (Cerqueira et
-    al., Circulation 105:539, 2002). They run anticlockwise on an image seen, as usual, from the
-    apex, septum on the left; on a mirrored image 1 changes with 4, 2 with 3, and 5 with 6.
-
-    Args:
-        points: pixels.
-        centre: `[2]`, of the left ventricle.
-        septum: `[2]`, a point in the direction of the middle of the septum, where sectors 2 and 3
-            meet: on the wall, or the centroid of the right ventricle.
-        spacing: of a pixel.
-    """
-
-    def angle(point):
-        row, column = jnp.moveaxis((point - jnp.asarray(centre)) * jnp.asarray(spacing), -1, 0)
-        return jnp.arctan2(-row, column)  # anticlockwise: rows count downwards
-
-    turn = (angle(points) - angle(jnp.asarray(septum))) / (2 * jnp.pi) % 1
-    from_septum = jnp.minimum((6 * turn).astype(jnp.int32), 5)  # x % 1 may round up to 1
-    return (from_septum + 2) % 6 + 1
 
 
 def contour_segments(contour: jax.Array, count: int, spacing: Spacing = (1.0, 1.0)) -> jax.Array:

@@ -61,6 +61,11 @@ def to_torch(workdir: Path, out: Path) -> list[str]:
     """
     refuse_existing(out)
     config = load_config(workdir)
+    if config.registration.method != "ldm_morph":
+        raise ValueError(
+            f"{workdir} trained {config.registration.method}, expected ldm_morph, which the "
+            "published code trains"
+        )
     ldm = Path(config.ldm_from or workdir)
     files = {}
     settings = {

@@ -26,6 +26,7 @@ class Anatomy:
         base in apical ones. Ordered from row towards column.
     septum: a point in the direction of the middle of the septum, or None.
     landmarks: name -> (row, column).
+    level: of a short-axis slice, see `ops.segments`; 0 where it is not told.
     """
 
     view: str
@@ -35,6 +36,7 @@ class Anatomy:
     contours: dict[str, np.ndarray] = field(default_factory=dict)
     septum: tuple[float, float] | None = None
     landmarks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    level: int = 0
 
     @property
     def closed(self) -> bool:

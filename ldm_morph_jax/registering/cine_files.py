@@ -21,9 +21,11 @@ from ldm_morph_jax.files.movies import (
     read_frame_mask,
 )
 from ldm_morph_jax.files.tables import read_rows
-from ldm_morph_jax.files.writing import atomic, staged
+from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.ops.segments import LETTERS
 from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
+from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
 from ldm_morph_jax.registering.heart import measure, summary
@@ -31,12 +33,24 @@ from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_CINE,
+    ALL_OF_STACK,
     SUMMARY,
+    cine_figures,
     draw_cine_pages,
+    draw_stack_pages,
+    time_name,
     write_curves,
     write_frames,
     write_record,
+    write_segments,
     write_tables,
+)
+from ldm_morph_jax.registering.segments import (
+    Segments,
+    levels_of,
+    merged,
+    segments_of,
+    twist_of,
 )
 from ldm_morph_jax.registering.tracking import track_cine
 
@@ -67,13 +81,6 @@ def track_files(options: CineOptions, load: Load) -> dict:
         return _track_slices(options, load)
     cine = _read(options)
     return _write(cine, _anatomy(options, cine), options, load)
-
-
-def _with_scale_of(cine: Cine, anatomy: Anatomy) -> Cine:
-    """With the spacing of the ultrasound region in which the heart lies, if there are several."""
-    if anatomy.labels is None:
-        return cine
-    return replace(cine, first=in_region(cine.first, anatomy.labels != 0))
 
 
 def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list[dict], Path]:
@@ -122,6 +129,9 @@ def _anatomy(options, cine) -> Anatomy:
     if septum and not all(0 <= s <= n - 1 for s, n in zip(septum, shape, strict=True)):
         raise ImageError(f"{options.cine}: septum {septum} lies outside its {shape} pixels")
     anatomy = Anatomy(view, septum=septum)
+    level = LETTERS[options.levels] if options.levels else 0
+    if options.levels and len(options.levels) != 1:
+        raise ValueError(f"--levels is {options.levels!r}, expected a letter for the one slice")
     if options.mask:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
@@ -132,12 +142,16 @@ def _anatomy(options, cine) -> Anatomy:
     if options.landmarks:
         landmarks = anatomies.read_landmarks(options.landmarks, shape)
         anatomy = replace(anatomy, landmarks=landmarks)
-    return anatomy
+    return replace(anatomy, level=level)
 
 
 def _write(cine, anatomy, options, load) -> dict:
     """Track, measure, write."""
-    cine = _with_scale_of(cine, anatomy)
+    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
+        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
+    source = None
+    if options.dicom:
+        source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
     with staged(options.out, ALL_OF_CINE, options.overwrite, last=SUMMARY) as folder:
         registrar = load()
         begin = time.perf_counter()
@@ -151,6 +165,8 @@ def _write(cine, anatomy, options, load) -> dict:
             )
         done = time.perf_counter()
         measures = measure(tracked, anatomy)
+        segments = _segments(tracked, measures)
+        rows = [] if segments is None else segments.rows()
         content = {
             "cine": {
                 "file": str(options.cine),
@@ -165,15 +181,23 @@ def _write(cine, anatomy, options, load) -> dict:
             "view": anatomy.view,
             "period": tracked.period,
             **summary(tracked, anatomy, measures),
+            "timing": {} if segments is None else segments.timing(),
             "notes": [*cine.first.notes, *_notes_on_period(options, cine), *measures.notes],
             "arguments": arguments(options, registrar),
             "curves": {name: values.tolist() for name, values in measures.table.items()},
         }
         write_frames(folder, tracked, anatomy)
         write_tables(folder, tracked, measures)
+        if rows:
+            write_segments(folder / "segments.csv", rows, time_name(tracked))
         written = time.perf_counter()
         if options.report:
             draw_cine_pages(folder, tracked, anatomy, measures, content)
+        if source is not None:
+            figures = cine_figures(tracked, measures) if options.report else []
+            dicom_results.write_cine(
+                folder / "dicom", source, tracked, anatomy, content, rows, figures
+            )
         seconds = {
             "tracking": done - begin,
             "measures_and_files": written - done,
@@ -190,6 +214,14 @@ def _notes_on_period(options, cine) -> tuple[str, ...]:
     return () if cine.times is None or given in (None, "whole") else note_on_period(float(given))
 
 
+def _segments(tracked, measures) -> Segments | None:
+    """None where the wall is not measured."""
+    if measures.end_systole is None or not measures.pixels:
+        return None
+    times = tracked.times - tracked.times[tracked.reference]
+    return segments_of(measures.curves, measures.pixels, times, measures.end_systole)
+
+
 @contextlib.contextmanager
 def _progress(name: str, cine) -> Iterator[Callable[[float], None]]:
     """Tells on stderr how much of a cine is done and how long the rest will take."""
@@ -203,57 +235,120 @@ def _progress(name: str, cine) -> Iterator[Callable[[float], None]]:
 def _track_slices(options, load) -> dict:
     """Every slice of a stack in a folder of its own; finished ones are kept.
 
-    The volume is the sum of the cavity's areas times the distance of slices.
+    The volume is the sum of the cavity's areas times the distance of slices; segments are those of
+    the levels, see `ops.segments`.
     """
     stack = _read(options)
     if stack.frames.ndim == 3:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
         raise ValueError("contours and landmarks are of one slice, expected --slice K")
-    shown = [k for k in range(stack.frames.shape[1]) if k not in stack.blank_slices]
-    depth, blank = stack.first.geometry.spacing[0], stack.blank_slices
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
-    of_slices = options
-    if options.mask:  # of all slices at once: one slice may not show every structure
-        labels = read_frame_mask(options.mask, stack, options.reference, "all").array
-        known_labels = anatomies.structures(labels, str(options.mask), options.labels)
-        of_slices = replace(options, labels=known_labels)
+    count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
+    if options.levels and len(options.levels) != count:
+        raise ValueError(
+            f"--levels has {len(options.levels)} letters, expected one for each of {count} slices"
+        )
+    source = None
+    if options.dicom:
+        source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
+    jobs, levels = _jobs_of_slices(options, stack, count)
+    blank = stack.blank_slices
+    shown = [k for k in range(count) if k not in blank]
+    jobs, levels = [jobs[k] for k in shown], levels[shown]
     spacing_known = stack.first.spacing_known
     del stack
     registrar = load()
     slices = []
-    for k in shown:
-        job = replace(of_slices, slice=k, out=options.out / _slice_name(k))
-        content = None if options.overwrite else finished(job, arguments(job, registrar))
-        if content is None:
+    for job in jobs:
+        record = None if options.overwrite else finished(job, arguments(job, registrar))
+        if record is None:
             cine = _read(job)
-            content = _write(cine, _anatomy_of_slice(job, cine), job, lambda: registrar)
-        slices.append(content)
+            record = _write(cine, _anatomy_of_slice(job, cine), job, lambda: registrar)
+        slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": "all"},
         "method": slices[0]["method"],
+        "view": options.view,
         "reference": options.reference,
-        "slices": [_slice_name(k) for k in shown],
-        "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
+        "slices": [job.out.name for job in jobs],
+        "levels": [int(level) for level in levels],
         "end_systole": None,
+        "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
+    times = np.array(content["cine"]["times"])
     areas = [np.array(s["curves"].get("cavity_area_mm2", 0.0)) for s in slices]
-    volume = 1e-3 * depth * (np.zeros(len(content["cine"]["times"])) + sum(areas))
+    volume = 1e-3 * distance * (np.zeros(len(times)) + sum(areas))
+    curves, rows = {}, []
     if spacing_known and volume[options.reference] > 0:
         smallest = int(volume.argmin())
         content["end_systole"] = smallest
+        curves["volume_ml"] = volume
         values = float(volume[options.reference]), float(volume[smallest])
         content["volume_ml"] = dict(zip(("reference", "end_systole"), values, strict=True))
         content["ejection_fraction"] = float(fractional_change(*values))
-        column = "time_s" if content["cine"]["times_known"] else "time_frames"
-        with atomic(options.out / "curves.csv") as part:
-            write_curves(part, content["cine"]["times"], {"volume_ml": volume}, column)
-    with atomic(options.out / SUMMARY) as part:
-        write_record(part.parent, SUMMARY, content)
+        segments = merged(slices, times - times[options.reference], smallest)
+        rows = segments.rows() if segments.pixels else []
+        content["strain"], content["timing"] = segments.summary(), segments.timing()
+        curves |= segments.table
+        if twisted := twist_of(slices, levels, distance):
+            twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
+            peak = int(np.abs(twist).argmax())
+            content["twist"] = {
+                "slices": twisted["slices"],
+                "peak_deg": float(twist[peak]),
+                "peak_deg_per_mm": float(torsion[peak]),
+                "end_systolic_deg": float(twist[smallest]),
+            }
+            curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
+    column = "time_s" if content["cine"]["times_known"] else "time_frames"
+    with staged(options.out, (), True, all_names=ALL_OF_STACK, last=SUMMARY) as folder:
+        if curves:
+            write_curves(folder / "curves.csv", times, curves, column)
+        if rows:
+            write_segments(folder / "segments.csv", rows, column)
+        figures = draw_stack_pages(folder, content, rows) if options.report else []
+        if source is not None:
+            (folder / "dicom").mkdir()
+            dicom_results.write_findings(folder / "dicom", source, content, rows, figures)
+        write_record(folder, SUMMARY, content)
     return content
+
+
+def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarray]:
+    """A job for every slice, and the level of each.
+
+    Of a mask of all slices: one slice alone may not show every structure, nor its level, nor where
+    the septum is.
+    """
+    levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
+    common, septum, with_septum = options, options.septum, np.ones(count, bool)
+    if options.mask:
+        labels = read_frame_mask(options.mask, stack, options.reference, "all").array
+        cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
+        common = replace(options, labels=(cavity, wall))
+        if options.view == "sax":
+            if not options.levels:
+                levels = levels_of(labels, cavity, wall, stack.first.geometry.spacing[0])
+            others = [k for k in np.unique(labels) if k not in (0, cavity, wall)]
+            if septum is None and len(others) == 1:  # where a slice does not show it
+                septum = tuple(np.argwhere(labels == others[0]).mean(axis=0)[1:].tolist())
+                with_septum = ~(labels == others[0]).any(axis=(1, 2))
+    letters = {level: letter for letter, level in LETTERS.items()}
+    jobs = [
+        replace(
+            common,
+            slice=k,
+            out=options.out / _slice_name(k),
+            septum=septum if with_septum[k] else None,
+            levels=letters[int(levels[k])] if options.view == "sax" else None,
+        )
+        for k in range(count)
+    ]
+    return jobs, levels
 
 
 def _anatomy_of_slice(options, cine) -> Anatomy:

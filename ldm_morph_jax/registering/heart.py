@@ -10,14 +10,14 @@ changes within millimetres of depth, more widely for those along the wall, which
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ldm_morph_jax.devices.batches import in_chunks
-from ldm_morph_jax.ops import strain
+from ldm_morph_jax.ops import beat, segments, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.result import Tracked
@@ -39,10 +39,10 @@ APICAL_SEGMENTS = (
 class Curve:
     """A quantity over time.
 
-    quantity: "area", "volume", "length", "strain" or "strain rate".
+    quantity: "area", "volume", "length", "rotation", "strain" or "strain rate".
     region: "cavity", "wall", "endocardium", "long axis" or a sector of the wall.
-    unit: "mm2", "ml", "mm", or in pixels where their size is unknown; of rates "1/s" or "1/frame";
-        "" for strain, which is a fraction.
+    unit: "mm2", "ml", "mm", or in pixels where their size is unknown; "deg" of rotation; of rates
+        "1/s" or "1/frame"; "" for strain, which is a fraction.
     values: `[T]`.
     direction: of strain, "radial", "circumferential" or "longitudinal".
     """
@@ -75,9 +75,8 @@ class Curve:
             return self.region.replace("_", " ")
         if self.direction:
             return "endocardial " * (self.region == "endocardium") + self.direction
-        return {"area": f"{self.region} area", "volume": "volume", "length": self.region}[
-            self.quantity
-        ]
+        special = {"area": f"{self.region} area", "length": self.region}
+        return special.get(self.quantity, self.quantity)
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class Measures:
     end_systole: the frame of the smallest volume (apical) or cavity area; None without a cavity.
     jacobian: (smallest determinant, share of pixels at or below zero).
     notes: what could not be measured, and why.
+    pixels: region of the wall ("wall" and its sectors) -> how many pixels it has.
     """
 
     curves: tuple[Curve, ...]
@@ -98,6 +98,7 @@ class Measures:
     end_systole: int | None
     jacobian: tuple[float, float]
     notes: tuple[str, ...]
+    pixels: dict[str, int] = field(default_factory=dict)
 
     @property
     def table(self) -> dict[str, np.ndarray]:
@@ -139,12 +140,20 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     tangential = main_strain(anatomy.view)
     shortening = lengths / lengths[tracked.reference] - 1
     curves.append(Curve("strain", "endocardium", "", shortening, tangential))
+    if anatomy.view == "sax":
+        outlines = np.concatenate(list(contours.values()), axis=1)
+        turned = beat.rotation(outlines[tracked.reference], outlines, tracked.spacing)
+        curves.append(Curve("rotation", "wall", "deg", turned))
+    pixels: dict[str, int] = {}
     if anatomy.has_wall:
         both = ("radial", tangential)
+        sectors, names = _sectors(tracked, anatomy)
+        pixels["wall"] = int(np.count_nonzero(anatomy.wall))
+        pixels |= {name: int((sectors == n).sum()) for n, name in enumerate(names, start=1)}
         for k, direction in enumerate(both):
             curves.append(Curve("strain", "wall", "", frames["strain"][:, k], direction))
         for k, direction in enumerate(both):
-            for n, name in enumerate(_sectors(tracked, anatomy)[1]):
+            for n, name in enumerate(names):
                 curves.append(Curve("strain", name, "", frames["sectors"][:, k, n], direction))
         if anatomy.view == "sax" and anatomy.septum is None:
             notes.append("no sectors: neither --septum nor a right ventricle tells the septum")
@@ -152,7 +161,9 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         notes.append("no strain of the wall: there is no wall (label or contour epi)")
     end_systole = int(size.values.argmin())
     rates = [_rate(curve, tracked) for curve in curves if curve.direction and not curve.of_sector]
-    return Measures((*curves, *rates), contours, landmarks, end_systole, jacobian, tuple(notes))
+    return Measures(
+        (*curves, *rates), contours, landmarks, end_systole, jacobian, tuple(notes), pixels
+    )
 
 
 def _rate(curve: Curve, tracked: Tracked) -> Curve:
@@ -199,25 +210,14 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
         ("area", "cavity"): "fractional_area_change",
         ("volume", "cavity"): "ejection_fraction",
     }
-    rates = {
-        (curve.region, curve.direction): curve.values
-        for curve in measures.curves
-        if curve.quantity == "strain rate"
-    }
     strains = {}
     for curve in measures.curves:
         if curve.quantity == "strain":
-            peak, when = strain.peak(curve.values, at)
-            strains[curve.column] = numbers = {
+            strains[curve.column] = {
                 "direction": curve.direction,
                 "region": curve.region,
-                "peak": float(peak),
-                "time_to_peak": float(when),
-                "end_systolic": float(curve.values[measures.end_systole]),
+                **strain_numbers(curve.values, curve.direction, at, measures.end_systole),
             }
-            rate = rates.get((curve.region, curve.direction))
-            if rate is not None:
-                numbers |= {"lowest_rate": float(rate.min()), "highest_rate": float(rate.max())}
         elif curve.quantity != "strain rate":
             values = {when: float(curve.values[t]) for when, t in ends.items()}
             result[curve.column] = values
@@ -225,6 +225,7 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
             if fraction:
                 result[fraction] = float(strain.fractional_change(*values.values()))
     result["strain"] = strains
+    result["segment_pixels"] = measures.pixels
     region = anatomy.wall if anatomy.has_wall else np.ones(tracked.geometry.shape, bool)
     if tracked.whole_beat and tracked.unconstrained_last is not None:
         first, last = tracked.displacement[0], tracked.displacement[-1]
@@ -235,6 +236,23 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
     smallest, folded = measures.jacobian
     result["jacobian"] = {"smallest": smallest, "nonpositive_percent": 100 * folded}
     return result
+
+
+def way(direction: str) -> int:
+    """In which direction a strain goes in systole, as `ops.beat` has it."""
+    return beat.THICKENING if direction == "radial" else beat.SHORTENING
+
+
+def strain_numbers(
+    curve: np.ndarray, direction: str, times: np.ndarray, end_systole: int
+) -> dict[str, float]:
+    """What a strain curve `[T]` comes down to, see `ops.beat`; `times` from the reference frame."""
+    peak = beat.peaks(curve, times, end_systole, way(direction))
+    rates = beat.peak_rates(curve, times, end_systole, way(direction))
+    names = ("peak", "time_to_peak", "end_systolic", "post_systolic_index")
+    numbers = dict(zip(names, peak, strict=True))
+    numbers |= {f"{name}_rate": value for name, value in rates._asdict().items()}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 # ---------------------------------------------------------------------------- helpers
@@ -282,10 +300,15 @@ def _sectors(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     if anatomy.view == "sax":
         if anatomy.septum is None:
             return np.zeros(tracked.geometry.shape, np.int32), ()
-        points = jnp.stack(jnp.indices(tracked.geometry.shape), axis=-1)
-        septum = jnp.asarray(anatomy.septum)
-        numbers = strain.sectors(points, anatomy.centre, septum, tracked.spacing)
-        return np.where(anatomy.wall, numbers, 0), strain.SECTORS
+        points = np.stack(np.indices(tracked.geometry.shape), axis=-1)
+        level = anatomy.level or segments.BASAL
+        numbers = segments.segments(points, anatomy.centre, anatomy.septum, level, tracked.spacing)
+        first, count = segments.NUMBERS[level]
+        names = segments.NAMES[first - 1 : first - 1 + count]
+        if not anatomy.level:
+            names = [name.removeprefix("basal ") for name in names]
+        names = tuple(name.replace(" ", "_") for name in names)
+        return np.where(anatomy.wall, numbers - first + 1, 0), names
     from scipy.spatial import KDTree
 
     endo = anatomy.contours["endo"]
@@ -302,7 +325,9 @@ def _of_frames(tracked, anatomy) -> dict:
     with_strain = anatomy.has_wall and anatomy.has_cavity
     regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}
     if with_strain:
-        normals, regions["sector"] = directions(tracked, anatomy), _sectors(tracked, anatomy)[0]
+        normals = directions(tracked, anatomy)
+        regions["sector"], names = _sectors(tracked, anatomy)
+        count = max(1, len(names))
     regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
     @jax.jit
@@ -328,7 +353,7 @@ def _of_frames(tracked, anatomy) -> dict:
                 axis=1,
             )
             measured["strain"] = strain.regional_mean(values, regions["wall"], 1)[..., 0]
-            measured["sectors"] = strain.regional_mean(values, regions["sector"], 6)
+            measured["sectors"] = strain.regional_mean(values, regions["sector"], count)
         return measured
 
     return in_chunks(lambda u: of_chunk(u, regions), _CHUNK, tracked.displacement)

@@ -1,10 +1,14 @@
 """Register images in Python: `load(name)(moving, fixed)`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_morph_jax.files.images import Image, ImageError, images_from_array
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ldm_morph_jax.devices.forking import check_not_forked
+from ldm_morph_jax.files.images import Image, ImageError, Spacing, images_from_array
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Registration, Result
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
@@ -12,13 +16,18 @@ from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ldm_morph_jax.registering.result import Tracked
+    from ldm_morph_jax.registering.tracking import Tracking
 
 
 def load(name_or_path: str | Path = DEFAULT_MODEL, *, calls: str = "often") -> "Registrar":
     """A registrar of shipped weights or an iterative method by name, a run or weights file by path.
 
     Args:
-        name_or_path: what to load.
+        name_or_path: the name of weights ("sunnybrook-symmetric", the default, "sunnybrook-small",
+            "acdc-small", "camus-4ch-small"; docs/weights.md says what each was trained on); the
+            name of an iterative method ("lddmm", "syn"); the path of a run directory of `train`
+            ("runs/sb"; "./NAME" where the name is one of these) or of a `.safetensors` file with
+            its `.sha256` beside it.
         calls: "often"; "once" starts sooner and registers more slowly.
 
     Raises:
@@ -37,11 +46,11 @@ class Registrar(TrainedMethod):
 
     def __call__(
         self,
-        moving,
-        fixed,
+        moving: ArrayLike,
+        fixed: ArrayLike,
         *,
-        spacing=None,
-        moving_spacing=None,
+        spacing: Spacing | None = None,
+        moving_spacing: Spacing | None = None,
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
     ) -> Result:
@@ -63,34 +72,68 @@ class Registrar(TrainedMethod):
         """
         if moving_spacing is None:
             moving_spacing = spacing
-        moving, batched = images_from_array(moving, moving_spacing, source="moving")
-        fixed, also_batched = images_from_array(fixed, spacing, source="fixed")
-        if (batched, len(moving)) != (also_batched, len(fixed)):
+        movings, batched = images_from_array(moving, moving_spacing, source="moving")
+        fixeds, also_batched = images_from_array(fixed, spacing, source="fixed")
+        if (batched, len(movings)) != (also_batched, len(fixeds)):
             counts = [
                 f"{len(images)} images" if many else "one image"
-                for images, many in ((moving, batched), (fixed, also_batched))
+                for images, many in ((movings, batched), (fixeds, also_batched))
             ]
             raise ImageError(
                 f"moving holds {counts[0]}, fixed {counts[1]}; expected [H, W] each, or [B, H, W] "
                 "with the same B"
             )
-        pairs = list(zip(moving, fixed, strict=True))
+        pairs = list(zip(movings, fixeds, strict=True))
         return Result(tuple(self.register_images(pairs, centre=centre, refine=refine)), batched)
 
     def register_images(
-        self, pairs: Sequence[tuple[Image, Image]], **options
+        self,
+        pairs: Sequence[tuple[Image, Image]],
+        *,
+        align: str = "auto",
+        centre: tuple[float, float] | None = None,
+        refine: int | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
-        return register_images(self, pairs, **options)
+        check_not_forked()
+        return register_images(self, pairs, align=align, centre=centre, refine=refine)
 
-    def track(self, frames, *, spacing=None, times=None, **options) -> "Tracked":
-        """Follow the tissue of one frame of a cine `[T, H, W]`.
+    def track(
+        self,
+        frames: ArrayLike,
+        *,
+        spacing: Spacing | None = None,
+        times: Sequence[float] | np.ndarray | None = None,
+        reference: int = 0,
+        period: float | str | None = None,
+        settings: "Tracking | None" = None,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> "Tracked":
+        """Follow the tissue of one frame of a cine.
 
         Args:
-            frames, spacing, times: see `files.movies.cine_from_arrays`.
-            options: reference, period, settings, progress of `tracking.track_cine`.
+            frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
+            spacing: mm, one number or (row, column); None where unknown.
+            times: `[T]` seconds, increasing; None where unknown.
+            reference: the frame whose tissue is followed, usually end-diastole.
+            period: of the beat, in seconds (frames, where times are unknown); "whole": the last
+                frame shows what the first one does; None: the motion need not repeat.
+            settings: see `tracking.Tracking`.
+            progress: called with the share that is done.
+
+        Raises:
+            ImageError: frames, times or spacing that cannot be used; no such frame; a period
+                shorter than the cine.
         """
         from ldm_morph_jax.files.movies import cine_from_arrays
         from ldm_morph_jax.registering.tracking import track_cine
 
-        return track_cine(cine_from_arrays(frames, spacing=spacing, times=times), self, **options)
+        check_not_forked()
+        return track_cine(
+            cine_from_arrays(frames, spacing=spacing, times=times),
+            self,
+            reference=reference,
+            period=period,
+            settings=settings,
+            progress=progress,
+        )

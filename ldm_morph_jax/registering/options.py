@@ -173,12 +173,17 @@ class PairOptions(JobOptions):
     report: Annotated[bool, Parameter(negative="--no-report")] = True
     """draw overview.png and report.html"""
 
+    dicom: bool = False
+    """write DICOM objects, too: registrations, warped labels; both images must be DICOM"""
+
     def __post_init__(self):
         super().__post_init__()
         if self.refine is not None and self.refine < 0:
             raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
         if self.frame is not None and len(self.frame) not in (1, 2):
             raise ValueError(f"frame: found {len(self.frame)} numbers, expected one or two")
+        if self.dicom and self.example:
+            raise ValueError("--example does not go with --dicom: it is not DICOM")
         given = [
             name for name in (*self.INPUTS, "slice", "frame") if getattr(self, name) is not None
         ]
@@ -245,6 +250,10 @@ class CineOptions(JobOptions):
     """pixel in the direction of the middle of the septum, for sectors (default: the mask's right
     ventricle)"""
 
+    levels: Annotated[str | None, Parameter(metavar="LETTERS")] = None
+    """short-axis: the level of each slice, a letter for each: b (basal), m (middle), a (apical),
+    c (cap), - (none); by default, of a stack with a mask, thirds of the ventricle's length"""
+
     period: Annotated[
         float | str | None, Parameter(converter=_period, n_tokens=1, metavar="whole|SECONDS")
     ] = None
@@ -260,6 +269,10 @@ class CineOptions(JobOptions):
     report: Annotated[bool, Parameter(negative="--no-report")] = True
     """draw curves.png, beat.gif and report.html"""
 
+    dicom: bool = False
+    """write DICOM objects, too: segmentation over time, registrations, measurements, page; the cine
+    must be DICOM"""
+
     def __post_init__(self):
         super().__post_init__()
         sources = [name for name in ("cine", "batch", "example") if getattr(self, name)]
@@ -267,8 +280,8 @@ class CineOptions(JobOptions):
             found = " and ".join(f"--{name}" for name in sources) or "none"
             raise ValueError(f"found {found}, expected one of --cine, --batch and --example")
         [source] = sources
-        of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "reference"]
-        of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period"]
+        of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "levels", "reference"]
+        of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period", "dicom"]
         refused = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
         given = [
             f"--{name.replace('_', '-')}"
@@ -279,6 +292,10 @@ class CineOptions(JobOptions):
             raise ValueError(f"--{source} does not go with {', '.join(given)}")
         if self.mask and self.contours:
             raise ValueError("a mask and contours given, expected one of them")
+        if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
+            raise ValueError(
+                f"--levels is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
+            )
 
 
 def _yes(text: str) -> bool:

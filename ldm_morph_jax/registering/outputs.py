@@ -9,6 +9,7 @@ displacement.nii.gz      T(p) = p + d(p), mm, LPS: for ITK, ANTs, 3D Slicer
 displacement.npz         the same in pixels, (row, column): for SciPy
 inverse_displacement.*   where asked for, on the moving image's grid
 jacobian.nii.gz          det dT/dp
+displacement.dcm, ...    with --dicom, see `dicom_results`
 metrics.json, overview.png, report.html
 
 Of a cine (`frame_007` is frame 7, from 0):
@@ -19,12 +20,20 @@ warped/frame_007.nii.gz                frame 7 brought to the reference, origina
 masks/frame_007.nii.gz                 the mask carried to frame 7 (with a mask or contours)
 contours.csv, landmarks.csv            carried to every frame, pixels and mm (where there are any)
 curves.csv                             areas, volumes, strain and strain rate over time
+segments.csv                           peaks, times and rates, a row per segment of the wall
+dicom/                                 with --dicom, see `dicom_results`
 summary.json                           fractions, peaks, drift, settings
 curves.png, beat.gif, report.html
+
+Of a stack, a folder for each slice, and of all together:
+
+curves.csv, segments.csv, summary.json volume, the 16 segments, twist
+bullseye.png, report.html
+dicom/                                 with --dicom, report and page
 """
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +45,8 @@ from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ldm_morph_jax.registering.anatomy import Anatomy
     from ldm_morph_jax.registering.heart import Measures
 
@@ -44,11 +55,16 @@ METRICS, SUMMARY = "metrics.json", "summary.json"
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
 _PAGES = ("overview.png", "report.html")
 _ALWAYS = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
-ALL_OF_PAIR = (*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz", *_INVERSE)
+_DICOM = ("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm")
+ALL_OF_PAIR = (
+    *(*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz"),
+    *(*_INVERSE, *_DICOM),
+)
 ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
-    f"{SUMMARY} curves.png beat.gif report.html"
+    f"segments.csv dicom {SUMMARY} curves.png beat.gif report.html"
 ).split()
+ALL_OF_STACK = ("curves.csv", "segments.csv", "bullseye.png", "report.html", "dicom", SUMMARY)
 _GRID_LINES = 16  # along the longer side
 
 
@@ -213,6 +229,25 @@ def write_curves(path: Path, times, curves: Mapping[str, np.ndarray], time_colum
             writer.writerow([t, *(f"{value:.6g}" for value in values)])
 
 
+def write_segments(path: Path, rows: Sequence[Mapping], time_column: str) -> None:
+    """A row per segment; times in the unit of `time_column`. Opens in a spreadsheet."""
+    unit = time_column.removeprefix("time")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([n + unit if n.endswith("time_to_peak") else n for n in columns])
+        for row in rows:
+            writer.writerow([_cell(row.get(name)) for name in columns])
+
+
+def _cell(value) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def draw_cine_pages(
     folder: Path, tracked: Tracked, anatomy: "Anatomy", measures: "Measures", content: Mapping
 ) -> None:
@@ -220,10 +255,7 @@ def draw_cine_pages(
     from ldm_morph_jax.registering.heart import main_strain
     from ldm_morph_jax.report import tracked as report
 
-    groups = report.curve_groups(measures.curves)
-    time_label = "time, s" if tracked.cine.times is not None else "frame"
-    if groups:
-        figure = report.curves_figure(tracked.times, groups, time_label, measures.end_systole)
+    for figure in cine_figures(tracked, measures):
         (folder / "curves.png").write_bytes(report.png_bytes(figure))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
     pages = []
@@ -241,11 +273,38 @@ def draw_cine_pages(
         spacing=tracked.spacing,
         times=tracked.times,
         seconds=seconds,
-        time_label=time_label,
+        time_label=_time_label(tracked),
         curves=measures.curves,
         strain_name=main_strain(anatomy.view),
         summary=content,
     )
+
+
+def cine_figures(tracked: Tracked, measures: "Measures") -> list["Figure"]:
+    """The plot of the curves; none where nothing was measured."""
+    from ldm_morph_jax.report import tracked as report
+
+    groups = report.curve_groups(measures.curves)
+    if not groups:
+        return []
+    label = _time_label(tracked)
+    return [report.curves_figure(tracked.times, groups, label, measures.end_systole)]
+
+
+def _time_label(tracked) -> str:
+    return "time, s" if tracked.cine.times is not None else "frame"
+
+
+def draw_stack_pages(folder: Path, content: Mapping, rows: Sequence[Mapping]) -> list["Figure"]:
+    """bullseye.png and report.html of a stack; returns the figures of the bull's-eyes."""
+    from ldm_morph_jax.report import stack
+    from ldm_morph_jax.report.style import png_bytes
+
+    figures = stack.bullseyes(rows)
+    if figures:
+        (folder / "bullseye.png").write_bytes(png_bytes(figures[0]))
+    stack.write_report(folder / "report.html", content, rows)
+    return figures
 
 
 def _views(tracked, anatomy, measures) -> Iterator[dict]:

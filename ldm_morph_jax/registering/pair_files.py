@@ -9,6 +9,7 @@ import numpy as np
 
 from ldm_morph_jax.files.images import Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.method import Registrar
@@ -63,6 +64,11 @@ def register_files(
     names = output_names(
         moving, moving_mask=moving_mask, inverse=options.inverse, report=options.report
     )
+    sources = None
+    if options.dicom:
+        files = zip((options.moving, options.fixed), (moving, fixed), options.frames, strict=True)
+        sources = [dicom_results.source_of(path, image, frame=k) for path, image, k in files]
+        names += dicom_results.pair_names(moving_mask, inverse=options.inverse)
     with staged(
         options.out, names, options.overwrite, all_names=ALL_OF_PAIR, last=METRICS
     ) as folder:
@@ -93,6 +99,10 @@ def register_files(
         if options.report:
             wait = draw_pair_pages(folder, registration, metrics, *masks, draw)
         write_images(folder, registration, moving_mask, inverse=options.inverse)
+        if sources is not None:
+            dicom_results.write_pair(
+                folder, registration, *sources, moving_mask, inverse=options.inverse
+            )
         if options.report:
             wait()
         seconds = {

@@ -3,11 +3,12 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from ldm_morph_jax.files.arrays import image_planes
 from ldm_morph_jax.files.geometry import Geometry
@@ -85,7 +86,7 @@ class Registration:
         """The transform before registration: the shift alone."""
         return self._transform_of([(m.grid, np.zeros_like(m.displacement)) for m in self.motions])
 
-    def _transform_of(self, displacements):
+    def _transform_of(self, displacements: list[tuple[Grid, np.ndarray]]) -> Transform:
         return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
 
 
@@ -134,7 +135,9 @@ class Result:
         """`[..., H, W]` mm: how far the transform after its inverse lands from where it began."""
         return self._stack(r.inverse.residual_mm for r in self.registrations)
 
-    def warp(self, array, interpolation: str = "linear", *, inverse: bool = False) -> np.ndarray:
+    def warp(
+        self, array: ArrayLike, interpolation: str = "linear", *, inverse: bool = False
+    ) -> np.ndarray:
         """Carry anything on the moving image's grid to the fixed one (labels: "nearest").
 
         With `inverse`, from the fixed image's grid to the moving one.
@@ -148,7 +151,7 @@ class Result:
             for r, image in zip(self.registrations, arrays, strict=True)
         )
 
-    def _stack(self, arrays):
+    def _stack(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
         arrays = list(arrays)
         return np.stack(arrays) if self.batched else arrays[0]
 
@@ -164,7 +167,9 @@ class Series:
     computes each one once.
     """
 
-    def __init__(self, compute: Callable[[slice], np.ndarray], shape: tuple[int, ...], block: int):
+    def __init__(
+        self, compute: Callable[[slice], np.ndarray], shape: tuple[int, ...], block: int
+    ) -> None:
         """`compute` makes the frames of a slice, at most `block`, of an array of `shape`."""
         self.shape = shape
         self._compute, self._block = compute, block
@@ -177,7 +182,7 @@ class Series:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, int | np.integer):
             t = range(len(self))[index]  # negative ones count from the end
             return self._block_of(t)[t % self._block]
@@ -186,10 +191,10 @@ class Series:
             return np.stack(frames) if frames else np.empty((0, *self.shape[1:]), np.float32)
         return np.asarray(self)[index]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
-    def _block_of(self, t) -> np.ndarray:
+    def _block_of(self, t: int) -> np.ndarray:
         first = t - t % self._block
         if self._kept is None or self._kept[0] != first:
             rows = slice(first, min(first + self._block, len(self)))
@@ -257,6 +262,6 @@ class Tracked:
         """Labels `[H, W]` of the reference frame in frame t; nearest neighbour."""
         return self.inverse_transform(t).warp(labels, "nearest")
 
-    def _transform(self, u):
+    def _transform(self, u: np.ndarray) -> Transform:
         geometry = self.geometry
         return Transform(geometry.vectors_to_physical(u), geometry, geometry)

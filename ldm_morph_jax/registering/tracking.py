@@ -26,7 +26,7 @@ How frames are registered depends on the method:
   velocity to go on from; its displacements are made smooth in time, and inverted by Newton's
   method.
 
-Frames with pixels below `_FINEST_MM`, or sides above `_LARGEST` pixels, are tracked on a coarser
+Frames with pixels below `FINEST_MM`, or sides above `LARGEST` pixels, are tracked on a coarser
 grid; the result is given on their own.
 """
 
@@ -42,7 +42,11 @@ from scipy.interpolate import BSpline
 
 from ldm_morph_jax.devices.batches import fill_up, in_chunks
 from ldm_morph_jax.devices.mesh import data_mesh, sharded
-from ldm_morph_jax.files.images import Image, ImageError, images_from_array
+from ldm_morph_jax.files.images import (
+    Image,
+    ImageError,
+    images_from_array,
+)
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
@@ -65,8 +69,8 @@ IMPROVE = Refinement(
 )
 # Frames with finer pixels or longer sides than these are tracked on a coarser grid. Windows are
 # some pixels wide, chosen on hearts of 1.25 mm per pixel: of finer ones they see too little.
-_FINEST_MM = 1.0
-_LARGEST = 320
+FINEST_MM = 1.0
+LARGEST = 320
 
 
 @dataclass(frozen=True)
@@ -309,9 +313,9 @@ def track_cine(
         )
     devices, settings = len(jax.devices()), settings or DEFAULTS
     settings = replace(settings, chunk=devices * math.ceil(settings.chunk / devices))
-    factor = max(1.0, max(cine.frames.shape[1:]) / _LARGEST)
+    factor = max(1.0, max(cine.frames.shape[1:]) / LARGEST)
     if cine.first.spacing_known:
-        factor = max(factor, _FINEST_MM / max(cine.first.spacing))
+        factor = max(factor, FINEST_MM / max(cine.first.spacing))
     frames = _prepared(cine, reference, factor, settings.chunk)
     arguments = {"times": times, "reference": reference, "period": period, "settings": settings}
     if method is not None and method.iterative:

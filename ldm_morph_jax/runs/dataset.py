@@ -1,5 +1,8 @@
 """The dataset of a run: opened from its configuration, and described for dataset.json."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 
 from ldm_morph_jax.data import Dataset, load_dataset
@@ -31,3 +34,21 @@ def dataset_record(dataset: Dataset) -> dict:
         "pairs": dataset.splits,
         "fingerprints": {s: dataset.fingerprint(s) for s in ("train", "validation")},
     }
+
+
+def check_same_dataset(workdir: Path, record: dict) -> None:
+    """Raise ValueError if a run that has begun to train did so with other images.
+
+    record: of `dataset_record`, for what is there now.
+    """
+    path = Path(workdir) / "dataset.json"
+    if not path.exists() or not any(Path(workdir).glob("*/checkpoints")):
+        return
+    before = json.loads(path.read_text()).get("fingerprints", {})
+    different = [split for split, now in record["fingerprints"].items() if before.get(split) != now]
+    if before and different:
+        raise ValueError(
+            f"{path} belongs to a run with other data: the images or masks of {record['name']}, "
+            f"{' and '.join(different)}, have changed since. "
+            "Bring them back, or choose a new workdir"
+        )

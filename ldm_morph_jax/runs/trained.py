@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_morph_jax.devices.forking import claim
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.runs.weights import SHA256, WeightsError, load_compact, named_weights
 
@@ -51,6 +52,7 @@ class TrainedMethod:
         card: dict | None = None,
         calls: str = "often",
     ):
+        claim()
         self._method, self._config, self.calls = method, config, calls
         self.name = config["registration"]["method"] if method is None else method.name
         self.iterative = config is None

@@ -4,8 +4,10 @@ Only process 0 writes. TensorBoard events are written by tensorboardX, which doe
 TensorFlow.
 """
 
+import contextlib
 import json
 import logging
+import statistics
 import time
 from pathlib import Path
 
@@ -78,15 +80,27 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 class Progress:
-    """Speed between log points, without validation and compilation, and the ETA."""
+    """Speed between log points, without validation and compilation, and the ETA of the run.
 
-    def __init__(self, name: str, steps: int, images_per_step: int, start_step: int):
-        self.name, self.steps, self.images_per_step = name, steps, images_per_step
+    Args:
+      program: the stage (`training.program.Program`).
+      start_step: where it begins.
+      steps_after: for how many steps of this stage the run goes on after it.
+    """
+
+    def __init__(self, program, start_step: int, steps_after: float = 0.0):
+        self._program, self._steps_after = program, steps_after
         self._step, self._time, self._paused = start_step, time.perf_counter(), 0.0
         self._seconds_per_step = None
+        self._pauses: list[float] = []
 
+    @contextlib.contextmanager
     def pause(self):
-        return _Pause(self)
+        """Time in the block, a validation, does not count for the speed."""
+        began = time.perf_counter()
+        yield
+        self._pauses.append(time.perf_counter() - began)
+        self._paused += self._pauses[-1]
 
     def report(self, step: int, metrics: dict[str, float]) -> float:
         """Log one line; returns images per second since the last report."""
@@ -95,28 +109,21 @@ class Progress:
         self._step, self._time, self._paused = step, now, 0.0
         before = self._seconds_per_step
         self._seconds_per_step = seconds if before is None else 0.7 * before + 0.3 * seconds
-        left = (self.steps - step) * self._seconds_per_step
+        steps, every = self._program.train.steps, self._program.train.evaluate_every
+        left = (steps - step + self._steps_after) * self._seconds_per_step
+        if self._pauses:
+            validations = -(-steps // every) - step // every
+            left += validations * statistics.median(self._pauses)
         log.info(
             "%s %d/%d (%.0f%%)  %s  %.1f images/s  ETA %d:%02d:%02d",
-            self.name,
+            self._program.name,
             step,
-            self.steps,
-            100 * step / self.steps,
+            steps,
+            100 * step / steps,
             "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
-            self.images_per_step / seconds,
+            self._program.images_per_step / seconds,
             left // 3600,
             left % 3600 // 60,
             left % 60,
         )
-        return self.images_per_step / seconds
-
-
-class _Pause:
-    def __init__(self, progress: Progress):
-        self._progress = progress
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_):
-        self._progress._paused += time.perf_counter() - self._start
+        return self._program.images_per_step / seconds

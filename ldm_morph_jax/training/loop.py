@@ -36,6 +36,8 @@ def run_stage(
     validation,
     seed: int,
     profile_steps: tuple[int, int] | None = None,
+    lowered: jax.stages.Lowered | None = None,
+    steps_after: float = 0.0,
 ) -> dict[str, float]:
     """Train one stage to its last step, from its newest checkpoint if there is one.
 
@@ -48,6 +50,8 @@ def run_stage(
       validation: the validation data for `program.evaluate`.
       seed: of the initial parameters and of the random draws of every step.
       profile_steps: (first, last) step of a trace, written to `directory`/profile.
+      lowered: the program's step, if it has been lowered already.
+      steps_after: for how many steps of this stage the run goes on after it, for the ETA.
 
     Returns the metrics of the best checkpoint.
     """
@@ -83,11 +87,13 @@ def run_stage(
         # a run that was stopped between its end and the note of it trains no further
         steps = start if out_of_patience(start) else train.steps
         if start < steps:
+            log.info("%s: compiling ...", program.name)
             began = time.perf_counter()
-            compiled = lower_step(program, mesh, seed=seed).compile()
+            compiled = (lowered or lower_step(program, mesh, seed=seed)).compile()
             processes.wait_for_all(f"{program.name} compiled")
             log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
-        progress = Progress(program.name, train.steps, program.images_per_step, start)
+        stop.on(signal.SIGINT)  # from here on there is something to save
+        progress = Progress(program, start, steps_after)
         for step in range(start, steps):
             batch = next(batches)
             batch = global_batch({name: batch[name] for name in program.batch}, mesh)
@@ -177,18 +183,22 @@ def _check_finite(stage: str, step: int, values: dict[str, float]) -> None:
 
 
 class _StopOnSignal:
-    """Turns SIGTERM (preemption) into a request that the loop answers between two steps.
+    """Turns SIGTERM (preemption), later SIGINT, into a request answered between two steps.
 
     With several processes, JAX's runtime catches the signal wherever it arrives and chooses a step
     at which all of them stop.
     """
 
     def __init__(self):
-        self._requested, self._before = False, None
+        self._requested, self._before = False, {}
+        self.on(signal.SIGTERM)
+
+    def on(self, number: signal.Signals) -> None:
+        """Answer another signal, too."""
         if jax.process_count() > 1:
             return
         try:
-            self._before = signal.signal(signal.SIGTERM, self._request)
+            self._before[number] = signal.signal(number, self._request)
         except ValueError:  # not in the main thread: signals are the caller's business
             pass
 
@@ -202,5 +212,5 @@ class _StopOnSignal:
         return self._requested
 
     def restore(self):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

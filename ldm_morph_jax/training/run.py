@@ -11,7 +11,7 @@ from ldm_morph_jax.data.pipeline import Augmentation, image_batches, pair_batche
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods import build_method
-from ldm_morph_jax.runs.dataset import dataset_of, dataset_record
+from ldm_morph_jax.runs.dataset import check_same_dataset, dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
     completed,
     latent_scale,
@@ -23,6 +23,7 @@ from ldm_morph_jax.runs.directory import (
 )
 from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
+from ldm_morph_jax.training.program import Program, lower_step
 from ldm_morph_jax.training.stages import STAGES, stage_program
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 from ldm_morph_jax.training.stages.registration import ValidationPairs
@@ -45,34 +46,86 @@ def train(
         own_ldm = method.reads_ldm and config.ldm_from is None
         stages = STAGES if own_ldm else ("registration",)
     for stage in stages:
-        c = config[stage].train
-        check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
+        _check_settings(config, stage)
     with locked(workdir):
         with processes.together():
             if processes.is_main():
                 save_config(config, workdir)
         with processes.together(), processes.main_first("dataset"):
             dataset = dataset_of(config)
+        if "registration" in stages:
+            _check_validation_masks(dataset)
+        record = dataset_record(dataset)
+        with processes.together():
+            check_same_dataset(workdir, record)
         if processes.is_main():
-            write_json(workdir / "dataset.json", dataset_record(dataset))
-        metrics = {}
-        for stage in stages:
-            metrics[stage] = completed(workdir / stage)
-            if metrics[stage] is not None:
-                log.info("%s: complete, skipped", stage)
-                continue
-            cached = features.are_cached(config, stage, method)
-            frozen, batches, validation = _DATA[stage](config, workdir, dataset, method, cached)
+            write_json(workdir / "dataset.json", record)
+        metrics = {stage: completed(workdir / stage) for stage in stages}
+        for stage in (stage for stage in stages if metrics[stage] is not None):
+            log.info("%s: complete, skipped", stage)
+        left = [stage for stage in stages if metrics[stage] is None]
+        cached = {stage: features.are_cached(config, stage, method) for stage in left}
+        programs = {stage: stage_program(config, stage, cached=cached[stage]) for stage in left}
+        lowered, steps_after = _look_ahead(programs, config.seed)
+        for stage in left:
+            data = _DATA[stage](config, workdir, dataset, method, cached[stage])
+            frozen, batches, validation = data
             metrics[stage] = run_stage(
-                stage_program(config, stage, cached=cached),
+                programs[stage],
                 workdir / stage,
                 frozen=frozen,
                 batches=iter(batches),
                 validation=validation,
                 seed=config.seed,
                 profile_steps=profile_steps,
+                lowered=lowered.pop(stage, None),
+                steps_after=steps_after.get(stage, 0.0),
             )
         return metrics
+
+
+def _check_settings(config, stage: str) -> None:
+    """Raise ValueError for a stage's settings with which no step can be made."""
+    c = config[stage].train
+    check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
+    least = {"steps": 1, "log_every": 1, "evaluate_every": 1, "warmup_steps": 0, "patience": 0}
+    for key, smallest in (least | {"sample_every": 0, "learning_rate": 0}).items():
+        if c[key] < smallest:
+            raise ValueError(f"{stage}.train.{key} is {c[key]}, expected {smallest} or more")
+
+
+def _check_validation_masks(dataset) -> None:
+    """Raise ValueError where validation, which scores overlap, has pairs without any label."""
+    labels = list(dataset.labels)
+    names = [
+        name
+        for name, pair in zip(dataset.ids("validation"), dataset.split("validation"), strict=True)
+        if not np.isin(np.stack([pair["moving_mask"], pair["fixed_mask"]]), labels).any()
+    ]
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ValueError(
+            f"dataset {dataset.name}: {len(names)} validation pairs have no masks ({shown}); "
+            "training validates by the overlap of masks, expected labels for each of them"
+        )
+
+
+def _look_ahead(programs: dict[str, Program], seed: int) -> tuple[dict, dict[str, float]]:
+    """Lower the steps of several stages, and compare what they cost, for the ETA of the run.
+
+    Returns the lowered steps, and for each stage how many of its steps all later stages equal, if
+    all compute at the same speed.
+    """
+    if len(programs) < 2:
+        return {}, {}
+    lowered = {name: lower_step(p, data_mesh(), seed=seed) for name, p in programs.items()}
+    steps_after, flops_after = {}, 0.0
+    for name, program in reversed(programs.items()):
+        # XLA counts the body of the loop over micro-batches once
+        flops = lowered[name].cost_analysis()["flops"] * program.train.micro_batches
+        steps_after[name] = flops_after / max(flops, 1.0)
+        flops_after += flops * program.train.steps
+    return lowered, steps_after
 
 
 # -- inputs of each stage's program: frozen arrays, training batches, validation data

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_morph_jax import plugins
+from ldm_morph_jax.devices import programs
 from ldm_morph_jax.devices.programs import Program, options_for
 
 
@@ -80,3 +82,29 @@ def test_prepared_in_a_thread(cache, calls):
     program.prepare(*jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), ARGUMENTS))
     np.testing.assert_allclose(program(*ARGUMENTS)["sum"], cosine(*ARGUMENTS)["sum"], rtol=1e-6)
     assert len(made) == 1
+
+
+def test_traces_follow_the_source_of_package_and_plugins(monkeypatch, tmp_path):
+    """A plugin that is edited later does not meet its old trace."""
+
+    def digest(value):
+        plugin.write_text(f"x = {value}\n")
+        programs._source_digest.cache_clear()
+        plugins._plugins.cache_clear()
+        return programs._source_digest()
+
+    plugin = tmp_path / "edited.py"
+    monkeypatch.setenv("LDM_MORPH_PLUGINS", str(plugin))
+    first, second, again = (digest(value) for value in (1, 2, 1))
+    assert first == again != second
+    package = tmp_path / "some_plugin"
+    package.mkdir()
+    for name in ("__init__.py", "inner.py"):
+        (package / name).write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LDM_MORPH_PLUGINS", "some_plugin.inner")
+    plugins._plugins.cache_clear()
+    assert [file.name for file in plugins.plugin_files()] == ["__init__.py", "inner.py"]
+    monkeypatch.undo()
+    programs._source_digest.cache_clear()
+    plugins._plugins.cache_clear()

@@ -18,7 +18,8 @@ from ldm_morph_jax.files.dicom_objects import (
     report,
     segmentation,
 )
-from ldm_morph_jax.files.dicom_objects.source import new_series, read_source, sop_class
+from ldm_morph_jax.files.dicom_objects.source import new_series, sop_class
+from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
 from ldm_morph_jax.files.geometry import Geometry, plane_geometry
 from ldm_morph_jax.files.images import read_mask

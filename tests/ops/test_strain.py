@@ -155,24 +155,6 @@ def test_contour_directions_of_an_open_line():
     np.testing.assert_allclose(normal, np.tile([0.5**0.5, -(0.5**0.5)], (10, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "septum, degrees",
-    [([0, -7], [90, 150, 210, 270, 330, 30]), ([-7, 0], [0, 60, 120, 180, 240, 300])],
-)
-def test_sectors_run_anticlockwise_from_the_septum(septum, degrees):
-    # middles of sectors 1 to 6, anticlockwise from the right of the image
-    radians = np.deg2rad(degrees)
-    points = CENTRE + 5 * np.stack([-np.sin(radians), np.cos(radians)], axis=-1)
-    found = strain.sectors(points, CENTRE, CENTRE + septum)
-    np.testing.assert_array_equal(found, [1, 2, 3, 4, 5, 6])
-
-
-def test_sectors_of_an_image():
-    everywhere = strain.sectors(identity_grid(*SIZE), CENTRE, np.zeros(2))
-    assert everywhere.shape == SIZE and set(np.unique(everywhere)) == {1, 2, 3, 4, 5, 6}
-    assert len(strain.SECTORS) == 6 and strain.SECTORS[0] == "anterior"
-
-
 def test_contour_segments_have_equal_lengths():
     line = np.stack([np.zeros(13), [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18]], axis=-1)
     expected = [1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 5, 6, 6]

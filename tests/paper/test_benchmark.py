@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import browser
 import jax
+import killing
 import numpy as np
 import pytest
 from tiny import tiny_config
@@ -25,7 +26,6 @@ from ldm_morph_jax.paper.plan import all_evaluations, benchmark_config, tasks
 from ldm_morph_jax.paper.run import describe, run_benchmark, typical_pair
 from ldm_morph_jax.paper.statistics import holm
 from ldm_morph_jax.runs.trained import load_method
-from ldm_morph_jax.training import loop
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(ROOT.glob("configs/benchmark/*.py"))
@@ -64,17 +64,10 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
     """Killed in training (after the checkpoint at step 2) and in evaluation."""
     caplog.set_level("INFO", logger=benchmark.__name__)
 
-    class Killed(BaseException):
-        pass
-
     def die_in_evaluation(name_or_path):
         if name_or_path == "initial":
             return load_method(name_or_path)
-        raise Killed
-
-    def die_late(name, step, _):
-        if name == "registration" and step == 4:
-            raise Killed
+        raise killing.Killed
 
     config = tiny_benchmark(data)
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
@@ -84,10 +77,10 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
         assert progress[0] == "1 to train and 2 to evaluate"
         assert progress[1] == "2 to evaluate"
         assert re.fullmatch(r"0:\d\d:\d\d", progress[2])
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(loop, "_check_finite", die_late)
+        with monkeypatch.context() as patch, pytest.raises(killing.Killed):
+            killing.in_validation(patch, "registration", 2)
             run_benchmark(config, pieces)
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch, pytest.raises(killing.Killed):
             patch.setattr(benchmark, "load_method", die_in_evaluation)
             run_benchmark(config, pieces)
         assert not (pieces / "index.html").exists()
@@ -407,6 +400,7 @@ def test_page_needs_nothing_else(faked):
         assert {"moving", "fixed", "displacement", "id"} <= set(example)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(browser.find() is None, reason="needs a Chromium")
 def test_page_in_a_browser(faked):
     _, out, _ = faked

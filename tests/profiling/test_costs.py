@@ -42,6 +42,7 @@ def parts():
     return config, method, params, ldm, image, counted
 
 
+@pytest.mark.integration
 def test_inference_computes_no_decoder_half(parts):
     """Two encodings, one noise prediction for the inversion, the taps, the network: no more.
 
@@ -56,6 +57,7 @@ def test_inference_computes_no_decoder_half(parts):
     assert whole < 195e9
 
 
+@pytest.mark.integration
 def test_cached_features_halve_the_step(parts):
     """Of the step without cache, two encodings and the features of both images are saved."""
     config, *_, counted = parts
@@ -68,6 +70,7 @@ def test_cached_features_halve_the_step(parts):
     assert anew > 1.8 * cached
 
 
+@pytest.mark.integration
 def test_without_taps_only_the_fixed_image_is_encoded_besides(parts):
     """The latent loss needs the fixed image's latent, which the cache has, never the moving's."""
     config = parts[0].copy_and_resolve_references()
@@ -90,9 +93,9 @@ def test_all_reduced_bytes_of_a_program():
     assert costs.all_reduced_bytes(text) == 48 + 20 + 4
 
 
-def test_plan_without_allocating(parts):
+def test_plan_without_allocating():
     """The discriminator-free autoencoder step of a tiny network, with everything plan prints."""
-    config = parts[0].copy_and_resolve_references()
+    config = paper_config()
     with config.unlocked():
         config.data.image_size = 16
         config.autoencoder.adversarial_weight = 0.0

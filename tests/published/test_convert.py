@@ -624,7 +624,10 @@ def test_official_smoothness_has_half_the_size_per_unit():
 def test_unread_entries_may_be_absent(fabricated, tmp_path):
     config, checkpoints = fabricated
     read = {n: x for n, x in checkpoints["registration"].items() if not registration_unread(n)}
-    path = save(read, tmp_path / "reg.pth", lightning=False)
-    entries = published.read_checkpoint(path).entries
-    state = published._registration_state(entries, config.copy_and_resolve_references(), path)
-    assert to_published(state["params"], registration_name).keys() == read.keys()
+    convert(
+        blank(config), tmp_path / "out", **save_all(checkpoints | {"registration": read}, tmp_path)
+    )
+    found = to_published(load_run(tmp_path / "out").params, registration_name)
+    assert found.keys() == read.keys() < checkpoints["registration"].keys()
+    for name, x in read.items():
+        np.testing.assert_array_equal(found[name], x)

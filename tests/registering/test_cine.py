@@ -180,7 +180,7 @@ def test_memory_grows_only_by_the_frames():
             tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(1,))
             rng = np.random.default_rng(0)
             frames = rng.standard_normal(({frames}, 96, 96), np.float32)
-            found = tracking.track_cine(tracking.cine_from_arrays(frames))
+            found = tracking.track_cine(cine_from_arrays(frames))
             for t in range(len(frames)):
                 found.displacement[t], found.inverse[t]
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -201,11 +201,12 @@ def test_devices_share_the_frames(tmp_path):
     np.save(tmp_path / "frames.npy", beat.frames[:5, 20:68, 20:68])
     program = f"""
         import sys, jax, numpy as np
+        from ldm_morph_jax.files import movies
         from ldm_morph_jax.registering import tracking
         from ldm_morph_jax.registering.search import Refinement
         assert len(jax.devices()) == int(sys.argv[1])
         tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(4,))
-        cine = tracking.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
+        cine = movies.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
         np.save(sys.argv[2], tracking.track_cine(cine).displacement)
     """
     found = []

@@ -203,16 +203,15 @@ def test_an_inverse_that_is_missing_is_told():
         def displacement(self, moving, fixed):
             x = np.arange(self.image_size)
             wave = np.zeros((*moving.shape[:3], 2), np.float32)
-            wave[..., 1] = 9 * np.sin(2 * np.pi * x / 32)
+            wave[..., 1] = 25 * np.sin(2 * np.pi * x / 32)
             return jnp.asarray(wave)
 
     result = Folding()(heart((64, 64)), heart((64, 64), radius=0.4), spacing=2.0, refine=0)
     assert result.jacobian_determinant.min() < 0
     found = result.registrations[0].inverse
-    if found.missing:
-        with pytest.warns(UserWarning, match=f"{found.missing} pixels of the moving image have no"):
-            _ = result.inverse
-    assert found.missing == np.count_nonzero(result.inverse_residual > 0.01 * 2.0)
+    with pytest.warns(UserWarning, match=f"{found.missing} pixels of the moving image have no"):
+        _ = result.inverse
+    assert 0 < found.missing == np.count_nonzero(result.inverse_residual > 0.01 * 2.0)
 
 
 def test_images_of_different_sizes_on_grids_of_their_own():

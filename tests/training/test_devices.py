@@ -82,6 +82,7 @@ def assert_same_training(one, other, stage, *, step, loss, params):
     assert error < params
 
 
+@pytest.mark.integration
 def test_two_processes_train_as_one(tmp_path):
     """The command, on loopback: two processes with two devices each against one with one."""
     for name, count, devices in (("one", 1, 1), ("four", 2, 2)):

@@ -6,6 +6,7 @@ import os
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from soak import soak
 from tiny import tiny_config
@@ -45,7 +46,7 @@ def test_full_disk_keeps_the_checkpoints_before(tmp_path, monkeypatch):
     def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device\nmore")
 
-    monkeypatch.setattr(checkpoints._manager, "save", full)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
     with pytest.raises(OSError, match=r"Earlier ones are kept.* No space left on device$"):
         checkpoints.save(8, state, iterator, {"score": 0.6})
     checkpoints.close()

@@ -1,10 +1,13 @@
 """A whole run, small: all stages, what they leave on disk, exact resume, and what is refused."""
 
+import csv
 import dataclasses
 import json
 import shutil
 
+import archives
 import jax
+import killing
 import numpy as np
 import pytest
 from strict import strict_promotion
@@ -14,7 +17,8 @@ from ldm_morph_jax.config import with_method
 from ldm_morph_jax.runs.checkpoints import restore_part
 from ldm_morph_jax.runs.directory import load_config
 from ldm_morph_jax.runs.trained import load_run
-from ldm_morph_jax.training import loop, run
+from ldm_morph_jax.training import logging as logging_module
+from ldm_morph_jax.training import run
 from ldm_morph_jax.training.errors import NonFiniteError
 
 STAGES = ("autoencoder", "diffusion", "registration")
@@ -97,9 +101,9 @@ def test_trained_method_registers(finished):
     np.testing.assert_allclose(method.velocity(images[1], images[0]), -v, atol=1e-5)
     assert np.abs(v).max() > 0 and np.abs(method.velocity(images[0], images[0])).max() < 1e-5
     # the fixed image's latent, kept, is what the objective computes itself
-    latent = method.method.features.encode(method.frozen, images[1])
+    latent = jax.jit(method.method.features.encode)(method.frozen, images[1])
     given, own = (
-        method.method.objective(method.frozen, *images, u, fixed_latent)
+        jax.jit(method.method.objective)(method.frozen, *images, u, fixed_latent)
         for fixed_latent in (latent, None)
     )
     assert own["latent"] > 0
@@ -109,21 +113,14 @@ def test_trained_method_registers(finished):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupted_run_ends_bit_equal(finished, data, tmp_path, monkeypatch, stage):
-    """Killed after step 3, that is after the checkpoint at 2, and started again."""
+    """Killed at step 4, that is after the checkpoint at 2, and started again."""
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     shutil.rmtree(workdir / stage)
 
-    class Killed(BaseException):
-        pass
-
-    def die(name, step, values):
-        if name == stage and step == 4:
-            raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_check_finite", die)
-        with pytest.raises(Killed):
+        killing.in_validation(patch, stage, 2)
+        with pytest.raises(killing.Killed):
             run.train(tiny_config(data), workdir)
     assert [p.name for p in (workdir / stage / "checkpoints").glob("0*")] == ["00000002"]
     metrics = run.train(tiny_config(data), workdir)
@@ -264,3 +261,80 @@ def test_restore_part_lists_what_differs(finished):
     abstract = {"params": {"nothing": jax.ShapeDtypeStruct((3,), np.float32)}}
     with pytest.raises(ValueError, match="expected nothing"):
         restore_part(finished[0] / "registration/checkpoints", 4, abstract, what="network")
+
+
+# -- what is refused before anything is trained
+
+
+@pytest.mark.parametrize("key", ["steps", "log_every", "evaluate_every"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_settings_without_a_step_are_refused(data, tmp_path, key, value):
+    config = voxelmorph_config(data)
+    config.registration.train[key] = value
+    with pytest.raises(ValueError, match=f"registration.train.{key} is {value}, expected 1 or"):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def folder_config(table, tmp_path):
+    config = voxelmorph_config(tmp_path / "data")
+    with config.unlocked():
+        config.data.update(name="folder", source=str(table))
+        config.data.options = {}
+        config.registration.train.update(steps=1, batch_size=1)
+    return config
+
+
+def test_validation_pairs_without_masks_are_refused(tmp_path):
+    table = archives.write_folder(tmp_path / "folder")
+    rows = list(csv.DictReader(table.open()))
+    for row in rows:
+        if row["split"] == "validation":
+            row |= {"moving_mask": "", "fixed_mask": ""}
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match=r"1 validation pairs have no masks \(heart-2\)"):
+        run.train(folder_config(table, tmp_path), tmp_path / "run")
+    assert not (tmp_path / "run" / "registration").exists()
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, caplog):
+    table = archives.write_folder(tmp_path / "folder")
+    with caplog.at_level("INFO"):
+        metrics = run.train(folder_config(table, tmp_path), tmp_path / "run")
+    assert "registration: compiling ..." in caplog.text
+    assert run.train(folder_config(table, tmp_path), tmp_path / "run") == metrics
+    with np.load(tmp_path / "folder/1_moving.npz") as stored:
+        changed = {**stored, "image": stored["image"].max() - stored["image"]}
+    np.savez(tmp_path / "folder/1_moving.npz", **changed)
+    with pytest.raises(ValueError, match="dataset.json belongs to a run with other data: .*train"):
+        run.train(folder_config(table, tmp_path), tmp_path / "run")
+
+
+def test_one_eta_over_all_stages(data, monkeypatch, caplog):
+    """The later stages count as steps of this one, by their FLOPs; validations by their time."""
+    programs = {
+        name: run.stage_program(tiny_config(data), name, cached=name != "autoencoder")
+        for name in STAGES[1:]
+    }
+    lowered, after = run._look_ahead(programs, seed=0)
+    assert list(lowered) == list(programs) and after["registration"] == 0
+    flops = [lowered[name].cost_analysis()["flops"] for name in programs]
+    assert after["diffusion"] == pytest.approx(4 * flops[1] / flops[0])
+    assert run._look_ahead({"registration": programs["registration"]}, seed=0) == ({}, {})
+
+    now = [0.0]
+    monkeypatch.setattr(logging_module.time, "perf_counter", lambda: now[0])
+    progress = logging_module.Progress(programs["diffusion"], 0, steps_after=10.0)
+    now[0] = 200.0  # 2 steps of 100 s, 2 to come, 10 after this stage
+    with caplog.at_level("INFO"):
+        progress.report(2, {"loss": 1.0})
+        with progress.pause():
+            now[0] += 50.0
+        now[0] += 100.0
+        progress.report(3, {"loss": 1.0})
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("diffusion 2/4 (50%)  loss 1 ") and first.endswith("ETA 0:20:00")
+    assert second.endswith("ETA 0:19:10")  # 1 + 10 steps of 100 s, a validation of 50 s

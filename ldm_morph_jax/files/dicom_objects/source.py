@@ -4,18 +4,14 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.writing import atomic
 
 MAKER, MODEL = "ldm_morph_jax", "ldm-morph"
 CREATOR = f"{MODEL}^"  # a person's name needs a caret
 # of the patient and the study; the first few must be there, even if they are empty (type 2)
-_REQUIRED = (
+REQUIRED = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName "
     "StudyID AccessionNumber"
 ).split()
@@ -24,8 +20,6 @@ _COPIED = (
     "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
     "StudyInstanceUID StudyDescription PatientAge PatientSize PatientWeight"
 ).split()
-_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-_PLANE = 0.05  # mm; frames that are further apart across their plane are of different slices
 
 
 @dataclass(frozen=True)
@@ -120,53 +114,6 @@ def new_series(number: int, description: str) -> Series:
     return Series(generate_uid(), number, description)
 
 
-def read_source(
-    path: str | Path, place: Geometry | None = None, *, frame: int | None = None
-) -> Source:
-    """The files and frames of an image or a cine.
-
-    Args:
-        path: a DICOM file, or a folder of them.
-        place: 3-D geometry (S, H, W) of what was read; frames of other slices are left out, where
-            the files tell which they are.
-        frame: only that one (from 0); None: all.
-
-    Returns:
-        Frames in the order of `files.movies.read_cine`: by their time in the beat where all tell
-        it, else by the numbers of files and frames.
-
-    Raises:
-        FileError: no DICOM, a file without one of the UIDs that an object must refer to, or frames
-            that do not fill the slices.
-    """
-    path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-    frames = [one for file in files for one in _frames(file, path)]
-    placed = all(one.position is not None for one in frames)
-    if placed and place is not None:
-        frames = [one._replace(slice=_slice_of(one, place)) for one in frames]
-    elif place is not None and place.shape[0] > 1:
-        raise FileError(f"{path}: its frames do not tell which slice they are of")
-    slices = [
-        [one for one in frames if one.slice == k] for k in range(place.shape[0] if place else 1)
-    ]
-    for k, there in enumerate(slices):
-        timed = len({one.time for one in there if one.time is not None}) == len(there)
-        there.sort(key=lambda one: one.time if timed else (one.instance, one.frame.number or 0))
-        if frame is not None:
-            slices[k] = there[frame : frame + 1]
-    counts = {len(there) for there in slices}
-    if len(counts) > 1 or 0 in counts:
-        raise FileError(
-            f"{path}: found {[len(there) for there in slices]} DICOM frames of the slices, "
-            "expected as many of each, and at least one"
-        )
-    times = zip(*slices, strict=True)
-    return Source(path, tuple(tuple(one.frame for one in row) for row in times), placed)
-
-
 def sop_class(path: str | Path) -> str | None:
     """The SOP class of a DICOM file; None of any other file, and where there is none."""
     try:
@@ -197,7 +144,7 @@ def new_object(source: Source, sop_class: str, modality: str, series: Series, in
     now, header, new = datetime.datetime.now(), source.header, Dataset()
     new.file_meta = FileMetaDataset()
     new.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    for name in (*_REQUIRED, *_COPIED):
+    for name in (*REQUIRED, *_COPIED):
         if name in header:
             new[name] = header[name]
     new.SOPClassUID, new.SOPInstanceUID = sop_class, generate_uid()
@@ -279,57 +226,6 @@ def need_highdicom(path) -> None:
         ) from None
 
 
-# ---------------------------------------------------------------------------- frames of a file
-
-
-class _Found(NamedTuple):
-    """A frame; position `[3]` mm and time are None where not told; instance: its file's number."""
-
-    frame: SourceFrame
-    position: np.ndarray | None
-    time: float | None
-    instance: int
-    slice: int | None = 0
-
-
-def _frames(file: Path, path: Path) -> list[_Found]:
-    import pydicom
-
-    try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-    except (pydicom.errors.InvalidDicomError, OSError):
-        raise FileError(
-            f"{path}: --dicom needs a DICOM source, whose patient, study and frames its results "
-            f"belong to; {'it' if file == path else file.name} is not DICOM"
-        ) from None
-    for name in _UIDS:
-        if not header.get(name):
-            raise FileError(f"{file}: has no {name}, which a DICOM result must refer to")
-    for name in _REQUIRED:
-        if name not in header:
-            setattr(header, name, "")
-    count = header.get("NumberOfFrames")
-    own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
-    found = []
-    for k in range(int(count or 1)):
-        groups = [*own[k : k + 1], *shared]
-        position = group_value(groups, header, "PlanePositionSequence", "ImagePositionPatient")
-        time = group_value(
-            groups, header, "CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"
-        )
-        time = header.get("TriggerTime") if time is None and count is None else time
-        found.append(
-            _Found(
-                SourceFrame(header, None if count is None else k + 1),
-                None if position is None else np.array(position, float),
-                None if time is None else float(time),
-                int(header.get("InstanceNumber") or 0),
-            )
-        )
-    return found
-
-
 def group_value(groups, header, sequence: str, name: str):
     """Of a frame: from its functional groups (own, then shared), else the file's; or None."""
     for group in groups:
@@ -337,11 +233,3 @@ def group_value(groups, header, sequence: str, name: str):
         if items and items[0].get(name) is not None:
             return items[0].get(name)
     return header.get(name)
-
-
-def _slice_of(one: _Found, place: Geometry) -> int | None:
-    """Which slice of `place` the frame lies in; None if in none."""
-    k = float(place.to_index(one.position)[0])
-    nearest = round(k)
-    near = abs(k - nearest) * place.spacing[0] < _PLANE
-    return nearest if near and 0 <= nearest < place.shape[0] else None

@@ -1,0 +1,128 @@
+"""Which DICOM files and frames an image or a cine was read from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ldm_morph_jax.files import dicom, folders, series
+from ldm_morph_jax.files.dicom_objects.source import REQUIRED, Source, SourceFrame, group_value
+from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.geometry import Geometry
+
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+_PLANE = 0.05  # mm; frames that are further apart across their plane are of different slices
+
+
+def read_source(
+    path: str | Path, place: Geometry | None = None, *, frame: int | None = None
+) -> Source:
+    """The files and frames of an image or a cine.
+
+    Args:
+        path: a DICOM file, or a folder of them.
+        place: 3-D geometry (S, H, W) of what was read; frames of other slices are left out, where
+            the files tell which they are.
+        frame: only that one (from 0); None: all.
+
+    Returns:
+        Frames in the order of `movies.read_cine`.
+
+    Raises:
+        FileError: no DICOM, a file without one of the UIDs that an object must refer to, or frames
+            that do not fill the slices.
+    """
+    path = Path(path)
+    try:
+        slices = _of_folder(path) if path.is_dir() else _of_file(path)
+    except ImageError as error:
+        raise FileError(str(error)) from None
+    positions = [_position(frames[0]) for frames in slices]
+    placed = all(position is not None for position in positions)
+    if placed and place is not None:
+        index = [float(place.to_index(position)[0]) for position in positions]
+        slices = [
+            [f for i, there in zip(index, slices, strict=True) if _is(i, k, place) for f in there]
+            for k in range(place.shape[0])
+        ]
+    elif place is not None and place.shape[0] != len(slices):
+        raise FileError(f"{path}: its frames do not tell which slice they are of")
+    if frame is not None:
+        slices = [there[frame : frame + 1] for there in slices]
+    counts = [len(there) for there in slices]
+    if len(set(counts)) > 1 or 0 in counts:
+        raise FileError(
+            f"{path}: found {counts} DICOM frames of the slices, expected as many of each, and at "
+            "least one"
+        )
+    return Source(path, tuple(zip(*slices, strict=True)), placed)
+
+
+def _of_folder(path: Path) -> list[list[SourceFrame]]:
+    """`[S][T]` of files of one frame each; of the one file that a folder may hold."""
+    files = folders.images_in(path)
+    if len(files) == 1:
+        return _of_file(files[0])
+    headers = {file: _header(file, path) for file in files}
+    slices = series.in_order(files, str(path))
+    return [[SourceFrame(headers[one.path], None) for one in there] for there in slices]
+
+
+def _of_file(path: Path) -> list[list[SourceFrame]]:
+    """`[S][T]` of a file: slices by position, frames by their time in the beat, or as they come."""
+    header = _header(path, path)
+    count = header.get("NumberOfFrames")
+    if count is None:
+        return [[SourceFrame(header, None)]]
+    frames = [SourceFrame(header, k + 1) for k in range(int(count))]
+    positions = [_position(frame) for frame in frames]
+    slices = [frames]
+    if all(position is not None for position in positions):
+        orientation = dicom.numbers(
+            _value(frames[0], "PlaneOrientation", "ImageOrientationPatient"), (6,)
+        )
+        if orientation is not None:
+            _, members = dicom.slices_of(np.stack(positions), orientation, str(path))
+            slices = [[frames[k] for k in there] for there in members]
+    delay = "CardiacSynchronization", "NominalCardiacTriggerDelayTime"
+    for there in slices:
+        times = [dicom.numbers(_value(frame, *delay), (1,)) for frame in there]
+        if all(time is not None for time in times):
+            order = np.argsort([time[0] for time in times], kind="stable")
+            there[:] = [there[k] for k in order]
+    return slices
+
+
+def _header(file: Path, path: Path):
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+    except (pydicom.errors.InvalidDicomError, OSError):
+        raise FileError(
+            f"{path}: --dicom needs a DICOM source, whose patient, study and frames its results "
+            f"belong to; {'it' if file == path else file.name} is not DICOM"
+        ) from None
+    for name in _UIDS:
+        if not header.get(name):
+            raise FileError(f"{file}: has no {name}, which a DICOM result must refer to")
+    for name in REQUIRED:
+        if name not in header:
+            setattr(header, name, "")
+    return header
+
+
+def _value(frame: SourceFrame, sequence: str, name: str):
+    own = list(frame.header.get("PerFrameFunctionalGroupsSequence") or [])
+    shared = list(frame.header.get("SharedFunctionalGroupsSequence") or [])
+    k = (frame.number or 1) - 1
+    return group_value([*own[k : k + 1], *shared], frame.header, f"{sequence}Sequence", name)
+
+
+def _position(frame: SourceFrame) -> np.ndarray | None:
+    """`[3]` mm."""
+    return dicom.numbers(_value(frame, "PlanePosition", "ImagePositionPatient"), (3,))
+
+
+def _is(index: float, k: int, place: Geometry) -> bool:
+    """Whether a frame at this slice index of `place` is of its slice k."""
+    return abs(index - k) * place.spacing[0] < _PLANE

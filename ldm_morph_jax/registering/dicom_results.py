@@ -1,0 +1,295 @@
+"""Results as DICOM objects, for `--dicom`.
+
+Of a pair: displacement.dcm (REG, fixed to moving image), with --inverse inverse_displacement.dcm,
+with a mask of the moving image warped_mask.dcm (SEG). Of a cine, in the folder dicom/:
+segmentation.dcm (SEG over time), displacement_007.dcm and inverse_displacement_007.dcm (REG between
+the reference and frame 7), report.dcm (SR), page.dcm (Encapsulated PDF). Of a stack, besides those
+of its slices: report.dcm and page.dcm. Each kind is a series of its own.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ldm_morph_jax.files.dicom_objects.document import write_document
+from ldm_morph_jax.files.dicom_objects.registration import write_registration
+from ldm_morph_jax.files.dicom_objects.report import Group, Measurement, write_report
+from ldm_morph_jax.files.dicom_objects.segmentation import write_segmentation
+from ldm_morph_jax.files.dicom_objects.source import (
+    Series,
+    Source,
+    need_highdicom,
+    new_series,
+)
+from ldm_morph_jax.files.dicom_sources import read_source
+from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.images import Image
+from ldm_morph_jax.ops.segments import NAMES
+from ldm_morph_jax.registering.result import Registration, Tracked
+
+if TYPE_CHECKING:
+    from ldm_morph_jax.registering.anatomy import Anatomy
+
+_FIRST_SERIES = 9000  # far from the numbers that scanners give
+_KINDS = ("segmentation", "displacements", "inverse displacements", "measurements", "page")
+
+
+def source_of(path: Path, image: Image, frames: int = 1, frame: int | None = None) -> Source:
+    """The DICOM files that an image or a cine was read from.
+
+    Args:
+        path: of the file or folder.
+        image: what was read; of a cine, its first frame.
+        frames: how many there are.
+        frame: the one that was read, of a file of several.
+
+    Raises FileError: no DICOM, pixels of unknown size, or frames that do not fit what was read.
+    """
+    if not image.spacing_known:
+        raise FileError(f"{path}: --dicom needs millimetres, and the pixel spacing is not known")
+    need_highdicom(path)
+    place = place_of(image)
+    source = read_source(path, place, frame=frame)
+    source.check_shape((frames, *place.shape))
+    return source
+
+
+def place_of(image: Image) -> Geometry:
+    """Its 3-D geometry, (S, H, W)."""
+    place = image.geometry if image.geometry.dimension == 3 else image.space
+    if place is None:
+        raise FileError(f"{image.source}: --dicom needs DICOM images")
+    return place
+
+
+def pair_names(moving_mask: Image | None, *, inverse: bool) -> list[str]:
+    """Of the files of `write_pair`."""
+    names = ["displacement.dcm"] + ["inverse_displacement.dcm"] * inverse
+    return names + ["warped_mask.dcm"] * (moving_mask is not None)
+
+
+def write_pair(
+    folder: Path,
+    registration: Registration,
+    moving: Source,
+    fixed: Source,
+    moving_mask: Image | None,
+    *,
+    inverse: bool,
+) -> None:
+    """The objects of a pair; they belong to the study of the fixed image."""
+    series = _series()
+    places = place_of(registration.fixed), place_of(registration.moving)
+    there = registration.transform.in_space(*places)
+    write_registration(
+        folder / "displacement.dcm",
+        there.displacement_mm,
+        there.fixed,
+        fixed,
+        moving,
+        series["displacements"],
+    )
+    if inverse:
+        back = registration.inverse.transform.in_space(*places[::-1])
+        write_registration(
+            folder / "inverse_displacement.dcm",
+            back.displacement_mm,
+            back.fixed,
+            moving,
+            fixed,
+            series["inverse displacements"],
+        )
+    if moving_mask is not None:
+        labels = registration.transform.warp(moving_mask.array, "nearest")
+        labels = labels.reshape(1, *places[0].shape)
+        if labels.any():
+            found = [int(label) for label in np.unique(labels) if label]
+            write_segmentation(
+                folder / "warped_mask.dcm",
+                labels,
+                places[0],
+                fixed,
+                dict.fromkeys(found, "other"),
+                series["segmentation"],
+            )
+
+
+def write_cine(
+    folder: Path,
+    source: Source,
+    tracked: Tracked,
+    anatomy: "Anatomy",
+    content: Mapping,
+    rows: Sequence[Mapping],
+    figures: Sequence,
+) -> None:
+    """The objects of a cine, into `folder`, which is made.
+
+    Args:
+        folder: the new one.
+        source: of all frames.
+        tracked: the motion.
+        anatomy: what the labels are.
+        content: of summary.json.
+        rows: of segments.csv.
+        figures: of matplotlib, the pages of the document; none: no document.
+    """
+    folder.mkdir()
+    series, place = _series(), place_of(tracked.cine.first)
+    digits = max(3, len(str(len(tracked.times) - 1)))
+    reference = source.only(tracked.reference)
+    for t in range(len(tracked.times)):
+        pair = reference, source.only(t)
+        for name, transform, (fixed, moving) in (
+            ("displacement", tracked.transform(t), pair),
+            ("inverse_displacement", tracked.inverse_transform(t), pair[::-1]),
+        ):
+            placed = transform.in_space(place, place)
+            write_registration(
+                folder / f"{name}_{t:0{digits}d}.dcm",
+                placed.displacement_mm,
+                place,
+                fixed,
+                moving,
+                series[f"{name.replace('_', ' ')}s"],
+                instance=t + 1,
+            )
+    if anatomy.labels is not None and anatomy.labels.any():
+        labels = [tracked.carried(anatomy.labels, t) for t in range(len(tracked.times))]
+        write_segmentation(
+            folder / "segmentation.dcm",
+            np.stack(labels).reshape(len(labels), *place.shape),
+            place,
+            source,
+            _structures(anatomy),
+            series["segmentation"],
+        )
+    write_findings(folder, source, content, rows, figures, series)
+
+
+def write_findings(
+    folder: Path,
+    source: Source,
+    content: Mapping,
+    rows: Sequence[Mapping],
+    figures: Sequence,
+    series: Mapping[str, Series] | None = None,
+) -> None:
+    """report.dcm and page.dcm, where there is something to tell; arguments as in `write_cine`."""
+    series = series or _series()
+    groups = _groups(content, rows)
+    if groups:
+        write_report(folder / "report.dcm", groups, source, series["measurements"])
+    if figures:
+        from matplotlib.backends.backend_pdf import PdfPages
+
+        pages = io.BytesIO()
+        with PdfPages(pages) as pdf:
+            for figure in figures:
+                pdf.savefig(figure)
+        write_document(
+            folder / "page.dcm", pages.getvalue(), "Tracked beat", source, series["page"]
+        )
+
+
+# ---------------------------------------------------------------------------- helpers
+
+
+def _series() -> dict[str, Series]:
+    return {
+        kind: new_series(_FIRST_SERIES + k, f"ldm-morph {kind}")
+        for k, kind in enumerate(_KINDS, start=1)
+    }
+
+
+def _structures(anatomy: "Anatomy") -> dict[int, str]:
+    """Label -> what it is; the only other label is the right ventricle or the left atrium."""
+    found = [int(label) for label in np.unique(anatomy.labels) if label]
+    known = {
+        label: name
+        for name, mask in (("cavity", anatomy.cavity), ("wall", anatomy.wall))
+        if mask is not None
+        for label in found
+        if (anatomy.labels[mask] == label).any()
+    }
+    others = [label for label in found if label not in known]
+    alone = "right_ventricle" if anatomy.view == "sax" else "left_atrium"
+    return known | {label: alone if len(others) == 1 else "other" for label in others}
+
+
+def _groups(content: Mapping, rows: Sequence[Mapping]) -> list[Group]:
+    """Summary and segments as groups of measurements; the reference counts as end-diastole."""
+    ends = {"reference": ("end_diastolic", content["reference"])}
+    if content.get("end_systole") is not None:
+        ends["end_systole"] = ("end_systolic", content["end_systole"])
+    both = tuple(frame for _, frame in ends.values())
+    in_seconds = "s" if content["cine"]["times_known"] else None
+    one, found = Measurement, []
+    apical = content.get("view") == "apical"
+    for key, quantity, unit, method in (
+        ("volume_ml", "volume", "ml", "discs" if apical else "slices"),
+        ("cavity_area_mm2", "area", "mm2", None),
+    ):
+        for end, (name, frame) in ends.items():
+            if key in content:
+                value = content[key][end]
+                found.append(one(f"{name}_{quantity}", value, unit, "", method, (frame,)))
+    for key, method in (
+        ("ejection_fraction", "discs" if apical else "slices"),
+        ("fractional_area_change", None),
+    ):
+        if key in content:
+            found.append(one(key, 100 * content[key], "%", "", method, both))
+    for numbers in content.get("strain", {}).values():
+        method = {"wall": "wall", "endocardium": "endocardial"}.get(numbers["region"])
+        if method:
+            quantity = f"{numbers['direction']}_strain"
+            found += _of_strain(quantity, numbers, method, in_seconds, 100.0)
+    for direction, numbers in content.get("timing", {}).items():
+        if in_seconds:
+            for key in ("mechanical_dispersion", "earliest_to_latest"):
+                found.append(one(key, 1000 * numbers[key], "ms", direction))
+        if direction != "longitudinal":
+            found.append(one(f"{direction}_uniformity", numbers["uniformity"], "1"))
+    if "twist" in content:
+        found.append(one("twist", content["twist"]["peak_deg"], "deg", "peak"))
+        found.append(one("torsion", content["twist"]["peak_deg_per_mm"], "deg/mm", "peak"))
+    groups = [Group("left ventricle", tuple(found))]
+    for row in rows:
+        if row["number"] is None or not row["trusted"]:
+            continue
+        measured = []
+        for direction in ("radial", "circumferential", "longitudinal"):
+            numbers = {
+                "peak": row.get(f"{direction}_peak_percent"),
+                "end_systolic": row.get(f"{direction}_end_systolic_percent"),
+                "time_to_peak": row.get(f"{direction}_time_to_peak"),
+                "post_systolic_index": row.get(f"{direction}_post_systolic_index_percent"),
+            }
+            if numbers["peak"] is not None:
+                measured += _of_strain(f"{direction}_strain", numbers, "wall", in_seconds, 1.0)
+        groups.append(Group(NAMES[row["number"] - 1], tuple(measured), row["number"]))
+    finite = [m for group in groups for m in group.measurements if np.isfinite(m.value)]
+    return groups if finite else []
+
+
+def _of_strain(quantity, numbers, method, in_seconds, percent) -> list[Measurement]:
+    name = quantity.replace("_", " ")
+    found = [
+        Measurement(quantity, percent * numbers["peak"], "%", "peak", method),
+        Measurement(quantity, percent * numbers["end_systolic"], "%", "end-systolic", method),
+        Measurement(
+            "post_systolic_index", percent * numbers["post_systolic_index"], "%", name, method
+        ),
+    ]
+    if in_seconds:
+        found.append(Measurement("time_to_peak", numbers["time_to_peak"], "s", name, method))
+        for phase in ("systolic", "early", "late"):
+            if f"{phase}_rate" in numbers:
+                rate = numbers[f"{phase}_rate"]
+                found.append(Measurement(f"{quantity}_rate", rate, "/s", f"peak {phase}", method))
+    return found

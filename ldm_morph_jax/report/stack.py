@@ -1,0 +1,116 @@
+"""What `track` shows of a stack: bull's-eyes, the segments, links to the pages of its slices."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ldm_morph_jax.ops.segments import NAMES
+from ldm_morph_jax.report import page
+from ldm_morph_jax.report.bullseye import bullseye_figure, bullseye_svg
+
+_LIMITS = {"circumferential": 30.0, "radial": 60.0, "longitudinal": 30.0}  # percent
+_SHOWN = ("peak_percent", "end_systolic_percent")
+_COUNT = 16
+
+Rows = Sequence[Mapping]
+
+
+def bullseyes(rows: Rows) -> list[Figure]:
+    """Peak strain, a bull's-eye for each direction that was measured in segments."""
+    return [bullseye_figure(values, **options) for values, options in _maps(rows)]
+
+
+def write_report(path: Path, content: Mapping, rows: Rows) -> None:
+    """report.html: numbers of the ventricle, bull's-eyes, a table of the segments.
+
+    Args:
+        path: where to.
+        content: of summary.json.
+        rows: of segments.csv.
+    """
+    maps = [
+        bullseye_svg(values, names=NAMES, key=f"map{k}", **options)
+        for k, (values, options) in enumerate(_maps(rows))
+    ]
+    columns = [name for name in dict.fromkeys(n for row in rows for n in row) if _is_shown(name)]
+    text = page.render(
+        "stack.html",
+        title=Path(content["cine"]["file"]).name,
+        subtitle=_subtitle(content),
+        notes=content["notes"],
+        numbers=_numbers(content),
+        maps=maps,
+        columns=[_heading(name, content) for name in columns],
+        rows=[
+            {
+                "name": row["segment"],
+                "trusted": row["trusted"],
+                "cells": [_cell(row.get(name)) for name in columns],
+            }
+            for row in rows
+        ],
+        slices=content["slices"],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _maps(rows: Rows):
+    """(values, options) of each bull's-eye."""
+    by_number = {row["number"]: row for row in rows if row["number"]}
+    for direction, limit in _LIMITS.items():
+        name = f"{direction}_peak_percent"
+        if not any(name in row for row in by_number.values()):
+            continue
+        found = [by_number.get(k, {}) for k in range(1, _COUNT + 1)]
+        values = np.array([row.get(name, np.nan) for row in found], float)
+        trusted = [row.get("trusted", True) for row in found]
+        title = f"peak {direction} strain"
+        yield values, {"title": title, "unit": "%", "limit": limit, "trusted": trusted}
+
+
+def _is_shown(name: str) -> bool:
+    return name.endswith((*_SHOWN, "time_to_peak", "post_systolic_index_percent"))
+
+
+def _heading(name: str, content) -> str:
+    unit = "s" if content["cine"]["times_known"] else "frames"
+    name = name.replace("time_to_peak", f"time to peak, {unit}").replace("_percent", ", %")
+    return name.replace("_", " ")
+
+
+def _cell(value) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _subtitle(content) -> str:
+    parts = [f"{len(content['slices'])} slices, {content['cine']['shape'][0]} frames"]
+    if content["end_systole"] is not None:
+        parts.append(f"end-systole {content['end_systole']}")
+    return " · ".join([*parts, content["method"]])
+
+
+def _numbers(content) -> list[tuple[str, str]]:
+    found = []
+    if "volume_ml" in content:
+        ends = content["volume_ml"]
+        text = f"{ends['reference']:.4g} → {ends['end_systole']:.4g} mL"
+        found.append(("volume, reference → end-systole", text))
+        found.append(("ejection fraction", f"{100 * content['ejection_fraction']:.1f} %"))
+    for direction, timing in content.get("timing", {}).items():
+        unit, scale = ("ms", 1000) if content["cine"]["times_known"] else ("frames", 1)
+        for name, factor, suffix in (
+            ("mechanical_dispersion", scale, f" {unit}"),
+            ("earliest_to_latest", scale, f" {unit}"),
+            ("uniformity", 1, ""),
+        ):
+            if math.isfinite(timing[name]):
+                text = f"{factor * timing[name]:.3g}{suffix}"
+                found.append((f"{name.replace('_', ' ')}, {direction}", text))
+    if "twist" in content:
+        twist = content["twist"]
+        text = f"{twist['peak_deg']:.1f}°, {10 * twist['peak_deg_per_mm']:.2f}° per cm"
+        found.append(("peak twist, torsion", text))
+    return found
