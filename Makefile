@@ -11,7 +11,7 @@ quickstart: .venv/.core
 	$(BIN)/ldm-morph train --config quickstart --workdir runs/quickstart
 	$(BIN)/ldm-morph evaluate --workdir runs/quickstart --split test
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m "not slow and not integration"

@@ -78,14 +78,24 @@ def pytest_runtest_setup(item):
     jax.config.update("jax_disable_most_optimizations", quickly)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     order = {stem: k for k, stem in enumerate(DEAREST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """A file, or the files of `TOGETHER`, are one piece of work."""
+    from xdist.scheduler import LoadFileScheduling
+
     groups = {stem: name for name, stems in TOGETHER.items() for stem in stems}
-    for item in items:
-        group = groups.get(item.path.stem, str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return groups.get(Path(file).stem, file)
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)

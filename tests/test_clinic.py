@@ -179,16 +179,16 @@ def test_sources_that_are_not_dicom_are_refused_before_anything_is_done(tmp_path
     assert not out.exists()
 
 
-SLICES = 4
+SLICES, SIDE, FRAMES = 3, 40, 4
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    """A stack of four slices that shrink towards the apex, tracked."""
+    """A stack of three slices, two basal and an apical one with a smaller cavity, tracked."""
     folder = tmp_path_factory.mktemp("stack")
     images, masks = [], []
     for k in range(SLICES):
-        beat = phantom_cine((7, 1), look="sax", image_size=48, frames=5)
+        beat = phantom_cine((7, 1), look="sax", image_size=SIDE, frames=FRAMES)
         images.append(beat.frames)
         mask = beat.masks[0].copy()
         if k == SLICES - 1:  # a smaller cavity: the apex
@@ -198,23 +198,24 @@ def stack(tmp_path_factory):
         masks.append(mask)
     frames = np.stack(images, axis=1)  # [T, S, H, W]
     image = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(one) for one in frames])
-    image.SetSpacing((1.6, 1.6, 8.0, 0.1))
+    image.SetSpacing((2.0, 2.0, 8.0, 0.1))
     SimpleITK.WriteImage(image, folder / "stack.nii.gz")
-    place = Geometry((SLICES, 48, 48), (8.0, 1.6, 1.6), np.zeros(3), np.eye(3))
+    place = Geometry((SLICES, SIDE, SIDE), (8.0, 2.0, 2.0), np.zeros(3), np.eye(3))
     write_image(folder / "mask.nii.gz", np.stack(masks), place)
     files = ("--cine", folder / "stack.nii.gz", "--mask", folder / "mask.nii.gz")
     out = folder / "out"
-    assert run(track, *files, "--slice", "all", "--out", out, "--septum", "24", "2") == 0
+    options = ("--slice", "all", "--septum", "20", "2", "--levels", "bba")
+    assert run(track, *files, *options, "--out", out) == 0
     return out
 
 
 def test_segments_of_a_stack(stack):
     summary = json.loads((stack / "summary.json").read_text())
-    assert summary["levels"] == [1, 1, 2, 3] or summary["levels"] == [1, 2, 2, 3]
+    assert summary["levels"] == [1, 1, 3]
     with open(stack / "segments.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["segment"] for row in rows][:2] == ["wall", "basal anterior"]
-    assert [row["number"] for row in rows] == ["", *map(str, range(1, 17))]
+    assert [row["number"] for row in rows] == ["", *map(str, [1, 2, 3, 4, 5, 6, 13, 14, 15, 16])]
     columns = {"circumferential_peak_percent", "radial_time_to_peak_s", "radial_early_rate"}
     assert columns <= set(rows[0])
     # a segment is the mean over its pixels of the slices of its level
@@ -251,10 +252,10 @@ def test_the_page_of_a_stack_has_the_bulls_eye(stack):
 def test_levels_given_by_hand(stack, tmp_path, capsys):
     files = ("--cine", stack.parent / "stack.nii.gz", "--mask", stack.parent / "mask.nii.gz")
     assert run(track, *files, "--slice", "all", "--out", tmp_path / "o", "--levels", "bm") != 0
-    assert "has 2 letters, expected one for each of 4 slices" in capsys.readouterr().err
+    assert "has 2 letters, expected one for each of 3 slices" in capsys.readouterr().err
     assert run(track, *files, "--slice", "1", "--out", tmp_path / "o", "--levels", "x") != 0
     assert "expected b, m, a, c or -" in capsys.readouterr().err
-    more = ("--slice", "1", "--levels", "a", "--septum", "24", "2", "--no-report")
+    more = ("--slice", "1", "--levels", "a", "--septum", "20", "2", "--no-report")
     assert run(track, *files, "--out", tmp_path / "o", *more) == 0
     with open(tmp_path / "o" / "segments.csv") as file:
         assert [row["number"] for row in csv.DictReader(file)] == ["", "13", "14", "15", "16"]

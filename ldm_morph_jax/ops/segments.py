@@ -73,12 +73,13 @@ def segments(
     septum: Sequence[float],
     level: int,
     spacing: Sequence[float] = (1.0, 1.0),
+    *,
+    mirrored: bool = False,
 ) -> np.ndarray:
     """Segment 1 to 17 in which each of `points` `[..., 2]` lies, `[...]`; 0 at level 0.
 
-    Anticlockwise on an image seen, as usual, from the apex, septum on the left; on a mirrored one
-    anterior changes with inferior, and the two septal ones with each other. The four apical
-    segments are centred where septum, inferior, lateral and anterior wall are.
+    Anticlockwise on an image seen, as usual, from the apex, and clockwise on a mirrored one. The
+    four apical segments are centred where septum, inferior, lateral and anterior wall are.
 
     Args:
         points: (row, column) pixels.
@@ -86,6 +87,7 @@ def segments(
         septum: a point in the direction of the middle of the septum.
         level: of the slice, see `slice_levels`.
         spacing: of a pixel.
+        mirrored: whether the array, rows downwards, shows the heart as seen from the base.
     """
     points = np.asarray(points, np.float64)
     if level in (0, CAP):
@@ -93,7 +95,7 @@ def segments(
 
     def angle(point):
         row, column = np.moveaxis((point - np.asarray(centre, float)) * spacing, -1, 0)
-        return np.arctan2(-row, column)  # anticlockwise: rows count downwards
+        return np.arctan2(row if mirrored else -row, column)  # anticlockwise: rows count downwards
 
     turn = (angle(points) - angle(np.asarray(septum, np.float64))) / (2 * np.pi) % 1
     if level == APICAL:

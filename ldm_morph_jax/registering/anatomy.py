@@ -13,6 +13,9 @@ from ldm_morph_jax.files.tables import read_rows
 
 WALL = 2  # of ACDC, M&Ms and CAMUS alike
 _POINTS = 120  # along a contour made from a mask
+# Share of a cavity's border that lies on its wall: 1 in short-axis views, about 0.8 in apical ones,
+# where it opens to the atrium; below 0.5 for a wall or a right ventricle taken for the cavity.
+_SURROUNDED = 0.55
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def structures(
 ) -> tuple[int, int]:
     """(cavity, wall) labels of a mask `[..., H, W]`, as given or as `anatomy_of_mask` says.
 
-    Raises ImageError: no label, no cavity, labels that cannot be told apart.
+    Raises ImageError: no label, no cavity, labels that cannot be told apart, a wall that does not
+        surround the cavity.
     """
     found = [int(label) for label in np.unique(labels) if label]
     if not found:
@@ -115,7 +119,15 @@ def structures(
         border = inside & ~ndimage.binary_erosion(inside, border_value=1)
         return (border & beside_wall).sum() / border.sum()
 
-    return max((label for label in found if label != WALL), key=share_on_wall), WALL
+    shares = {label: share_on_wall(label) for label in found if label != WALL}
+    cavity = max(shares, key=shares.get)
+    if shares[cavity] < _SURROUNDED:
+        raise ImageError(
+            f"{source}: label {WALL}, taken for the wall, surrounds no other label ({cavity} at "
+            f"{100 * shares[cavity]:.0f} % of its border, of a cavity at least "
+            f"{100 * _SURROUNDED:.0f} %); {hint}"
+        )
+    return cavity, WALL
 
 
 def anatomy_of_contours(

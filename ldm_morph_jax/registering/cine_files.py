@@ -1,6 +1,7 @@
 """Track a cine, all slices of a stack, or a table of many, and write every result."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -28,6 +29,12 @@ from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
+from ldm_morph_jax.registering.finding import (
+    Findings,
+    anatomy_found,
+    find_heart,
+    without_outliers,
+)
 from ldm_morph_jax.registering.heart import measure, summary
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
@@ -53,6 +60,7 @@ from ldm_morph_jax.registering.segments import (
     twist_of,
 )
 from ldm_morph_jax.registering.tracking import track_cine
+from ldm_morph_jax.runs.anatomy import load_anatomy
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
@@ -76,11 +84,12 @@ def track_files(options: CineOptions, load: Load) -> dict:
             the slice at hand.
     """
     if options.example:
-        return _write(*_example(options), load)
+        cine, anatomy, options = _example(options)
+        return _write(cine, options, anatomy, None, load)
     if options.slice == "all":
         return _track_slices(options, load)
     cine = _read(options)
-    return _write(cine, _anatomy(options, cine), options, load)
+    return _write(cine, *_known_or_found(options, cine), load)
 
 
 def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list[dict], Path]:
@@ -145,7 +154,26 @@ def _anatomy(options, cine) -> Anatomy:
     return replace(anatomy, level=level)
 
 
-def _write(cine, anatomy, options, load) -> dict:
+_network = functools.lru_cache(maxsize=2)(load_anatomy)  # compiled once for all slices and cines
+
+
+def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
+    """The options with their reference frame, the heart in it, and what was found to know it."""
+    if options.anatomy is None:
+        return options, _anatomy(options, cine), None
+    model = _network(options.anatomy)
+    spacing = cine.first.spacing if cine.first.spacing_known else None
+    findings = find_heart(
+        model, cine.frames, spacing, str(options.cine), reference=options.reference
+    )
+    options = replace(options, reference=findings.reference)
+    given = _anatomy(options, cine)
+    found = anatomy_found(model, findings, options.view, given.septum)
+    found = replace(found, landmarks=given.landmarks, level=given.level)
+    return options, found, findings
+
+
+def _write(cine, options, anatomy, findings, load) -> dict:
     """Track, measure, write."""
     if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
         cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
@@ -182,7 +210,13 @@ def _write(cine, anatomy, options, load) -> dict:
             "period": tracked.period,
             **summary(tracked, anatomy, measures),
             "timing": {} if segments is None else segments.timing(),
-            "notes": [*cine.first.notes, *_notes_on_period(options, cine), *measures.notes],
+            "found": None if findings is None else findings.summary(_pixel(cine)),
+            "notes": [
+                *cine.first.notes,
+                *_notes_on_period(options, cine),
+                *measures.notes,
+                *(() if findings is None else findings.doubts),
+            ],
             "arguments": arguments(options, registrar),
             "curves": {name: values.tolist() for name, values in measures.table.items()},
         }
@@ -214,6 +248,11 @@ def _notes_on_period(options, cine) -> tuple[str, ...]:
     return () if cine.times is None or given in (None, "whole") else note_on_period(float(given))
 
 
+def _pixel(cine) -> float | None:
+    """mm2, None where unknown."""
+    return float(np.prod(cine.first.spacing)) if cine.first.spacing_known else None
+
+
 def _segments(tracked, measures) -> Segments | None:
     """None where the wall is not measured."""
     if measures.end_systole is None or not measures.pixels:
@@ -243,6 +282,8 @@ def _track_slices(options, load) -> dict:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
         raise ValueError("contours and landmarks are of one slice, expected --slice K")
+    if options.reference is None:
+        options = replace(options, reference=_end_diastole(options, stack))
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
     count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
@@ -265,7 +306,7 @@ def _track_slices(options, load) -> dict:
         record = None if options.overwrite else finished(job, arguments(job, registrar))
         if record is None:
             cine = _read(job)
-            record = _write(cine, _anatomy_of_slice(job, cine), job, lambda: registrar)
+            record = _write(cine, *_of_slice(job, cine), lambda: registrar)
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": "all"},
@@ -351,13 +392,35 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
     return jobs, levels
 
 
-def _anatomy_of_slice(options, cine) -> Anatomy:
+def _end_diastole(options, stack) -> int:
+    """The frame in which the cavity is largest, over all slices `[T, S, H, W]` that show one."""
+    model = _network(options.anatomy)
+    spacing = stack.first.spacing[-2:] if stack.first.spacing_known else None
+    areas = np.zeros(len(stack.frames))
+    for k in range(stack.frames.shape[1]):
+        with contextlib.suppress(ImageError):  # a slice beyond the ventricle
+            frames = stack.frames[:, k]
+            areas += find_heart(model, frames, spacing, str(options.cine)).areas
+    if not areas.any():
+        raise ImageError(
+            f"{options.cine}: the anatomy network {model.name!r} finds no heart in any slice; give "
+            "--mask or --contours, or the --anatomy of this modality"
+        )
+    return int(without_outliers(areas).argmax())
+
+
+def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
     """A slice beyond the ventricle has no cavity: it is tracked, and nothing measured."""
+    if options.anatomy is not None:
+        try:
+            return _known_or_found(options, cine)
+        except ImageError:
+            return options, Anatomy(options.view), None
     if options.mask:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         if not (labels == options.labels[0]).any():
-            return Anatomy(options.view, labels if labels.any() else None)
-    return _anatomy(options, cine)
+            return options, Anatomy(options.view, labels if labels.any() else None), None
+    return options, _anatomy(options, cine), None
 
 
 def _slice_name(k) -> str:

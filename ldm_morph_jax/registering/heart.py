@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_morph_jax.devices.batches import in_chunks
+from ldm_morph_jax.files.geometry import patient_letters
 from ldm_morph_jax.ops import beat, segments, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.registering.anatomy import Anatomy
@@ -25,6 +26,12 @@ from ldm_morph_jax.registering.result import Tracked
 _CHUNK = 8  # frames
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
 RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
+# How far a cavity may exceed that of the reference, its end-diastole, before the mask is doubted.
+LARGEST_EXCESS = 0.05
+# Directions in the patient, LPS: from the apex of a heart to its base, and by the main component
+# from the first wall of an apical view to the second.
+_BASE = np.array([-1.0, 1.0, 1.0])
+_SECOND_WALL = np.array([1.0, -1.0, 1.0])
 APICAL_SEGMENTS = (
     "basal_first",
     "middle_first",
@@ -143,7 +150,8 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     if anatomy.view == "sax":
         outlines = np.concatenate(list(contours.values()), axis=1)
         turned = beat.rotation(outlines[tracked.reference], outlines, tracked.spacing)
-        curves.append(Curve("rotation", "wall", "deg", turned))
+        seen_from_apex = -turned if _walls(tracked, anatomy)[0] else turned
+        curves.append(Curve("rotation", "wall", "deg", seen_from_apex))
     pixels: dict[str, int] = {}
     if anatomy.has_wall:
         both = ("radial", tangential)
@@ -155,11 +163,16 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         for k, direction in enumerate(both):
             for n, name in enumerate(names):
                 curves.append(Curve("strain", name, "", frames["sectors"][:, k, n], direction))
-        if anatomy.view == "sax" and anatomy.septum is None:
-            notes.append("no sectors: neither --septum nor a right ventricle tells the septum")
+        notes.append(_walls(tracked, anatomy)[1])
     else:
         notes.append("no strain of the wall: there is no wall (label or contour epi)")
-    end_systole = int(size.values.argmin())
+    end_systole, largest = int(size.values.argmin()), int(size.values.argmax())
+    excess = size.values[largest] / size.values[tracked.reference] - 1
+    if excess > LARGEST_EXCESS:
+        notes.append(
+            f"doubtful: in frame {largest} the cavity is {100 * excess:.0f} % larger than in the "
+            f"reference, frame {tracked.reference}; is the mask or contour that of frame {largest}?"
+        )
     rates = [_rate(curve, tracked) for curve in curves if curve.direction and not curve.of_sector]
     return Measures(
         (*curves, *rates), contours, landmarks, end_systole, jacobian, tuple(notes), pixels
@@ -297,12 +310,15 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array
 
 def _sectors(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     """(numbers from 1 of sectors within the wall `[H, W]`, their names); no name, no sectors."""
+    reverse, _ = _walls(tracked, anatomy)
     if anatomy.view == "sax":
         if anatomy.septum is None:
             return np.zeros(tracked.geometry.shape, np.int32), ()
         points = np.stack(np.indices(tracked.geometry.shape), axis=-1)
         level = anatomy.level or segments.BASAL
-        numbers = segments.segments(points, anatomy.centre, anatomy.septum, level, tracked.spacing)
+        numbers = segments.segments(
+            points, anatomy.centre, anatomy.septum, level, tracked.spacing, mirrored=reverse
+        )
         first, count = segments.NUMBERS[level]
         names = segments.NAMES[first - 1 : first - 1 + count]
         if not anatomy.level:
@@ -317,7 +333,49 @@ def _sectors(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     nearest = KDTree(endo * tracked.spacing).query(pixels * tracked.spacing)[1]
     numbers = np.zeros(tracked.geometry.shape, np.int32)
     numbers[tuple(pixels.T)] = along[nearest]
+    if reverse:
+        numbers = np.where(numbers, len(APICAL_SEGMENTS) + 1 - numbers, 0)
     return numbers, APICAL_SEGMENTS
+
+
+def _walls(tracked, anatomy) -> tuple[bool, str]:
+    """(Whether sectors are numbered the other way round than on an unmirrored image, what to note).
+
+    A short-axis array is mirrored where its columns and rows, whose cross product points to the
+    base of the heart on an image seen from the apex, have it point to the apex: to the left, the
+    front and the feet. The first wall of an apical view is the one on the patient's right or, where
+    the walls lie above or in front of each other, the lower or the rear one: septal in four-chamber
+    and inferior in two-chamber views.
+    """
+    directions = tracked.cine.first.axis_directions
+    if anatomy.view == "sax":
+        if anatomy.septum is None:
+            return (
+                False,
+                "no sectors: neither a given septum nor a right ventricle tells where it is",
+            )
+        if directions is None:
+            return False, (
+                "names of sectors assume an image as usually shown, seen from the apex and not "
+                "mirrored: the file does not tell its orientation"
+            )
+        to_base = np.cross(directions[1], directions[0]) @ (_BASE / np.linalg.norm(_BASE))
+        if abs(to_base) < 0.3:
+            return bool(to_base < 0), (
+                "names of sectors are doubtful: this plane does not lie across the left ventricle "
+                "of a heart in the usual place; is it a short-axis view?"
+            )
+        return bool(to_base < 0), "names of sectors follow the patient's directions in the file"
+    endo = anatomy.contours["endo"]
+    across = (endo[-1] - endo[0]) * tracked.spacing  # from the first wall to the second, mm
+    if directions is None:
+        side = "left" if across[1] > 0 else "right"
+        return False, f"the first wall is the {side} one on the image as it is stored"
+    in_patient = across @ directions
+    main = np.argmax(np.abs(in_patient))
+    reverse = in_patient[main] * _SECOND_WALL[main] < 0
+    towards = patient_letters(in_patient if reverse else -in_patient, at_most=1)
+    return bool(reverse), f"the first wall is the one towards {towards} in the patient"
 
 
 def _of_frames(tracked, anatomy) -> dict:

@@ -36,7 +36,7 @@ class Part(NamedTuple):
     @property
     def middle(self) -> tuple[float, float]:
         """Where its number stands, (right, up)."""
-        if self.inner == 0:
+        if self.end - self.start >= 360:
             return 0.0, 0.0
         angle, radius = np.radians((self.start + self.end) / 2), (self.inner + self.outer) / 2
         return float(radius * np.cos(angle)), float(radius * np.sin(angle))

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ldm_morph_jax.data.phantom_cine import phantom_cine
+from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.ops import strain
@@ -97,6 +99,75 @@ def test_strain_of_the_wall_is_that_of_the_exact_gradient(look):
     )
 
 
+@pytest.mark.parametrize(("look", "axis"), [("sax", 0), ("sax", 1), ("echo", 1)])
+def test_names_of_sectors_do_not_depend_on_how_the_image_is_stored(look, axis):
+    beat, tracked, anatomy = known(look)
+    view, kind = {"sax": ("sax", "circumferential"), "echo": ("apical", "longitudinal")}[look]
+    peaks = {}
+    for stored in ("as displayed", "reversed"):
+        frames, u, mask = beat.frames[:4], beat.displacement[:4], beat.masks[0]
+        direction = np.eye(2)
+        if stored == "reversed":
+            frames, u, mask = (np.flip(a, a.ndim - back) for a, back in
+                               ((frames, 2 - axis), (u, 3 - axis), (mask, 2 - axis)))  # fmt: skip
+            u = u * np.where(np.arange(2) == axis, -1, 1)
+            direction[1 - axis, 1 - axis] = -1  # x is the last axis of an array
+        cine = cine_from_arrays(frames, spacing=SPACING, times=beat.times[:4])
+        geometry = replace(cine.first.geometry, direction=direction)
+        first = replace(cine.first, geometry=geometry, orientation_known=True)
+        one = replace(tracked, cine=replace(cine, first=first), times=beat.times[:4],
+                      displacement=u, inverse=-u, period=None)  # fmt: skip
+        measures = measure(one, anatomy_of_mask(mask, view, "mask"))
+        curves = {c.region: c.values for c in measures.curves if c.of_sector and not c.unit}
+        peaks[stored] = {name: values[3] for name, values in curves.items()}
+        side = "patient's directions" if look == "sax" else "towards R in the patient"
+        assert any(side in note for note in measures.notes)
+    assert len(peaks["reversed"]) == 6
+    assert peaks["reversed"] == pytest.approx(peaks["as displayed"], abs=4e-3)
+    opposite = dict(zip(reversed(peaks["reversed"]), peaks["reversed"].values(), strict=True))
+    assert opposite != pytest.approx(peaks["as displayed"], abs=4e-3)
+
+
+def test_a_cavity_that_exceeds_its_reference_is_doubted():
+    beat, tracked, _ = known("sax")
+    mask = beat.masks[0]
+    assert not any("doubtful" in note for note in measure(tracked, known("sax")[2]).notes)
+    late = replace(tracked, reference=1, displacement=-np.asarray(tracked.displacement))
+    notes = measure(late, anatomy_of_mask(mask, "sax", "mask")).notes
+    assert any("larger than in the reference, frame 1" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "case", ["ring and blood pool exchanged", "right ventricle", "stray pixel"]
+)
+def test_a_wall_that_surrounds_no_cavity_is_refused(case):
+    row, column = np.indices((64, 64)) - 32
+    r = np.hypot(row, column)
+    wall, blood, right = (r >= 10) & (r < 16), r < 10, np.hypot(row, column + 21) < 8
+    labels = {
+        "ring and blood pool exchanged": np.select([blood, wall], [2, 1]),
+        "right ventricle": np.select([wall, right], [2, 1]),
+        "stray pixel": np.select([r == 0, blood & (column > 2)], [2, 3]),
+    }[case]
+    with pytest.raises(ImageError, match=r"surrounds no other label .* --labels CAVITY WALL"):
+        structures(labels, "mask.nii.gz")
+    assert structures(labels, "mask.nii.gz", (1, 2) if case != "stray pixel" else (3, 2))
+    assert structures(np.select([blood, wall, right], [3, 2, 1]), "mask.nii.gz") == (3, 2)
+
+
+def test_sectors_say_what_they_assume():
+    _, tracked, anatomy = known("sax")
+    assert any("does not tell its orientation" in note for note in measure(tracked, anatomy).notes)
+    rows, columns = np.array([-1, 1, 1]) / np.sqrt(3), np.array([1, 1, 0]) / np.sqrt(2)
+    four_chambers = np.stack([columns, rows, np.cross(columns, rows)], axis=1)
+    geometry = Geometry((1, 100, 100), (1.0, 1.6, 1.6), np.zeros(3), four_chambers)
+    first = replace(tracked.cine.first, space=geometry, orientation_known=True)
+    along_the_axis = replace(tracked, cine=replace(tracked.cine, first=first))
+    assert any(
+        "is it a short-axis view?" in note for note in measure(along_the_axis, anatomy).notes
+    )
+
+
 def test_maps_are_on_the_wall_of_every_frame():
     beat, tracked, anatomy = known("sax")
     maps = np.stack(list(strain_maps(tracked, anatomy)))
@@ -169,6 +240,7 @@ def test_without_anatomy_nothing_is_measured_and_said_so():
     assert "neither a mask nor a contour" in measures.notes[0]
 
 
+@pytest.mark.integration
 def test_memory_grows_only_by_the_frames():
     """Ten times as many frames: motion is kept as a few curves, the device has one chunk."""
     grown = {}
@@ -195,6 +267,7 @@ def test_memory_grows_only_by_the_frames():
     assert grown[300] - grown[30] < 7 * 270 * 96 * 96 * 4
 
 
+@pytest.mark.integration
 def test_devices_share_the_frames(tmp_path):
     """On two devices as on one."""
     beat, _, _ = known("sax")

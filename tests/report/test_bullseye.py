@@ -20,6 +20,9 @@ def test_segments_fill_the_disc_once(count):
     assert [part.number for part in places] == list(range(1, count + 1))
     areas = [(p.outer**2 - p.inner**2) * (p.end - p.start) / 360 for p in places]
     assert sum(areas) == pytest.approx(1)
+    middles = np.array([part.middle for part in places])
+    apart = np.linalg.norm(middles[:, None] - middles[None], axis=-1) + np.eye(count)
+    assert apart.min() > 0.2  # their numbers do not lie on each other
 
 
 def test_segments_are_where_the_figure_of_the_guideline_has_them():

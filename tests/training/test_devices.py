@@ -105,6 +105,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert second["dsc"] == pytest.approx(first["dsc"], abs=1e-3)
 
 
+@pytest.mark.integration
 def test_the_step_is_what_pmap_computes():
     done = subprocess.run(
         [sys.executable, ROOT / "tests/training/pmap_step.py"],

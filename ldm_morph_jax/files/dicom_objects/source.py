@@ -1,6 +1,7 @@
 """The DICOM files that an image or a cine was read from, and objects that belong to them."""
 
 import datetime
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,13 +218,14 @@ def decimals(values) -> list:
 
 
 def need_highdicom(path) -> None:
-    """FileError where highdicom is not installed."""
+    """FileError where highdicom is not installed; silences what it logs of its copying."""
     try:
         import highdicom  # noqa: F401
     except ImportError:
         raise FileError(
             f"{path}: writing it needs highdicom: pip install 'ldm_morph_jax[dicom]'"
         ) from None
+    logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
 def group_value(groups, header, sequence: str, name: str):
