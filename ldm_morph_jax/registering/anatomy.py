@@ -112,11 +112,13 @@ def structures(
         raise ImageError(f"{source}: cannot tell the cavity from the wall; {hint}")
     if WALL not in found:
         return found[0], WALL
-    beside_wall = ndimage.binary_dilation(labels == WALL)
+    # neighbours within the plane: a slice beside it may lie beyond the ventricle
+    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), tuple(range(labels.ndim - 2)))
+    beside_wall = ndimage.binary_dilation(labels == WALL, cross)
 
     def share_on_wall(label):
         inside = labels == label
-        border = inside & ~ndimage.binary_erosion(inside, border_value=1)
+        border = inside & ~ndimage.binary_erosion(inside, cross, border_value=1)
         return (border & beside_wall).sum() / border.sum()
 
     shares = {label: share_on_wall(label) for label in found if label != WALL}
