@@ -217,6 +217,7 @@ def images_of(
     frame: int | None = None,
     oblique: bool = False,
     labels: bool = False,
+    volume: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of whatever a caller has, and whether it was a batch.
 
@@ -227,6 +228,7 @@ def images_of(
         source: what messages call an array or a SimpleITK image.
         slice, frame, oblique: see `read_image`; not of arrays.
         labels: whole numbers are required, a constant image is fine.
+        volume: an array is one volume `[S, H, W]`, see `volume_from_array`.
 
     Raises:
         ImageError: one line, on anything that cannot be registered.
@@ -243,10 +245,57 @@ def images_of(
     options = {"oblique": oblique, "labels": labels}
     if isinstance(value, str | os.PathLike):
         return [read_image(value, slice, frame=frame, spacing=spacing, **options)], False
-    if type(value).__module__.partition(".")[0] == "SimpleITK":
+    if _is_of_itk(value):
         stored = with_spacing(itk.stored_of(value, source), spacing, source)
         return [image_of_frame(stored, frame, slice, source, **options)], False
+    if frame is not None or slice not in (None, VOLUME):
+        raise ImageError(f"{source}: `slice` and `frame` are of files; index the array")
+    if volume:
+        return [volume_from_array(value, spacing, source=source)], False
     return images_from_array(value, spacing, source=source, labels=labels)
+
+
+def masks_of(
+    value: Any,
+    images: Sequence[Image],
+    *,
+    source: str = "mask",
+    slice: int | str | None = None,
+    frame: int | None = None,
+) -> list[Image]:
+    """Labels of images, on their grids, of whatever a caller has.
+
+    Args:
+        value: as of `images_of`; an array has the shape of its image, or of the batch.
+        images: what the labels are of.
+        source, slice, frame: as of `images_of`.
+
+    Raises:
+        ImageError: what `read_mask` refuses; another number of masks.
+    """
+    if isinstance(value, str | os.PathLike):
+        return [read_mask(value, image, slice, frame=frame) for image in images]
+    if isinstance(value, Image):
+        masks = [value]
+    elif _is_of_itk(value):
+        stored = itk.stored_of(value, source)
+        return [mask_of_frame(stored, image, frame, slice, source) for image in images]
+    else:
+        array = plain_numbers(value, source)
+        arrays = [array] if array.ndim == images[0].array.ndim else list(array)
+        masks = [
+            Image(
+                _as_labels(plane, source), plain_geometry(plane.shape), False, False, source=source
+            )
+            for plane in arrays
+        ]
+    if len(masks) != len(images):
+        raise ImageError(f"{source}: {len(masks)} masks, expected {len(images)}")
+    return [resample_labels(mask, image) for mask, image in zip(masks, images, strict=True)]
+
+
+def _is_of_itk(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "SimpleITK"
 
 
 def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:

@@ -2,21 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.devices.forking import check_not_forked
-from ldm_morph_jax.files.images import (
-    Image,
-    ImageError,
-    Spacing,
-    images_from_array,
-    volume_from_array,
-)
-from ldm_morph_jax.registering.pairs import register_images
-from ldm_morph_jax.registering.result import Registration, Result
+from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
+from ldm_morph_jax.registering.pairs import refinement_steps, register_images
+from ldm_morph_jax.registering.result import Registration
+from ldm_morph_jax.registering.returned import Result
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
@@ -52,24 +47,39 @@ class Registrar(TrainedMethod):
 
     def __call__(
         self,
-        moving: ArrayLike,
-        fixed: ArrayLike,
+        moving: Any,
+        fixed: Any,
         *,
+        moving_mask: Any = None,
+        fixed_mask: Any = None,
         spacing: Spacing | None = None,
         moving_spacing: Spacing | None = None,
+        slice: int | str | None = None,
+        frame: int | tuple[int, int] | None = None,
+        oblique: bool = False,
+        align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
         volume: bool = False,
     ) -> Result:
-        """Register arrays.
+        """Register two images, with the defaults of `ldm-morph register`.
 
         Args:
-            moving, fixed: NumPy or JAX arrays of grey values of any range, without an axis of
-                channels: `[H, W]`, or `[B, H, W]` with the same B. Sizes may differ; centres are
-                then put on each other.
+            moving, fixed: paths of files or DICOM folders, SimpleITK images, `Image`s, or NumPy or
+                JAX arrays of grey values of any range, without an axis of channels: `[H, W]`, or
+                `[B, H, W]` with the same B. Sizes may differ. Stacks of slices that are not arrays
+                are volumes, see `slice`.
+            moving_mask, fixed_mask: their labels, of any of these kinds, for `Result.metrics`.
             spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
-                unknown.
+                unknown. Only of what has no spacing of its own.
             moving_spacing: of the moving image where it differs.
+            slice: of a volume, which slice (from 0), or "all": slice by slice; by default the
+                volume is registered in three dimensions.
+            frame: of files with several in time, which one (from 0); two numbers: of the moving and
+                of the fixed file.
+            oblique: accept a single slice that is tilted against the x-y plane.
+            align: how the images lie on each other before registration: "world", as their files
+                say; "centre", centre on centre; "auto": world where both tell their position.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
                 the image's centre.
             refine: steps of refinement on the whole image; 0: what the network alone predicts. By
@@ -78,18 +88,33 @@ class Registrar(TrainedMethod):
                 not a batch of images; so are those that have a spacing of three numbers.
 
         Raises:
-            ImageError: NaN, constant images, shapes or spacing that cannot be used.
+            ImageError: NaN, constant images, shapes or spacing that cannot be used; files that
+                cannot be read; images that do not fit together.
         """
+        check_not_forked()
         if moving_spacing is None:
             moving_spacing = spacing
-        if volume or any(np.size(s) == 3 for s in (spacing, moving_spacing) if s is not None):
-            volumes = (
-                volume_from_array(moving, moving_spacing, source="moving"),
-                volume_from_array(fixed, spacing, source="fixed"),
-            )
-            return Result(tuple(self.register_images([volumes], refine=refine, volume=True)), False)
-        movings, batched = images_from_array(moving, moving_spacing, source="moving")
-        fixeds, also_batched = images_from_array(fixed, spacing, source="fixed")
+        volume |= any(np.size(s) == 3 for s in (spacing, moving_spacing) if s is not None)
+        of_moving, of_fixed = frame if isinstance(frame, tuple | list) else (frame, frame)
+        which = VOLUME if slice is None else slice
+        movings, batched = images_of(
+            moving,
+            moving_spacing,
+            source="moving",
+            slice=which,
+            frame=of_moving,
+            oblique=oblique,
+            volume=volume,
+        )
+        fixeds, also_batched = images_of(
+            fixed,
+            spacing,
+            source="fixed",
+            slice=which,
+            frame=of_fixed,
+            oblique=oblique,
+            volume=volume,
+        )
         if (batched, len(movings)) != (also_batched, len(fixeds)):
             counts = [
                 f"{len(images)} images" if many else "one image"
@@ -99,8 +124,33 @@ class Registrar(TrainedMethod):
                 f"moving holds {counts[0]}, fixed {counts[1]}; expected [H, W] each, or [B, H, W] "
                 "with the same B"
             )
-        pairs = list(zip(movings, fixeds, strict=True))
-        return Result(tuple(self.register_images(pairs, centre=centre, refine=refine)), batched)
+        masks = [
+            [None] * len(images)
+            if mask is None
+            else masks_of(mask, images, source=f"{name}_mask", slice=which, frame=k)
+            for name, mask, images, k in (
+                ("moving", moving_mask, movings, of_moving),
+                ("fixed", fixed_mask, fixeds, of_fixed),
+            )
+        ]
+        steps = refinement_steps(self, refine)
+        registrations = self.register_images(
+            list(zip(movings, fixeds, strict=True)),
+            align=align,
+            centre=centre,
+            refine=steps,
+            volume=slice is None,
+        )
+        return Result(
+            tuple(registrations), batched, tuple(zip(*masks, strict=True)), self, steps=steps
+        )
+
+    def __repr__(self) -> str:
+        grid = "images of any size"
+        if self.image_size is not None:
+            pixels = "" if self.spacing_mm is None else f" of {self.spacing_mm:g} mm"
+            grid = f"{self.image_size} x {self.image_size} pixels{pixels}"
+        return f"<{type(self).__name__} {self.model!r}: {self.name} on {grid}>"
 
     def register_images(
         self,
