@@ -160,6 +160,35 @@ def paper_config() -> ConfigDict:
     )
 
 
+def anatomy_config(structures: tuple[str, ...], **changes) -> ConfigDict:
+    """`config.anatomy`, of the anatomy network; an experiment that has it trains nothing else.
+
+    structures: names of the labels 1, 2, ... of the dataset's masks.
+    """
+    return ConfigDict(
+        {
+            "structures": structures,
+            "model": {"channels": (32, 64, 96, 128), "norm_groups": 8},
+            # of the network's grid; spacing_mm 0: the whole image fills the window
+            "window": {"size": 112, "spacing_mm": 1.5},
+            "variation": {},  # data.windows.Variation
+            "ema_decay": 0.995,
+            "weight_decay": 1e-4,
+            "train": stage_config(
+                steps=2400,
+                batch_size=8,
+                learning_rate=2e-3,
+                schedule="cosine",
+                warmup_steps=100,
+                gradient_clip=1.0,
+                evaluate_every=300,
+            ),
+        }
+        | changes,
+        convert_dict=True,
+    )
+
+
 def official_code(config: ConfigDict) -> ConfigDict:
     """Preset: all known departures of the published code from the paper.
 

@@ -6,6 +6,9 @@
     evaluate --model runs/X --dataset acdc --source DIR     on another dataset
     evaluate --model syn --config acdc --config.data.source=DIR
 
+An anatomy network (configs/anatomy.py) is scored by Dice of its structures; evaluated on the
+validation split, a run is calibrated first.
+
 A model is a run directory, a weights file, the name of shipped weights, or a method that needs no
 training ("initial": no registration; "lddmm"; "syn": ANTs SyN, needs the extra `ants`). With
 `--refine N` each pair is refined by N steps on the whole image, as `register` does it by default
@@ -19,6 +22,7 @@ evaluation/<model>-<dataset>-<split>[-refine<N>] where no run is given.
 import dataclasses
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -109,6 +113,7 @@ def run(options: Options) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
+    from ldm_morph_jax.runs.anatomy import is_anatomy
     from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.metrics import read_curves
     from ldm_morph_jax.runs.trained import load_method, model_names
@@ -120,6 +125,8 @@ def run(options: Options) -> None:
     is_run = Path(named).is_dir() and named not in model_names()
     workdir = options.workdir or (named if is_run else None)
     workdir = None if workdir is None else Path(workdir)
+    if is_anatomy(named):
+        return run_anatomy(options, named, workdir)
     model = load_method(named)
     config = data_config(options, model, workdir)
     out = output_directory(options, named, workdir, config)
@@ -142,6 +149,27 @@ def run(options: Options) -> None:
     )
     print(format_summary_table(summary))
     print(f"report: {out / 'report.html'}")
+
+
+def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
+    """Score an anatomy network; on validation patients it is calibrated first."""
+    from ldm_morph_jax.anatomy_scores import calibrate, format_summary, score_anatomy
+    from ldm_morph_jax.config import config_from_json
+    from ldm_morph_jax.runs.anatomy import load_anatomy
+    from ldm_morph_jax.runs.dataset import dataset_of
+
+    if options.refine:
+        raise ValueError(f"--refine is for what registers, {named} is an anatomy network")
+    model = load_anatomy(named)
+    of_model = SimpleNamespace(config=config_from_json(model.config), image_size=None)
+    config = data_config(options, of_model, workdir)
+    dataset = dataset_of(config)
+    if options.split == "validation" and workdir == Path(named):
+        calibrate(model, dataset, workdir)
+        model = load_anatomy(named)
+    out = output_directory(options, named, workdir, config)
+    print(format_summary(score_anatomy(model, dataset, options.split, out)))
+    print(f"scores: {out}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -62,7 +62,8 @@ def share(patch):
 def _depends_on(config, stage: str) -> str:
     """All of a configuration that a stage's program depends on."""
     content = config.to_dict()
-    parts = {name: content[name] for name in (*STAGES[: STAGES.index(stage) + 1], "compute")}
+    before = STAGES[: STAGES.index(stage)] if stage in STAGES else ()
+    parts = {name: content[name] for name in (*before, stage, "compute")}
     if stage == "registration":
         parts["features"] = content["features"]
     for name in READ_BY_LOOP:

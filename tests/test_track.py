@@ -14,6 +14,7 @@ from analytic_method import AnalyticMethod
 
 from ldm_morph_jax import track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
+from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, tracking
@@ -432,3 +433,87 @@ def test_page_in_a_browser(sax):
         value("document.getElementById('play').click()")
         assert not page.errors
         assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
+
+
+# ---------------------------------------------------------------------------- without a mask
+
+
+class Threshold:
+    """An anatomy network that takes what the phantom draws brightest for the cavity."""
+
+    name, structures, least_confidence = "threshold", ("left ventricle",), 0.5
+    window = Window(48, 3.0)
+
+    def __init__(self, level):
+        self.level = level
+
+    def probabilities(self, windows):
+        cavity = np.clip((windows - self.level) / 0.05, 0, 1)
+        return np.stack([1 - cavity, cavity], axis=-1).astype("f4")
+
+    def label(self, structure):
+        return {"left ventricle": 1}.get(structure)
+
+
+@pytest.fixture
+def discs(tmp_path):
+    """A cine of a disc that is largest in frame 2 and smallest in frame 6; `[T, S, H, W]`."""
+    rows, columns = np.indices((SIZE, SIZE)) - 23.0
+    distance = np.hypot(3.0 * rows, 3.5 * columns)
+    radii = [28, 30, 32, 28, 24, 20, 18, 22, 26]
+    frames = np.stack([1 / (1 + np.exp((distance - r) / 2)) for r in radii])
+    texture = 0.1 * np.sin(rows / 2) * np.cos(columns / 3)
+    specks = 1.0 * ((rows % 6 == 0) & (columns % 6 == 0))
+    stack = np.stack([frames + texture, specks + 0 * frames], axis=1)
+    write_cine(tmp_path / "stack.nii.gz", stack.astype("f4"))
+    write_cine(tmp_path / "disc.nii.gz", stack[:, 0].astype("f4"))
+    return tmp_path
+
+
+def test_heart_and_end_diastole_are_found(discs, monkeypatch):
+    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(0.6))
+    out = discs / "out"
+    arguments = ("--cine", discs / "disc.nii.gz", "--mask", "auto", "--no-report")
+    assert run(*arguments, "--out", out) == 0
+    content = json.loads((out / "summary.json").read_text())
+    found = content["found"]
+    assert (found["network"], found["end_diastole"], found["end_systole"]) == ("threshold", 2, 6)
+    assert content["reference"] == 2 and content["end_systole"] == 6
+    assert content["arguments"]["anatomy"] == "anatomy"  # the default network
+    assert curve(out, "cavity_area_mm2")[2] == pytest.approx(np.pi * 32**2, rel=0.1)
+    # the option of today overrules
+    assert run(*arguments, "--reference", "0", "--out", discs / "first") == 0
+    assert json.loads((discs / "first" / "summary.json").read_text())["reference"] == 0
+
+
+def test_a_stack_has_one_end_diastole_and_slices_without_a_heart(discs, monkeypatch):
+    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(0.6))
+    arguments = (
+        "--cine",
+        discs / "stack.nii.gz",
+        "--slice",
+        "all",
+        "--anatomy",
+        "x",
+        "--no-report",
+    )
+    assert run(*arguments, "--out", discs / "all") == 0
+    content = json.loads((discs / "all" / "summary.json").read_text())
+    assert (content["reference"], content["end_systole"]) == (2, 6)
+    assert 0.4 < content["ejection_fraction"] < 0.8
+    beyond = json.loads((discs / "all" / "slice-01" / "summary.json").read_text())
+    assert beyond["found"] is None and beyond["end_systole"] is None
+
+
+def test_no_heart_is_no_result(discs, monkeypatch, capsys):
+    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(1.5))
+    arguments = ("--cine", discs / "disc.nii.gz", "--anatomy", "x", "--out", discs / "none")
+    assert run(*arguments) == 2
+    assert "finds no heart in frame" in capsys.readouterr().err
+    assert not (discs / "none").exists()
+    assert run(*arguments, "--mask", "auto", "--contours", "c.csv") == 2
+    assert (
+        run("--cine", discs / "disc.nii.gz", "--out", "o", "--mask", "auto", "--view", "apical")
+        == 2
+    )
+    assert "--anatomy anatomy-echo" in capsys.readouterr().err

@@ -80,6 +80,19 @@ class ImageSource:
         return f"ImageSource(length={len(self)})"
 
 
+class AnnotatedSource(ImageSource):
+    """As `ImageSource`, with the masks: an element has "image", "mask" and "spacing"."""
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        index, name = int(index), "moving"
+        if index < 2 * len(self._pairs):
+            pair, name = self._pairs[index // 2], ("fixed" if index % 2 else "moving")
+        else:
+            pair = self._unpaired[index - 2 * len(self._pairs)]
+        found = {"image": pair[name], "mask": pair[f"{name}_mask"], "spacing": pair["spacing"]}
+        return {"index": np.int32(index)} | found
+
+
 class Dataset:
     """An opened dataset.
 
@@ -118,6 +131,13 @@ class Dataset:
         alone = split + store.UNPAIRED
         unpaired = self._source(alone) if alone in self._unpaired else None
         return ImageSource(self._source(split), unpaired)
+
+    def annotated(self, split: str) -> AnnotatedSource:
+        """The images of `images(split)` with their masks, in the same order."""
+        self._check(split)
+        alone = split + store.UNPAIRED
+        unpaired = self._source(alone) if alone in self._unpaired else None
+        return AnnotatedSource(self._source(split), unpaired)
 
     def pair_images(self, split: str) -> ImageSource:
         """The images of a split's pairs: 2 i is the moving, 2 i + 1 the fixed image of pair i."""

@@ -39,15 +39,15 @@ PARTS = {1: "Train", 2: "Train", 3: "Test"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SunnybrookOptions(Options):
-    """No options of its own; `image_size` is the fixed crop, 128."""
+    """No options of its own; `image_size` is the fixed crop, 128, or the whole image, 256."""
 
     def __post_init__(self):
         super().__post_init__()
         size = CROP[1] - CROP[0]
-        if self.image_size != size:
+        if self.image_size not in (size, FULL_SIZE):
             raise ValueError(
-                f"sunnybrook: image_size is {size} (fixed crop without resampling), "
-                f"found {self.image_size}"
+                f"sunnybrook: image_size is {size} (fixed crop without resampling) or {FULL_SIZE} "
+                f"(whole images), found {self.image_size}"
             )
 
 
@@ -104,7 +104,8 @@ class Sunnybrook(DatasetBuilder):
         of_slice, of_patient = entry.detail
         first = end_diastole(of_patient)
         ordered = sorted(of_slice, key=lambda frame: frame.phase != first)
-        (ed, ed_mask), (es, es_mask) = read_frame(ordered[0]), read_frame(ordered[-1])
+        whole = self.options.image_size == FULL_SIZE
+        (ed, ed_mask), (es, es_mask) = (read_frame(ordered[k], whole=whole) for k in (0, -1))
         return Pair(ed, es, ed_mask, es_mask, (SPACING_MM, SPACING_MM), ordered[0].slice)
 
 
@@ -179,12 +180,15 @@ def end_diastole(frames: tuple[Frame, ...]) -> int:
     return max(area, key=area.get)
 
 
-def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """Image [128, 128] and mask [128, 128] in {0, 1} of the fixed crop, checked."""
+def read_frame(frame: Frame, *, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Image [128, 128] and mask [128, 128] in {0, 1} of the fixed crop, checked; or whole, 256."""
     image, label = read_image(frame.image).array, read_image(frame.label, labels=True).array
     if image.shape != (FULL_SIZE, FULL_SIZE):
         raise ValueError(f"{frame.image}: expected {FULL_SIZE} x {FULL_SIZE}, found {image.shape}")
     preprocessing.check_mask(label, image, str(frame.label), values=(0, 255))
+    if whole:
+        preprocessing.check_image(image, str(frame.image))
+        return image, label // 255
     image, mask = preprocessing.crop(image, *CROP), preprocessing.crop(label, *CROP)
     preprocessing.check_image(image, str(frame.image))
     lost = np.count_nonzero(label) - np.count_nonzero(mask)

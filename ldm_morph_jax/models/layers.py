@@ -179,17 +179,18 @@ def _group_norm_by_channels(x, scale, bias, *, groups: int, epsilon: float, dtyp
 
     On XLA's CPU backend this is up to ten times faster than averaging over both at once.
     """
-    batch, channels = x.shape[0], x.shape[-1]
+    batch, *space, channels = x.shape
+    alone = (1,) * len(space)
 
     def group_mean(y):
-        y = jnp.mean(y, axis=(1, 2)).reshape(batch, groups, -1)
+        y = jnp.mean(y, axis=tuple(range(1, x.ndim - 1))).reshape(batch, groups, -1)
         y = jnp.broadcast_to(jnp.mean(y, axis=-1, keepdims=True), y.shape)
-        return y.reshape(batch, 1, 1, channels)
+        return y.reshape(batch, *alone, channels)
 
     x = x.astype(jnp.float32)
     mean = group_mean(x)
     variance = jnp.maximum(group_mean(x**2) - mean**2, 0)
-    scale, bias = (leaf[None, None, None] for leaf in (scale, bias))
+    scale, bias = (leaf.reshape(1, *alone, channels) for leaf in (scale, bias))
     x = (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
     return x.astype(dtype)
 
@@ -198,7 +199,7 @@ normalise_groups = ByBackend(cpu=_group_norm_by_channels, other=_flax_group_norm
 
 
 class GroupNorm(nn.Module):
-    """`nn.GroupNorm` of `[B, H, W, C]`, with its parameters; float32 inside, `dtype` outside."""
+    """`nn.GroupNorm` of `[B, *space, C]`, its parameters; float32 inside, `dtype` outside."""
 
     groups: int
     epsilon: float

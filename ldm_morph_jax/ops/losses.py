@@ -149,3 +149,23 @@ def _mean_squared_error(name_a, a, name_b, b):
 
 def _norm(gradient):
     return jnp.sqrt(jnp.sum(jnp.square(gradient.astype(jnp.float32))))
+
+
+# --- anatomy --------------------------------------------------------------------------------------
+
+
+def segmentation_loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(cross-entropy, 1 - soft Dice) of logits `[B, *space, K]` and labels `[B, *space]`, integers.
+
+    Dice is that of every structure over the whole batch, so that images without it count, too;
+    background, label 0, is none of them. Their sum is the loss of nnU-Net (Isensee et al., Nature
+    Methods 2021).
+    """
+    log = jax.nn.log_softmax(logits.astype(jnp.float32))
+    truth = jax.nn.one_hot(labels, logits.shape[-1])
+    entropy = -jnp.mean(jnp.sum(truth * log, axis=-1))
+    positions = tuple(range(labels.ndim))
+    predicted = jnp.exp(log)
+    both = jnp.sum(predicted * truth, positions)[1:]
+    sizes = jnp.sum(predicted + truth, positions)[1:]
+    return entropy, 1 - jnp.mean((2 * both + 1) / (sizes + 1))

@@ -1,6 +1,7 @@
 """Track a cine, all slices of a stack, or a table of many, and write every result."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +23,12 @@ from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
+from ldm_morph_jax.registering.finding import (
+    Findings,
+    anatomy_found,
+    find_heart,
+    without_outliers,
+)
 from ldm_morph_jax.registering.heart import measure, summary
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
@@ -47,6 +54,7 @@ from ldm_morph_jax.registering.segments import (
     twist_of,
 )
 from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+from ldm_morph_jax.runs.anatomy import load_anatomy
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
@@ -70,11 +78,12 @@ def track_files(options: CineOptions, load: Load) -> dict:
             the slice at hand.
     """
     if options.example:
-        return _write(*_example(options), load)
+        cine, anatomy, options = _example(options)
+        return _write(cine, options, anatomy, None, load)
     if options.slice == "all":
         return _track_slices(options, load)
     cine = _read(options)
-    return _write(cine, _anatomy(options, cine), options, load)
+    return _write(cine, *_known_or_found(options, cine), load)
 
 
 def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list[dict], Path]:
@@ -125,7 +134,7 @@ def _anatomy(options, cine) -> Anatomy:
     anatomy = Anatomy(view, septum=septum)
     level = LETTERS[options.levels] if options.levels else 0
     if options.levels and len(options.levels) != 1:
-        raise ValueError(f"--levels is {options.levels!r}, expected a letter for the one slice")
+        raise ValueError(f"`levels` is {options.levels!r}, expected a letter for the one slice")
     if options.mask:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
@@ -139,7 +148,26 @@ def _anatomy(options, cine) -> Anatomy:
     return replace(anatomy, level=level)
 
 
-def _write(cine, anatomy, options, load) -> dict:
+_network = functools.lru_cache(maxsize=2)(load_anatomy)  # compiled once for all slices and cines
+
+
+def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
+    """The options with their reference frame, the heart in it, and what was found to know it."""
+    if options.anatomy is None:
+        return options, _anatomy(options, cine), None
+    model = _network(options.anatomy)
+    spacing = cine.first.spacing if cine.first.spacing_known else None
+    findings = find_heart(
+        model, cine.frames, spacing, str(options.cine), reference=options.reference
+    )
+    options = replace(options, reference=findings.reference)
+    given = _anatomy(options, cine)
+    found = anatomy_found(model, findings, options.view, given.septum)
+    found = replace(found, landmarks=given.landmarks, level=given.level)
+    return options, found, findings
+
+
+def _write(cine, options, anatomy, findings, load) -> dict:
     """Track, measure, write."""
     source = None
     if options.dicom:
@@ -174,7 +202,12 @@ def _write(cine, anatomy, options, load) -> dict:
             "period": tracked.period,
             **summary(tracked, anatomy, measures),
             "timing": {} if segments is None else segments.timing(),
-            "notes": [*cine.first.notes, *measures.notes],
+            "found": None if findings is None else findings.summary(_pixel(cine)),
+            "notes": [
+                *cine.first.notes,
+                *measures.notes,
+                *(() if findings is None else findings.doubts),
+            ],
             "arguments": arguments(options, registrar),
             "curves": {name: values.tolist() for name, values in measures.table.items()},
         }
@@ -199,6 +232,11 @@ def _write(cine, anatomy, options, load) -> dict:
         content["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         write_record(folder, SUMMARY, content)
     return content
+
+
+def _pixel(cine) -> float | None:
+    """mm2, None where unknown."""
+    return float(np.prod(cine.first.spacing)) if cine.first.spacing_known else None
 
 
 def _segments(tracked, measures) -> Segments | None:
@@ -229,13 +267,15 @@ def _track_slices(options, load) -> dict:
     if stack.frames.ndim == 3:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
-        raise ValueError("contours and landmarks are of one slice, expected --slice K")
+        raise ValueError("contours and landmarks are of one slice, expected a `slice` K")
+    if options.reference is None:
+        options = replace(options, reference=_end_diastole(options, stack))
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
     count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
     if options.levels and len(options.levels) != count:
         raise ValueError(
-            f"--levels has {len(options.levels)} letters, expected one for each of {count} slices"
+            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
         )
     source = None
     if options.dicom:
@@ -249,7 +289,7 @@ def _track_slices(options, load) -> dict:
         record = None if options.overwrite else finished(job, arguments(job, registrar))
         if record is None:
             cine = _read(job)
-            record = _write(cine, _anatomy_of_slice(job, cine), job, lambda: registrar)
+            record = _write(cine, *_of_slice(job, cine), lambda: registrar)
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": "all"},
@@ -335,13 +375,35 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
     return jobs, levels
 
 
-def _anatomy_of_slice(options, cine) -> Anatomy:
+def _end_diastole(options, stack) -> int:
+    """The frame in which the cavity is largest, over all slices `[T, S, H, W]` that show one."""
+    model = _network(options.anatomy)
+    spacing = stack.first.spacing[-2:] if stack.first.spacing_known else None
+    areas = np.zeros(len(stack.frames))
+    for k in range(stack.frames.shape[1]):
+        with contextlib.suppress(ImageError):  # a slice beyond the ventricle
+            frames = stack.frames[:, k]
+            areas += find_heart(model, frames, spacing, str(options.cine)).areas
+    if not areas.any():
+        raise ImageError(
+            f"{options.cine}: the anatomy network {model.name!r} finds no heart in any slice; give "
+            "`mask` or `contours`, or the `anatomy` of this modality"
+        )
+    return int(without_outliers(areas).argmax())
+
+
+def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
     """A slice beyond the ventricle has no cavity: it is tracked, and nothing measured."""
+    if options.anatomy is not None:
+        try:
+            return _known_or_found(options, cine)
+        except ImageError:
+            return options, Anatomy(options.view), None
     if options.mask:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         if not (labels == options.labels[0]).any():
-            return Anatomy(options.view, labels if labels.any() else None)
-    return _anatomy(options, cine)
+            return options, Anatomy(options.view, labels if labels.any() else None), None
+    return options, _anatomy(options, cine), None
 
 
 def _slice_name(k) -> str:

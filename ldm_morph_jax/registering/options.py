@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cyclopts import Group, Parameter
 
 from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR
-from ldm_morph_jax.runs.weights import DEFAULT_MODEL
+from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
 _FILE = Parameter(metavar="FILE")
 _CSV = Parameter(metavar="CSV")
@@ -229,11 +229,17 @@ class CineOptions(JobOptions):
     """where the search starts: name of shipped weights, run directory or weights file; or an
     iterative method (lddmm, syn) in its place. Default: the search from no motion"""
 
-    reference: Annotated[int, WHOLE, Parameter(metavar="K")] = 0
-    """frame whose tissue is followed, usually end-diastole (from 0)"""
+    reference: Annotated[int | None, WHOLE, Parameter(metavar="K")] = None
+    """frame whose tissue is followed, usually end-diastole (from 0; default: 0, or end-diastole as
+    the anatomy network finds it)"""
 
     mask: Annotated[Path | None, _FILE] = None
-    """labels of the reference frame"""
+    """labels of the reference frame; auto: the network of --anatomy finds the heart"""
+
+    anatomy: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
+    """in place of a mask: the network that finds the heart, its contours and end-diastole, by name
+    (anatomy for short-axis MRI; anatomy-mri and anatomy-echo are under CC BY-NC-SA 4.0), run
+    directory or weights file"""
 
     contours: Annotated[Path | None, _CSV] = None
     """in place of a mask: columns contour (endo, epi), row, column"""
@@ -287,8 +293,20 @@ class CineOptions(JobOptions):
         given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:
             raise ValueError(f"`{source}` does not go with {', '.join(given)}")
-        if self.mask and self.contours:
-            raise ValueError("a mask and contours given, expected one of them")
+        if self.mask == Path("auto"):
+            if self.view != "sax" and self.anatomy is None:
+                raise ValueError(
+                    "`mask` auto knows short-axis views; for apical ones name a network, "
+                    "`anatomy` anatomy-echo (CC BY-NC-SA 4.0)"
+                )
+            object.__setattr__(self, "mask", None)
+            object.__setattr__(self, "anatomy", self.anatomy or DEFAULT_ANATOMY)
+        kinds = {"mask": "a mask", "contours": "contours", "anatomy": "an anatomy network"}
+        known = [text for name, text in kinds.items() if getattr(self, name)]
+        if len(known) > 1:
+            raise ValueError(f"{' and '.join(known)} given, expected one of them")
+        if self.reference is None and self.anatomy is None:
+            object.__setattr__(self, "reference", 0)
         if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
             raise ValueError(
                 f"`levels` is {self.levels!r}, expected b, m, a, c or - of short-axis slices"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.ops.appearance import describe
+from ldm_morph_jax.runs.anatomy import is_anatomy, load_anatomy, save_anatomy
 from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.directory import completed
 from ldm_morph_jax.runs.trained import load_run
@@ -28,36 +29,47 @@ def export_weights(
         ValueError: not a finished run, or `additions` is not a JSON object.
     """
     workdir = Path(workdir)
+    if is_anatomy(workdir):
+        model = load_anatomy(workdir)
+        card = {"method": "anatomy", **_card(workdir, "anatomy")}
+        return save_anatomy(model, path, card | _additions(additions))
     method = load_run(workdir)
-    card = {
-        "method": method.name,
+    card = {"method": method.name, **_card(workdir, "registration")}
+    if (described := _appearance(method)) is not None:
+        card["appearance"] = described
+    return save_weights(method, path, card | _additions(additions))
+
+
+def _card(workdir: Path, stage: str) -> dict:
+    return {
         "data": json.loads((workdir / "dataset.json").read_text()),
         "environment": {
             key: value
             for key, value in json.loads((workdir / "environment.json").read_text()).items()
             if key != "command"
         },
-        "validation": completed(workdir / "registration"),
+        "validation": completed(workdir / stage),
         "metrics": {
             file.parent.name: {
                 key: value
                 for key, value in json.loads(file.read_text()).items()
-                if isinstance(value, dict) and "mean" in value
+                if isinstance(value, dict) and ("mean" in value or key == "structures")
             }
             for file in sorted(workdir.glob("evaluation/*/summary.json"))
         },
     }
-    if (described := _appearance(method)) is not None:
-        card["appearance"] = described
-    if additions is not None:
-        try:
-            more = json.loads(Path(additions).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{additions} is not JSON: {error}") from None
-        if not isinstance(more, dict):
-            raise ValueError(f"{additions} holds a {type(more).__name__}, expected an object")
-        card |= more
-    return save_weights(method, path, card)
+
+
+def _additions(file: str | Path | None) -> dict:
+    if file is None:
+        return {}
+    try:
+        more = json.loads(Path(file).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(more, dict):
+        raise ValueError(f"{file} holds a {type(more).__name__}, expected an object")
+    return more
 
 
 def _appearance(method) -> dict | None:

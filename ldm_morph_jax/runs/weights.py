@@ -22,6 +22,7 @@ from ldm_morph_jax.files.writing import atomic, sha256
 FOLDER = Path(__file__).parent.parent / "weights"
 ADDRESS = "LDM_MORPH_WEIGHTS_URL"  # the variable that says where `FETCHED` are
 DEFAULT_MODEL = "sunnybrook-symmetric"
+DEFAULT_ANATOMY = "anatomy"  # finds the heart, see `runs.anatomy`
 FILE_NAME = "model.safetensors"
 
 # name -> sha256 of weights/<name>/model.safetensors

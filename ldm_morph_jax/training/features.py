@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def are_cached(config, stage: str, method: Method) -> bool:
     """Whether a stage's batches contain the frozen networks' cached features of each image."""
-    if not config.features.cache or stage == "autoencoder":
+    if not config.features.cache or stage in ("anatomy", "autoencoder"):
         return False
     if stage == "registration" and not method.features_are_constant:
         if method.reads_ldm:

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.data.pipeline import Augmentation, image_batches, pair_batches
+from ldm_morph_jax.data.windows import Variation, VariedWindows, validation_windows
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
 from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.runs.anatomy import window_of
 from ldm_morph_jax.runs.dataset import check_same_dataset, dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
     completed,
@@ -45,6 +47,7 @@ def train(
     if stages is None:
         own_ldm = method.reads_ldm and config.ldm_from is None
         stages = STAGES if own_ldm else ("registration",)
+        stages = ("anatomy",) if "anatomy" in config else stages
     for stage in stages:
         _check_settings(config, stage)
     with locked(workdir):
@@ -161,7 +164,16 @@ def _registration_data(config, workdir, dataset, method, cached):
     return frozen, batches, ValidationPairs(stacked, dataset.labels)
 
 
+def _anatomy_data(config, workdir, dataset, method, cached):
+    c, window = config.anatomy, window_of(config)
+    varied = VariedWindows(Variation(**c.variation), window)
+    options = _batch_options(config, "anatomy") | {"augment": varied}
+    batches = image_batches(dataset.annotated("train"), **options)
+    return {}, batches, validation_windows(dataset.annotated("validation"), window)
+
+
 _DATA = {
+    "anatomy": _anatomy_data,
     "autoencoder": _autoencoder_data,
     "diffusion": _diffusion_data,
     "registration": _registration_data,
@@ -173,7 +185,7 @@ def _batch_options(config, stage: str) -> dict:
     return {
         "seed": config.seed,
         "batch_size": c.train.batch_size,
-        "augment": Augmentation(**c.augmentation),
+        "augment": Augmentation(**c.get("augmentation", {})),
         "shard": grain.sharding.ShardByJaxProcess(),
     }
 

@@ -728,3 +728,31 @@ def test_camus_of_the_first_release(tmp_path):
         file.rename(file.with_name(file.name.replace(".nii.gz", ".mhd")))
     with pytest.raises(ValueError, match=r"2CH_E.\S*.mhd is from the first release \(.mhd\), exp"):
         load("camus_2ch", tmp_path / "camus")
+
+
+def test_acdc_slices_are_all_slices_of_all_patients(sources, tmp_path):
+    options = {"allow_partial": True, "image_size": 160, "directory": tmp_path}
+    dataset = load_dataset("acdc_slices", source=sources["acdc"], **options)
+    depths = {name: archives.ACDC[name][0][2] for name in archives.ACDC}
+    assert dataset.splits == {"train": depths[1], "validation": depths[96]} | {
+        "test": depths[101] + depths[117] + depths[124]
+    }
+    assert dataset.metadata("validation")[3]["slice"] == 3
+    pair = dataset.split("validation")[3]
+    assert pair["spacing"].tolist() == [1.25, 1.25]
+    scene = archives.acdc_scene(96)
+    shape, spacing, _ = archives.ACDC[96]
+    # the volume's first sample keeps its place, and its middle is the image's
+    sizes = [round(n * s / 1.25) for n, s in zip(shape[:2], spacing[:2], strict=True)]
+    starts = [(size - 160) // 2 for size in sizes]
+    points = archives.grid((160, 160), (1.25, 1.25)) + 1.25 * np.array(starts)
+    truth = scene.mask(points, "ES", **archives.ACDC_LABELS)
+    inside = truth > 0
+    assert (pair["fixed_mask"][..., 0][inside] == truth[inside]).mean() > 0.95
+
+    lost = load_dataset("acdc_slices", source=sources["acdc"], field_mm=192.0, **options)
+    scale = 192 / max(shape[:2]) / spacing[0]
+    areas = [(d.split("validation")[3]["fixed_mask"] > 0).sum() for d in (lost, dataset)]
+    assert areas[0] / areas[1] == pytest.approx(scale**2, rel=0.05)
+    with pytest.raises(ValueError, match="145 of 150 patients are missing"):
+        load_dataset("acdc_slices", source=sources["acdc"], **options | {"allow_partial": False})

@@ -55,6 +55,13 @@ def replace(file, array):
     Image.fromarray(array).save(file)
 
 
+def test_whole_images(tree):
+    whole, crop = (load(tree, image_size=n).split("train")[0] for n in (256, 128))
+    for name in ("moving", "fixed_mask"):
+        assert whole[name].shape == (256, 256, 1)
+    np.testing.assert_array_equal(whole["fixed_mask"][64:192, 64:192], crop["fixed_mask"])
+
+
 def test_pairs_splits_and_contents(tree):
     dataset = load(tree)
     assert dataset.splits == {"train": 2, "validation": 2, "test": 2}

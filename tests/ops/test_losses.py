@@ -173,3 +173,14 @@ def test_shapes_that_would_broadcast_are_refused():
         losses.smoothness(a)
     with pytest.raises(ValueError, match="window: found 8"):
         losses.ncc(a, a, window=8)
+
+
+def test_segmentation_loss_by_hand():
+    labels = jnp.array([[[0, 1], [1, 0]]])
+    logits = jnp.log(jnp.array([[[[0.8, 0.2], [0.4, 0.6]], [[0.1, 0.9], [1.0, 1e-9]]]]))
+    entropy, overlap = losses.segmentation_loss(logits, labels)
+    assert float(entropy) == pytest.approx(-np.log([0.8, 0.6, 0.9, 1.0]).mean(), abs=1e-5)
+    both, sizes = 0.6 + 0.9, 0.2 + 0.6 + 0.9 + 2
+    assert float(overlap) == pytest.approx(1 - (2 * both + 1) / (sizes + 1), abs=1e-5)
+    certain = 50.0 * jax.nn.one_hot(labels, 2)
+    assert sum(map(float, losses.segmentation_loss(certain, labels))) == pytest.approx(0, abs=1e-5)

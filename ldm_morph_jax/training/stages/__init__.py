@@ -2,6 +2,7 @@
 
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.stages.anatomy import anatomy_program
 from ldm_morph_jax.training.stages.autoencoder import autoencoder_program
 from ldm_morph_jax.training.stages.diffusion import diffusion_program
 from ldm_morph_jax.training.stages.registration import registration_program
@@ -10,11 +11,13 @@ STAGES = ("autoencoder", "diffusion", "registration")  # in the order in which t
 
 
 def stage_program(config, name: str, *, cached: bool) -> Program:
-    """The program of a stage, one of `STAGES`.
+    """The program of a stage, one of `STAGES`, or "anatomy", which stands alone.
 
     `cached`: whether batches contain what is computed once for every image: latents for the
     diffusion stage, frozen features for the registration stage of a method with constant features.
     """
+    if name == "anatomy":
+        return anatomy_program(config)
     if name == "autoencoder":
         return autoencoder_program(config)
     if name == "diffusion":

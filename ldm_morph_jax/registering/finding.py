@@ -1,0 +1,161 @@
+"""What nobody was asked for: where the heart is in a cine, and which frames end diastole and
+systole.
+
+The anatomy network sees every frame (`segmenting`). The cavity's area over time, which is the sum
+of its probabilities, tells end-diastole (largest) and end-systole (smallest). What is doubtful is
+said: each finding can be overruled by the option that names it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
+from ldm_morph_jax.registering.segmenting import CAVITY, Segmentation, segment
+from ldm_morph_jax.runs.anatomy import AnatomyModel
+
+WALL = "myocardium"
+_NO_WALL = 255  # a label that no network gives
+_LEAST_CHANGE = 0.08  # of the cavity's area: less is no beat
+_UNSURE_FRAMES = 0.1  # of a cine: a larger share is a doubt
+_FAR = 0.25  # of the largest area: a frame further from the median of three is wrong
+_ALIKE = 0.02  # areas that differ by a smaller share are equally large
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in a cine of T frames.
+
+    network: its name.
+    areas: `[T]` pixels of the image, of the cavity.
+    confidence: `[T]`, see `segmenting.Segmentation`.
+    end_diastole, end_systole: frames.
+    labels: `[H, W]` uint8 of the reference frame.
+    reference: that frame.
+    doubts: what a reader should look at.
+    """
+
+    network: str
+    areas: np.ndarray
+    confidence: np.ndarray
+    end_diastole: int
+    end_systole: int
+    labels: np.ndarray
+    reference: int
+    doubts: tuple[str, ...]
+
+    def summary(self, pixel: float | None) -> dict:
+        """As JSON has it; `pixel`: area of one in mm2, None where unknown."""
+        unit = "px" if pixel is None else "mm2"
+        largest, smallest = self.areas[self.end_diastole], self.areas[self.end_systole]
+        return {
+            "network": self.network,
+            "end_diastole": self.end_diastole,
+            "end_systole": self.end_systole,
+            f"cavity_area_{unit}": np.round(self.areas * (pixel or 1.0), 1).tolist(),
+            "fractional_area_change": round(float(1 - smallest / largest), 4),
+            "confidence": np.round(self.confidence, 3).tolist(),
+            "doubts": list(self.doubts),
+        }
+
+
+def find_heart(
+    model: AnatomyModel,
+    frames: np.ndarray,
+    spacing: tuple[float, float] | None,
+    source: str,
+    *,
+    reference: int | None = None,
+) -> Findings:
+    """The heart in a cine.
+
+    Args:
+        model: the network.
+        frames: `[T, H, W]`.
+        spacing: mm, None where unknown.
+        source: for messages.
+        reference: the frame whose labels are wanted; None: end-diastole, as found.
+
+    Raises ImageError: no such frame, or no heart in it.
+    """
+    if reference is not None and not 0 <= reference < len(frames):
+        raise ImageError(f"{source}: has no frame {reference}")
+    seen = segment(model, list(frames), spacing)
+    cavity = model.label(CAVITY)
+    confidence = np.array([one.confidence for one in seen])
+    areas = np.array([one.probabilities[..., cavity].sum() for one in seen], float)
+    curve = without_outliers(areas)
+    end_diastole, end_systole = int(curve.argmax()), int(curve.argmin())
+    reference = end_diastole if reference is None else reference
+    if not seen[reference].found:
+        raise ImageError(
+            f"{source}: the anatomy network {model.name!r} finds no heart in frame {reference} "
+            f"(confidence {confidence[reference]:.2f}, expected at least "
+            f"{model.least_confidence:.2f}); give `mask` or `contours`, or the `anatomy` of this "
+            "modality"
+        )
+    labels = _one_heart(seen[reference], cavity)
+    doubts = _doubts(model, curve, confidence, end_diastole, end_systole)
+    return Findings(
+        model.name, areas, confidence, end_diastole, end_systole, labels, reference, doubts
+    )
+
+
+def without_outliers(areas: np.ndarray) -> np.ndarray:
+    """Areas `[T]`; a frame far from the median of itself and its neighbours takes that.
+
+    One frame that the network takes for something else is no end of systole.
+    """
+    median = ndimage.median_filter(areas, 3, mode="nearest")
+    far = np.abs(areas - median) > _FAR * areas.max(initial=0)
+    return np.where(far, median, areas)
+
+
+def anatomy_found(
+    model: AnatomyModel, findings: Findings, view: str, septum: tuple[float, float] | None
+) -> Anatomy:
+    """Cavity, wall and contours of the reference frame, as from a mask."""
+    wall = model.label(WALL) or _NO_WALL
+    source = f"anatomy network {model.name}"
+    names = (model.label(CAVITY), wall)
+    return anatomy_of_mask(findings.labels, view, source, cavity_and_wall=names, septum=septum)
+
+
+def _one_heart(seen: Segmentation, cavity: int) -> np.ndarray:
+    """Labels without what is not connected to the largest cavity; its holes are filled."""
+    labels = seen.labels.copy()
+    parts, count = ndimage.label(labels == cavity)
+    if not count:
+        return labels
+    sizes = np.bincount(parts.ravel())[1:]
+    largest = parts == sizes.argmax() + 1
+    whole, _ = ndimage.label(labels > 0)
+    labels[whole != whole[largest][0]] = 0
+    labels[(labels == cavity) & ~largest] = 0
+    labels[ndimage.binary_fill_holes(largest)] = cavity
+    return labels
+
+
+def _doubts(model, areas, confidence, end_diastole, end_systole) -> tuple[str, ...]:
+    found = []
+    unsure = int((confidence < model.least_confidence).sum())
+    if unsure > _UNSURE_FRAMES * len(areas):
+        found.append(f"the network is unsure of the heart in {unsure} of {len(areas)} frames")
+    change = 1 - areas[end_systole] / areas[end_diastole]
+    if len(areas) > 1 and change < _LEAST_CHANGE:
+        found.append(
+            f"the cavity's area changes by {100 * change:.0f} % only; is this a whole beat?"
+        )
+    # the same phase again, at the other end of a whole beat, is no doubt
+    for name, frame, alike in (
+        ("end-diastole", end_diastole, areas >= areas[end_diastole] * (1 - _ALIKE)),
+        ("end-systole", end_systole, areas <= areas[end_systole] * (1 + _ALIKE)),
+    ):
+        others = np.flatnonzero(alike)
+        away = np.abs(others - frame)
+        far = others[(away > max(2, len(areas) // 10)) & (away < len(areas) - len(areas) // 10 - 1)]
+        if len(far):
+            found.append(f"{name} may be frame {frame} or {int(far[0])}: areas are nearly equal")
+    return tuple(found)

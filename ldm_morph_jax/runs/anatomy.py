@@ -1,0 +1,177 @@
+"""Trained anatomy networks: the configuration's network, from a run or from shipped weights."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_morph_jax.data.windows import Window
+from ldm_morph_jax.devices.batches import in_chunks
+from ldm_morph_jax.devices.programs import Program, options_for
+from ldm_morph_jax.models.anatomy import AnatomyUNet
+from ldm_morph_jax.runs.weights import (
+    DEFAULT_ANATOMY,
+    FILE_NAME,
+    FOLDER,
+    WeightsError,
+    load_compact,
+    save_compact,
+)
+
+CALIBRATION = "calibration.json"  # of a run, written by its evaluation on validation patients
+
+# name -> sha256 of weights/<name>/model.safetensors
+SHA256: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class AnatomyModel:
+    """A network that says where structures of the heart are.
+
+    name: for messages and reports.
+    structures: names of the labels 1, 2, ...
+    window: the grid on which it sees images.
+    temperature: logits are divided by it, so that probabilities are frequencies on validation
+      patients.
+    least_confidence: below it there is no heart (`registering.segmenting`).
+    params: of the network.
+    config: the configuration it was trained with, as a dict.
+    card: the model card.
+    calls: see `devices.programs.options_for`.
+    """
+
+    name: str
+    structures: tuple[str, ...]
+    window: Window
+    temperature: float
+    least_confidence: float
+    params: dict
+    config: dict
+    card: dict
+    calls: str = "often"
+
+    @functools.cached_property
+    def _program(self) -> Program:
+        network = network_of(self.config)
+
+        def make():
+            def probabilities(params, images, temperature):
+                logits = network.apply({"params": params}, images[..., None])
+                return jax.nn.softmax(logits / temperature)
+
+            return probabilities
+
+        return Program(make, f"anatomy {network}", options_for(self.calls))
+
+    def probabilities(self, windows: np.ndarray) -> np.ndarray:
+        """`[N, S, S]` in [0, 1] -> `[N, S, S, 1 + structures]` float32, background first."""
+        size = 1 if len(windows) == 1 else 4
+
+        def run(images):
+            return self._program(self.params, jnp.asarray(images), jnp.float32(self.temperature))
+
+        return in_chunks(run, size, np.asarray(windows, np.float32))
+
+    def label(self, structure: str) -> int | None:
+        """The label of a structure; None if the network does not know it."""
+        known = structure in self.structures
+        return self.structures.index(structure) + 1 if known else None
+
+
+def network_of(config) -> AnatomyUNet:
+    """The network of a configuration (or its dict) with `anatomy`."""
+    c = config["anatomy"]
+    model = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(c["model"]).items()}
+    dtype = jnp.dtype(config["compute"]["dtype"])
+    return AnatomyUNet(classes=len(c["structures"]) + 1, dtype=dtype, **model)
+
+
+def window_of(config) -> Window:
+    """The grid on which the network of a configuration sees images."""
+    return Window(config["anatomy"]["window"]["size"], config["anatomy"]["window"]["spacing_mm"])
+
+
+def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY, *, calls: str = "often"):
+    """An `AnatomyModel`: shipped weights by name, a run directory or weights file by path.
+
+    Raises WeightsError: unknown name, damaged file; ValueError: not a finished run.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if name in SHA256:
+        return _of_file(FOLDER / name / FILE_NAME, SHA256[name], name, calls)
+    if path.suffix == ".safetensors":
+        return _of_file(path, None, path.stem, calls)
+    if path.is_dir():
+        return _of_run(path, calls)
+    raise WeightsError(
+        f"unknown anatomy network {name!r}: not a directory, a .safetensors file, nor one of: "
+        f"{', '.join(sorted(SHA256))}"
+    )
+
+
+def is_anatomy(name_or_path: str | Path) -> bool:
+    """Whether `load_anatomy` is what loads it: a name, a run with that stage, or a file."""
+    path = Path(name_or_path)
+    if str(name_or_path) in SHA256:
+        return True
+    if path.suffix == ".safetensors" and path.is_file():
+        return "calibration" in load_compact(path)[1]
+    return (path / "anatomy").is_dir()
+
+
+def save_anatomy(model: AnatomyModel, path: str | Path, card: dict) -> str:
+    """Write a network as one compact file that `load_anatomy` reads; its sha256."""
+    # leave out the paths of the machine on which it was trained
+    data = model.config["data"] | {"source": None, "directory": "data"}
+    stored = {
+        "config": model.config | {"ldm_from": None, "data": data},
+        "calibration": {
+            "temperature": model.temperature,
+            "least_confidence": model.least_confidence,
+        },
+    }
+    return save_compact({"params": model.params}, path, stored, card)
+
+
+def _of_file(path: Path, expected: str | None, name: str, calls: str) -> AnatomyModel:
+    params, stored, card = load_compact(path, expected)
+    if "calibration" not in stored:
+        raise WeightsError(f"{path}: holds no anatomy network")
+    return _model(name, params["params"], stored["config"], stored["calibration"], card, calls)
+
+
+def _of_run(workdir: Path, calls: str) -> AnatomyModel:
+    from ldm_morph_jax.runs.directory import load_config, trained_part
+
+    config = load_config(workdir)
+    if "anatomy" not in config:
+        raise ValueError(f"{workdir}: its configuration trains no anatomy network")
+    size = config.anatomy.window.size
+    network = network_of(config)
+    abstract = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))["params"]
+    )
+    params = trained_part(workdir, "anatomy", {"ema": abstract}, what="anatomy network")["ema"]
+    file = workdir / CALIBRATION
+    calibration = {"temperature": 1.0, "least_confidence": 0.5}
+    if file.exists():
+        calibration = json.loads(file.read_text())
+    return _model(workdir.name, params, config.to_dict(), calibration, {}, calls)
+
+
+def _model(name, params, config, calibration, card, calls) -> AnatomyModel:
+    return AnatomyModel(
+        name,
+        tuple(config["anatomy"]["structures"]),
+        window_of(config),
+        calibration["temperature"],
+        calibration["least_confidence"],
+        jax.tree.map(jnp.asarray, params),
+        config,
+        card,
+        calls,
+    )

@@ -1,0 +1,123 @@
+"""Where the heart is: by a network that is known, a threshold, so that only the way is tested."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ldm_morph_jax.data.windows import Window
+from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.registering.anatomy import Anatomy
+from ldm_morph_jax.registering.finding import anatomy_found, find_heart
+from ldm_morph_jax.registering.segmenting import segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """An "anatomy network": bright is cavity, grey is wall, whatever its shape."""
+
+    name: str = "threshold"
+    structures: tuple = ("left ventricle", "myocardium")
+    window: Window = Window(48, 2.0)
+    least_confidence: float = 0.5
+
+    def probabilities(self, windows):
+        cavity = np.clip((windows - 0.7) / 0.1, 0, 1)
+        wall = np.clip((windows - 0.3) / 0.1, 0, 1) * (1 - cavity)
+        return np.stack([1 - cavity - wall, cavity, wall], axis=-1).astype("f4")
+
+    def label(self, structure):
+        known = structure in self.structures
+        return self.structures.index(structure) + 1 if known else None
+
+
+WHOLE = dataclasses.replace(Threshold(), window=Window(48, 0.0))
+
+
+def heart(radius=12.0, centre=(40, 110), shape=(100, 160), spacing=(1.5, 1.0), wall=7.0):
+    """A bright disc of `radius` mm in a grey ring, and its labels; background not quite black."""
+    at = [(np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing, strict=True)]
+    distance = np.hypot(at[0][:, None], at[1][None])
+    labels = np.where(distance < radius, 1, np.where(distance < radius + wall, 2, 0))
+    return np.choose(labels, [0.05, 1.0, 0.5]) * 900 + 40, labels
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("model", [Threshold(), WHOLE])
+def test_a_heart_off_the_centre_is_found_on_the_image_s_own_grid(model):
+    image, labels = heart()
+    [found] = segment(model, [image], (1.5, 1.0))
+    assert found.found and found.confidence > 0.8
+    assert found.probabilities.shape == (100, 160, 3)
+    np.testing.assert_allclose(found.probabilities.sum(-1), 1, atol=1e-5)
+    assert dice(found.labels == 1, labels == 1) > 0.93
+    assert dice(found.labels == 2, labels == 2) > 0.8
+    if model.window.spacing_mm:  # its window went there
+        np.testing.assert_allclose(found.centre, (40, 110), atol=2)
+
+
+def test_where_there_is_none_no_label_is_given():
+    noise = np.random.default_rng(0).random((64, 64)) > 0.96
+    [found] = segment(Threshold(), [noise], (2.0, 2.0))
+    assert not found.found
+    assert not found.labels.any()
+    with pytest.raises(ImageError, match=r"cine\.nii: .* finds no heart in frame 0"):
+        find_heart(Threshold(), noise[None], (2.0, 2.0), "cine.nii")
+
+
+def test_images_of_a_series_have_one_shape():
+    with pytest.raises(ValueError, match="expected one shape"):
+        segment(Threshold(), [np.zeros((8, 8)), np.zeros((8, 9))])
+
+
+def beat(radii):
+    return np.stack([heart(radius)[0] for radius in radii])
+
+
+def test_end_diastole_and_end_systole_of_a_cine():
+    radii = [14, 15, 16, 14, 12, 10, 9, 10, 12, 13, 14]
+    found = find_heart(Threshold(), beat(radii), (1.5, 1.0), "cine")
+    assert (found.end_diastole, found.end_systole) == (2, 6)
+    assert found.reference == 2
+    assert not found.doubts
+    told = found.summary(1.5)
+    assert told["fractional_area_change"] == pytest.approx(1 - (9 / 16) ** 2, abs=0.05)
+    assert told["cavity_area_mm2"][2] == pytest.approx(np.pi * 16**2, rel=0.06)
+    assert "cavity_area_px" in found.summary(None)
+    anatomy = anatomy_found(Threshold(), found, "sax", None)
+    assert isinstance(anatomy, Anatomy) and set(anatomy.contours) == {"endo", "epi"}
+    distance = np.linalg.norm((anatomy.contours["endo"] - (40, 110)) * (1.5, 1.0), axis=1)
+    np.testing.assert_allclose(distance, 16, atol=1.2)
+
+
+def test_one_frame_that_is_taken_for_something_else_is_no_end_systole():
+    radii = [16, 15, 13, 3, 11, 10, 9, 9, 10, 13]
+    assert find_heart(Threshold(), beat(radii), (1.5, 1.0), "cine").end_systole in (6, 7)
+
+
+def test_what_is_doubtful_is_said():
+    still = find_heart(Threshold(), beat([12] * 8), (1.5, 1.0), "cine")
+    assert any("is this a whole beat?" in doubt for doubt in still.doubts)
+    two_beats = [16, 12, 9, 12, 16, 15.9, 12, 9, 12, 15, 14, 13]
+    found = find_heart(Threshold(), beat(two_beats), (1.5, 1.0), "cine")
+    assert any("end-diastole may be frame" in doubt for doubt in found.doubts)
+
+
+def test_the_reference_frame_that_was_asked_for():
+    frames = beat([16, 12, 9, 12])
+    found = find_heart(Threshold(), frames, (1.5, 1.0), "cine", reference=2)
+    assert found.reference == 2
+    assert (found.labels == 1).sum() == pytest.approx(np.pi * 9**2 / 1.5, rel=0.15)
+    with pytest.raises(ImageError, match="has no frame 4"):
+        find_heart(Threshold(), frames, (1.5, 1.0), "cine", reference=4)
+
+
+def test_only_the_largest_cavity_and_what_touches_it_is_the_heart():
+    image, labels = heart(16)
+    other, _ = heart(5, centre=(75, 30), wall=3)
+    found = find_heart(Threshold(), np.maximum(image, other)[None], (1.5, 1.0), "cine")
+    assert dice(found.labels > 0, labels > 0) > 0.93
+    assert not found.labels[60:, :60].any()
