@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files import folders, itk, reading, videos
-from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.arrays import image_planes, plain_numbers
 from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
 from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
+from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import refinement_steps, register_images
 from ldm_morph_jax.registering.result import Registration
-from ldm_morph_jax.registering.returned import Result
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
@@ -20,30 +20,48 @@ if TYPE_CHECKING:
     from ldm_morph_jax.registering.tracking import Tracking
 
 
-def load(name_or_path: str | Path = DEFAULT_MODEL, *, calls: str = "often") -> "Registrar":
+def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Registrar":
     """A registrar of shipped weights or an iterative method by name, a run or weights file by path.
 
     Args:
-        name_or_path: the name of weights ("sunnybrook-symmetric", the default, "sunnybrook-small",
+        name_or_path: the name of weights ("sunnybrook-symmetric", "sunnybrook-small",
             "acdc-small", "camus-4ch-small"; docs/weights.md says what each was trained on); the
             name of an iterative method ("lddmm", "syn"); the path of a run directory of `train`
             ("runs/sb"; "./NAME" where the name is one of these) or of a `.safetensors` file with
-            its `.sha256` beside it.
+            its `.sha256` beside it. None, as the commands have it without `--model`: pairs are
+            registered by `DEFAULT_MODEL`, cines tracked by the search alone.
         calls: "often"; "once" starts sooner and registers more slowly.
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
         ValueError: a directory that is no finished run.
     """
-    return load_method(name_or_path, calls=calls, kind=Registrar)
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+    registrar = load_method(name, calls=calls, kind=Registrar)
+    registrar.loaded_as, registrar.by_default = name, name_or_path is None
+    return registrar
 
 
 class Registrar(TrainedMethod):
     """A method with its weights that registers images of any size. Made by `load`; can be pickled.
 
     Its attributes are those of `runs.trained.TrainedMethod`, among them `name`, `card` and
-    `iterative`.
+    `iterative`, and
+
+    loaded_as: what `load` was given; None where it was not made by `load`.
+    by_default: whether `load` was given nothing; cines are then tracked by the search alone.
     """
+
+    loaded_as: str | None = None
+    by_default: bool = False
+
+    @property
+    def model(self) -> str:
+        """What it was loaded as, or the method's name."""
+        return self.loaded_as or self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"loaded_as": self.loaded_as, "by_default": self.by_default})
 
     def __call__(
         self,
@@ -141,9 +159,8 @@ class Registrar(TrainedMethod):
             refine=steps,
             volume=slice is None,
         )
-        return Result(
-            tuple(registrations), batched, tuple(zip(*masks, strict=True)), self, steps=steps
-        )
+        pairs_of_masks = tuple(zip(*masks, strict=True))
+        return Result(tuple(registrations), batched, pairs_of_masks, self, self.model, steps)
 
     def __repr__(self) -> str:
         grid = "images of any size"

@@ -39,7 +39,7 @@ class SliceMotion:
     correlation: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Registration:
     """One registered pair of images.
 
@@ -54,6 +54,9 @@ class Registration:
     slices: Sequence[Slice]
     motions: Sequence[SliceMotion]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Registration: {self.moving.source} onto {self.fixed.source}>"
 
     @property
     def in_space(self) -> bool:
