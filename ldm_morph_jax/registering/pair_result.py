@@ -162,8 +162,8 @@ class Result:
         pairs = zip(self.registrations, self.masks, strict=True)
         pictures = [drawn(r, *_arrays(masks)) for r, masks in pairs]
         if self.batched:
-            rows = [slices[0] for slices, _ in pictures]
-            return overview(rows, [f"pair {k}" for k in range(len(rows))], "")
+            rows = {f"pair {k}": slices[0] for k, (slices, _) in enumerate(pictures)}
+            return overview(list(rows.values()), list(rows), "")
         [(slices, planes)] = pictures
         rows = planes or {f"slice {k}": row for k, row in enumerate(slices)}
         return overview(list(rows.values()), list(rows), self.verdict["level"])

@@ -130,6 +130,16 @@ def test_segmentation_of_a_stack_and_numbers_of_labels(tmp_path):
     assert stored.geometry.same_as(place)
 
 
+def test_labels_of_which_only_the_number_is_known(tmp_path):
+    cine = read_cine(dicom_sources.us_file(tmp_path / "us.dcm"))
+    labels, path = np.where(LABELS == 1, 7, LABELS), tmp_path / "seg.dcm"
+    known = dict.fromkeys((2, 3, 7), "other")
+    source = read_source(tmp_path / "us.dcm")
+    segmentation.write_segmentation(path, labels, cine.first.space, source, known, SERIES)
+    assert np.array_equal(segmentation.read(path, "seg.dcm").array, labels)
+    assert highdicom.seg.segread(path).get_segment_description(3).segment_label == "label 7"
+
+
 def test_segmentation_as_others_write_it(tmp_path):
     """highdicom's own object: no temporal index, empty frames left out."""
     path = dicom_sources.mr_file(tmp_path / "mr.dcm")
