@@ -178,7 +178,9 @@ def images_from_array(
     return images, batched
 
 
-def volume_from_array(array, spacing=None, *, source: str = "volume") -> Image:
+def volume_from_array(
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "volume"
+) -> Image:
     """A volume `[S, H, W]` without a place in space.
 
     Args:
