@@ -194,18 +194,17 @@ def volume_from_array(
     array, several = image_planes(array, source)
     if not several:
         raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
-    known = spacing is not None
-    if known:
+    own: tuple[float, ...] | None = None
+    if spacing is not None:
         try:
-            spacing = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
+            own = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
         except (TypeError, ValueError):
             raise ImageError(
                 f"{source}: spacing {spacing}, expected one number or (slice, row, column)"
             ) from None
-        check_believable_spacing(spacing, source)
-    image = Image(
-        array, plain_geometry(array.shape, spacing), known, position_known=False, source=source
-    )
+        check_believable_spacing(own, source)
+    geometry = plain_geometry(array.shape, own)
+    image = Image(array, geometry, own is not None, position_known=False, source=source)
     _check_values(image, False)
     return image
 
