@@ -125,7 +125,8 @@ class Registrar(TrainedMethod):
             ImageError: frames, times or spacing that cannot be used; no such frame; a period
                 shorter than the cine.
         """
-        from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+        from ldm_morph_jax.files.movies import cine_from_arrays
+        from ldm_morph_jax.registering.tracking import track_cine
 
         check_not_forked()
         return track_cine(
