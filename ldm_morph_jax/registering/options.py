@@ -54,7 +54,8 @@ class SliceOption:
     slice: Annotated[
         int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all")
     ] = None
-    """which slice of a 3-D file (from 0), or all"""
+    """which slice of a 3-D file (from 0), or all, one by one; register takes a volume as a whole by
+    default"""
 
 
 @dataclass(frozen=True, kw_only=True)

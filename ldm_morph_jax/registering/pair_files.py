@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.images import Image, read_image, read_mask
+from ldm_morph_jax.files.images import VOLUME, Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
@@ -75,7 +75,11 @@ def register_files(
         registrar = load()
         loaded, steps = time.perf_counter(), refinement_steps(registrar, options.refine)
         [registration] = registrar.register_images(
-            [(moving, fixed)], align=options.align, centre=options.centre, refine=steps
+            [(moving, fixed)],
+            align=options.align,
+            centre=options.centre,
+            refine=steps,
+            volume=options.slice is None,
         )
         registered = time.perf_counter()
         masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
@@ -134,11 +138,10 @@ def read_pair(options: PairOptions) -> tuple[Image, Image, Image | None, Image |
         options.frames,
         strict=True,
     ):
-        image = read_image(image_file, options.slice, frame=frame, **options.reading)
+        which = VOLUME if options.slice is None else options.slice
+        image = read_image(image_file, which, frame=frame, **options.reading)
         images.append(image)
-        masks.append(
-            None if mask_file is None else read_mask(mask_file, image, options.slice, frame=frame)
-        )
+        masks.append(None if mask_file is None else read_mask(mask_file, image, which, frame=frame))
     return *images, *masks
 
 
