@@ -1,7 +1,6 @@
 """Track a cine, all slices of a stack, or a table of many, and write every result."""
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -54,7 +53,7 @@ from ldm_morph_jax.registering.segments import (
     twist_of,
 )
 from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
-from ldm_morph_jax.runs.anatomy import load_anatomy
+from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
@@ -148,14 +147,11 @@ def _anatomy(options, cine) -> Anatomy:
     return replace(anatomy, level=level)
 
 
-_network = functools.lru_cache(maxsize=2)(load_anatomy)  # compiled once for all slices and cines
-
-
 def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
     """The options with their reference frame, the heart in it, and what was found to know it."""
     if options.anatomy is None:
         return options, _anatomy(options, cine), None
-    model = _network(options.anatomy)
+    model = anatomy_network(options.anatomy)
     spacing = cine.first.spacing if cine.first.spacing_known else None
     findings = find_heart(
         model, cine.frames, spacing, str(options.cine), reference=options.reference
@@ -377,7 +373,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
 
 def _end_diastole(options, stack) -> int:
     """The frame in which the cavity is largest, over all slices `[T, S, H, W]` that show one."""
-    model = _network(options.anatomy)
+    model = anatomy_network(options.anatomy)
     spacing = stack.first.spacing[-2:] if stack.first.spacing_known else None
     areas = np.zeros(len(stack.frames))
     for k in range(stack.frames.shape[1]):

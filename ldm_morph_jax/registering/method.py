@@ -11,6 +11,7 @@ from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import Image, ImageError, Spacing, images_from_array
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Registration, Result
+from ldm_morph_jax.runs.anatomy import AnatomyModel
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
@@ -93,10 +94,12 @@ class Registrar(TrainedMethod):
         align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        anatomy: AnatomyModel | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
-        return register_images(self, pairs, align=align, centre=centre, refine=refine)
+        options = {"align": align, "centre": centre, "refine": refine, "anatomy": anatomy}
+        return register_images(self, pairs, **options)
 
     def track(
         self,

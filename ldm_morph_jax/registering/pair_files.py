@@ -24,12 +24,37 @@ from ldm_morph_jax.registering.outputs import (
 )
 from ldm_morph_jax.registering.pairs import refinement_steps
 from ldm_morph_jax.registering.verdict import judge
+from ldm_morph_jax.runs.anatomy import anatomy_network
 
 COLUMNS = (
     "id status verdict seconds correlation_before correlation_after dice_before dice_after "
     "nonpositive_jacobian_percent largest_displacement_mm error"
 ).split()
 _EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def of_anatomy(registration, anatomy) -> dict | None:
+    """What guided the search of each slice; None: nothing."""
+    if anatomy is None:
+        return None
+    return {
+        "network": anatomy.name,
+        "used": [bool(motion.anatomy[0]) for motion in registration.motions],
+        "confidence": [
+            [round(value, 3) for value in motion.anatomy[1:]] for motion in registration.motions
+        ],
+    }
+
+
+def _unguided(registration, anatomy) -> list[str]:
+    left_out = sum(not motion.anatomy[0] for motion in registration.motions) if anatomy else 0
+    if not left_out:
+        return []
+    where = "these images" if len(registration.motions) == 1 else f"{left_out} slices"
+    return [
+        f"the anatomy network {anatomy.name!r} is unsure of the heart in {where}: the search was "
+        "not guided there"
+    ]
 
 
 def register_files(
@@ -74,8 +99,13 @@ def register_files(
     ) as folder:
         registrar = load()
         loaded, steps = time.perf_counter(), refinement_steps(registrar, options.refine)
+        anatomy = None if options.anatomy is None else anatomy_network(options.anatomy)
         [registration] = registrar.register_images(
-            [(moving, fixed)], align=options.align, centre=options.centre, refine=steps
+            [(moving, fixed)],
+            align=options.align,
+            centre=options.centre,
+            refine=steps,
+            anatomy=anatomy,
         )
         registered = time.perf_counter()
         masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
@@ -90,7 +120,8 @@ def register_files(
                 steps=steps,
                 inverse=options.inverse,
             ),
-            "notes": notes(registration, registrar),
+            "anatomy": of_anatomy(registration, anatomy),
+            "notes": [*notes(registration, registrar), *_unguided(registration, anatomy)],
         }
         metrics["verdict"] = judge(registration, metrics, registrar.card.get("appearance"))
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):

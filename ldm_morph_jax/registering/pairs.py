@@ -7,6 +7,7 @@ image. An iterative method finds a displacement by itself.
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.registering.grid import Grid, OnGrid, Slice, prepare, velocity_on_whole
+from ldm_morph_jax.registering.guiding import Guided, guide
 from ldm_morph_jax.registering.result import Registration, SliceMotion
 from ldm_morph_jax.registering.search import STEPS, Refinement, refine
+from ldm_morph_jax.runs.anatomy import AnatomyModel
 from ldm_morph_jax.runs.trained import TrainedMethod
 
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
@@ -31,6 +34,7 @@ def register_images(
     align: str = "auto",
     centre: tuple[float, float] | None = None,
     refine: int | None = None,
+    anatomy: AnatomyModel | None = None,
 ) -> list[Registration]:
     """Register (moving, fixed) images; a stack is registered slice by slice.
 
@@ -39,6 +43,8 @@ def register_images(
         pairs: none sees another.
         align, centre: see `grid.prepare`.
         refine: see `refinement_steps`.
+        anatomy: guides the search, see `guiding`; without a search (refine 0, iterative methods)
+            there is nothing to guide.
 
     Raises:
         ImageError: two images that do not fit together.
@@ -48,7 +54,18 @@ def register_images(
     prepared = [
         prepare(method, moving, fixed, align=align, centre=centre) for moving, fixed in pairs
     ]
-    motions = iter(_motions(method, [plane for slices in prepared for plane in slices], steps))
+    guides = None
+    if anatomy is not None:
+        if not steps:
+            raise ValueError(f"anatomy guides a search, and {method.name} does none")
+        guides = []
+        for (_, fixed), slices in zip(pairs, prepared, strict=True):
+            spacing = None
+            if fixed.spacing_known:
+                spacing = tuple(np.multiply(slices[0].whole.grid.scale, fixed.spacing).tolist())
+            guides += guide(anatomy, [plane.whole for plane in slices], spacing)
+    planes = [plane for slices in prepared for plane in slices]
+    motions = iter(_motions(method, planes, steps, guides))
     return [
         Registration(moving, fixed, slices, [next(motions) for _ in slices])
         for (moving, fixed), slices in zip(pairs, prepared, strict=True)
@@ -69,8 +86,19 @@ def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
     return refine
 
 
-def refined_displacement(method: TrainedMethod, moving, fixed, *, steps: int) -> np.ndarray:
-    """`[B, N, N, 1]` twice -> displacement `[B, N, N, 2]` after `steps` of refinement."""
+def refined_displacement(
+    method: TrainedMethod,
+    moving,
+    fixed,
+    *,
+    steps: int,
+    anatomy: AnatomyModel | None = None,
+    spacing: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """`[B, N, N, 1]` twice -> displacement `[B, N, N, 2]` after `steps` of refinement.
+
+    anatomy: guides the search, see `guiding`; `spacing` is of all pairs, in mm.
+    """
     n = moving.shape[1]
     grid = Grid((n, n), ((n - 1) / 2,) * 2, (1.0, 1.0))
     pairs = [
@@ -78,11 +106,17 @@ def refined_displacement(method: TrainedMethod, moving, fixed, *, steps: int) ->
         for m, f in zip(np.asarray(moving)[..., 0], np.asarray(fixed)[..., 0], strict=True)
     ]
     slices = [Slice(pair, pair, np.zeros(2)) for pair in pairs]
-    motions = _motions(method, slices, refinement_steps(method, steps))
+    guides = None if anatomy is None else guide(anatomy, pairs, spacing)
+    motions = _motions(method, slices, refinement_steps(method, steps), guides)
     return np.stack([motion.displacement for motion in motions]).astype("f4")
 
 
-def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list[SliceMotion]:
+def _motions(
+    method: TrainedMethod,
+    slices: Sequence[Slice],
+    steps: int,
+    guides: Sequence[Guided] | None = None,
+) -> list[SliceMotion]:
     """Register slices, in any order and number; none sees another."""
     if not (steps or method.predicts_velocity):
         displacements = _predict(method, method.displacement, slices)
@@ -93,7 +127,8 @@ def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list
     refining = _refining(steps, method.calls)
     classes = [_size_class(plane.whole.grid.shape) for plane in slices]
     if method.calls == "once":  # two programs to load: both at once
-        refining.prepare(*_shapes(_batch_size(len(slices)), classes[0]))
+        shapes = _shapes(_batch_size(len(slices)), classes[0])
+        refining.prepare(*shapes, *(shapes[:2] if guides else ()))
     velocities = _predict(method, method.velocity, slices)
     starts = [
         velocity_on_whole(plane, np.asarray(v, np.float64))
@@ -102,11 +137,17 @@ def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list
     motions: list[SliceMotion | None] = [None] * len(slices)
     for size in dict.fromkeys(classes):
         members = [k for k, size_class in enumerate(classes) if size_class == size]
-        inputs = [_filled_up(slices[k].whole, starts[k], size) for k in members]
+        inputs = [
+            _filled_up(slices[k].whole, starts[k], size, guides[k] if guides else None)
+            for k in members
+        ]
         for part, filled in _batches([np.stack(arrays) for arrays in zip(*inputs, strict=True)]):
             refined = {name: np.asarray(value) for name, value in refining(*filled).items()}
             for row, k in enumerate(members[part]):
-                motions[k] = _motion(refined, row, slices[k].whole.grid)
+                motion = _motion(refined, row, slices[k].whole.grid)
+                if guides:
+                    motion = replace(motion, anatomy=(guides[k].used, *guides[k].confidence))
+                motions[k] = motion
     return motions
 
 
@@ -160,14 +201,18 @@ def _size_class(shape: tuple[int, int]) -> tuple[int, int]:
     return tuple(_SIZE_CLASS * math.ceil(n / _SIZE_CLASS) for n in shape)
 
 
-def _filled_up(pair: OnGrid, velocity: np.ndarray, size: tuple[int, int]) -> tuple:
-    """(moving, fixed, valid, velocity) of `size`; what is new does not count."""
+def _filled_up(
+    pair: OnGrid, velocity: np.ndarray, size: tuple[int, int], guided: Guided | None
+) -> tuple:
+    """(moving, fixed, valid, velocity[, compared]) of `size`; what is new does not count."""
+    compared = () if guided is None else (guided.moving, guided.fixed)
     more = [(0, n - old) for n, old in zip(size, pair.grid.shape, strict=True)]
     return (
         np.pad(pair.moving, more, mode="edge"),
         np.pad(pair.fixed, more, mode="edge"),
         np.pad(pair.valid, more),
         np.pad(velocity, [*more, (0, 0)], mode="edge"),
+        *(np.pad(image, more, mode="edge") for image in compared),
     )
 
 
@@ -176,12 +221,13 @@ _READ = ("displacement", "scale", "correlation")  # of search.Refined
 
 @functools.cache
 def _refining(steps: int, calls: str) -> Program:
-    """(moving, fixed, valid, start) -> `_READ` of `search.refine` with so many steps."""
+    """(moving, fixed, valid, start[, compared]) -> `_READ` of `search.refine` with `steps`."""
     settings = Refinement.of(steps)
 
     def make():
         def refined(*arguments):
-            whole = refine(*arguments, settings=settings)
+            compared = arguments[4:] or None
+            whole = refine(*arguments[:4], settings=settings, compared=compared)
             return {name: getattr(whole, name) for name in _READ}
 
         return refined

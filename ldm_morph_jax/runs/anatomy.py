@@ -113,6 +113,12 @@ def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY, *, calls: str = "of
     )
 
 
+@functools.lru_cache(maxsize=2)
+def anatomy_network(name_or_path: str) -> AnatomyModel:
+    """As `load_anatomy`, kept: compiled once for all slices and images of a process."""
+    return load_anatomy(name_or_path)
+
+
 def is_anatomy(name_or_path: str | Path) -> bool:
     """Whether `load_anatomy` is what loads it: a name, a run with that stage, or a file."""
     path = Path(name_or_path)
