@@ -24,7 +24,7 @@ class Drawing(NamedTuple):
 # chosen on validation patients (docs/results/anatomy)
 DRAWINGS = {
     frozenset({"left ventricle", "myocardium", "left atrium"}): Drawing(
-        {"left ventricle": -1.0, "myocardium": -1.0}, 0.4
+        {"left ventricle": -1.0}, 0.4
     ),
     frozenset({"right ventricle", "myocardium", "left ventricle"}): Drawing(
         {"right ventricle": 0.6, "left ventricle": 1.0}, 0.2
