@@ -181,7 +181,7 @@ def bad_command_lines(folder):
         (("--moving", folder / "text.png", *fixed, *out), "not a readable image"),
         (("--moving", folder / "colour.png", *fixed, *out), "colour image"),
         (("--moving", folder / "constant.nii.gz", *fixed, *out), "is constant"),
-        (("--moving", stack, *fixed, *out), "choose one with --slice 0 to 2"),
+        (("--moving", stack, *fixed, *out), "one is a stack of slices"),
         (("--moving", stack, *fixed, *out, "--slice", 7), "has no slice 7"),
         (("--moving", stack, *fixed, *out, "--slice", "all"), "one is a stack of slices"),
         (("--moving", folder / "far.nii.gz", *fixed, *out), "use --align centre"),

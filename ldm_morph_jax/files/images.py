@@ -36,6 +36,7 @@ from ldm_morph_jax.files.writing import SUFFIXES, atomic, round_to, write_image
 __all__ = [
     "SUFFIXES",
     "FileError",
+    "VOLUME",
     "Geometry",
     "Image",
     "ImageError",
@@ -50,11 +51,15 @@ __all__ = [
     "resample_image",
     "resample_labels",
     "round_to",
+    "volume_from_array",
     "write_image",
 ]
 
-Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or (row, column)
+Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or one per axis
 _FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in another order
+
+
+VOLUME = "volume"  # in place of a slice: all that a frame holds
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,36 @@ def images_from_array(
     return images, batched
 
 
+def volume_from_array(array, spacing=None, *, source: str = "volume") -> Image:
+    """A volume `[S, H, W]` without a place in space.
+
+    Args:
+        array: NumPy or JAX, grey values without an axis of channels.
+        spacing: mm, one number or (slice, row, column); None where unknown.
+        source: what messages call it.
+
+    Raises:
+        ImageError: what `images_from_array` refuses, and an array of another rank.
+    """
+    array, several = image_planes(array, source)
+    if not several:
+        raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
+    known = spacing is not None
+    if known:
+        try:
+            spacing = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
+        except (TypeError, ValueError):
+            raise ImageError(
+                f"{source}: spacing {spacing}, expected one number or (slice, row, column)"
+            ) from None
+        check_believable_spacing(spacing, source)
+    image = Image(
+        array, plain_geometry(array.shape, spacing), known, position_known=False, source=source
+    )
+    _check_values(image, False)
+    return image
+
+
 def images_of(
     value: Any,
     spacing: Spacing | None = None,
@@ -252,7 +287,8 @@ def read_image(
     Args:
         path: the file or folder.
         slice: of a stack, the index (from 0) of the slice to read, or "all" for `[S, H, W]`.
-            Ignored by files of one slice, whose frames it then chooses, as ITK counts them.
+            Ignored by files of one slice, whose frames it then chooses, as ITK counts them. VOLUME:
+            whatever one frame holds, a slice or all of a stack.
         frame: of a file with several frames in time, the index (from 0) of the one to read. Without
             it, a slice of such a file is that of the first frame, and the image's notes say so.
         spacing: mm, one number or (row, column), for files that do not tell theirs: pictures,
@@ -533,14 +569,14 @@ def _select_frame(
     """One frame, `[H, W]` or `[S, H, W]`, and the slice that remains to be chosen."""
     frames, slices = stored.array.shape[:2]
     notes, array, geometry = stored.notes, stored.array, stored.geometry
-    if frames > 1 and slices == 1 and frame is None and slice is not None:
+    if frames > 1 and slices == 1 and frame is None and slice not in (None, VOLUME):
         # as ITK counts: its third axis holds the frames
         array, slices = array.swapaxes(0, 1), frames
         space = _as_3d(geometry)
         geometry = replace(space, shape=(frames, *space.shape[1:]))
         frames = 1
     if frames > 1 and frame is None:
-        if slice is None:
+        if slice in (None, VOLUME):
             raise ImageError(
                 f"{source}: has {frames} frames; choose one with `frame` 0 to {frames - 1}"
             )
@@ -586,7 +622,7 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     if image.array.ndim == 2:
         return image
     slices = image.array.shape[0]
-    if slices > 1 and slice == "all":
+    if slices > 1 and slice in ("all", VOLUME):
         return image  # in space, where any direction will do
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
@@ -600,7 +636,7 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
             f"{image.source}: 3-D with {slices} slices; choose one with `slice` 0 to "
             f"{slices - 1}, or all"
         )
-    k = int(slice or 0) if slices > 1 else 0
+    k = int(slice or 0) if slices > 1 else 0  # a file of one slice has no other
     if not 0 <= k < slices:
         raise ImageError(f"{image.source}: has no slice {k}; its slices are 0 to {slices - 1}")
     whole, (geometry, axial) = image.geometry, plane_geometry(image.geometry, k)

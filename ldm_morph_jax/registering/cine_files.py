@@ -12,8 +12,14 @@ from tqdm import tqdm
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError
-from ldm_morph_jax.files.movies import Cine, read_cine, read_frame_mask
+from ldm_morph_jax.files.images import ImageError, in_region
+from ldm_morph_jax.files.movies import (
+    Cine,
+    cine_from_arrays,
+    note_on_period,
+    read_cine,
+    read_frame_mask,
+)
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.segments import LETTERS
@@ -52,7 +58,7 @@ from ldm_morph_jax.registering.segments import (
     segments_of,
     twist_of,
 )
-from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+from ldm_morph_jax.registering.tracking import track_cine
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
@@ -165,6 +171,8 @@ def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | Non
 
 def _write(cine, options, anatomy, findings, load) -> dict:
     """Track, measure, write."""
+    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
+        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     source = None
     if options.dicom:
         source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
@@ -201,6 +209,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
             "found": None if findings is None else findings.summary(_pixel(cine)),
             "notes": [
                 *cine.first.notes,
+                *_notes_on_period(options, cine),
                 *measures.notes,
                 *(() if findings is None else findings.doubts),
             ],
@@ -228,6 +237,11 @@ def _write(cine, options, anatomy, findings, load) -> dict:
         content["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         write_record(folder, SUMMARY, content)
     return content
+
+
+def _notes_on_period(options, cine) -> tuple[str, ...]:
+    given = options.period
+    return () if cine.times is None or given in (None, "whole") else note_on_period(float(given))
 
 
 def _pixel(cine) -> float | None:
@@ -277,6 +291,9 @@ def _track_slices(options, load) -> dict:
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
     jobs, levels = _jobs_of_slices(options, stack, count)
+    blank = stack.blank_slices
+    shown = [k for k in range(count) if k not in blank]
+    jobs, levels = [jobs[k] for k in shown], levels[shown]
     spacing_known = stack.first.spacing_known
     del stack
     registrar = load()
@@ -295,7 +312,7 @@ def _track_slices(options, load) -> dict:
         "slices": [job.out.name for job in jobs],
         "levels": [int(level) for level in levels],
         "end_systole": None,
-        "notes": [],
+        "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }

@@ -105,17 +105,35 @@ def write_pair(
         )
     if moving_mask is not None:
         labels = registration.transform.warp(moving_mask.array, "nearest")
-        labels = labels.reshape(1, *places[0].shape)
         if labels.any():
-            found = [int(label) for label in np.unique(labels) if label]
-            write_segmentation(
-                folder / "warped_mask.dcm",
-                labels,
-                places[0],
-                fixed,
-                dict.fromkeys(found, "other"),
-                series["segmentation"],
-            )
+            write_labels(folder / "warped_mask.dcm", labels, registration.fixed, fixed, series)
+
+
+def write_labels(
+    path: Path,
+    labels: np.ndarray,
+    image: Image,
+    source: Source,
+    series: Mapping[str, Series] | None = None,
+) -> None:
+    """Labels of an image, of which nothing is known but their numbers, as a segmentation.
+
+    Args:
+        path: where to.
+        labels: on the grid of the image.
+        image: which one.
+        source: of the image.
+        series: those of other objects that are written with it.
+    """
+    place, found = place_of(image), [int(label) for label in np.unique(labels) if label]
+    write_segmentation(
+        path,
+        labels.reshape(1, *place.shape),
+        place,
+        source,
+        dict.fromkeys(found, "other"),
+        (series or _series())["segmentation"],
+    )
 
 
 def write_cine(

@@ -6,7 +6,7 @@ A score that does not exist, such as the correlation of a constant image, is NaN
 import numpy as np
 
 from ldm_morph_jax.files.images import Image
-from ldm_morph_jax.ops.metrics import dice
+from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -28,15 +28,18 @@ def measure(
         inverse: whether to compute the inverse and its residual.
     """
     transform = registration.transform
-    model, whole = (getattr(registration.slices[0], name).grid for name in ("model", "whole"))
+    model, whole = registration.slices[0].model, registration.slices[0].whole.grid
     moved = np.linalg.norm(transform.displacement_mm - registration.start.displacement_mm, axis=-1)
     metrics = {
         "moving": image_facts(registration.moving),
         "fixed": image_facts(registration.fixed),
-        "model_grid": {
-            "size": model.shape[0],
-            "centre_on_fixed_pixel": list(model.centre),
-            "fixed_pixels_per_model_pixel": list(model.scale),
+        "in_three_dimensions": registration.in_space,
+        "model_grid": None
+        if model is None
+        else {
+            "size": model.grid.shape[0],
+            "centre_on_fixed_pixel": list(model.grid.centre),
+            "fixed_pixels_per_model_pixel": list(model.grid.scale),
         },
         "whole_grid": {
             "shape": list(whole.shape),
@@ -72,7 +75,8 @@ def image_facts(image: Image) -> dict:
 
 
 def similarity(registration: Registration) -> dict[str, dict[str, float]]:
-    """Before and after: correlation on the model grid, differences on and beyond it.
+    """Before and after: correlation on the model grid (volumes have none: everywhere), differences
+    on and beyond it.
 
     "correlation": coefficient of fixed and warped image; "rms_difference" and
     "rms_difference_beyond_grid": root of the mean squared difference, as a share of the fixed
@@ -85,8 +89,9 @@ def similarity(registration: Registration) -> dict[str, dict[str, float]]:
     for transform in transforms.values():
         index = transform.moving_indices()
         seen &= ((index >= -0.5) & (index <= np.array(moving.shape) - 0.5)).all(axis=-1)
+    model = registration.slices[0].model
     on_grid = np.broadcast_to(
-        registration.slices[0].model.grid.covers(fixed.shape[-2:]), seen.shape
+        True if model is None else model.grid.covers(fixed.shape[-2:]), seen.shape
     )
     extent = float(fixed.max()) - float(fixed.min())
     table: dict[str, dict[str, float]] = {
@@ -123,19 +128,29 @@ def overlap(
 ) -> dict[str, dict[str, float]]:
     """DSC of every label, before and after; a stack's is its volume's.
 
-    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it.
+    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it. Of volumes
+    registered in three dimensions also "hd95_mm" and "mean_surface_distance_mm".
     """
     before = registration.start.warp(moving_mask, "nearest")
     after = registration.transform.warp(moving_mask, "nearest")
     masks = {"the moving mask": moving_mask, "the fixed mask": fixed_mask}
     present = {name: {int(k) for k in np.unique(mask) if k != 0} for name, mask in masks.items()}
     labels = sorted(set.union(*present.values()))
-    # dice counts pixels, however they are arranged
-    before, after, fixed = (a.reshape(-1, a.shape[-1]) for a in (before, after, fixed_mask))
-    scores = {"before": dice(before, fixed, labels), "after": dice(after, fixed, labels)}
+    warped = {"before": before, "after": after}
+    scores = {when: dice(mask, fixed_mask, labels) for when, mask in warped.items()}
+    distances = {}
+    if registration.in_space:
+        spacing = registration.fixed.geometry.spacing
+        distances = {
+            when: surface_distance(mask, fixed_mask, labels, spacing)
+            for when, mask in warped.items()
+        }
     table = {}
     for k in labels:
         table[str(k)] = {when: score[k] for when, score in scores.items()}
+        for name, field in (("hd95_mm", "hd95"), ("mean_surface_distance_mm", "mean")):
+            if distances:
+                table[str(k)][name] = {w: getattr(d[k], field) for w, d in distances.items()}
         for name in masks:
             if k not in present[name]:
                 table[str(k)]["lacking"] = name
@@ -181,7 +196,13 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
         for image in (registration.moving, registration.fixed)
         for note in image.notes
     ]
-    if method.spacing_mm is not None and not registration.fixed.spacing_known:
+    sentences += registration.notes
+    if registration.in_space and not registration.fixed.spacing_known:
+        sentences.append(
+            f"{registration.fixed.source} does not tell its spacing: slices were taken to be as "
+            "far apart as pixels"
+        )
+    elif method.spacing_mm is not None and not registration.fixed.spacing_known:
         sentences.append(
             f"{registration.fixed.source} does not tell its pixel spacing: the longer side was "
             "fitted to the model's grid, so the heart may not have the size that the network "

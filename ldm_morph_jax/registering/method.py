@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.devices.forking import check_not_forked
-from ldm_morph_jax.files.images import Image, ImageError, Spacing, images_from_array
+from ldm_morph_jax.files.images import (
+    Image,
+    ImageError,
+    Spacing,
+    images_from_array,
+    volume_from_array,
+)
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Registration, Result
 from ldm_morph_jax.runs.anatomy import AnatomyModel
@@ -54,6 +60,7 @@ class Registrar(TrainedMethod):
         moving_spacing: Spacing | None = None,
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        volume: bool = False,
     ) -> Result:
         """Register arrays.
 
@@ -61,18 +68,27 @@ class Registrar(TrainedMethod):
             moving, fixed: NumPy or JAX arrays of grey values of any range, without an axis of
                 channels: `[H, W]`, or `[B, H, W]` with the same B. Sizes may differ; centres are
                 then put on each other.
-            spacing: mm, one number or (row, column); None where unknown.
+            spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
+                unknown.
             moving_spacing: of the moving image where it differs.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
                 the image's centre.
             refine: steps of refinement on the whole image; 0: what the network alone predicts. By
                 default `search.STEPS` for a network, none for an iterative method.
+            volume: the arrays are one volume `[S, H, W]` each, registered in three dimensions, and
+                not a batch of images; so are those that have a spacing of three numbers.
 
         Raises:
             ImageError: NaN, constant images, shapes or spacing that cannot be used.
         """
         if moving_spacing is None:
             moving_spacing = spacing
+        if volume or any(np.size(s) == 3 for s in (spacing, moving_spacing) if s is not None):
+            volumes = (
+                volume_from_array(moving, moving_spacing, source="moving"),
+                volume_from_array(fixed, spacing, source="fixed"),
+            )
+            return Result(tuple(self.register_images([volumes], refine=refine, volume=True)), False)
         movings, batched = images_from_array(moving, moving_spacing, source="moving")
         fixeds, also_batched = images_from_array(fixed, spacing, source="fixed")
         if (batched, len(movings)) != (also_batched, len(fixeds)):
@@ -94,12 +110,13 @@ class Registrar(TrainedMethod):
         align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        volume: bool = False,
         anatomy: AnatomyModel | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
-        options = {"align": align, "centre": centre, "refine": refine, "anatomy": anatomy}
-        return register_images(self, pairs, **options)
+        options = {"align": align, "centre": centre, "refine": refine, "volume": volume}
+        return register_images(self, pairs, **options, anatomy=anatomy)
 
     def track(
         self,
@@ -128,7 +145,8 @@ class Registrar(TrainedMethod):
             ImageError: frames, times or spacing that cannot be used; no such frame; a period
                 shorter than the cine.
         """
-        from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+        from ldm_morph_jax.files.movies import cine_from_arrays
+        from ldm_morph_jax.registering.tracking import track_cine
 
         check_not_forked()
         return track_cine(

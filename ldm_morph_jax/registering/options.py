@@ -54,7 +54,8 @@ class SliceOption:
     slice: Annotated[
         int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all")
     ] = None
-    """which slice of a 3-D file (from 0), or all"""
+    """which slice of a 3-D file (from 0), or all, one by one; register takes a volume as a whole by
+    default"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,7 +354,8 @@ class WarpOptions(FrameOption, JobOptions):
     """file to write; of a batch the folder of all files"""
 
     transform: Annotated[Path | None, _FILE] = None
-    """displacement.npz or displacement.nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+    """displacement.npz, .nii.gz or .dcm of register, an ITK/ANTs field (.nii.gz) or any other DICOM
+    deformable registration"""
 
     input: Annotated[Path | None, _FILE] = None
     """image, labels or points (.csv)"""
@@ -368,11 +370,19 @@ class WarpOptions(FrameOption, JobOptions):
     """the moving image, where the transform does not tell its grid (a .nii.gz does not) and it is
     needed: --inverse of an image, points in pixels"""
 
+    dicom: Annotated[Path | None, _FILE] = None
+    """the DICOM image on which the result lies; the labels are then written to a DICOM segmentation
+    (--out FILE.dcm)"""
+
     def __post_init__(self):
         super().__post_init__()
         given = [name for name in self.INPUTS if getattr(self, name) is not None]
         if self.batch and given:
             raise ValueError(f"--batch takes {', '.join(given)} from its CSV; drop the option")
+        if self.dicom and (self.batch or self.interpolation != "nearest"):
+            raise ValueError("--dicom is for labels: expected --interpolation nearest, no --batch")
+        if (self.dicom is not None) != (self.out.suffix.lower() == ".dcm"):
+            raise ValueError(f"--out is {self.out}, expected FILE.dcm with --dicom, and only then")
         missing = [f"--{name}" for name in self.REQUIRED if name not in given]
         if missing and not self.batch:
             raise ValueError(f"{' and '.join(missing)} missing (or use --batch)")
@@ -383,7 +393,8 @@ class JacobianOptions(SliceOption, FrameOption):
     """The Jacobian determinant of a saved transform; slice and frame choose those of the mask."""
 
     transform: Annotated[Path, _FILE]
-    """displacement.npz or .nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+    """displacement.npz, .nii.gz or .dcm of register, an ITK/ANTs field (.nii.gz) or any other DICOM
+    deformable registration"""
 
     out: Annotated[Path | None, _FILE] = None
     """map to write (.nii.gz, .npz, .tif)"""

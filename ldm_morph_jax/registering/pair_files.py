@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.images import Image, read_image, read_mask
+from ldm_morph_jax.files.images import VOLUME, Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
@@ -33,7 +33,7 @@ COLUMNS = (
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def of_anatomy(registration, anatomy) -> dict | None:
+def _guidance(registration, anatomy) -> dict | None:
     """What guided the search of each slice; None: nothing."""
     if anatomy is None:
         return None
@@ -105,6 +105,7 @@ def register_files(
             align=options.align,
             centre=options.centre,
             refine=steps,
+            volume=options.slice is None,
             anatomy=anatomy,
         )
         registered = time.perf_counter()
@@ -120,7 +121,7 @@ def register_files(
                 steps=steps,
                 inverse=options.inverse,
             ),
-            "anatomy": of_anatomy(registration, anatomy),
+            "anatomy": _guidance(registration, anatomy),
             "notes": [*notes(registration, registrar), *_unguided(registration, anatomy)],
         }
         metrics["verdict"] = judge(registration, metrics, registrar.card.get("appearance"))
@@ -165,11 +166,10 @@ def read_pair(options: PairOptions) -> tuple[Image, Image, Image | None, Image |
         options.frames,
         strict=True,
     ):
-        image = read_image(image_file, options.slice, frame=frame, **options.reading)
+        which = VOLUME if options.slice is None else options.slice
+        image = read_image(image_file, which, frame=frame, **options.reading)
         images.append(image)
-        masks.append(
-            None if mask_file is None else read_mask(mask_file, image, options.slice, frame=frame)
-        )
+        masks.append(None if mask_file is None else read_mask(mask_file, image, which, frame=frame))
     return *images, *masks
 
 

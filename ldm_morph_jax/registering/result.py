@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SliceMotion:
-    """The motion of one slice.
+    """The motion of one slice, or of a volume.
 
     grid: where the displacement is given.
-    displacement: `[*grid.shape, 2]` pixels of the grid, pull-back.
+    displacement: `[*grid.shape, rank]` pixels of the grid, pull-back.
     scale: largest s in [0, 1] at which exp(s v) is no worse than the identity on the whole image;
         1 where a method predicts a displacement.
     correlation: (before, after) mean local correlation on the whole image; None where a method
@@ -49,14 +49,21 @@ class Registration:
     """One registered pair of images.
 
     moving, fixed: the images.
-    slices: the same on the grids.
+    slices: the same on the grids; of volumes registered in three dimensions, one.
     motions: of every slice.
+    notes: what should be said of how they were registered.
     """
 
     moving: Image
     fixed: Image
     slices: Sequence[Slice]
     motions: Sequence[SliceMotion]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def in_space(self) -> bool:
+        """Whether volumes were registered in three dimensions, not slice by slice."""
+        return self.slices[0].model is None
 
     @property
     def diffeomorphic(self) -> bool:
@@ -80,9 +87,9 @@ class Registration:
 
     @functools.cached_property
     def pixel_displacement(self) -> np.ndarray:
-        """`[*fixed.shape, 2]` in fixed pixels, without shift and change of grid: what moved."""
+        """`[*fixed.shape, n]` in fixed pixels, without shift and change of grid: what moved."""
         moved = self.transform.displacement_mm - self.start.displacement_mm
-        return self.fixed.geometry.vectors_to_index(moved)[..., -2:]
+        return self.fixed.geometry.vectors_to_index(moved)
 
     @functools.cached_property
     def start(self) -> Transform:
@@ -98,7 +105,8 @@ class Result:
     """What `load(name)(moving, fixed)` returns; arrays are `[H, W]` or `[B, H, W]` as given.
 
     Displacements are in pixels, components (row, column), pull-back:
-    warped[x] = moving[x + displacement[x]].
+    warped[x] = moving[x + displacement[x]]. Of volumes, arrays are `[S, H, W]` and components
+    (slice, row, column).
     """
 
     registrations: tuple[Registration, ...]
@@ -145,6 +153,11 @@ class Result:
 
         With `inverse`, from the fixed image's grid to the moving one.
         """
+        if self.registrations[0].fixed.array.ndim == 3:
+            transform = self.registrations[0].transform
+            if inverse:
+                transform = self.registrations[0].inverse.transform
+            return transform.warp(np.asarray(array), interpolation)
         arrays, batched = image_planes(array, "array")
         if (batched, len(arrays)) != (self.batched, len(self.registrations)):
             expected = f"{len(self.registrations)} images" if self.batched else "one image"

@@ -96,9 +96,9 @@ def _doubts(metrics: Mapping) -> list[str]:
 def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
     """Of the image, as the network sees it, that is furthest from the training images.
 
-    None where images are too small to describe.
+    None where images are too small to describe, or no network saw them.
     """
-    if min(slices[0].model.grid.shape) < 32:
+    if slices[0].model is None or min(slices[0].model.grid.shape) < 32:
         return None
     images = [getattr(plane.model, name) for plane in slices for name in ("moving", "fixed")]
     return float(np.max(distance(np.stack(images), described)))

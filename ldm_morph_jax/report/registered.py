@@ -15,6 +15,7 @@ from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
 from ldm_morph_jax.report.style import png_bytes
 from ldm_morph_jax.report.views import pair_view
 
+_DISTANCES = {"hd95_mm": "HD95", "mean_surface_distance_mm": "Mean surface distance"}
 _MOST_ROWS = 8  # slices of a stack in overview.png
 
 
@@ -29,15 +30,29 @@ def prepare() -> None:
     page.pair_pictures(pair_view(**one), white=1.0)
 
 
-def write_pages(folder: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
-    """overview.png and report.html; `metrics` is the content of metrics.json."""
+def write_pages(
+    folder: Path,
+    slices: Sequence[Mapping],
+    metrics: Mapping,
+    planes: Mapping[str, Mapping] | None = None,
+) -> None:
+    """overview.png and report.html; `metrics` is the content of metrics.json.
+
+    planes: of a volume, by caption, what overview.png shows in place of slices.
+    """
     names = " → ".join(Path(metrics[name]["file"]).name for name in ("moving", "fixed"))
     title = f"{names}   {metrics['verdict']['level']}"
-    write_overview(folder / "overview.png", slices, title)
+    if planes is None:
+        captions = [f"slice {k}" for k in range(len(slices))]
+        write_overview(folder / "overview.png", slices, captions, title)
+    else:
+        write_overview(folder / "overview.png", list(planes.values()), list(planes), title)
     write_report(folder / "report.html", slices, metrics)
 
 
-def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
+def write_overview(
+    path: Path, slices: Sequence[Mapping], captions: Sequence[str], title: str
+) -> None:
     """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen.
 
     The title may hold the names of files, any at all.
@@ -55,7 +70,7 @@ def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
                 else np.stack([slices[k][name] for k in chosen])
                 for name in slices[0]
             },
-            captions=[f"slice {k}" for k in chosen],
+            captions=[captions[k] for k in chosen],
             title=title,
         )
     with warnings.catch_warnings():  # the title shows a box for what the font lacks
@@ -89,16 +104,21 @@ def _rows(metrics) -> list[tuple[str, str, str]]:
         lacking = f", {score['lacking']} lacks it" if "lacking" in score else ""
         scores = (_number(score[when], 3) for when in ("before", "after"))
         rows.append((f"DSC label {label}{lacking}", *scores))
+        for name, text in _DISTANCES.items():
+            if name in score:
+                distances = (_number(score[name][when], 1) for when in ("before", "after"))
+                rows.append((f"{text}, label {label}, mm", *distances))
     return rows
 
 
 def _facts(metrics) -> list[tuple[str, str]]:
     """Everything else, as (name, text)."""
     j, d, grid = metrics["jacobian"], metrics["displacement_mm"], metrics["model_grid"]
+    unit = "voxels" if metrics.get("in_three_dimensions") else "pixels"
     facts = [
         ("Differences on the whole image", _difference(metrics["rms_difference"])),
         ("Differences beyond the grid", _difference(metrics["rms_difference_beyond_grid"])),
-        ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the pixels"),
+        ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the {unit}"),
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
@@ -124,6 +144,9 @@ def _facts(metrics) -> list[tuple[str, str]]:
         spacing = image["spacing_mm"]
         text = "spacing unknown" if spacing is None else f"{spacing[0]:g} × {spacing[1]:g} mm"
         facts.append((f"{name.capitalize()} image", f"{image['file']}; {size} pixels, {text}"))
+    if grid is None:
+        facts.append(("Registered", "in three dimensions"))
+        return facts
     scale = " × ".join(f"{s:.3g}" for s in grid["fixed_pixels_per_model_pixel"])
     centre = ", ".join(f"{c:g}" for c in grid["centre_on_fixed_pixel"])
     facts.append(
