@@ -238,7 +238,7 @@ def test_pictures_in_pictures_out(tmp_path, analytic, capsys):
         PIL.Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
     files = ("--moving", tmp_path / "ed.png", "--fixed", tmp_path / "es.png", "--refine", 0)
     assert run(register, *files, "--out", tmp_path / "a") == 0
-    assert "--spacing helps" in capsys.readouterr().out
+    assert "its spacing, where you know it, helps" in capsys.readouterr().out
     warped = np.asarray(PIL.Image.open(tmp_path / "a" / "warped.png"))
     np.testing.assert_allclose(warped, array(tmp_path / "a" / "warped.nii.gz"), atol=0.51)
     # without a spacing the longer side fills the model's 64 pixels

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files import folders, itk, reading, videos
-from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.arrays import image_planes, plain_numbers
 from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
 from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError
@@ -178,7 +178,9 @@ def images_from_array(
     return images, batched
 
 
-def volume_from_array(array, spacing=None, *, source: str = "volume") -> Image:
+def volume_from_array(
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "volume"
+) -> Image:
     """A volume `[S, H, W]` without a place in space.
 
     Args:
@@ -192,18 +194,17 @@ def volume_from_array(array, spacing=None, *, source: str = "volume") -> Image:
     array, several = image_planes(array, source)
     if not several:
         raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
-    known = spacing is not None
-    if known:
+    own: tuple[float, ...] | None = None
+    if spacing is not None:
         try:
-            spacing = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
+            own = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
         except (TypeError, ValueError):
             raise ImageError(
                 f"{source}: spacing {spacing}, expected one number or (slice, row, column)"
             ) from None
-        check_believable_spacing(spacing, source)
-    image = Image(
-        array, plain_geometry(array.shape, spacing), known, position_known=False, source=source
-    )
+        check_believable_spacing(own, source)
+    geometry = plain_geometry(array.shape, own)
+    image = Image(array, geometry, own is not None, position_known=False, source=source)
     _check_values(image, False)
     return image
 
@@ -217,6 +218,7 @@ def images_of(
     frame: int | None = None,
     oblique: bool = False,
     labels: bool = False,
+    volume: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of whatever a caller has, and whether it was a batch.
 
@@ -227,6 +229,7 @@ def images_of(
         source: what messages call an array or a SimpleITK image.
         slice, frame, oblique: see `read_image`; not of arrays.
         labels: whole numbers are required, a constant image is fine.
+        volume: an array is one volume `[S, H, W]`, see `volume_from_array`.
 
     Raises:
         ImageError: one line, on anything that cannot be registered.
@@ -243,10 +246,57 @@ def images_of(
     options = {"oblique": oblique, "labels": labels}
     if isinstance(value, str | os.PathLike):
         return [read_image(value, slice, frame=frame, spacing=spacing, **options)], False
-    if type(value).__module__.partition(".")[0] == "SimpleITK":
+    if _is_of_itk(value):
         stored = with_spacing(itk.stored_of(value, source), spacing, source)
         return [image_of_frame(stored, frame, slice, source, **options)], False
+    if frame is not None or slice not in (None, VOLUME):
+        raise ImageError(f"{source}: `slice` and `frame` are of files; index the array")
+    if volume:
+        return [volume_from_array(value, spacing, source=source)], False
     return images_from_array(value, spacing, source=source, labels=labels)
+
+
+def masks_of(
+    value: Any,
+    images: Sequence[Image],
+    *,
+    source: str = "mask",
+    slice: int | str | None = None,
+    frame: int | None = None,
+) -> list[Image]:
+    """Labels of images, on their grids, of whatever a caller has.
+
+    Args:
+        value: as of `images_of`; an array has the shape of its image, or of the batch.
+        images: what the labels are of.
+        source, slice, frame: as of `images_of`.
+
+    Raises:
+        ImageError: what `read_mask` refuses; another number of masks.
+    """
+    if isinstance(value, str | os.PathLike):
+        return [read_mask(value, image, slice, frame=frame) for image in images]
+    if isinstance(value, Image):
+        masks = [value]
+    elif _is_of_itk(value):
+        stored = itk.stored_of(value, source)
+        return [mask_of_frame(stored, image, frame, slice, source) for image in images]
+    else:
+        array = plain_numbers(value, source)
+        arrays = [array] if array.ndim == images[0].array.ndim else list(array)
+        masks = [
+            Image(
+                _as_labels(plane, source), plain_geometry(plane.shape), False, False, source=source
+            )
+            for plane in arrays
+        ]
+    if len(masks) != len(images):
+        raise ImageError(f"{source}: {len(masks)} masks, expected {len(images)}")
+    return [resample_labels(mask, image) for mask, image in zip(masks, images, strict=True)]
+
+
+def _is_of_itk(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "SimpleITK"
 
 
 def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:

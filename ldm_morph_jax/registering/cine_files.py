@@ -140,7 +140,7 @@ def _anatomy(options, cine) -> Anatomy:
     anatomy = Anatomy(view, septum=septum)
     level = LETTERS[options.levels] if options.levels else 0
     if options.levels and len(options.levels) != 1:
-        raise ValueError(f"--levels is {options.levels!r}, expected a letter for the one slice")
+        raise ValueError(f"`levels` is {options.levels!r}, expected a letter for the one slice")
     if options.mask:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
@@ -281,7 +281,7 @@ def _track_slices(options, load) -> dict:
     if stack.frames.ndim == 3:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
-        raise ValueError("contours and landmarks are of one slice, expected --slice K")
+        raise ValueError("contours and landmarks are of one slice, expected a `slice` K")
     if options.reference is None:
         options = replace(options, reference=_end_diastole(options, stack))
     if not 0 <= options.reference < len(stack.frames):
@@ -289,7 +289,7 @@ def _track_slices(options, load) -> dict:
     count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
     if options.levels and len(options.levels) != count:
         raise ValueError(
-            f"--levels has {len(options.levels)} letters, expected one for each of {count} slices"
+            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
         )
     source = None
     if options.dicom:
@@ -404,7 +404,7 @@ def _end_diastole(options, stack) -> int:
     if not areas.any():
         raise ImageError(
             f"{options.cine}: the anatomy network {model.name!r} finds no heart in any slice; give "
-            "--mask or --contours, or the --anatomy of this modality"
+            "`mask` or `contours`, or the `anatomy` of this modality"
         )
     return int(without_outliers(areas).argmax())
 

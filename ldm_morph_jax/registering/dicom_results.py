@@ -50,7 +50,7 @@ def source_of(path: Path, image: Image, frames: int = 1, frame: int | None = Non
     Raises FileError: no DICOM, pixels of unknown size, or frames that do not fit what was read.
     """
     if not image.spacing_known:
-        raise FileError(f"{path}: --dicom needs millimetres, and the pixel spacing is not known")
+        raise FileError(f"{path}: `dicom` needs millimetres, and the pixel spacing is not known")
     need_highdicom(path)
     place = place_of(image)
     source = read_source(path, place, frame=frame)
@@ -62,7 +62,7 @@ def place_of(image: Image) -> Geometry:
     """Its 3-D geometry, (S, H, W)."""
     place = image.geometry if image.geometry.dimension == 3 else image.space
     if place is None:
-        raise FileError(f"{image.source}: --dicom needs DICOM images")
+        raise FileError(f"{image.source}: `dicom` needs DICOM images")
     return place
 
 

@@ -266,7 +266,7 @@ def _check_overlap(values, moving: Image, fixed: Image) -> None:
     if overlap < MIN_OVERLAP:
         raise ImageError(
             f"{moving.source}: covers {100 * overlap:.0f} % of what is registered of "
-            f"{fixed.source}; use --align centre to put their centres on each other"
+            f"{fixed.source}; use `align` centre to put their centres on each other"
         )
 
 
@@ -278,7 +278,7 @@ def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
     if moving.geometry.dimension == 3 and np.abs(moving_index[..., 0] - k).max() > 0.02:
         raise ImageError(
             f"{moving.source}: slice {k} does not lie in the plane of the fixed image's slice "
-            f"{k}; use --align centre to register slice by slice all the same"
+            f"{k}; use `align` centre to register slice by slice all the same"
         )
     moving_scale = np.array(fixed.spacing) * grid.scale / moving.spacing
     return np.stack(
@@ -335,7 +335,7 @@ def _check_pair(moving: Image, fixed: Image, align: str) -> str:
     if align == "world" and not same_tilt:
         raise ImageError(
             f"{names}: their slice planes are tilted differently (oblique to each other); use "
-            "--align centre to put their centres on each other"
+            "`align` centre to put their centres on each other"
         )
     return align
 

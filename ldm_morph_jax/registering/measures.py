@@ -206,7 +206,7 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
         sentences.append(
             f"{registration.fixed.source} does not tell its pixel spacing: the longer side was "
             "fitted to the model's grid, so the heart may not have the size that the network "
-            "knows; --spacing helps"
+            "knows; its spacing, where you know it, helps"
         )
     if registration.fixed.plane is not None:
         sentences.append("oblique slice: x and y in the results are axes of the slice's own plane")

@@ -115,7 +115,7 @@ class JobOptions(ReadingOptions):
 
     def __post_init__(self):
         if self.shard is not None and self.batch is None:
-            raise ValueError("--shard needs --batch")
+            raise ValueError("`shard` needs `batch`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,22 +180,22 @@ class PairOptions(JobOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.refine is not None and self.refine < 0:
-            raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
+            raise ValueError(f"`refine` is {self.refine}, expected 0 or more steps")
         if self.frame is not None and len(self.frame) not in (1, 2):
             raise ValueError(f"frame: found {len(self.frame)} numbers, expected one or two")
         if self.dicom and self.example:
-            raise ValueError("--example does not go with --dicom: it is not DICOM")
+            raise ValueError("`example` does not go with `dicom`: it is not DICOM")
         given = [
             name for name in (*self.INPUTS, "slice", "frame") if getattr(self, name) is not None
         ]
         if self.batch and self.example:
-            raise ValueError("--batch and --example: expected one of them")
+            raise ValueError("`batch` and `example`: expected one of them")
         if (self.batch or self.example) and given:
             option, source = ("batch", "its CSV") if self.batch else ("example", "the package")
-            raise ValueError(f"--{option} takes {', '.join(given)} from {source}; drop the option")
-        missing = [f"--{name}" for name in self.REQUIRED if name not in given]
+            raise ValueError(f"`{option}` takes {', '.join(given)} from {source}; drop the option")
+        missing = [f"`{name}`" for name in self.REQUIRED if name not in given]
         if missing and not (self.batch or self.example):
-            raise ValueError(f"{' and '.join(missing)} missing (or use --batch or --example)")
+            raise ValueError(f"{' and '.join(missing)} missing (or use `batch` or `example`)")
 
     @property
     def frames(self) -> tuple[int | None, int | None]:
@@ -284,24 +284,20 @@ class CineOptions(JobOptions):
         super().__post_init__()
         sources = [name for name in ("cine", "batch", "example") if getattr(self, name)]
         if len(sources) != 1:
-            found = " and ".join(f"--{name}" for name in sources) or "none"
-            raise ValueError(f"found {found}, expected one of --cine, --batch and --example")
+            found = " and ".join(f"`{name}`" for name in sources) or "none"
+            raise ValueError(f"found {found}, expected one of `cine`, `batch` and `example`")
         [source] = sources
         of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "levels", "reference"]
         of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period", "dicom"]
         refused = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
-        given = [
-            f"--{name.replace('_', '-')}"
-            for name in refused
-            if getattr(self, name) not in (None, False, 0)
-        ]
+        given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:
-            raise ValueError(f"--{source} does not go with {', '.join(given)}")
+            raise ValueError(f"`{source}` does not go with {', '.join(given)}")
         if self.mask == Path("auto"):
             if self.view != "sax" and self.anatomy is None:
                 raise ValueError(
-                    "--mask auto knows short-axis views; for apical ones name a network, "
-                    "--anatomy anatomy-echo (CC BY-NC-SA 4.0)"
+                    "`mask` auto knows short-axis views; for apical ones name a network, "
+                    "`anatomy` anatomy-echo (CC BY-NC-SA 4.0)"
                 )
             object.__setattr__(self, "mask", None)
             object.__setattr__(self, "anatomy", self.anatomy or DEFAULT_ANATOMY)
@@ -313,7 +309,7 @@ class CineOptions(JobOptions):
             object.__setattr__(self, "reference", 0)
         if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
             raise ValueError(
-                f"--levels is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
+                f"`levels` is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
             )
 
 
@@ -373,14 +369,14 @@ class WarpOptions(FrameOption, JobOptions):
         super().__post_init__()
         given = [name for name in self.INPUTS if getattr(self, name) is not None]
         if self.batch and given:
-            raise ValueError(f"--batch takes {', '.join(given)} from its CSV; drop the option")
+            raise ValueError(f"`batch` takes {', '.join(given)} from its CSV; drop the option")
         if self.dicom and (self.batch or self.interpolation != "nearest"):
-            raise ValueError("--dicom is for labels: expected --interpolation nearest, no --batch")
+            raise ValueError("`dicom` is for labels: expected `interpolation` nearest, no `batch`")
         if (self.dicom is not None) != (self.out.suffix.lower() == ".dcm"):
-            raise ValueError(f"--out is {self.out}, expected FILE.dcm with --dicom, and only then")
-        missing = [f"--{name}" for name in self.REQUIRED if name not in given]
+            raise ValueError(f"`out` is {self.out}, expected FILE.dcm with `dicom`, and only then")
+        missing = [f"`{name}`" for name in self.REQUIRED if name not in given]
         if missing and not self.batch:
-            raise ValueError(f"{' and '.join(missing)} missing (or use --batch)")
+            raise ValueError(f"{' and '.join(missing)} missing (or use `batch`)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,6 +133,19 @@ def draw_pair_pages(
 
     Returns what waits until they are there.
     """
+    slices, planes = drawn(registration, moving_mask, fixed_mask)
+    if draw is not None:
+        return draw(folder, slices, dict(metrics), planes)
+    from ldm_morph_jax.report.registered import write_pages
+
+    write_pages(folder, slices, metrics, planes)
+    return lambda: None
+
+
+def drawn(
+    registration: Registration, moving_mask: np.ndarray | None, fixed_mask: np.ndarray | None
+) -> tuple[list[dict], dict[str, dict] | None]:
+    """What `report.registered` draws: slices and, of a volume, planes by caption."""
     arrays = _arrays(registration, moving_mask, fixed_mask)
     spacing = registration.fixed.geometry.spacing
     planes = _planes(arrays, spacing) if registration.in_space else None
@@ -143,12 +156,7 @@ def draw_pair_pages(
         | {"spacing": spacing[-2:]}
         for k in range(len(registration.fixed.array) if stack else 1)
     ]
-    if draw is not None:
-        return draw(folder, slices, dict(metrics), planes)
-    from ldm_morph_jax.report.registered import write_pages
-
-    write_pages(folder, slices, metrics, planes)
-    return lambda: None
+    return slices, planes
 
 
 def _arrays(registration, moving_mask, fixed_mask) -> dict[str, np.ndarray | None]:

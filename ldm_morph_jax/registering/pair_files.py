@@ -11,19 +11,11 @@ from ldm_morph_jax.files.images import VOLUME, Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
-from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
-from ldm_morph_jax.registering.outputs import (
-    ALL_OF_PAIR,
-    METRICS,
-    draw_pair_pages,
-    output_names,
-    write_images,
-    write_record,
-)
+from ldm_morph_jax.registering.outputs import ALL_OF_PAIR, METRICS, output_names, write_record
+from ldm_morph_jax.registering.pair_result import metrics_of, write_pair
 from ldm_morph_jax.registering.pairs import refinement_steps
-from ldm_morph_jax.registering.verdict import judge
 
 COLUMNS = (
     "id status verdict seconds correlation_before correlation_after dice_before dice_after "
@@ -82,33 +74,18 @@ def register_files(
             volume=options.slice is None,
         )
         registered = time.perf_counter()
-        masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
-        metrics = {
-            "model": options.model,
-            "method": registrar.name,
-            "report": options.report,
-            **measure(
-                registration,
-                moving_mask=masks[0],
-                fixed_mask=masks[1],
-                steps=steps,
-                inverse=options.inverse,
-            ),
-            "notes": notes(registration, registrar),
-        }
-        metrics["verdict"] = judge(registration, metrics, registrar.card.get("appearance"))
+        masks, inverse = (moving_mask, fixed_mask), options.inverse
+        metrics = metrics_of(
+            registration, registrar, options.model, masks, steps=steps, inverse=inverse
+        )
+        metrics["report"] = options.report
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
         metrics["arguments"] = arguments(options, registrar)
-        if options.report:
-            wait = draw_pair_pages(folder, registration, metrics, *masks, draw)
-        write_images(folder, registration, moving_mask, inverse=options.inverse)
+        wait = write_pair(folder, registration, metrics, masks, inverse=inverse, draw=draw)
         if sources is not None:
-            dicom_results.write_pair(
-                folder, registration, *sources, moving_mask, inverse=options.inverse
-            )
-        if options.report:
-            wait()
+            dicom_results.write_pair(folder, registration, *sources, moving_mask, inverse=inverse)
+        wait()
         seconds = {
             "start_and_weights": None if started is None else loaded - started,
             "registration": registered - loaded,

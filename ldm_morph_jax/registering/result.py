@@ -2,17 +2,15 @@
 
 import functools
 import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
-from ldm_morph_jax.files.arrays import image_planes
 from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Inverse, Transform
 from ldm_morph_jax.registering.grid import Grid, Slice, to_transform
 
@@ -41,7 +39,7 @@ class SliceMotion:
     correlation: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Registration:
     """One registered pair of images.
 
@@ -56,6 +54,9 @@ class Registration:
     slices: Sequence[Slice]
     motions: Sequence[SliceMotion]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Registration: {self.moving.source} onto {self.fixed.source}>"
 
     @property
     def in_space(self) -> bool:
@@ -95,78 +96,6 @@ class Registration:
 
     def _transform_of(self, displacements: list[tuple[Grid, np.ndarray]]) -> Transform:
         return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `load(name)(moving, fixed)` returns; arrays are `[H, W]` or `[B, H, W]` as given.
-
-    Displacements are in pixels, components (row, column), pull-back:
-    warped[x] = moving[x + displacement[x]]. Of volumes, arrays are `[S, H, W]` and components
-    (slice, row, column).
-    """
-
-    registrations: tuple[Registration, ...]
-    batched: bool
-
-    @functools.cached_property
-    def warped(self) -> np.ndarray:
-        """Moving image on the fixed image's grid: `[H, W]` or `[B, H, W]` float32."""
-        return self._stack(r.warped for r in self.registrations)
-
-    @functools.cached_property
-    def displacement(self) -> np.ndarray:
-        """`[..., H, W, 2]` pixels; to positions in the moving *array*, also where sizes differ."""
-        return self._stack(r.transform.displacement for r in self.registrations)
-
-    @functools.cached_property
-    def jacobian_determinant(self) -> np.ndarray:
-        """`[..., H, W]`; area in the moving per area in the fixed image, below zero it folds."""
-        return self._stack(r.transform.jacobian_determinant() for r in self.registrations)
-
-    @functools.cached_property
-    def inverse(self) -> np.ndarray:
-        """`[..., H, W, 2]` pixels on the moving image's grid: carries the fixed image there.
-
-        Warns where some pixels have no inverse: `inverse_residual` shows which.
-        """
-        missing = sum(r.inverse.missing for r in self.registrations)
-        if missing:
-            warnings.warn(
-                f"{missing} pixels of the moving image have no inverse; see inverse_residual",
-                stacklevel=3,
-            )
-        return self._stack(r.inverse.transform.displacement for r in self.registrations)
-
-    @functools.cached_property
-    def inverse_residual(self) -> np.ndarray:
-        """`[..., H, W]` mm: how far the transform after its inverse lands from where it began."""
-        return self._stack(r.inverse.residual_mm for r in self.registrations)
-
-    def warp(
-        self, array: ArrayLike, interpolation: str = "linear", *, inverse: bool = False
-    ) -> np.ndarray:
-        """Carry anything on the moving image's grid to the fixed one (labels: "nearest").
-
-        With `inverse`, from the fixed image's grid to the moving one.
-        """
-        if self.registrations[0].fixed.array.ndim == 3:
-            transform = self.registrations[0].transform
-            if inverse:
-                transform = self.registrations[0].inverse.transform
-            return transform.warp(np.asarray(array), interpolation)
-        arrays, batched = image_planes(array, "array")
-        if (batched, len(arrays)) != (self.batched, len(self.registrations)):
-            expected = f"{len(self.registrations)} images" if self.batched else "one image"
-            raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
-        return self._stack(
-            (r.inverse.transform if inverse else r.transform).warp(image, interpolation)
-            for r, image in zip(self.registrations, arrays, strict=True)
-        )
-
-    def _stack(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        arrays = list(arrays)
-        return np.stack(arrays) if self.batched else arrays[0]
 
 
 # ---------------------------------------------------------------------------- cines

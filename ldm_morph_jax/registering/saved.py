@@ -250,5 +250,5 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
 def _need_moving(transform: Transform, source: str) -> None:
     if transform.moving is None:
         raise ImageError(
-            f"{source}: does not tell the moving image's grid; use the .npz or --moving"
+            f"{source}: does not tell the moving image's grid; use the .npz or `moving`"
         )

@@ -117,5 +117,5 @@ def _unlike(registration: Registration, far: float) -> str:
             others[name] = _distance(slices, known.appearance)
     closest = min(others, key=others.get, default=None)
     if closest is not None and others[closest] <= LARGEST_DISTANCE:
-        text += f", --model {closest} on images like these"
+        text += f"; the weights {closest} know such images"
     return text

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
@@ -53,29 +54,28 @@ def write_pages(
 def write_overview(
     path: Path, slices: Sequence[Mapping], captions: Sequence[str], title: str
 ) -> None:
-    """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen.
+    """overview.png, see `overview`."""
+    figure = overview(slices, captions, title)
+    with warnings.catch_warnings():  # the title shows a box for what the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        path.write_bytes(png_bytes(figure))
+
+
+def overview(slices: Sequence[Mapping], captions: Sequence[str], title: str) -> Figure:
+    """Images, differences, grid and Jacobian; of several slices a row each, evenly chosen.
 
     The title may hold the names of files, any at all.
     """
     title = title.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
     if len(slices) == 1:
-        figure = pair_figure(**slices[0], title=title)
-    else:
-        count = min(_MOST_ROWS, len(slices))
-        chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
-        figure = pairs_sheet(
-            **{
-                name: None
-                if slices[0][name] is None
-                else np.stack([slices[k][name] for k in chosen])
-                for name in slices[0]
-            },
-            captions=[captions[k] for k in chosen],
-            title=title,
-        )
-    with warnings.catch_warnings():  # the title shows a box for what the font lacks
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        path.write_bytes(png_bytes(figure))
+        return pair_figure(**slices[0], title=title)
+    count = min(_MOST_ROWS, len(slices))
+    chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
+    stacked = {
+        name: None if slices[0][name] is None else np.stack([slices[k][name] for k in chosen])
+        for name in slices[0]
+    }
+    return pairs_sheet(**stacked, captions=[captions[k] for k in chosen], title=title)
 
 
 def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
