@@ -25,10 +25,8 @@ COLUMNS = (
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def _guidance(registration, anatomy) -> dict | None:
-    """What guided the search of each slice; None: nothing."""
-    if anatomy is None:
-        return None
+def _guidance(registration, anatomy) -> dict:
+    """What guided the search of each slice."""
     return {
         "network": anatomy.name,
         "used": [bool(motion.anatomy[0]) for motion in registration.motions],
@@ -39,7 +37,7 @@ def _guidance(registration, anatomy) -> dict | None:
 
 
 def _unguided(registration, anatomy) -> list[str]:
-    left_out = sum(not motion.anatomy[0] for motion in registration.motions) if anatomy else 0
+    left_out = sum(not motion.anatomy[0] for motion in registration.motions)
     if not left_out:
         return []
     where = "these images" if len(registration.motions) == 1 else f"{left_out} slices"
@@ -105,8 +103,9 @@ def register_files(
         metrics = metrics_of(
             registration, registrar, options.model, masks, steps=steps, inverse=inverse
         )
-        metrics["anatomy"] = _guidance(registration, anatomy)
-        metrics["notes"] += _unguided(registration, anatomy)
+        if anatomy is not None:
+            metrics["anatomy"] = _guidance(registration, anatomy)
+            metrics["notes"] += _unguided(registration, anatomy)
         metrics["report"] = options.report
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
