@@ -619,7 +619,7 @@ def discs(tmp_path):
 
 
 def test_heart_and_end_diastole_are_found(discs, monkeypatch):
-    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(0.6))
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
     out = discs / "out"
     arguments = ("--cine", discs / "disc.nii.gz", "--mask", "auto", "--no-report")
     assert run(*arguments, "--out", out) == 0
@@ -635,7 +635,7 @@ def test_heart_and_end_diastole_are_found(discs, monkeypatch):
 
 
 def test_a_stack_has_one_end_diastole_and_slices_without_a_heart(discs, monkeypatch):
-    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(0.6))
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
     arguments = (
         "--cine",
         discs / "stack.nii.gz",
@@ -654,7 +654,7 @@ def test_a_stack_has_one_end_diastole_and_slices_without_a_heart(discs, monkeypa
 
 
 def test_no_heart_is_no_result(discs, monkeypatch, capsys):
-    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(1.5))
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(1.5))
     arguments = ("--cine", discs / "disc.nii.gz", "--anatomy", "x", "--out", discs / "none")
     assert run(*arguments) == 2
     assert "finds no heart in frame" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Track a cine, all slices of a stack, or a table of many, and write every result."""
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -53,7 +52,7 @@ from ldm_morph_jax.registering.segments import (
     merged,
     twist_of,
 )
-from ldm_morph_jax.runs.anatomy import load_anatomy
+from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
@@ -126,14 +125,11 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
         raise FileError(f"{path}: {error}, expected seconds in the column time") from None
 
 
-_network = functools.lru_cache(maxsize=2)(load_anatomy)  # compiled once for all slices and cines
-
-
 def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
     """The options with their reference frame, the heart in it, and what was found to know it."""
     reference, anatomy, findings = known_or_found(
         cine,
-        None if options.anatomy is None else _network(options.anatomy),
+        None if options.anatomy is None else anatomy_network(options.anatomy),
         reference=options.reference,
         view=options.view,
         mask=options.mask,
@@ -325,7 +321,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
 
 def _end_diastole(options, stack) -> int:
     """The frame in which the cavity is largest, over all slices `[T, S, H, W]` that show one."""
-    model = _network(options.anatomy)
+    model = anatomy_network(options.anatomy)
     spacing = stack.first.spacing[-2:] if stack.first.spacing_known else None
     areas = np.zeros(len(stack.frames))
     for k in range(stack.frames.shape[1]):

@@ -11,6 +11,7 @@ from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, image
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import refinement_steps, register_images
 from ldm_morph_jax.registering.result import Registration
+from ldm_morph_jax.runs.anatomy import AnatomyModel
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
@@ -176,12 +177,12 @@ class Registrar(TrainedMethod):
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
         volume: bool = False,
+        anatomy: AnatomyModel | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
-        return register_images(
-            self, pairs, align=align, centre=centre, refine=refine, volume=volume
-        )
+        options = {"align": align, "centre": centre, "refine": refine, "volume": volume}
+        return register_images(self, pairs, **options, anatomy=anatomy)
 
     def track(
         self,
@@ -245,7 +246,7 @@ class Registrar(TrainedMethod):
         from ldm_morph_jax.files.movies import cine_of
         from ldm_morph_jax.registering.finding import known_or_found
         from ldm_morph_jax.registering.heart_result import track_heart
-        from ldm_morph_jax.runs.anatomy import load_anatomy
+        from ldm_morph_jax.runs.anatomy import anatomy_network
 
         check_not_forked()
         frames = cine_of(cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique)
@@ -255,7 +256,7 @@ class Registrar(TrainedMethod):
             raise ImageError("`anatomy` finds the heart, expected no mask and no contours with it")
         reference, known, findings = known_or_found(
             frames,
-            None if anatomy is None else load_anatomy(anatomy),
+            None if anatomy is None else anatomy_network(anatomy),
             reference=reference,
             view=view,
             mask=mask,

@@ -31,12 +31,15 @@ class SliceMotion:
         1 where a method predicts a displacement.
     correlation: (before, after) mean local correlation on the whole image; None where a method
         predicts a displacement.
+    anatomy: of a guided search whether anatomy was used, and how sure the network is of the heart
+        in the moving and the fixed image; None where the search was not guided.
     """
 
     grid: Grid
     displacement: np.ndarray
     scale: float = 1.0
     correlation: tuple[float, float] | None = None
+    anatomy: tuple[bool, float, float] | None = None
 
 
 @dataclass(frozen=True, repr=False)

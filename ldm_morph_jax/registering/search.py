@@ -173,6 +173,7 @@ def refine(
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
     spacing: jax.Array | None = None,
+    compared: tuple[jax.Array, jax.Array] | None = None,
 ) -> Refined:
     """Register `[B, *space]` images in about [0, 1]; pairs do not see each other.
 
@@ -182,6 +183,8 @@ def refine(
         start: `[B, *space, rank]`, a velocity to begin with; None: zero.
         settings: see `Refinement`, and `Refinement.on` for volumes of thick slices.
         spacing: `[rank]`, of the pixels along each axis; only ratios count. None: equal.
+        compared: what the search compares in place of (moving, fixed), for example with anatomy
+            mixed in; what it finds is judged on the images themselves.
     """
     spacing = _known(spacing, moving.ndim - 1)
     weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
@@ -189,7 +192,7 @@ def refine(
     if start is not None:
         gain = _start_gain(start, moving, fixed, weight, settings, spacing)
         start = jnp.where(_per_pair(gain >= settings.least_gain, start), start, 0)
-    v = search(moving, fixed, weight, start, settings, spacing)
+    v = search(*(compared or (moving, fixed)), weight, start, settings, spacing)
     return _scaled_back(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
 
 
