@@ -181,8 +181,15 @@ class Registrar(TrainedMethod):
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
-        options = {"align": align, "centre": centre, "refine": refine, "volume": volume}
-        return register_images(self, pairs, **options, anatomy=anatomy)
+        return register_images(
+            self,
+            pairs,
+            align=align,
+            centre=centre,
+            refine=refine,
+            volume=volume,
+            anatomy=anatomy,
+        )
 
     def track(
         self,
