@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import browser
@@ -22,7 +23,7 @@ import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod, heart
 
-from ldm_morph_jax import jacobian, register, warp
+from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.registering.method import Registrar, load
@@ -107,6 +108,10 @@ def test_register_writes_everything(pair, analytic, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["fixed"]["spacing_mm"] == pytest.approx(SPACING)
     assert 0 < metrics["dice"]["1"]["before"] < 1
+    assert metrics["dice"]["1"]["hd95_mm"]["before"] > 0
+    assert metrics["software"]["version"] == __version__
+    assert datetime.fromisoformat(metrics["software"]["date"]).tzinfo is UTC
+    assert metrics["fixed"]["axes"] == ["P", "L"]  # of a NIfTI file with a place in space
     assert metrics["inverse"]["residual_mm_largest"] < 1e-3
     assert metrics["jacobian"]["nonpositive_percent"] == 0
     blank = np.zeros((1, 64, 64, 1), np.float32)
@@ -118,6 +123,7 @@ def test_register_writes_everything(pair, analytic, capsys):
     assert verdict["sentence"] in told
     page = html.unescape((out / "report.html").read_text())
     assert verdict["sentence"] in page and 'class="note implausible"' in page
+    assert "HD95, label 1, mm" in page and f"ldm-morph {__version__}" in page
     with PIL.Image.open(out / "overview.png") as overview:
         assert overview.size[0] > 800
 
@@ -594,6 +600,11 @@ def test_report_in_a_browser(pair, analytic, which):
         assert page.evaluate(f"{pictures}.length") >= 6
         assert page.evaluate(f"{pictures}.every(i => i.complete && i.naturalWidth > 0)")
         view = ".slice:not([hidden]) .compare"
+        if which == "flat":  # zoomed to the masks, until the whole image is asked for
+            shown, whole = page.box(view), page.box(f"{view} .whole")
+            assert whole[2] > 1.1 * shown[2] and whole[3] > 1.1 * shown[3]
+            page.evaluate("document.getElementById('show-all').click()")
+        page.evaluate(f"document.querySelector('{view}').scrollIntoView()")
         left, top, width, height = page.box(view)
         assert width > 300 and height / width == pytest.approx(70 * 1.5 / (90 * 1.25), abs=0.02)
 

@@ -22,7 +22,7 @@ from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
-from ldm_morph_jax.registering.batch import arguments, finished, run_batch
+from ldm_morph_jax.registering.batch import arguments, finished, run_batch, software
 from ldm_morph_jax.registering.finding import (
     Findings,
     anatomy_found,
@@ -193,9 +193,11 @@ def _write(cine, options, anatomy, findings, load) -> dict:
                 "slice": options.slice,
                 "shape": list(cine.frames.shape),
                 "spacing_mm": list(cine.first.spacing) if cine.first.spacing_known else None,
+                "axes": cine.first.axis_letters,
                 "times": list(map(float, tracked.times)),
                 "times_known": cine.times is not None,
             },
+            "software": software(),
             "method": tracked.method,
             "model": options.model,
             "view": anatomy.view,
@@ -293,12 +295,15 @@ def _track_slices(options, load) -> dict:
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": "all"},
+        "software": software(),
         "method": slices[0]["method"],
+        "model": options.model,
         "view": options.view,
         "reference": options.reference,
         "slices": [job.out.name for job in jobs],
         "levels": [int(level) for level in levels],
         "end_systole": None,
+        **{name: slices[0][name] for name in ("heart_rate_per_min",) if name in slices[0]},
         "notes": [],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},

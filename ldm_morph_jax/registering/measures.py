@@ -6,7 +6,7 @@ A score that does not exist, such as the correlation of a constant image, is NaN
 import numpy as np
 
 from ldm_morph_jax.files.images import Image
-from ldm_morph_jax.ops.metrics import dice
+from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -68,6 +68,7 @@ def image_facts(image: Image) -> dict:
         "file": image.source,
         "shape": list(image.array.shape),
         "spacing_mm": list(image.spacing) if image.spacing_known else None,
+        "axes": image.axis_letters,
     }
 
 
@@ -123,19 +124,27 @@ def overlap(
 ) -> dict[str, dict[str, float]]:
     """DSC of every label, before and after; a stack's is its volume's.
 
-    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it.
+    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it. "hd95_mm" and
+    "mean_surface_distance_mm" are distances of the surfaces, in "_px" where spacing is unknown.
     """
     before = registration.start.warp(moving_mask, "nearest")
     after = registration.transform.warp(moving_mask, "nearest")
     masks = {"the moving mask": moving_mask, "the fixed mask": fixed_mask}
     present = {name: {int(k) for k in np.unique(mask) if k != 0} for name, mask in masks.items()}
     labels = sorted(set.union(*present.values()))
-    # dice counts pixels, however they are arranged
-    before, after, fixed = (a.reshape(-1, a.shape[-1]) for a in (before, after, fixed_mask))
-    scores = {"before": dice(before, fixed, labels), "after": dice(after, fixed, labels)}
+    warped = {"before": before, "after": after}
+    scores = {when: dice(mask, fixed_mask, labels) for when, mask in warped.items()}
+    spacing, unit = registration.fixed.geometry.spacing, "mm"
+    if not registration.fixed.spacing_known:
+        spacing, unit = None, "px"
+    distances = {
+        when: surface_distance(mask, fixed_mask, labels, spacing) for when, mask in warped.items()
+    }
     table = {}
     for k in labels:
         table[str(k)] = {when: score[k] for when, score in scores.items()}
+        for name, kind in (("hd95", "hd95"), ("mean_surface_distance", "mean")):
+            table[str(k)][f"{name}_{unit}"] = {w: getattr(d[k], kind) for w, d in distances.items()}
         for name in masks:
             if k not in present[name]:
                 table[str(k)]["lacking"] = name

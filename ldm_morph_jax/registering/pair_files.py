@@ -10,7 +10,7 @@ import numpy as np
 from ldm_morph_jax.files.images import Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
-from ldm_morph_jax.registering.batch import arguments, run_batch
+from ldm_morph_jax.registering.batch import arguments, run_batch, software
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
@@ -80,6 +80,7 @@ def register_files(
         registered = time.perf_counter()
         masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
         metrics = {
+            "software": software(),
             "model": options.model,
             "method": registrar.name,
             "report": options.report,
