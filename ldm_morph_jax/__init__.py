@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "load": "registering.method",
     "Registrar": "registering.method",
-    "Result": "registering.result",
+    "Result": "registering.pair_result",
     "Image": "files.images",
     "ImageError": "files.images",
     "read_image": "files.images",

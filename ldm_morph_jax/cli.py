@@ -19,7 +19,7 @@ COMMANDS = {
     "sample": "draw images from a trained diffusion model",
     "benchmark": "train and score every method; the paper's tables and figures",
     "convert": "take over checkpoints of the published code, give ours back, export weights",
-    "plan": "parameters, FLOPs and memory of training, without training",
+    "plan": "parameters, FLOPs and duration of training, without training",
     "speed": "time training steps and registration on this machine",
 }
 

@@ -218,21 +218,17 @@ class ConfigOptions(OptionalConfig):
 class StagesOption:
     """Chooses stages of training."""
 
-    stages: Annotated[tuple[str, ...], COMMAS, Parameter(metavar="NAME,...")] = (
-        "autoencoder",
-        "diffusion",
-        "registration",
-    )
-    """which stages of training"""
+    stages: Annotated[tuple[str, ...] | None, COMMAS, Parameter(metavar="NAME,...")] = None
+    """stages: autoencoder, diffusion, registration; by default those that are trained"""
 
-    def known_stages(self) -> tuple[str, ...]:
-        """The stages; ValueError for one that does not exist."""
-        from ldm_morph_jax.training.stages import STAGES
+    def stages_of(self, config) -> tuple[str, ...]:
+        """The stages chosen, or all that are trained; ValueError for one that does not exist."""
+        from ldm_morph_jax.training.stages import STAGES, trained_stages
 
-        for name in self.stages:
+        for name in self.stages or ():
             if name not in STAGES:
                 raise ValueError(unknown("--stages", name, STAGES))
-        return self.stages
+        return self.stages or trained_stages(config)
 
 
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

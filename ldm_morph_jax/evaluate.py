@@ -59,6 +59,9 @@ class Options(commands.OptionalConfig):
     refine: Annotated[int, WHOLE] = 0
     """steps of refinement for every pair, as in `register`; 0: the network alone"""
 
+    anatomy: str | None = None
+    """network that guides the refinement, as in `register --anatomy`"""
+
     out: Path | None = None
     """directory to write"""
 
@@ -106,14 +109,16 @@ def output_directory(options: Options, named: str, workdir: Path | None, config)
             parts.append(config.data.name)
         if Path(named) != workdir:
             parts.append(Path(named).stem)
-    return folder / "-".join([*parts, *[f"refine{options.refine}"] * (options.refine > 0)])
+    parts += [f"refine{options.refine}"] * (options.refine > 0)
+    parts += [Path(options.anatomy).stem] if options.anatomy else []
+    return folder / "-".join(parts)
 
 
 def run(options: Options) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
-    from ldm_morph_jax.runs.anatomy import is_anatomy
+    from ldm_morph_jax.runs.anatomy import anatomy_network, is_anatomy
     from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.metrics import read_curves
     from ldm_morph_jax.runs.trained import load_method, model_names
@@ -138,9 +143,17 @@ def run(options: Options) -> None:
             raise ValueError(f"--refine starts from a trained network, --model is {named}")
         name = f"{name} + {options.refine} steps"
         register = functools.partial(refined_displacement, model, steps=options.refine)
+    dataset = dataset_of(config)
+    if options.anatomy:
+        if not options.refine:
+            raise ValueError("--anatomy guides the refinement, expected --refine N, too")
+        anatomy = anatomy_network(options.anatomy)
+        spacing = tuple(map(float, dataset.split(options.split)[0]["spacing"]))
+        name = f"{name} + {anatomy.name}"
+        register = functools.partial(register, anatomy=anatomy, spacing=spacing)
     summary = evaluate_split(
         register,
-        dataset_of(config),
+        dataset,
         options.split,
         out,
         method=name,

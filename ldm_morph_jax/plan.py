@@ -2,10 +2,12 @@
 
     ldm-morph plan --config NAME [--devices N]
 
-Compiles each stage's step ahead of time, without data, weights or allocating its memory, and prints
-parameters, FLOPs, memory and communication. Without --devices for the devices of this machine;
-with it for N simulated ones. On a CPU the memory is an upper bound for a GPU or TPU: XLA computes
-many bfloat16 operations in float32 there, and does not order them for least memory.
+Counts parameters and FLOPs of each stage without data, weights or memory for them, measures for a
+second how fast this machine computes, and estimates how long training takes. With --compile it also
+compiles each stage's step ahead of time, which can take minutes, for memory and communication.
+Without --devices for the devices of this machine; with it for N simulated ones. On a CPU the memory
+is an upper bound for a GPU or TPU: XLA computes many bfloat16 operations in float32 there, and does
+not order them for least memory.
 """
 
 import dataclasses
@@ -30,6 +32,9 @@ class Options(commands.ConfigOptions, commands.StagesOption):
     cached: Annotated[bool, Parameter(negative=("--no-cached", "--nocached"))] = True
     """frozen features come from the cache"""
 
+    compile: bool = False
+    """compile the steps, too: memory, communication, time to compile"""
+
     json: Path | None = None
     """also write the numbers to this file"""
 
@@ -44,28 +49,49 @@ def run(options: Options) -> None:
 
     from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.profiling import costs
+    from ldm_morph_jax.profiling.timing import convolution_speed
 
     config, mesh = options.read_config(), data_mesh()
-    planned = {}
-    for name in options.known_stages():
-        print(f"compiling {name} for {mesh.devices.size} devices", file=sys.stderr, flush=True)
+    devices, planned = mesh.devices.size, {}
+    for name in options.stages_of(config):
+        print(f"counting {name}", file=sys.stderr, flush=True)
         planned[name] = costs.plan_stage(config, name, mesh, cached=options.cached)
+        if options.compile:
+            print(f"compiling {name} for {devices} devices", file=sys.stderr, flush=True)
+            planned[name] |= costs.compiled_costs(config, name, mesh, cached=options.cached)
     print(costs.table(planned))
     kind = jax.devices()[0].device_kind
+    memory = "; GB per device" if options.compile else ""
     print(
-        f"{mesh.devices.size} x {kind}, jax {jax.__version__}, {config.compute.dtype}, "
-        f"remat {config.compute.remat}, features cached {options.cached}; GB per device"
+        f"{devices} x {kind}, jax {jax.__version__}, {config.compute.dtype}, "
+        f"remat {config.compute.remat}, features cached {options.cached}{memory}"
     )
+    facts = {
+        "devices": devices,
+        "device_kind": kind,
+        "jax": jax.__version__,
+        "compute": config.compute.to_dict(),
+        "cached": options.cached,
+        "stages": planned,
+    }
+    if options.devices is None:  # simulated ones have no speed
+        speed = devices * convolution_speed()
+        facts |= {"flops_per_second": speed, "seconds": costs.duration(planned, speed)}
+        print(
+            f"about {_time(facts['seconds'])} of training steps on this machine, if they compute "
+            f"like a convolution, {speed / 1e9:,.0f} GFLOP/s; data, compilation and validation "
+            "come on top"
+        )
     if options.json:
-        facts = {
-            "devices": mesh.devices.size,
-            "device_kind": kind,
-            "jax": jax.__version__,
-            "compute": config.compute.to_dict(),
-            "cached": options.cached,
-            "stages": planned,
-        }
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _time(seconds: float) -> str:
+    """A duration in its largest sensible unit."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def main(argv: list[str] | None = None) -> None:

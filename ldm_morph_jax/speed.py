@@ -45,7 +45,8 @@ def run(options: Options) -> None:
     from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
     from ldm_morph_jax.runs.directory import environment
 
-    stages, config = options.known_stages(), options.read_config()
+    config = options.read_config()
+    stages = options.stages_of(config)
     limits = {"repeats": options.repeats, "seconds": options.seconds}
     if min(options.batches, default=0) < 1:
         found = ",".join(map(str, options.batches))

@@ -253,3 +253,15 @@ def test_a_platform_that_is_not_there(monkeypatch, capsys):
         cli.main(["plan", "--config", "quickstart"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: JAX_PLATFORMS is 'cuda', but JAX finds no ")
+
+
+def test_plan_estimates_the_duration(capsys, tmp_path):
+    config = ["--config", "method:voxelmorph:folder:small", "--config.data.image_size=32"]
+    cli.main(["plan", *config, "--json", str(tmp_path / "plan.json")])
+    told = capsys.readouterr().out
+    facts = json.loads((tmp_path / "plan.json").read_text())
+    [(name, stage)] = facts["stages"].items()  # no LDM to train
+    assert (name, stage["steps"]) == ("registration", 1500)
+    flops = stage["steps"] * stage["flops_per_step"]
+    assert facts["seconds"] == pytest.approx(flops / facts["flops_per_second"])
+    assert "of training steps on this machine" in told and "peak GB" not in told

@@ -157,9 +157,21 @@ def test_register_writes_registrations_that_warp_and_jacobian_read(tmp_path, cap
         )
     assert np.abs(told[0][0] - told[1][0]).max() < 0.01
     assert told[0][1].split()[-1] == told[1][1].split()[-1]
-    labels = segmentation.read(out / "warped_mask.dcm", "seg").array[0, 0]
+    carried = tmp_path / "carried.dcm"
+    files = ("--transform", out / "displacement.dcm", "--input", tmp_path / "mask.nii.gz")
+    options = ("--interpolation", "nearest", "--oblique", "--out", carried)
+    assert run(warp, *files, *options, "--dicom", fixed) == 0
+    assert_valid(carried)
+    assert run(warp, *files, *options) != 0
+    assert "expected FILE.dcm with --dicom" in capsys.readouterr().err
+    other = ("--dicom", dicom_sources.us_file(tmp_path / "us.dcm"), "--frame", "0")
+    assert run(warp, *files, *options, "--overwrite", *other) != 0
+    assert "is not the image on which" in capsys.readouterr().err
+    labels = segmentation.read(carried, "seg").array[0, 0]
+    expected = segmentation.read(out / "warped_mask.dcm", "seg").array[0, 0]
+    assert np.array_equal(labels, expected)
     saved = SimpleITK.ReadImage(out / "warped_mask.nii.gz")
-    assert np.array_equal(labels, np.squeeze(SimpleITK.GetArrayFromImage(saved)))
+    assert np.array_equal(expected, np.squeeze(SimpleITK.GetArrayFromImage(saved)))
 
 
 def test_sources_that_are_not_dicom_are_refused_before_anything_is_done(tmp_path, capsys):

@@ -21,11 +21,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK
+import threshold_anatomy
 from analytic_method import AnalyticMethod, heart
+from in_process import call
 
 from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
+from ldm_morph_jax.registering import pair_files
 from ldm_morph_jax.registering.method import Registrar, load
 from ldm_morph_jax.runs.weights import WeightsError, save_weights
 
@@ -187,7 +190,7 @@ def bad_command_lines(folder):
         (("--moving", folder / "text.png", *fixed, *out), "not a readable image"),
         (("--moving", folder / "colour.png", *fixed, *out), "colour image"),
         (("--moving", folder / "constant.nii.gz", *fixed, *out), "is constant"),
-        (("--moving", stack, *fixed, *out), "choose one with --slice 0 to 2"),
+        (("--moving", stack, *fixed, *out), "one is a stack of slices"),
         (("--moving", stack, *fixed, *out, "--slice", 7), "has no slice 7"),
         (("--moving", stack, *fixed, *out, "--slice", "all"), "one is a stack of slices"),
         (("--moving", folder / "far.nii.gz", *fixed, *out), "use --align centre"),
@@ -244,7 +247,7 @@ def test_pictures_in_pictures_out(tmp_path, analytic, capsys):
         PIL.Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
     files = ("--moving", tmp_path / "ed.png", "--fixed", tmp_path / "es.png", "--refine", 0)
     assert run(register, *files, "--out", tmp_path / "a") == 0
-    assert "--spacing helps" in capsys.readouterr().out
+    assert "its spacing, where you know it, helps" in capsys.readouterr().out
     warped = np.asarray(PIL.Image.open(tmp_path / "a" / "warped.png"))
     np.testing.assert_allclose(warped, array(tmp_path / "a" / "warped.nii.gz"), atol=0.51)
     # without a spacing the longer side fills the model's 64 pixels
@@ -812,3 +815,33 @@ def test_documented_commands_and_code_run(pair, analytic, monkeypatch):
         np.testing.assert_allclose(warped[8:-8, 8:-8], expected[8:-8, 8:-8], atol=0.5)
         checked += 1
     assert checked == 2
+
+
+def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
+    """What guided it is written down; where the network is unsure, a note says so."""
+    model = dataclasses.replace(threshold_anatomy.Threshold(), structures=("left ventricle",))
+    object.__setattr__(model, "probabilities", lambda windows: two_classes(windows))
+    monkeypatch.setattr(pair_files, "anatomy_network", lambda name: model)
+    files = {}
+    for name, radius in (("moving", 16), ("fixed", 12)):
+        image, _ = threshold_anatomy.heart(radius, centre=(48, 48), shape=(96, 96))
+        files[name] = tmp_path / f"{name}.npz"
+        np.savez(files[name], image=image.astype("f4"))
+    arguments = [x for name, path in files.items() for x in (f"--{name}", path)]
+    arguments += ["--anatomy", "x", "--no-report", "--spacing", "1.5", "--refine"]
+    done = call("register", *arguments, "6", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["anatomy"]["network"] == "threshold" and metrics["anatomy"]["used"] == [True]
+    object.__setattr__(model, "least_confidence", 1.1)
+    done = call("register", *arguments, "6", "--out", tmp_path / "unsure")
+    metrics = json.loads((tmp_path / "unsure" / "metrics.json").read_text())
+    assert metrics["anatomy"]["used"] == [False]
+    assert any("the search was not guided there" in note for note in metrics["notes"])
+    done = call("register", *arguments, "0", "--out", tmp_path / "no")
+    assert done.returncode == 2 and "anatomy guides a search" in done.stderr
+
+
+def two_classes(windows):
+    cavity = np.clip((windows - 0.7) / 0.1, 0, 1)
+    return np.stack([1 - cavity, cavity], axis=-1).astype("f4")

@@ -11,10 +11,12 @@ import pydicom
 import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod
+from files import samples
 
 from ldm_morph_jax import __version__, track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.data.windows import Window
+from ldm_morph_jax.files import movies
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, tracking
@@ -227,7 +229,7 @@ def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
         spacing, double_spacing = tracking.FINEST_MM, tracking.FINEST_MM / 2
 
     def displacement(frames, spacing):
-        cine = tracking.cine_from_arrays(frames, spacing=spacing, times=beat.times)
+        cine = movies.cine_from_arrays(frames, spacing=spacing, times=beat.times)
         return np.asarray(tracking.track_cine(cine).displacement)
 
     double = np.repeat(np.repeat(beat.frames, 2, axis=1), 2, axis=2)
@@ -269,12 +271,17 @@ def test_example(tmp_path, monkeypatch, capsys):
 
 
 def test_slices_are_kept(beats, tmp_path, monkeypatch):
-    """A run that was stopped goes on with the slice that it had not finished."""
+    """A run that was stopped goes on with the slice that it had not finished.
+
+    The last slice but one has no labels; the last one, which fills up the volume, is left out.
+    """
     beat = beats["sax"]
-    stack = np.stack([beat.frames, beat.frames[:, ::-1], beat.frames], axis=1)
+    blank = np.zeros_like(beat.frames)
+    stack = np.stack([beat.frames, beat.frames[:, ::-1], beat.frames, blank], axis=1)
     write_cine(tmp_path / "stack.nii.gz", stack)
     empty = np.zeros_like(beat.masks[0])
-    write_mask(tmp_path / "mask.nii.gz", np.stack([beat.masks[0], beat.masks[0][::-1], empty]))
+    masks = np.stack([beat.masks[0], beat.masks[0][::-1], empty, empty])
+    write_mask(tmp_path / "mask.nii.gz", masks)
     out = tmp_path / "out"
     arguments = ("--cine", tmp_path / "stack.nii.gz", "--mask", tmp_path / "mask.nii.gz")
     arguments = (*arguments, "--slice", "all", "--no-report", "--out", out)
@@ -295,7 +302,57 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
     areas = [curve(out / f"slice-{k:02d}", "cavity_area_mm2") for k in (0, 1)]
     np.testing.assert_allclose(curve(out, "volume_ml"), 8e-3 * sum(areas), rtol=1e-4)
     assert content["end_systole"] == beat.end_systole and 0.1 < content["ejection_fraction"] < 0.7
+    assert content["slices"] == ["slice-00", "slice-01", "slice-02"]
+    assert content["notes"] == ["slice 3 is blank in every frame: left out"]
     assert run(*arguments) == 0 and len(calls) == 4
+
+
+def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monkeypatch):
+    """The mask is that of the reference frame, and the scale that of the region it lies in."""
+    beat, reference = beats["sax"], 2
+    frames = np.round(255 * beat.frames / beat.frames.max()).astype(np.uint8)
+    regions = [
+        samples.item(
+            RegionFlags=0,
+            RegionDataType=1,
+            RegionSpatialFormat=1,
+            RegionLocationMinX0=first,
+            RegionLocationMaxX1=first + SIZE - 1,
+            RegionLocationMinY0=0,
+            RegionLocationMaxY1=SIZE - 1,
+            PhysicalUnitsXDirection=3,
+            PhysicalUnitsYDirection=3,
+            PhysicalDeltaX=cm,
+            PhysicalDeltaY=cm,
+        )
+        for first, cm in ((0, 0.1), (SIZE, 0.3))
+    ]
+    both = np.concatenate([frames[:, ::-1], frames], axis=2)
+    samples.dicom(
+        both,
+        samples.UltrasoundMultiFrameImageStorage,
+        FrameTime=40,
+        SequenceOfUltrasoundRegions=regions,
+    )(tmp_path / "us.dcm")
+    masks = np.concatenate([0 * beat.masks, beat.masks], axis=2)
+    np.save(tmp_path / "masks.npy", masks)
+    files = ("--cine", tmp_path / "us.dcm", "--mask", tmp_path / "masks.npy")
+    tracked, labels, real = [], [], cine_files.anatomies.anatomy_of_mask
+
+    def stops(cine, *rest, **options):
+        tracked.append(cine)
+        raise OSError("far enough")
+
+    def looks(mask, *rest, **options):
+        labels.append(mask)
+        return real(mask, *rest, **options)
+
+    monkeypatch.setattr(cine_files, "track_cine", stops)
+    monkeypatch.setattr(cine_files.anatomies, "anatomy_of_mask", looks)
+    assert run(*files, "--reference", reference, "--out", tmp_path / "out", "--no-report") == 2
+    np.testing.assert_array_equal(labels[0], masks[reference])
+    assert tracked[0].first.spacing == (3, 3)
+    assert tracked[0].first.notes[-1].startswith("spacing of the ultrasound region")
 
 
 def test_batch(folder, tmp_path, capsys):
@@ -499,7 +556,7 @@ def discs(tmp_path):
 
 
 def test_heart_and_end_diastole_are_found(discs, monkeypatch):
-    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(0.6))
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
     out = discs / "out"
     arguments = ("--cine", discs / "disc.nii.gz", "--mask", "auto", "--no-report")
     assert run(*arguments, "--out", out) == 0
@@ -515,7 +572,7 @@ def test_heart_and_end_diastole_are_found(discs, monkeypatch):
 
 
 def test_a_stack_has_one_end_diastole_and_slices_without_a_heart(discs, monkeypatch):
-    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(0.6))
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
     arguments = (
         "--cine",
         discs / "stack.nii.gz",
@@ -534,7 +591,7 @@ def test_a_stack_has_one_end_diastole_and_slices_without_a_heart(discs, monkeypa
 
 
 def test_no_heart_is_no_result(discs, monkeypatch, capsys):
-    monkeypatch.setattr(cine_files, "_network", lambda name: Threshold(1.5))
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(1.5))
     arguments = ("--cine", discs / "disc.nii.gz", "--anatomy", "x", "--out", discs / "none")
     assert run(*arguments) == 2
     assert "finds no heart in frame" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import PhantomCine, phantom_cine
+from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.ops import metrics, strain
 from ldm_morph_jax.ops.geometry import warp
@@ -29,7 +30,7 @@ from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.heart import directions, main_strain, measure
 from ldm_morph_jax.registering.pairs import refined_displacement
 from ldm_morph_jax.registering.result import Tracked
-from ldm_morph_jax.registering.tracking import Tracking, cine_from_arrays, track_cine
+from ldm_morph_jax.registering.tracking import Tracking, track_cine
 from ldm_morph_jax.report.style import series_colours, style_axis
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 

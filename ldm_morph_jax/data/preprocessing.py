@@ -46,8 +46,10 @@ def check_mask(
     if values is not None:
         found = np.setdiff1d(mask, list(values))
         if found.size:
+            expected = sorted(values)
+            known = expected if len(expected) < 10 else f"{expected[0]} to {expected[-1]}"
             raise ValueError(
-                f"{name}: mask values must be among {sorted(values)}, "
+                f"{name}: mask values must be among {known}, "
                 f"found {found[:8].tolist()}{' ...' if found.size > 8 else ''}"
             )
 

@@ -58,13 +58,16 @@ def read_source(
 
 
 def _of_folder(path: Path) -> list[list[SourceFrame]]:
-    """`[S][T]` of files of one frame each; of the one file that a folder may hold."""
+    """`[S][T]` of files of a frame each, or of all frames of a slice, or of all of them."""
     files = folders.images_in(path)
     if len(files) == 1:
         return _of_file(files[0])
-    headers = {file: _header(file, path) for file in files}
-    slices = series.in_order(files, str(path))
-    return [[SourceFrame(headers[one.path], None) for one in there] for there in slices]
+    for file in files:
+        _header(file, path)  # says so before anything else that a file is not DICOM
+    return [
+        [frame for one in there for frames in _of_file(one.path) for frame in frames]
+        for there in series.in_order(files, str(path))
+    ]
 
 
 def _of_file(path: Path) -> list[list[SourceFrame]]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files import folders, itk, reading, videos
-from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.arrays import image_planes, plain_numbers
 from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
 from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import FileError, ImageError
@@ -37,6 +37,7 @@ from ldm_morph_jax.files.writing import SUFFIXES, atomic, round_to, write_image
 __all__ = [
     "SUFFIXES",
     "FileError",
+    "VOLUME",
     "Geometry",
     "Image",
     "ImageError",
@@ -51,11 +52,15 @@ __all__ = [
     "resample_image",
     "resample_labels",
     "round_to",
+    "volume_from_array",
     "write_image",
 ]
 
-Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or (row, column)
+Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or one per axis
 _FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in another order
+
+
+VOLUME = "volume"  # in place of a slice: all that a frame holds
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,37 @@ def images_from_array(
     return images, batched
 
 
+def volume_from_array(
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "volume"
+) -> Image:
+    """A volume `[S, H, W]` without a place in space.
+
+    Args:
+        array: NumPy or JAX, grey values without an axis of channels.
+        spacing: mm, one number or (slice, row, column); None where unknown.
+        source: what messages call it.
+
+    Raises:
+        ImageError: what `images_from_array` refuses, and an array of another rank.
+    """
+    array, several = image_planes(array, source)
+    if not several:
+        raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
+    own: tuple[float, ...] | None = None
+    if spacing is not None:
+        try:
+            own = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
+        except (TypeError, ValueError):
+            raise ImageError(
+                f"{source}: spacing {spacing}, expected one number or (slice, row, column)"
+            ) from None
+        check_believable_spacing(own, source)
+    geometry = plain_geometry(array.shape, own)
+    image = Image(array, geometry, own is not None, position_known=False, source=source)
+    _check_values(image, False)
+    return image
+
+
 def images_of(
     value: Any,
     spacing: Spacing | None = None,
@@ -189,6 +225,7 @@ def images_of(
     frame: int | None = None,
     oblique: bool = False,
     labels: bool = False,
+    volume: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of whatever a caller has, and whether it was a batch.
 
@@ -199,6 +236,7 @@ def images_of(
         source: what messages call an array or a SimpleITK image.
         slice, frame, oblique: see `read_image`; not of arrays.
         labels: whole numbers are required, a constant image is fine.
+        volume: an array is one volume `[S, H, W]`, see `volume_from_array`.
 
     Raises:
         ImageError: one line, on anything that cannot be registered.
@@ -215,10 +253,57 @@ def images_of(
     options = {"oblique": oblique, "labels": labels}
     if isinstance(value, str | os.PathLike):
         return [read_image(value, slice, frame=frame, spacing=spacing, **options)], False
-    if type(value).__module__.partition(".")[0] == "SimpleITK":
+    if _is_of_itk(value):
         stored = with_spacing(itk.stored_of(value, source), spacing, source)
         return [image_of_frame(stored, frame, slice, source, **options)], False
+    if frame is not None or slice not in (None, VOLUME):
+        raise ImageError(f"{source}: `slice` and `frame` are of files; index the array")
+    if volume:
+        return [volume_from_array(value, spacing, source=source)], False
     return images_from_array(value, spacing, source=source, labels=labels)
+
+
+def masks_of(
+    value: Any,
+    images: Sequence[Image],
+    *,
+    source: str = "mask",
+    slice: int | str | None = None,
+    frame: int | None = None,
+) -> list[Image]:
+    """Labels of images, on their grids, of whatever a caller has.
+
+    Args:
+        value: as of `images_of`; an array has the shape of its image, or of the batch.
+        images: what the labels are of.
+        source, slice, frame: as of `images_of`.
+
+    Raises:
+        ImageError: what `read_mask` refuses; another number of masks.
+    """
+    if isinstance(value, str | os.PathLike):
+        return [read_mask(value, image, slice, frame=frame) for image in images]
+    if isinstance(value, Image):
+        masks = [value]
+    elif _is_of_itk(value):
+        stored = itk.stored_of(value, source)
+        return [mask_of_frame(stored, image, frame, slice, source) for image in images]
+    else:
+        array = plain_numbers(value, source)
+        arrays = [array] if array.ndim == images[0].array.ndim else list(array)
+        masks = [
+            Image(
+                _as_labels(plane, source), plain_geometry(plane.shape), False, False, source=source
+            )
+            for plane in arrays
+        ]
+    if len(masks) != len(images):
+        raise ImageError(f"{source}: {len(masks)} masks, expected {len(images)}")
+    return [resample_labels(mask, image) for mask, image in zip(masks, images, strict=True)]
+
+
+def _is_of_itk(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "SimpleITK"
 
 
 def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:
@@ -259,7 +344,8 @@ def read_image(
     Args:
         path: the file or folder.
         slice: of a stack, the index (from 0) of the slice to read, or "all" for `[S, H, W]`.
-            Ignored by files of one slice, whose frames it then chooses, as ITK counts them.
+            Ignored by files of one slice, whose frames it then chooses, as ITK counts them. VOLUME:
+            whatever one frame holds, a slice or all of a stack.
         frame: of a file with several frames in time, the index (from 0) of the one to read. Without
             it, a slice of such a file is that of the first frame, and the image's notes say so.
         spacing: mm, one number or (row, column), for files that do not tell theirs: pictures,
@@ -540,14 +626,14 @@ def _select_frame(
     """One frame, `[H, W]` or `[S, H, W]`, and the slice that remains to be chosen."""
     frames, slices = stored.array.shape[:2]
     notes, array, geometry = stored.notes, stored.array, stored.geometry
-    if frames > 1 and slices == 1 and frame is None and slice is not None:
+    if frames > 1 and slices == 1 and frame is None and slice not in (None, VOLUME):
         # as ITK counts: its third axis holds the frames
         array, slices = array.swapaxes(0, 1), frames
         space = _as_3d(geometry)
         geometry = replace(space, shape=(frames, *space.shape[1:]))
         frames = 1
     if frames > 1 and frame is None:
-        if slice is None:
+        if slice in (None, VOLUME):
             raise ImageError(
                 f"{source}: has {frames} frames; choose one with `frame` 0 to {frames - 1}"
             )
@@ -593,7 +679,7 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     if image.array.ndim == 2:
         return image
     slices = image.array.shape[0]
-    if slices > 1 and slice == "all":
+    if slices > 1 and slice in ("all", VOLUME):
         return image  # in space, where any direction will do
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
@@ -607,7 +693,7 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
             f"{image.source}: 3-D with {slices} slices; choose one with `slice` 0 to "
             f"{slices - 1}, or all"
         )
-    k = int(slice or 0) if slices > 1 else 0
+    k = int(slice or 0) if slices > 1 else 0  # a file of one slice has no other
     if not 0 <= k < slices:
         raise ImageError(f"{image.source}: has no slice {k}; its slices are 0 to {slices - 1}")
     whole, (geometry, axial) = image.geometry, plane_geometry(image.geometry, k)

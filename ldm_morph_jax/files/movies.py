@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files.arrays import plain_numbers
 from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET
@@ -12,6 +13,7 @@ from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import (
     Image,
+    Spacing,
     image_of_frame,
     images_from_array,
     mask_of_frame,
@@ -98,7 +100,12 @@ def read_cine(
     return Cine(frames, times, first, slices_are_frames, _blank_slices(frames, source))
 
 
-def cine_from_arrays(frames, *, spacing=None, times: Sequence[float] | None = None) -> Cine:
+def cine_from_arrays(
+    frames: ArrayLike,
+    *,
+    spacing: Spacing | None = None,
+    times: Sequence[float] | np.ndarray | None = None,
+) -> Cine:
     """A cine without a place in space.
 
     Args:

@@ -72,7 +72,19 @@ def all_reduced_bytes(program_text: str) -> int:
 
 
 def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
-    """The numbers of one stage; bytes are per device, FLOPs are summed over all devices."""
+    """What one stage computes, counted without compiling it; FLOPs are summed over all devices."""
+    program = stage_program(config, name, cached=cached)
+    return {
+        "batch_size": program.train.batch_size,
+        "steps": program.train.steps,
+        "parameters": count(program.state["params"]),
+        "frozen_parameters": count(program.frozen),
+        "flops_per_step": step_flops(config, name, mesh, cached=cached),
+    }
+
+
+def compiled_costs(config, name: str, mesh, *, cached: bool) -> dict:
+    """What one stage's compiled step needs; bytes are per device."""
     program = stage_program(config, name, cached=cached)
     lowered = lower_step(program, mesh, seed=config.seed)
     began = time.perf_counter()
@@ -82,10 +94,6 @@ def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        "batch_size": program.train.batch_size,
-        "parameters": count(program.state["params"]),
-        "frozen_parameters": count(program.frozen),
-        "flops_per_step": step_flops(config, name, mesh, cached=cached),
         "peak_bytes": peak,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -94,17 +102,27 @@ def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
     }
 
 
+def duration(planned: dict[str, dict], flops_per_second: float) -> float:
+    """Seconds that all steps take at this speed."""
+    return sum(p["steps"] * p["flops_per_step"] for p in planned.values()) / flops_per_second
+
+
 def table(planned: dict[str, dict]) -> str:
     """The numbers as readable text."""
-    head = (
-        f"{'stage':<14}{'batch':>6}{'parameters':>13}{'frozen':>13}{'GFLOP/step':>12}"
-        f"{'peak GB':>9}{'temporary GB':>17}{'MB all-reduced':>16}{'compiled':>10}"
-    )
-    rows = [
-        f"{name:<14}{p['batch_size']:>6}{p['parameters']:>13,}{p['frozen_parameters']:>13,}"
-        f"{p['flops_per_step'] / 1e9:>12,.1f}{p['peak_bytes'] / 1e9:>9.2f}"
-        f"{p['temporary_bytes'] / 1e9:>17.2f}{p['all_reduced_bytes_per_step'] / 1e6:>16.2f}"
-        f"{p['compile_seconds']:>8.0f} s"
-        for name, p in planned.items()
-    ]
-    return "\n".join([head, *rows])
+    columns = {  # heading, width, format
+        "batch_size": ("batch", 6, lambda n: f"{n}"),
+        "steps": ("steps", 9, lambda n: f"{n:,}"),
+        "parameters": ("parameters", 13, lambda n: f"{n:,}"),
+        "frozen_parameters": ("frozen", 13, lambda n: f"{n:,}"),
+        "flops_per_step": ("GFLOP/step", 12, lambda n: f"{n / 1e9:,.1f}"),
+        "peak_bytes": ("peak GB", 9, lambda n: f"{n / 1e9:.2f}"),
+        "temporary_bytes": ("temporary GB", 14, lambda n: f"{n / 1e9:.2f}"),
+        "all_reduced_bytes_per_step": ("MB all-reduced", 16, lambda n: f"{n / 1e6:.2f}"),
+        "compile_seconds": ("compiled", 10, lambda n: f"{n:.0f} s"),
+    }
+    shown = {key: c for key, c in columns.items() if all(key in p for p in planned.values())}
+    lines = [f"{'stage':<14}" + "".join(f"{head:>{width}}" for head, width, _ in shown.values())]
+    for name, numbers in planned.items():
+        cells = (f"{text(numbers[key]):>{width}}" for key, (_, width, text) in shown.items())
+        lines.append(f"{name:<14}" + "".join(cells))
+    return "\n".join(lines)

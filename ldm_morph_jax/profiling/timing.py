@@ -46,6 +46,19 @@ def clock(call: Callable[[], object], repeats: int, seconds: float) -> dict:
     return {"median": median, "min": min(times), "max": max(times), "repeats": len(times)}
 
 
+def convolution_speed(seconds: float = 1.0) -> float:
+    """FLOP/s at which one device computes a convolution and its gradient, in float32."""
+    x, w = np.ones((4, 64, 64, 64), np.float32), np.ones((3, 3, 64, 64), np.float32)
+
+    def loss(x, w):
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=axes).sum()
+
+    call = jax.jit(jax.grad(lambda *a: loss(*a) ** 2, argnums=(0, 1)))
+    timed = clock(lambda: jax.block_until_ready(call(x, w)), repeats=20, seconds=seconds)
+    return 3 * 2 * x.size * w.shape[-1] * 9 / timed["median"]
+
+
 def random_arrays(tree, rng):
     """Small normal random arrays of the given shapes, usable as weights, images and features."""
 

@@ -103,7 +103,7 @@ def structures(
     found = [int(label) for label in np.unique(labels) if label]
     if not found:
         raise ImageError(f"{source}: mask is empty, expected labels of the reference frame")
-    hint = f"its labels are {found}; --labels CAVITY WALL says which is which"
+    hint = f"its labels are {found}; `labels` says which is which, the cavity's and the wall's"
     if cavity_and_wall:
         if cavity_and_wall[0] not in found:
             raise ImageError(f"{source}: no cavity with label {cavity_and_wall[0]}; {hint}")
@@ -112,11 +112,13 @@ def structures(
         raise ImageError(f"{source}: cannot tell the cavity from the wall; {hint}")
     if WALL not in found:
         return found[0], WALL
-    beside_wall = ndimage.binary_dilation(labels == WALL)
+    # neighbours within the plane: a slice beside it may lie beyond the ventricle
+    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), tuple(range(labels.ndim - 2)))
+    beside_wall = ndimage.binary_dilation(labels == WALL, cross)
 
     def share_on_wall(label):
         inside = labels == label
-        border = inside & ~ndimage.binary_erosion(inside, border_value=1)
+        border = inside & ~ndimage.binary_erosion(inside, cross, border_value=1)
         return (border & beside_wall).sum() / border.sum()
 
     shares = {label: share_on_wall(label) for label in found if label != WALL}
@@ -212,10 +214,10 @@ def _without_base(outline, wall, other, source) -> np.ndarray:
     else:
         raise ImageError(
             f"{source}: an apical mask of the cavity alone does not tell where its base is; "
-            "expected a wall or an atrium, or --contours"
+            "expected a wall or an atrium, or `contours`"
         )
     if keep.all() or not keep.any():
-        raise ImageError(f"{source}: cannot tell the base of the cavity, expected --contours")
+        raise ImageError(f"{source}: cannot tell the base of the cavity, expected `contours`")
     start = np.flatnonzero(keep & ~np.roll(keep, 1))
     runs = [np.roll(np.arange(len(keep)), -s)[: _run(np.roll(keep, -s))] for s in start]
     return _even(outline[max(runs, key=len)], closed=False)

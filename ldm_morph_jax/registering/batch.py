@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ldm_morph_jax import __version__
@@ -67,12 +66,6 @@ def arguments(job: JobOptions, method: TrainedMethod | None) -> dict:
     values["weights_sha256"] = None if method is None else method.weights_sha256
     values["version"] = __version__
     return json.loads(json_text(values))
-
-
-def software() -> dict[str, str]:
-    """What makes a result, and when (UTC)."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"name": "ldm-morph", "version": __version__, "date": now}
 
 
 def fingerprint(path: Path) -> dict[str, str]:

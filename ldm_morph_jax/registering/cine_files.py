@@ -1,7 +1,6 @@
 """Track a cine, all slices of a stack, or a table of many, and write every result."""
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,8 +12,14 @@ from tqdm import tqdm
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError
-from ldm_morph_jax.files.movies import Cine, read_cine, read_frame_mask
+from ldm_morph_jax.files.images import ImageError, in_region
+from ldm_morph_jax.files.movies import (
+    Cine,
+    cine_from_arrays,
+    note_on_period,
+    read_cine,
+    read_frame_mask,
+)
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.segments import LETTERS
@@ -22,7 +27,7 @@ from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
-from ldm_morph_jax.registering.batch import arguments, finished, run_batch, software
+from ldm_morph_jax.registering.batch import arguments, finished, run_batch
 from ldm_morph_jax.registering.finding import (
     Findings,
     anatomy_found,
@@ -39,6 +44,7 @@ from ldm_morph_jax.registering.outputs import (
     cine_figures,
     draw_cine_pages,
     draw_stack_pages,
+    software,
     time_name,
     write_curves,
     write_frames,
@@ -53,8 +59,8 @@ from ldm_morph_jax.registering.segments import (
     segments_of,
     twist_of,
 )
-from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
-from ldm_morph_jax.runs.anatomy import load_anatomy
+from ldm_morph_jax.registering.tracking import track_cine
+from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
@@ -134,7 +140,7 @@ def _anatomy(options, cine) -> Anatomy:
     anatomy = Anatomy(view, septum=septum)
     level = LETTERS[options.levels] if options.levels else 0
     if options.levels and len(options.levels) != 1:
-        raise ValueError(f"--levels is {options.levels!r}, expected a letter for the one slice")
+        raise ValueError(f"`levels` is {options.levels!r}, expected a letter for the one slice")
     if options.mask:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         anatomy = anatomies.anatomy_of_mask(
@@ -148,14 +154,11 @@ def _anatomy(options, cine) -> Anatomy:
     return replace(anatomy, level=level)
 
 
-_network = functools.lru_cache(maxsize=2)(load_anatomy)  # compiled once for all slices and cines
-
-
 def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
     """The options with their reference frame, the heart in it, and what was found to know it."""
     if options.anatomy is None:
         return options, _anatomy(options, cine), None
-    model = _network(options.anatomy)
+    model = anatomy_network(options.anatomy)
     spacing = cine.first.spacing if cine.first.spacing_known else None
     findings = find_heart(
         model, cine.frames, spacing, str(options.cine), reference=options.reference
@@ -169,6 +172,8 @@ def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | Non
 
 def _write(cine, options, anatomy, findings, load) -> dict:
     """Track, measure, write."""
+    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
+        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     source = None
     if options.dicom:
         source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
@@ -197,7 +202,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
                 "times": list(map(float, tracked.times)),
                 "times_known": cine.times is not None,
             },
-            "software": software(),
+            "software": software(registrar),
             "method": tracked.method,
             "model": options.model,
             "view": anatomy.view,
@@ -207,6 +212,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
             "found": None if findings is None else findings.summary(_pixel(cine)),
             "notes": [
                 *cine.first.notes,
+                *_notes_on_period(options, cine),
                 *measures.notes,
                 *(() if findings is None else findings.doubts),
             ],
@@ -234,6 +240,11 @@ def _write(cine, options, anatomy, findings, load) -> dict:
         content["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         write_record(folder, SUMMARY, content)
     return content
+
+
+def _notes_on_period(options, cine) -> tuple[str, ...]:
+    given = options.period
+    return () if cine.times is None or given in (None, "whole") else note_on_period(float(given))
 
 
 def _pixel(cine) -> float | None:
@@ -269,7 +280,7 @@ def _track_slices(options, load) -> dict:
     if stack.frames.ndim == 3:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
-        raise ValueError("contours and landmarks are of one slice, expected --slice K")
+        raise ValueError("contours and landmarks are of one slice, expected a `slice` K")
     if options.reference is None:
         options = replace(options, reference=_end_diastole(options, stack))
     if not 0 <= options.reference < len(stack.frames):
@@ -277,12 +288,15 @@ def _track_slices(options, load) -> dict:
     count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
     if options.levels and len(options.levels) != count:
         raise ValueError(
-            f"--levels has {len(options.levels)} letters, expected one for each of {count} slices"
+            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
         )
     source = None
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
     jobs, levels = _jobs_of_slices(options, stack, count)
+    blank = stack.blank_slices
+    shown = [k for k in range(count) if k not in blank]
+    jobs, levels = [jobs[k] for k in shown], levels[shown]
     spacing_known = stack.first.spacing_known
     del stack
     registrar = load()
@@ -295,7 +309,7 @@ def _track_slices(options, load) -> dict:
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": "all"},
-        "software": software(),
+        "software": software(registrar),
         "method": slices[0]["method"],
         "model": options.model,
         "view": options.view,
@@ -304,7 +318,7 @@ def _track_slices(options, load) -> dict:
         "levels": [int(level) for level in levels],
         "end_systole": None,
         **{name: slices[0][name] for name in ("heart_rate_per_min",) if name in slices[0]},
-        "notes": [],
+        "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
@@ -382,7 +396,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
 
 def _end_diastole(options, stack) -> int:
     """The frame in which the cavity is largest, over all slices `[T, S, H, W]` that show one."""
-    model = _network(options.anatomy)
+    model = anatomy_network(options.anatomy)
     spacing = stack.first.spacing[-2:] if stack.first.spacing_known else None
     areas = np.zeros(len(stack.frames))
     for k in range(stack.frames.shape[1]):
@@ -392,7 +406,7 @@ def _end_diastole(options, stack) -> int:
     if not areas.any():
         raise ImageError(
             f"{options.cine}: the anatomy network {model.name!r} finds no heart in any slice; give "
-            "--mask or --contours, or the --anatomy of this modality"
+            "`mask` or `contours`, or the `anatomy` of this modality"
         )
     return int(without_outliers(areas).argmax())
 

@@ -50,7 +50,7 @@ def source_of(path: Path, image: Image, frames: int = 1, frame: int | None = Non
     Raises FileError: no DICOM, pixels of unknown size, or frames that do not fit what was read.
     """
     if not image.spacing_known:
-        raise FileError(f"{path}: --dicom needs millimetres, and the pixel spacing is not known")
+        raise FileError(f"{path}: `dicom` needs millimetres, and the pixel spacing is not known")
     need_highdicom(path)
     place = place_of(image)
     source = read_source(path, place, frame=frame)
@@ -62,7 +62,7 @@ def place_of(image: Image) -> Geometry:
     """Its 3-D geometry, (S, H, W)."""
     place = image.geometry if image.geometry.dimension == 3 else image.space
     if place is None:
-        raise FileError(f"{image.source}: --dicom needs DICOM images")
+        raise FileError(f"{image.source}: `dicom` needs DICOM images")
     return place
 
 
@@ -105,17 +105,35 @@ def write_pair(
         )
     if moving_mask is not None:
         labels = registration.transform.warp(moving_mask.array, "nearest")
-        labels = labels.reshape(1, *places[0].shape)
         if labels.any():
-            found = [int(label) for label in np.unique(labels) if label]
-            write_segmentation(
-                folder / "warped_mask.dcm",
-                labels,
-                places[0],
-                fixed,
-                dict.fromkeys(found, "other"),
-                series["segmentation"],
-            )
+            write_labels(folder / "warped_mask.dcm", labels, registration.fixed, fixed, series)
+
+
+def write_labels(
+    path: Path,
+    labels: np.ndarray,
+    image: Image,
+    source: Source,
+    series: Mapping[str, Series] | None = None,
+) -> None:
+    """Labels of an image, of which nothing is known but their numbers, as a segmentation.
+
+    Args:
+        path: where to.
+        labels: on the grid of the image.
+        image: which one.
+        source: of the image.
+        series: those of other objects that are written with it.
+    """
+    place, found = place_of(image), [int(label) for label in np.unique(labels) if label]
+    write_segmentation(
+        path,
+        labels.reshape(1, *place.shape),
+        place,
+        source,
+        dict.fromkeys(found, "other"),
+        (series or _series())["segmentation"],
+    )
 
 
 def write_cine(

@@ -93,7 +93,7 @@ def find_heart(
         raise ImageError(
             f"{source}: the anatomy network {model.name!r} finds no heart in frame {reference} "
             f"(confidence {confidence[reference]:.2f}, expected at least "
-            f"{model.least_confidence:.2f}); give --mask or --contours, or the --anatomy of this "
+            f"{model.least_confidence:.2f}); give `mask` or `contours`, or the `anatomy` of this "
             "modality"
         )
     labels = _one_heart(seen[reference], cavity)

@@ -14,6 +14,10 @@ grid* covers the image with square pixels: its own, unless they are finer than t
 there are more than 256 of them. Refinement, and the comparison with no motion at all, live there.
 Both images are sampled on each grid, the moving one at the same positions.
 
+A volume has a grid of its own, in place of both: along its axes, its own slices and square pixels
+of `_VOLUME_PIXEL_MM` or coarser. Motion is found there in three dimensions, and the volumes may lie
+in any direction.
+
 A velocity on the model grid, fading to zero within half a grid beyond its border, is the start on
 the whole grid. A displacement is read, linearly, at every pixel of the *original* fixed image and
 turned into millimetres: T(p) = p + shift + d(p). `shift` is zero where both files say where they
@@ -38,6 +42,9 @@ MIN_OVERLAP = 0.25
 # Grids of methods that take any: few sizes, so that few programs are compiled.
 _GRID_STEP = 32
 _MOST_PIXELS = 256  # along the longer side of a grid on the whole image: bounds what it costs
+# A finer grid finds no more of a heart's motion in a volume, and a larger one takes minutes.
+_VOLUME_PIXEL_MM = 1.5
+_MOST_VOXELS = 2**21
 # Grey values of one scanner mean the same; of two, one range may be many times the other.
 _SAME_SCALE = 2.0
 
@@ -46,25 +53,27 @@ _SAME_SCALE = 2.0
 class Grid:
     """Where a grid lies on the fixed image.
 
-    shape: (rows, columns).
-    centre: (row, column) of its centre in fixed pixels.
-    scale: (row, column), fixed pixels per grid pixel.
+    All in axis order, (row, column) or, of a volume, (slice, row, column).
+
+    shape: of the grid.
+    centre: of the grid, in fixed pixels.
+    scale: fixed pixels per grid pixel.
     """
 
-    shape: tuple[int, int]
-    centre: tuple[float, float]
-    scale: tuple[float, float]
+    shape: tuple[int, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
 
     def fixed_pixels(self) -> np.ndarray:
-        """Fixed (row, column) of every grid pixel, `[*shape, 2]`."""
-        rows, columns = (
+        """Fixed index of every grid pixel, `[*shape, rank]`."""
+        axes = [
             c + (np.arange(n) - (n - 1) / 2) * s
             for n, c, s in zip(self.shape, self.centre, self.scale, strict=True)
-        )
-        return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        ]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
     def pixels_at(self, fixed_pixels: np.ndarray) -> np.ndarray:
-        """Grid (row, column) at fixed (row, column) `[..., 2]`."""
+        """Grid index at fixed index `[..., rank]`."""
         middle = (np.array(self.shape) - 1) / 2
         return (fixed_pixels - np.array(self.centre)) / self.scale + middle
 
@@ -130,8 +139,8 @@ class OnGrid:
     """A pair on a grid.
 
     grid: the grid on the fixed image.
-    moving, fixed: `[rows, columns]` float32 in [0, 1]; on the model grid 0 where they are unknown.
-    valid: `[rows, columns]` bool, where both are known.
+    moving, fixed: `[*grid.shape]` float32 in [0, 1]; on the model grid 0 where they are unknown.
+    valid: `[*grid.shape]` bool, where both are known.
     """
 
     grid: Grid
@@ -142,13 +151,13 @@ class OnGrid:
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice of a pair (a 2-D pair has one), ready to be registered.
+    """One slice of a pair (a 2-D pair has one), or a whole volume, ready to be registered.
 
-    model, whole: the slice on the two grids.
+    model, whole: the slice on the two grids; a volume has no model grid.
     shift: `[n]` mm, from fixed to moving, before any registration.
     """
 
-    model: OnGrid
+    model: OnGrid | None
     whole: OnGrid
     shift: np.ndarray
 
@@ -187,13 +196,7 @@ def prepare(
             return _sample_pair(moving, fixed, planes, k, grid, shift)
 
         values = sample(model)
-        inside = np.isfinite(values[1])
-        overlap = np.isfinite(values[0][inside]).mean() if inside.any() else 0.0
-        if overlap < MIN_OVERLAP:
-            raise ImageError(
-                f"{moving.source}: covers {100 * overlap:.0f} % of what is registered of "
-                f"{fixed.source}; use --align centre to put their centres on each other"
-            )
+        _check_overlap(values, moving, fixed)
         on_model = (
             _normalise(sampled, method.intensity, image.source)
             for sampled, image in zip(values, (moving, fixed), strict=True)
@@ -204,6 +207,69 @@ def prepare(
     return slices
 
 
+def prepare_volume(
+    method: TrainedMethod, moving: Image, fixed: Image, *, align: str = "auto"
+) -> list[Slice]:
+    """Bring two volumes `[S, H, W]` to their grid; a list of one.
+
+    Args:
+        method: tells how intensities are normalised.
+        moving, fixed: the volumes, however they lie.
+        align: see `prepare`; "centre" is that of the volumes.
+
+    Raises:
+        ImageError: hardly any overlap.
+    """
+    if align == "auto":
+        align = "world" if moving.position_known and fixed.position_known else "centre"
+    shift = np.zeros(3)
+    if align == "centre":
+        middles = (
+            g.to_physical(np.array(_middle(g.shape))) for g in (moving.geometry, fixed.geometry)
+        )
+        shift = np.subtract(*middles)
+    grid = place_volume_grid(fixed)
+    index = grid.fixed_pixels()
+    moving_index = moving.geometry.to_index(fixed.geometry.to_physical(index) + shift)
+    steps = fixed.geometry.vectors_to_physical(np.diag(grid.scale))
+    moving_scale = np.abs(moving.geometry.vectors_to_index(steps)).max(axis=0)
+    values = np.stack(
+        [
+            _sample(moving.array, moving_index, moving_scale),
+            _sample(fixed.array, index, grid.scale),
+        ]
+    )
+    _check_overlap(values, moving, fixed)
+    return [Slice(None, _on_one_scale(grid, values, method), shift)]
+
+
+def place_volume_grid(fixed: Image) -> Grid:
+    """The grid that covers a volume; see the top of this file."""
+    size = np.array(fixed.array.shape) * fixed.geometry.spacing
+    pixel = min(fixed.geometry.spacing)
+    if fixed.spacing_known:
+        pixel = max(pixel, _VOLUME_PIXEL_MM)
+    while True:
+        spacing = np.maximum(pixel, fixed.geometry.spacing)
+        # rounding must not add a pixel to an image on its own grid
+        shape = tuple(max(2, math.ceil(n - 1e-6)) for n in size / spacing)
+        if math.prod(shape) <= _MOST_VOXELS:
+            break
+        pixel *= 1.05
+    scale = tuple(float(s) for s in spacing / fixed.geometry.spacing)
+    return Grid(shape, _middle(fixed.array.shape), scale)
+
+
+def _check_overlap(values, moving: Image, fixed: Image) -> None:
+    inside = np.isfinite(values[1])
+    overlap = np.isfinite(values[0][inside]).mean() if inside.any() else 0.0
+    if overlap < MIN_OVERLAP:
+        raise ImageError(
+            f"{moving.source}: covers {100 * overlap:.0f} % of what is registered of "
+            f"{fixed.source}; use `align` centre to put their centres on each other"
+        )
+
+
 def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
     """`[2, rows, columns]`: slice k of moving and fixed image on a grid, NaN where unknown."""
     pixels = grid.fixed_pixels()
@@ -212,13 +278,13 @@ def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
     if moving.geometry.dimension == 3 and np.abs(moving_index[..., 0] - k).max() > 0.02:
         raise ImageError(
             f"{moving.source}: slice {k} does not lie in the plane of the fixed image's slice "
-            f"{k}; use --align centre to register slice by slice all the same"
+            f"{k}; use `align` centre to register slice by slice all the same"
         )
     moving_scale = np.array(fixed.spacing) * grid.scale / moving.spacing
     return np.stack(
         [
-            _sample_plane(planes[0], moving_index[..., -2:], moving_scale),
-            _sample_plane(planes[1], pixels, grid.scale),
+            _sample(planes[0], moving_index[..., -2:], moving_scale),
+            _sample(planes[1], pixels, grid.scale),
         ]
     )
 
@@ -269,7 +335,7 @@ def _check_pair(moving: Image, fixed: Image, align: str) -> str:
     if align == "world" and not same_tilt:
         raise ImageError(
             f"{names}: their slice planes are tilted differently (oblique to each other); use "
-            "--align centre to put their centres on each other"
+            "`align` centre to put their centres on each other"
         )
     return align
 
@@ -290,19 +356,19 @@ def _slice_centre(geometry: Geometry, k: int) -> np.ndarray:
     return geometry.to_physical(_with_slice(middle, k, geometry))
 
 
-def _sample_plane(plane, index, scale):
-    """`plane` `[H, W]` at (row, column), NaN outside; `scale` plane pixels per sample.
+def _sample(image, index, scale):
+    """`image` `[*space]` at indices `[..., rank]`, NaN outside; `scale` image pixels per sample.
 
-    Where samples are further apart than pixels, the plane is smoothed first, so that fine structure
+    Where samples are further apart than pixels, the image is smoothed first, so that fine structure
     does not alias.
     """
     sigma = np.maximum(0.0, (np.asarray(scale) - 1) / 2)
-    smooth = plane.astype(np.float64)
+    smooth = image.astype(np.float64)
     if sigma.max() > 1e-3:
         smooth = gaussian_filter(smooth, sigma, mode="nearest")
     values = map_coordinates(smooth, np.moveaxis(index, -1, 0), order=1, mode="nearest")
     # a pixel reaches half a pixel beyond its centre
-    inside = ((index >= -0.5) & (index <= np.array(plane.shape) - 0.5)).all(axis=-1)
+    inside = ((index >= -0.5) & (index <= np.array(image.shape) - 0.5)).all(axis=-1)
     return np.where(inside, values, np.nan)
 
 
@@ -331,7 +397,11 @@ def to_transform(
     moving: Geometry,
     fixed: Geometry,
 ) -> Transform:
-    """Displacements `[*grid.shape, 2]` of every slice, each with its grid -> transform."""
+    """Displacements of every slice `[*grid.shape, 2]`, or of a volume, with its grid: transform."""
+    if slices[0].model is None:
+        ((grid, u),) = displacements
+        steps = sample_vectors(u, grid.pixels_at(fixed.indices())) * grid.scale
+        return Transform(fixed.vectors_to_physical(steps) + slices[0].shift, fixed, moving)
     pixels = _pixels(fixed.shape[-2:])
     planes = []
     for plane, (grid, u) in zip(slices, displacements, strict=True):

@@ -150,6 +150,7 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     if anatomy.view == "sax":
         outlines = np.concatenate(list(contours.values()), axis=1)
         turned = beat.rotation(outlines[tracked.reference], outlines, tracked.spacing)
+        turned = -turned if _walls(tracked, anatomy)[0] else turned  # mirrored
         seen_from_apex = -turned if _walls(tracked, anatomy)[0] else turned
         curves.append(Curve("rotation", "wall", "deg", seen_from_apex))
     pixels: dict[str, int] = {}

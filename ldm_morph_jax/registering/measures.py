@@ -28,15 +28,18 @@ def measure(
         inverse: whether to compute the inverse and its residual.
     """
     transform = registration.transform
-    model, whole = (getattr(registration.slices[0], name).grid for name in ("model", "whole"))
+    model, whole = registration.slices[0].model, registration.slices[0].whole.grid
     moved = np.linalg.norm(transform.displacement_mm - registration.start.displacement_mm, axis=-1)
     metrics = {
         "moving": image_facts(registration.moving),
         "fixed": image_facts(registration.fixed),
-        "model_grid": {
-            "size": model.shape[0],
-            "centre_on_fixed_pixel": list(model.centre),
-            "fixed_pixels_per_model_pixel": list(model.scale),
+        "in_three_dimensions": registration.in_space,
+        "model_grid": None
+        if model is None
+        else {
+            "size": model.grid.shape[0],
+            "centre_on_fixed_pixel": list(model.grid.centre),
+            "fixed_pixels_per_model_pixel": list(model.grid.scale),
         },
         "whole_grid": {
             "shape": list(whole.shape),
@@ -73,7 +76,8 @@ def image_facts(image: Image) -> dict:
 
 
 def similarity(registration: Registration) -> dict[str, dict[str, float]]:
-    """Before and after: correlation on the model grid, differences on and beyond it.
+    """Before and after: correlation on the model grid (volumes have none: everywhere), differences
+    on and beyond it.
 
     "correlation": coefficient of fixed and warped image; "rms_difference" and
     "rms_difference_beyond_grid": root of the mean squared difference, as a share of the fixed
@@ -86,8 +90,9 @@ def similarity(registration: Registration) -> dict[str, dict[str, float]]:
     for transform in transforms.values():
         index = transform.moving_indices()
         seen &= ((index >= -0.5) & (index <= np.array(moving.shape) - 0.5)).all(axis=-1)
+    model = registration.slices[0].model
     on_grid = np.broadcast_to(
-        registration.slices[0].model.grid.covers(fixed.shape[-2:]), seen.shape
+        True if model is None else model.grid.covers(fixed.shape[-2:]), seen.shape
     )
     extent = float(fixed.max()) - float(fixed.min())
     table: dict[str, dict[str, float]] = {
@@ -190,11 +195,17 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
         for image in (registration.moving, registration.fixed)
         for note in image.notes
     ]
-    if method.spacing_mm is not None and not registration.fixed.spacing_known:
+    sentences += registration.notes
+    if registration.in_space and not registration.fixed.spacing_known:
+        sentences.append(
+            f"{registration.fixed.source} does not tell its spacing: slices were taken to be as "
+            "far apart as pixels"
+        )
+    elif method.spacing_mm is not None and not registration.fixed.spacing_known:
         sentences.append(
             f"{registration.fixed.source} does not tell its pixel spacing: the longer side was "
             "fitted to the model's grid, so the heart may not have the size that the network "
-            "knows; --spacing helps"
+            "knows; its spacing, where you know it, helps"
         )
     if registration.fixed.plane is not None:
         sentences.append("oblique slice: x and y in the results are axes of the slice's own plane")

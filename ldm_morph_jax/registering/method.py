@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.devices.forking import check_not_forked
-from ldm_morph_jax.files.images import Image, ImageError, Spacing, images_from_array
-from ldm_morph_jax.registering.pairs import register_images
-from ldm_morph_jax.registering.result import Registration, Result
+from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
+from ldm_morph_jax.registering.pair_result import Result
+from ldm_morph_jax.registering.pairs import refinement_steps, register_images
+from ldm_morph_jax.registering.result import Registration
+from ldm_morph_jax.runs.anatomy import AnatomyModel
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
@@ -19,61 +21,119 @@ if TYPE_CHECKING:
     from ldm_morph_jax.registering.tracking import Tracking
 
 
-def load(name_or_path: str | Path = DEFAULT_MODEL, *, calls: str = "often") -> "Registrar":
+def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Registrar":
     """A registrar of shipped weights or an iterative method by name, a run or weights file by path.
 
     Args:
-        name_or_path: the name of weights ("sunnybrook-symmetric", the default, "sunnybrook-small",
+        name_or_path: the name of weights ("sunnybrook-symmetric", "sunnybrook-small",
             "acdc-small", "camus-4ch-small"; docs/weights.md says what each was trained on); the
             name of an iterative method ("lddmm", "syn"); the path of a run directory of `train`
             ("runs/sb"; "./NAME" where the name is one of these) or of a `.safetensors` file with
-            its `.sha256` beside it.
+            its `.sha256` beside it. None, as the commands have it without `--model`: pairs are
+            registered by `DEFAULT_MODEL`, cines tracked by the search alone.
         calls: "often"; "once" starts sooner and registers more slowly.
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
         ValueError: a directory that is no finished run.
     """
-    return load_method(name_or_path, calls=calls, kind=Registrar)
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+    registrar = load_method(name, calls=calls, kind=Registrar)
+    registrar.loaded_as, registrar.by_default = name, name_or_path is None
+    return registrar
 
 
 class Registrar(TrainedMethod):
     """A method with its weights that registers images of any size. Made by `load`; can be pickled.
 
     Its attributes are those of `runs.trained.TrainedMethod`, among them `name`, `card` and
-    `iterative`.
+    `iterative`, and
+
+    loaded_as: what `load` was given; None where it was not made by `load`.
+    by_default: whether `load` was given nothing; cines are then tracked by the search alone.
     """
+
+    loaded_as: str | None = None
+    by_default: bool = False
+
+    @property
+    def model(self) -> str:
+        """What it was loaded as, or the method's name."""
+        return self.loaded_as or self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"loaded_as": self.loaded_as, "by_default": self.by_default})
 
     def __call__(
         self,
-        moving: ArrayLike,
-        fixed: ArrayLike,
+        moving: Any,
+        fixed: Any,
         *,
+        moving_mask: Any = None,
+        fixed_mask: Any = None,
         spacing: Spacing | None = None,
         moving_spacing: Spacing | None = None,
+        slice: int | str | None = None,
+        frame: int | tuple[int, int] | None = None,
+        oblique: bool = False,
+        align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        volume: bool = False,
     ) -> Result:
-        """Register arrays.
+        """Register two images, with the defaults of `ldm-morph register`.
 
         Args:
-            moving, fixed: NumPy or JAX arrays of grey values of any range, without an axis of
-                channels: `[H, W]`, or `[B, H, W]` with the same B. Sizes may differ; centres are
-                then put on each other.
-            spacing: mm, one number or (row, column); None where unknown.
+            moving, fixed: paths of files or DICOM folders, SimpleITK images, `Image`s, or NumPy or
+                JAX arrays of grey values of any range, without an axis of channels: `[H, W]`, or
+                `[B, H, W]` with the same B. Sizes may differ. Stacks of slices that are not arrays
+                are volumes, see `slice`.
+            moving_mask, fixed_mask: their labels, of any of these kinds, for `Result.metrics`.
+            spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
+                unknown. Only of what has no spacing of its own.
             moving_spacing: of the moving image where it differs.
+            slice: of a volume, which slice (from 0), or "all": slice by slice; by default the
+                volume is registered in three dimensions.
+            frame: of files with several in time, which one (from 0); two numbers: of the moving and
+                of the fixed file.
+            oblique: accept a single slice that is tilted against the x-y plane.
+            align: how the images lie on each other before registration: "world", as their files
+                say; "centre", centre on centre; "auto": world where both tell their position.
             centre: (row, column) of the fixed image that the model grid is centred on; by default
                 the image's centre.
             refine: steps of refinement on the whole image; 0: what the network alone predicts. By
                 default `search.STEPS` for a network, none for an iterative method.
+            volume: the arrays are one volume `[S, H, W]` each, registered in three dimensions, and
+                not a batch of images; so are those that have a spacing of three numbers.
 
         Raises:
-            ImageError: NaN, constant images, shapes or spacing that cannot be used.
+            ImageError: NaN, constant images, shapes or spacing that cannot be used; files that
+                cannot be read; images that do not fit together.
         """
+        check_not_forked()
         if moving_spacing is None:
             moving_spacing = spacing
-        movings, batched = images_from_array(moving, moving_spacing, source="moving")
-        fixeds, also_batched = images_from_array(fixed, spacing, source="fixed")
+        volume |= any(np.size(s) == 3 for s in (spacing, moving_spacing) if s is not None)
+        of_moving, of_fixed = frame if isinstance(frame, tuple | list) else (frame, frame)
+        which = VOLUME if slice is None else slice
+        movings, batched = images_of(
+            moving,
+            moving_spacing,
+            source="moving",
+            slice=which,
+            frame=of_moving,
+            oblique=oblique,
+            volume=volume,
+        )
+        fixeds, also_batched = images_of(
+            fixed,
+            spacing,
+            source="fixed",
+            slice=which,
+            frame=of_fixed,
+            oblique=oblique,
+            volume=volume,
+        )
         if (batched, len(movings)) != (also_batched, len(fixeds)):
             counts = [
                 f"{len(images)} images" if many else "one image"
@@ -83,8 +143,32 @@ class Registrar(TrainedMethod):
                 f"moving holds {counts[0]}, fixed {counts[1]}; expected [H, W] each, or [B, H, W] "
                 "with the same B"
             )
-        pairs = list(zip(movings, fixeds, strict=True))
-        return Result(tuple(self.register_images(pairs, centre=centre, refine=refine)), batched)
+        masks = [
+            [None] * len(images)
+            if mask is None
+            else masks_of(mask, images, source=f"{name}_mask", slice=which, frame=k)
+            for name, mask, images, k in (
+                ("moving", moving_mask, movings, of_moving),
+                ("fixed", fixed_mask, fixeds, of_fixed),
+            )
+        ]
+        steps = refinement_steps(self, refine)
+        registrations = self.register_images(
+            list(zip(movings, fixeds, strict=True)),
+            align=align,
+            centre=centre,
+            refine=steps,
+            volume=slice is None,
+        )
+        pairs_of_masks = tuple(zip(*masks, strict=True))
+        return Result(tuple(registrations), batched, pairs_of_masks, self, self.model, steps)
+
+    def __repr__(self) -> str:
+        grid = "images of any size"
+        if self.image_size is not None:
+            pixels = "" if self.spacing_mm is None else f" of {self.spacing_mm:g} mm"
+            grid = f"{self.image_size} x {self.image_size} pixels{pixels}"
+        return f"<{type(self).__name__} {self.model!r}: {self.name} on {grid}>"
 
     def register_images(
         self,
@@ -93,10 +177,13 @@ class Registrar(TrainedMethod):
         align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        volume: bool = False,
+        anatomy: AnatomyModel | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
-        return register_images(self, pairs, align=align, centre=centre, refine=refine)
+        options = {"align": align, "centre": centre, "refine": refine, "volume": volume}
+        return register_images(self, pairs, **options, anatomy=anatomy)
 
     def track(
         self,
@@ -125,7 +212,8 @@ class Registrar(TrainedMethod):
             ImageError: frames, times or spacing that cannot be used; no such frame; a period
                 shorter than the cine.
         """
-        from ldm_morph_jax.registering.tracking import cine_from_arrays, track_cine
+        from ldm_morph_jax.files.movies import cine_from_arrays
+        from ldm_morph_jax.registering.tracking import track_cine
 
         check_not_forked()
         return track_cine(

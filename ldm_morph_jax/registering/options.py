@@ -54,7 +54,8 @@ class SliceOption:
     slice: Annotated[
         int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all")
     ] = None
-    """which slice of a 3-D file (from 0), or all"""
+    """which slice of a 3-D file (from 0), or all, one by one; register takes a volume as a whole by
+    default"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class JobOptions(ReadingOptions):
 
     def __post_init__(self):
         if self.shard is not None and self.batch is None:
-            raise ValueError("--shard needs --batch")
+            raise ValueError("`shard` needs `batch`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,11 @@ class PairOptions(JobOptions):
     """steps of refinement on the whole image, from what the network predicts (default: 82; 0: the
     network alone; iterative methods are not refined)"""
 
+    anatomy: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
+    """network that finds the heart in both images and guides the search by it: anatomy,
+    anatomy-mri, anatomy-echo (the latter two under CC BY-NC-SA 4.0), a run directory or weights
+    file"""
+
     inverse: bool = False
     """write the inverse transform, too"""
 
@@ -179,22 +185,22 @@ class PairOptions(JobOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.refine is not None and self.refine < 0:
-            raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
+            raise ValueError(f"`refine` is {self.refine}, expected 0 or more steps")
         if self.frame is not None and len(self.frame) not in (1, 2):
             raise ValueError(f"frame: found {len(self.frame)} numbers, expected one or two")
         if self.dicom and self.example:
-            raise ValueError("--example does not go with --dicom: it is not DICOM")
+            raise ValueError("`example` does not go with `dicom`: it is not DICOM")
         given = [
             name for name in (*self.INPUTS, "slice", "frame") if getattr(self, name) is not None
         ]
         if self.batch and self.example:
-            raise ValueError("--batch and --example: expected one of them")
+            raise ValueError("`batch` and `example`: expected one of them")
         if (self.batch or self.example) and given:
             option, source = ("batch", "its CSV") if self.batch else ("example", "the package")
-            raise ValueError(f"--{option} takes {', '.join(given)} from {source}; drop the option")
-        missing = [f"--{name}" for name in self.REQUIRED if name not in given]
+            raise ValueError(f"`{option}` takes {', '.join(given)} from {source}; drop the option")
+        missing = [f"`{name}`" for name in self.REQUIRED if name not in given]
         if missing and not (self.batch or self.example):
-            raise ValueError(f"{' and '.join(missing)} missing (or use --batch or --example)")
+            raise ValueError(f"{' and '.join(missing)} missing (or use `batch` or `example`)")
 
     @property
     def frames(self) -> tuple[int | None, int | None]:
@@ -283,24 +289,20 @@ class CineOptions(JobOptions):
         super().__post_init__()
         sources = [name for name in ("cine", "batch", "example") if getattr(self, name)]
         if len(sources) != 1:
-            found = " and ".join(f"--{name}" for name in sources) or "none"
-            raise ValueError(f"found {found}, expected one of --cine, --batch and --example")
+            found = " and ".join(f"`{name}`" for name in sources) or "none"
+            raise ValueError(f"found {found}, expected one of `cine`, `batch` and `example`")
         [source] = sources
         of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "levels", "reference"]
         of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period", "dicom"]
         refused = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
-        given = [
-            f"--{name.replace('_', '-')}"
-            for name in refused
-            if getattr(self, name) not in (None, False, 0)
-        ]
+        given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:
-            raise ValueError(f"--{source} does not go with {', '.join(given)}")
+            raise ValueError(f"`{source}` does not go with {', '.join(given)}")
         if self.mask == Path("auto"):
             if self.view != "sax" and self.anatomy is None:
                 raise ValueError(
-                    "--mask auto knows short-axis views; for apical ones name a network, "
-                    "--anatomy anatomy-echo (CC BY-NC-SA 4.0)"
+                    "`mask` auto knows short-axis views; for apical ones name a network, "
+                    "`anatomy` anatomy-echo (CC BY-NC-SA 4.0)"
                 )
             object.__setattr__(self, "mask", None)
             object.__setattr__(self, "anatomy", self.anatomy or DEFAULT_ANATOMY)
@@ -312,7 +314,7 @@ class CineOptions(JobOptions):
             object.__setattr__(self, "reference", 0)
         if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
             raise ValueError(
-                f"--levels is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
+                f"`levels` is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
             )
 
 
@@ -348,7 +350,8 @@ class WarpOptions(FrameOption, JobOptions):
     """file to write; of a batch the folder of all files"""
 
     transform: Annotated[Path | None, _FILE] = None
-    """displacement.npz or displacement.nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+    """displacement.npz, .nii.gz or .dcm of register, an ITK/ANTs field (.nii.gz) or any other DICOM
+    deformable registration"""
 
     input: Annotated[Path | None, _FILE] = None
     """image, labels or points (.csv)"""
@@ -363,14 +366,22 @@ class WarpOptions(FrameOption, JobOptions):
     """the moving image, where the transform does not tell its grid (a .nii.gz does not) and it is
     needed: --inverse of an image, points in pixels"""
 
+    dicom: Annotated[Path | None, _FILE] = None
+    """the DICOM image on which the result lies; the labels are then written to a DICOM segmentation
+    (--out FILE.dcm)"""
+
     def __post_init__(self):
         super().__post_init__()
         given = [name for name in self.INPUTS if getattr(self, name) is not None]
         if self.batch and given:
-            raise ValueError(f"--batch takes {', '.join(given)} from its CSV; drop the option")
-        missing = [f"--{name}" for name in self.REQUIRED if name not in given]
+            raise ValueError(f"`batch` takes {', '.join(given)} from its CSV; drop the option")
+        if self.dicom and (self.batch or self.interpolation != "nearest"):
+            raise ValueError("`dicom` is for labels: expected `interpolation` nearest, no `batch`")
+        if (self.dicom is not None) != (self.out.suffix.lower() == ".dcm"):
+            raise ValueError(f"`out` is {self.out}, expected FILE.dcm with `dicom`, and only then")
+        missing = [f"`{name}`" for name in self.REQUIRED if name not in given]
         if missing and not self.batch:
-            raise ValueError(f"{' and '.join(missing)} missing (or use --batch)")
+            raise ValueError(f"{' and '.join(missing)} missing (or use `batch`)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,7 +389,8 @@ class JacobianOptions(SliceOption, FrameOption):
     """The Jacobian determinant of a saved transform; slice and frame choose those of the mask."""
 
     transform: Annotated[Path, _FILE]
-    """displacement.npz or .nii.gz of register, or an ITK/ANTs field (.nii.gz)"""
+    """displacement.npz, .nii.gz or .dcm of register, an ITK/ANTs field (.nii.gz) or any other DICOM
+    deformable registration"""
 
     out: Annotated[Path | None, _FILE] = None
     """map to write (.nii.gz, .npz, .tif)"""

@@ -33,16 +33,20 @@ dicom/                                 with --dicom, report and page
 """
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ldm_morph_jax import __version__
 from ldm_morph_jax.files.images import Image, round_to, write_image
-from ldm_morph_jax.files.transforms import sample_vectors, write_transform
+from ldm_morph_jax.files.transforms import sample, sample_vectors, write_transform
 from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration, Tracked
+from ldm_morph_jax.runs.trained import TrainedMethod
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +70,16 @@ ALL_OF_CINE = (
 ).split()
 ALL_OF_STACK = ("curves.csv", "segments.csv", "bullseye.png", "report.html", "dicom", SUMMARY)
 _GRID_LINES = 16  # along the longer side
+
+
+def software(method: TrainedMethod | None) -> dict[str, str | None]:
+    """What makes a result, and when (UTC)."""
+    return {
+        "name": "ldm-morph",
+        "version": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "weights_sha256": None if method is None else method.weights_sha256,
+    }
 
 
 def write_record(folder: Path, name: str, content: Mapping) -> None:
@@ -132,47 +146,103 @@ def draw_pair_pages(
 
     Returns what waits until they are there.
     """
-    slices = _slices(registration, moving_mask, fixed_mask)
+    slices, planes = drawn(registration, moving_mask, fixed_mask)
     if draw is not None:
-        return draw(folder, slices, dict(metrics))
+        return draw(folder, slices, dict(metrics), planes)
     from ldm_morph_jax.report.registered import write_pages
 
-    write_pages(folder, slices, metrics)
+    write_pages(folder, slices, metrics, planes)
     return lambda: None
 
 
-def _slices(registration, moving_mask, fixed_mask) -> list[dict]:
-    """What `report.registered` draws of every slice, all on the fixed image's grid.
+def drawn(
+    registration: Registration, moving_mask: np.ndarray | None, fixed_mask: np.ndarray | None
+) -> tuple[list[dict], dict[str, dict] | None]:
+    """What `report.registered` draws: slices and, of a volume, planes by caption."""
+    arrays = _arrays(registration, moving_mask, fixed_mask)
+    spacing = registration.fixed.geometry.spacing
+    planes = _planes(arrays, spacing) if registration.in_space else None
+    arrays["displacement"] = arrays["displacement"][..., -2:]
+    stack = registration.fixed.array.ndim == 3
+    slices = [
+        {name: array if array is None or not stack else array[k] for name, array in arrays.items()}
+        | {"spacing": spacing[-2:]}
+        for k in range(len(registration.fixed.array) if stack else 1)
+    ]
+    return slices, planes
+
+
+def _arrays(registration, moving_mask, fixed_mask) -> dict[str, np.ndarray | None]:
+    """What `report.registered` draws, all on the fixed image's grid, arguments of `pair_view`.
 
     The moving image stands where it lay before registration; the displacement is what came on top.
+    Of a volume what the motion leads to is given, too: it leads out of the planes that are drawn.
     """
-    fixed = registration.fixed.array
-    moving = registration.start.warp(registration.moving.array)
-    if moving_mask is not None:
-        moving_mask = registration.start.warp(moving_mask, "nearest")
-    stacks = {
+
+    def warped(transform, mask):
+        image = transform.warp(registration.moving.array)
+        return image, None if mask is None else transform.warp(mask, "nearest")
+
+    moving, mask = warped(registration.start, moving_mask)
+    arrays = {
         "moving": _unit(moving),
-        "fixed": _unit(fixed),
+        "fixed": _unit(registration.fixed.array),
         "displacement": registration.pixel_displacement,
-        "moving_mask": moving_mask,
+        "moving_mask": mask,
         "fixed_mask": fixed_mask,
     }
-    count = len(fixed) if fixed.ndim == 3 else 1
-    return [
-        {
-            name: array if array is None or fixed.ndim == 2 else array[k]
-            for name, array in stacks.items()
+    if registration.in_space:
+        image, mask = warped(registration.transform, moving_mask)
+        arrays |= {
+            "warped": _unit(image, moving),
+            "warped_mask": mask,
+            "jacobian": registration.transform.jacobian_determinant(),
         }
-        | {"spacing": registration.fixed.spacing}
-        for k in range(count)
-    ]
+    return arrays
 
 
-def _unit(array) -> np.ndarray:
-    """To [0, 1]; a few very bright or dark pixels do not set the scale."""
-    low, high = np.percentile(array, [0.2, 99.8])
+def _planes(arrays, spacing) -> dict[str, dict]:
+    """Three planes through the middle of a volume (of its mask, if there is one), by caption.
+
+    All on pixels as large as the smallest side of a voxel, in frames of one size.
+    """
+    space, pixel = arrays["fixed"].shape, min(spacing)
+    mask = arrays["fixed_mask"]
+    middle = [n // 2 for n in space]
+    if mask is not None and mask.any():
+        middle = [round(float(np.median(where))) for where in np.nonzero(mask)]
+    side = math.ceil(max(n * s for n, s in zip(space, spacing, strict=True)) / pixel)
+
+    def plane(name, axis):
+        array = arrays[name]
+        if array is None:
+            return None
+        array, others = array.take(middle[axis], axis=axis), [a for a in range(3) if a != axis]
+        if name == "displacement":
+            array = array[..., others] * [spacing[a] / pixel for a in others]
+        at = [
+            (np.arange(side) - (side - 1) / 2) * pixel / spacing[a] + (space[a] - 1) / 2
+            for a in others
+        ]
+        at = np.stack(np.meshgrid(*at, indexing="ij"), axis=-1)
+        if name == "displacement":
+            return sample_vectors(array, at)
+        values = sample(array, at, "nearest" if name.endswith("mask") else "linear")
+        outside = ((at < -0.5) | (at > np.array(array.shape) - 0.5)).any(axis=-1)
+        return np.where(outside, 1 if name == "jacobian" else 0, values).astype(values.dtype)
+
+    return {
+        f"{text} {middle[axis]}": {name: plane(name, axis) for name in arrays}
+        for axis, text in enumerate(("slice", "row", "column"))
+    }
+
+
+def _unit(array, like=None) -> np.ndarray:
+    """To [0, 1], on the scale of `like` (or itself), which a few very bright pixels do not set."""
+    like = array if like is None else like
+    low, high = np.percentile(like, [0.2, 99.8])
     if low == high:
-        low, high = array.min(), array.max()
+        low, high = like.min(), like.max()
     return np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
 
 

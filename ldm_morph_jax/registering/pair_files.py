@@ -7,29 +7,50 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_morph_jax.files.images import Image, read_image, read_mask
+from ldm_morph_jax.files.images import VOLUME, Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
-from ldm_morph_jax.registering.batch import arguments, run_batch, software
-from ldm_morph_jax.registering.measures import measure, notes
+from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
-    draw_pair_pages,
     output_names,
-    write_images,
+    software,
     write_record,
 )
+from ldm_morph_jax.registering.pair_result import metrics_of, write_pair
 from ldm_morph_jax.registering.pairs import refinement_steps
-from ldm_morph_jax.registering.verdict import judge
+from ldm_morph_jax.runs.anatomy import anatomy_network
 
 COLUMNS = (
     "id status verdict seconds correlation_before correlation_after dice_before dice_after "
     "nonpositive_jacobian_percent largest_displacement_mm error"
 ).split()
 _EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _guidance(registration, anatomy) -> dict:
+    """What guided the search of each slice."""
+    return {
+        "network": anatomy.name,
+        "used": [bool(motion.anatomy[0]) for motion in registration.motions],
+        "confidence": [
+            [round(value, 3) for value in motion.anatomy[1:]] for motion in registration.motions
+        ],
+    }
+
+
+def _unguided(registration, anatomy) -> list[str]:
+    left_out = sum(not motion.anatomy[0] for motion in registration.motions)
+    if not left_out:
+        return []
+    where = "these images" if len(registration.motions) == 1 else f"{left_out} slices"
+    return [
+        f"the anatomy network {anatomy.name!r} is unsure of the heart in {where}: the search was "
+        "not guided there"
+    ]
 
 
 def register_files(
@@ -74,38 +95,32 @@ def register_files(
     ) as folder:
         registrar = load()
         loaded, steps = time.perf_counter(), refinement_steps(registrar, options.refine)
+        anatomy = None if options.anatomy is None else anatomy_network(options.anatomy)
         [registration] = registrar.register_images(
-            [(moving, fixed)], align=options.align, centre=options.centre, refine=steps
+            [(moving, fixed)],
+            align=options.align,
+            centre=options.centre,
+            refine=steps,
+            volume=options.slice is None,
+            anatomy=anatomy,
         )
         registered = time.perf_counter()
-        masks = [None if mask is None else mask.array for mask in (moving_mask, fixed_mask)]
-        metrics = {
-            "software": software(),
-            "model": options.model,
-            "method": registrar.name,
-            "report": options.report,
-            **measure(
-                registration,
-                moving_mask=masks[0],
-                fixed_mask=masks[1],
-                steps=steps,
-                inverse=options.inverse,
-            ),
-            "notes": notes(registration, registrar),
-        }
-        metrics["verdict"] = judge(registration, metrics, registrar.card.get("appearance"))
+        masks, inverse = (moving_mask, fixed_mask), options.inverse
+        metrics = metrics_of(
+            registration, registrar, options.model, masks, steps=steps, inverse=inverse
+        )
+        if anatomy is not None:
+            metrics["anatomy"] = _guidance(registration, anatomy)
+            metrics["notes"] += _unguided(registration, anatomy)
+        metrics["report"] = options.report
+        metrics["software"] = software(registrar)
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
         metrics["arguments"] = arguments(options, registrar)
-        if options.report:
-            wait = draw_pair_pages(folder, registration, metrics, *masks, draw)
-        write_images(folder, registration, moving_mask, inverse=options.inverse)
+        wait = write_pair(folder, registration, metrics, masks, inverse=inverse, draw=draw)
         if sources is not None:
-            dicom_results.write_pair(
-                folder, registration, *sources, moving_mask, inverse=options.inverse
-            )
-        if options.report:
-            wait()
+            dicom_results.write_pair(folder, registration, *sources, moving_mask, inverse=inverse)
+        wait()
         seconds = {
             "start_and_weights": None if started is None else loaded - started,
             "registration": registered - loaded,
@@ -135,11 +150,10 @@ def read_pair(options: PairOptions) -> tuple[Image, Image, Image | None, Image |
         options.frames,
         strict=True,
     ):
-        image = read_image(image_file, options.slice, frame=frame, **options.reading)
+        which = VOLUME if options.slice is None else options.slice
+        image = read_image(image_file, which, frame=frame, **options.reading)
         images.append(image)
-        masks.append(
-            None if mask_file is None else read_mask(mask_file, image, options.slice, frame=frame)
-        )
+        masks.append(None if mask_file is None else read_mask(mask_file, image, which, frame=frame))
     return *images, *masks
 
 

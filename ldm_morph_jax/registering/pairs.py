@@ -1,12 +1,14 @@
 """Register pairs of images of any size: to their grids, the start, the search, the result.
 
 A network predicts a velocity on the model grid, which is where `search.refine` starts on the whole
-image. An iterative method finds a displacement by itself.
+image. An iterative method finds a displacement by itself. Volumes are searched in three dimensions,
+from no motion: networks here know slices.
 """
 
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,24 @@ import numpy as np
 from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.files.images import Image
-from ldm_morph_jax.registering.grid import Grid, OnGrid, Slice, prepare, velocity_on_whole
+from ldm_morph_jax.registering.grid import (
+    Grid,
+    OnGrid,
+    Slice,
+    prepare,
+    prepare_volume,
+    velocity_on_whole,
+)
+from ldm_morph_jax.registering.guiding import Guided, guide
 from ldm_morph_jax.registering.result import Registration, SliceMotion
 from ldm_morph_jax.registering.search import STEPS, Refinement, refine
+from ldm_morph_jax.runs.anatomy import AnatomyModel
 from ldm_morph_jax.runs.trained import TrainedMethod
 
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
 _SIZE_CLASS = 64
+_SLICE_CLASS = 4  # the same for the slices of a volume
+_FEWEST_SLICES = 4  # of a volume; between fewer there is hardly a motion to be seen
 
 
 def register_images(
@@ -31,28 +44,84 @@ def register_images(
     align: str = "auto",
     centre: tuple[float, float] | None = None,
     refine: int | None = None,
+    volume: bool = False,
+    anatomy: AnatomyModel | None = None,
 ) -> list[Registration]:
-    """Register (moving, fixed) images; a stack is registered slice by slice.
+    """Register (moving, fixed) images.
 
     Args:
         method: what registers.
         pairs: none sees another.
         align, centre: see `grid.prepare`.
         refine: see `refinement_steps`.
+        volume: register stacks in three dimensions where that is possible, which the notes of the
+            registration say; otherwise slice by slice.
+        anatomy: guides the search, see `guiding`.
 
     Raises:
         ImageError: two images that do not fit together.
-        ValueError: a prediction of NaN; see also `refinement_steps`.
+        ValueError: a prediction of NaN, or anatomy where there is no search to guide; see also
+            `refinement_steps`.
     """
     steps = refinement_steps(method, refine)
-    prepared = [
-        prepare(method, moving, fixed, align=align, centre=centre) for moving, fixed in pairs
-    ]
-    motions = iter(_motions(method, [plane for slices in prepared for plane in slices], steps))
+    if anatomy is not None and not steps:
+        raise ValueError(f"anatomy guides a search, and {method.name} is asked for none")
+    prepared, notes = [], []
+    for moving, fixed in pairs:
+        flat = volume and moving.array.ndim == fixed.array.ndim == 3
+        reason = _why_slice_by_slice(method, moving, fixed, steps, anatomy) if flat else None
+        notes.append((f"registered slice by slice: {reason}",) if reason else ())
+        if flat and not reason:
+            prepared.append(prepare_volume(method, moving, fixed, align=align))
+        else:
+            prepared.append(prepare(method, moving, fixed, align=align, centre=centre))
+    planes = [plane for slices in prepared for plane in slices if plane.model is not None]
+    guides = None
+    if anatomy is not None:
+        guides = [
+            one
+            for (_, fixed), slices in zip(pairs, prepared, strict=True)
+            for one in guide(anatomy, [s.whole for s in slices], _plane_spacing(fixed, slices[0]))
+        ]
+    motions = iter(_motions(method, planes, steps, guides) if planes else ())
     return [
-        Registration(moving, fixed, slices, [next(motions) for _ in slices])
-        for (moving, fixed), slices in zip(pairs, prepared, strict=True)
+        Registration(
+            moving,
+            fixed,
+            slices,
+            [
+                _volume_motion(method, part.whole, fixed.geometry.spacing, steps)
+                if part.model is None
+                else next(motions)
+                for part in slices
+            ],
+            said,
+        )
+        for (moving, fixed), slices, said in zip(pairs, prepared, notes, strict=True)
     ]
+
+
+def _plane_spacing(fixed: Image, part: Slice) -> tuple[float, float] | None:
+    """Of the pixels of the whole grid in mm."""
+    if not fixed.spacing_known:
+        return None
+    return tuple(np.multiply(part.whole.grid.scale, fixed.spacing).tolist())
+
+
+def _why_slice_by_slice(method, moving: Image, fixed: Image, steps: int, anatomy) -> str | None:
+    """Why two stacks are not registered in three dimensions; None: they are."""
+    fewest = min(len(moving.array), len(fixed.array))
+    if fewest < _FEWEST_SLICES:
+        return (
+            f"a stack of {fewest} slices, fewer than {_FEWEST_SLICES}, shows no motion through them"
+        )
+    if anatomy is not None:
+        return "anatomy guides the search of slices"
+    if method.iterative:
+        return f"{method.name} knows no volumes"
+    if not steps:
+        return f"{method.name} knows no volumes, and no refinement was asked for"
+    return None
 
 
 def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
@@ -69,8 +138,19 @@ def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
     return refine
 
 
-def refined_displacement(method: TrainedMethod, moving, fixed, *, steps: int) -> np.ndarray:
-    """`[B, N, N, 1]` twice -> displacement `[B, N, N, 2]` after `steps` of refinement."""
+def refined_displacement(
+    method: TrainedMethod,
+    moving,
+    fixed,
+    *,
+    steps: int,
+    anatomy: AnatomyModel | None = None,
+    spacing: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """`[B, N, N, 1]` twice -> displacement `[B, N, N, 2]` after `steps` of refinement.
+
+    anatomy: guides the search, see `guiding`; `spacing` is of all pairs, in mm.
+    """
     n = moving.shape[1]
     grid = Grid((n, n), ((n - 1) / 2,) * 2, (1.0, 1.0))
     pairs = [
@@ -78,11 +158,17 @@ def refined_displacement(method: TrainedMethod, moving, fixed, *, steps: int) ->
         for m, f in zip(np.asarray(moving)[..., 0], np.asarray(fixed)[..., 0], strict=True)
     ]
     slices = [Slice(pair, pair, np.zeros(2)) for pair in pairs]
-    motions = _motions(method, slices, refinement_steps(method, steps))
+    guides = None if anatomy is None else guide(anatomy, pairs, spacing)
+    motions = _motions(method, slices, refinement_steps(method, steps), guides)
     return np.stack([motion.displacement for motion in motions]).astype("f4")
 
 
-def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list[SliceMotion]:
+def _motions(
+    method: TrainedMethod,
+    slices: Sequence[Slice],
+    steps: int,
+    guides: Sequence[Guided] | None = None,
+) -> list[SliceMotion]:
     """Register slices, in any order and number; none sees another."""
     if not (steps or method.predicts_velocity):
         displacements = _predict(method, method.displacement, slices)
@@ -90,10 +176,11 @@ def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list
             SliceMotion(plane.model.grid, np.asarray(u, np.float64))
             for plane, u in zip(slices, displacements, strict=True)
         ]
-    refining = _refining(steps, method.calls)
+    refining = _refining(Refinement.of(steps), method.calls)
     classes = [_size_class(plane.whole.grid.shape) for plane in slices]
     if method.calls == "once":  # two programs to load: both at once
-        refining.prepare(*_shapes(_batch_size(len(slices)), classes[0]))
+        shapes = _shapes(_batch_size(len(slices)), classes[0])
+        refining.prepare(*shapes, *(shapes[:2] if guides else ()))
     velocities = _predict(method, method.velocity, slices)
     starts = [
         velocity_on_whole(plane, np.asarray(v, np.float64))
@@ -102,11 +189,17 @@ def _motions(method: TrainedMethod, slices: Sequence[Slice], steps: int) -> list
     motions: list[SliceMotion | None] = [None] * len(slices)
     for size in dict.fromkeys(classes):
         members = [k for k, size_class in enumerate(classes) if size_class == size]
-        inputs = [_filled_up(slices[k].whole, starts[k], size) for k in members]
+        inputs = [
+            _filled_up(slices[k].whole, starts[k], size, guides[k] if guides else None)
+            for k in members
+        ]
         for part, filled in _batches([np.stack(arrays) for arrays in zip(*inputs, strict=True)]):
             refined = {name: np.asarray(value) for name, value in refining(*filled).items()}
             for row, k in enumerate(members[part]):
-                motions[k] = _motion(refined, row, slices[k].whole.grid)
+                motion = _motion(refined, row, slices[k].whole.grid)
+                if guides:
+                    motion = replace(motion, anatomy=(guides[k].used, *guides[k].confidence))
+                motions[k] = motion
     return motions
 
 
@@ -160,28 +253,51 @@ def _size_class(shape: tuple[int, int]) -> tuple[int, int]:
     return tuple(_SIZE_CLASS * math.ceil(n / _SIZE_CLASS) for n in shape)
 
 
-def _filled_up(pair: OnGrid, velocity: np.ndarray, size: tuple[int, int]) -> tuple:
-    """(moving, fixed, valid, velocity) of `size`; what is new does not count."""
+def _filled_up(
+    pair: OnGrid,
+    velocity: np.ndarray | None,
+    size: tuple[int, ...],
+    guided: Guided | None = None,
+) -> list:
+    """[moving, fixed, valid(, velocity(, compared))] of `size`; what is new does not count."""
     more = [(0, n - old) for n, old in zip(size, pair.grid.shape, strict=True)]
-    return (
+    filled = [
         np.pad(pair.moving, more, mode="edge"),
         np.pad(pair.fixed, more, mode="edge"),
         np.pad(pair.valid, more),
-        np.pad(velocity, [*more, (0, 0)], mode="edge"),
-    )
+    ]
+    if velocity is not None:
+        filled.append(np.pad(velocity, [*more, (0, 0)], mode="edge"))
+    if guided is not None:
+        filled += [np.pad(image, more, mode="edge") for image in (guided.moving, guided.fixed)]
+    return filled
+
+
+def _volume_motion(method: TrainedMethod, pair: OnGrid, spacing, steps: int) -> SliceMotion:
+    """The motion of a volume on its grid; spacing of the fixed image."""
+    spacing = tuple(float(s * k) for s, k in zip(spacing, pair.grid.scale, strict=True))
+    classes = (_SLICE_CLASS, _SIZE_CLASS, _SIZE_CLASS)
+    size = tuple(n * math.ceil(k / n) for k, n in zip(pair.grid.shape, classes, strict=True))
+    filled = [array[None] for array in _filled_up(pair, None, size)]
+    refining = _refining(Refinement.of(steps).on(spacing), method.calls)
+    refined = refining(*filled, np.asarray(spacing, np.float32))
+    return _motion({name: np.asarray(value) for name, value in refined.items()}, 0, pair.grid)
 
 
 _READ = ("displacement", "scale", "correlation")  # of search.Refined
 
 
 @functools.cache
-def _refining(steps: int, calls: str) -> Program:
-    """(moving, fixed, valid, start) -> `_READ` of `search.refine` with so many steps."""
-    settings = Refinement.of(steps)
+def _refining(settings: Refinement, calls: str) -> Program:
+    """(moving, fixed, valid, start[, compared]) -> `_READ` of `search.refine`.
+
+    Of volumes spacing for start.
+    """
 
     def make():
-        def refined(*arguments):
-            whole = refine(*arguments, settings=settings)
+        def refined(moving, fixed, valid, more, *compared):
+            options = {"start" if moving.ndim == 3 else "spacing": more, "settings": settings}
+            whole = refine(moving, fixed, valid, **options, compared=compared or None)
             return {name: getattr(whole, name) for name in _READ}
 
         return refined
@@ -192,10 +308,10 @@ def _refining(steps: int, calls: str) -> Program:
 
 
 def _motion(refined: dict[str, np.ndarray], row: int, grid: Grid) -> SliceMotion:
-    rows, columns = grid.shape
+    inside = (row, *map(slice, grid.shape))
     return SliceMotion(
         grid,
-        refined["displacement"][row, :rows, :columns].astype(np.float64),
+        refined["displacement"][inside].astype(np.float64),
         float(refined["scale"][row]),
         tuple(map(float, refined["correlation"][row])),
     )

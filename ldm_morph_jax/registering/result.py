@@ -2,17 +2,15 @@
 
 import functools
 import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
-from ldm_morph_jax.files.arrays import image_planes
 from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Inverse, Transform
 from ldm_morph_jax.registering.grid import Grid, Slice, to_transform
 
@@ -25,35 +23,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SliceMotion:
-    """The motion of one slice.
+    """The motion of one slice, or of a volume.
 
     grid: where the displacement is given.
-    displacement: `[*grid.shape, 2]` pixels of the grid, pull-back.
+    displacement: `[*grid.shape, rank]` pixels of the grid, pull-back.
     scale: largest s in [0, 1] at which exp(s v) is no worse than the identity on the whole image;
         1 where a method predicts a displacement.
     correlation: (before, after) mean local correlation on the whole image; None where a method
         predicts a displacement.
+    anatomy: of a guided search whether anatomy was used, and how sure the network is of the heart
+        in the moving and the fixed image; None where the search was not guided.
     """
 
     grid: Grid
     displacement: np.ndarray
     scale: float = 1.0
     correlation: tuple[float, float] | None = None
+    anatomy: tuple[bool, float, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Registration:
     """One registered pair of images.
 
     moving, fixed: the images.
-    slices: the same on the grids.
+    slices: the same on the grids; of volumes registered in three dimensions, one.
     motions: of every slice.
+    notes: what should be said of how they were registered.
     """
 
     moving: Image
     fixed: Image
     slices: Sequence[Slice]
     motions: Sequence[SliceMotion]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Registration: {self.moving.source} onto {self.fixed.source}>"
+
+    @property
+    def in_space(self) -> bool:
+        """Whether volumes were registered in three dimensions, not slice by slice."""
+        return self.slices[0].model is None
 
     @property
     def diffeomorphic(self) -> bool:
@@ -77,9 +88,9 @@ class Registration:
 
     @functools.cached_property
     def pixel_displacement(self) -> np.ndarray:
-        """`[*fixed.shape, 2]` in fixed pixels, without shift and change of grid: what moved."""
+        """`[*fixed.shape, n]` in fixed pixels, without shift and change of grid: what moved."""
         moved = self.transform.displacement_mm - self.start.displacement_mm
-        return self.fixed.geometry.vectors_to_index(moved)[..., -2:]
+        return self.fixed.geometry.vectors_to_index(moved)
 
     @functools.cached_property
     def start(self) -> Transform:
@@ -88,72 +99,6 @@ class Registration:
 
     def _transform_of(self, displacements: list[tuple[Grid, np.ndarray]]) -> Transform:
         return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `load(name)(moving, fixed)` returns; arrays are `[H, W]` or `[B, H, W]` as given.
-
-    Displacements are in pixels, components (row, column), pull-back:
-    warped[x] = moving[x + displacement[x]].
-    """
-
-    registrations: tuple[Registration, ...]
-    batched: bool
-
-    @functools.cached_property
-    def warped(self) -> np.ndarray:
-        """Moving image on the fixed image's grid: `[H, W]` or `[B, H, W]` float32."""
-        return self._stack(r.warped for r in self.registrations)
-
-    @functools.cached_property
-    def displacement(self) -> np.ndarray:
-        """`[..., H, W, 2]` pixels; to positions in the moving *array*, also where sizes differ."""
-        return self._stack(r.transform.displacement for r in self.registrations)
-
-    @functools.cached_property
-    def jacobian_determinant(self) -> np.ndarray:
-        """`[..., H, W]`; area in the moving per area in the fixed image, below zero it folds."""
-        return self._stack(r.transform.jacobian_determinant() for r in self.registrations)
-
-    @functools.cached_property
-    def inverse(self) -> np.ndarray:
-        """`[..., H, W, 2]` pixels on the moving image's grid: carries the fixed image there.
-
-        Warns where some pixels have no inverse: `inverse_residual` shows which.
-        """
-        missing = sum(r.inverse.missing for r in self.registrations)
-        if missing:
-            warnings.warn(
-                f"{missing} pixels of the moving image have no inverse; see inverse_residual",
-                stacklevel=3,
-            )
-        return self._stack(r.inverse.transform.displacement for r in self.registrations)
-
-    @functools.cached_property
-    def inverse_residual(self) -> np.ndarray:
-        """`[..., H, W]` mm: how far the transform after its inverse lands from where it began."""
-        return self._stack(r.inverse.residual_mm for r in self.registrations)
-
-    def warp(
-        self, array: ArrayLike, interpolation: str = "linear", *, inverse: bool = False
-    ) -> np.ndarray:
-        """Carry anything on the moving image's grid to the fixed one (labels: "nearest").
-
-        With `inverse`, from the fixed image's grid to the moving one.
-        """
-        arrays, batched = image_planes(array, "array")
-        if (batched, len(arrays)) != (self.batched, len(self.registrations)):
-            expected = f"{len(self.registrations)} images" if self.batched else "one image"
-            raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
-        return self._stack(
-            (r.inverse.transform if inverse else r.transform).warp(image, interpolation)
-            for r, image in zip(self.registrations, arrays, strict=True)
-        )
-
-    def _stack(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        arrays = list(arrays)
-        return np.stack(arrays) if self.batched else arrays[0]
 
 
 # ---------------------------------------------------------------------------- cines

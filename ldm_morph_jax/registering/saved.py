@@ -28,6 +28,7 @@ from ldm_morph_jax.files.images import (
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.transforms import Inverse, Transform, read_transform
 from ldm_morph_jax.files.writing import SUFFIXES, json_text, staged
+from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.grid import MIN_OVERLAP
 from ldm_morph_jax.registering.measures import jacobian_numbers
@@ -61,6 +62,10 @@ def warp_file(options: WarpOptions) -> Carried:
     _refuse_existing(options.out, options.overwrite)
     source, transform = str(options.transform), read_transform(options.transform)
     reading = options.reading | {"slice": options.slice, "frame": options.frame}
+    lies_on = None
+    if options.dicom is not None:
+        lies_on = read_image(options.dicom, **reading)
+        dicom = dicom_results.source_of(options.dicom, lies_on, frame=options.frame)
     if options.moving is not None:
         image = read_image(options.moving, **reading)
         transform = replace(transform, moving=_placed(image, transform.moving).geometry)
@@ -81,7 +86,14 @@ def warp_file(options: WarpOptions) -> Carried:
     warped = transform.warp(image.array, options.interpolation, image.geometry)
     if options.out.suffix.lower() in (".png", ".tif", ".tiff"):
         warped = round_to(warped, image.array.dtype)
-    write_image(options.out, warped, transform.fixed)
+    if lies_on is None:
+        write_image(options.out, warped, transform.fixed)
+    elif not lies_on.geometry.same_as(transform.fixed):
+        raise ImageError(f"{options.dicom}: is not the image on which the result lies")
+    elif not warped.any():
+        raise ImageError(f"{options.out}: no label is left in the result")
+    else:
+        dicom_results.write_labels(options.out, warped, lies_on, dicom)
     return Carried(largest, notes)
 
 
@@ -238,5 +250,5 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
 def _need_moving(transform: Transform, source: str) -> None:
     if transform.moving is None:
         raise ImageError(
-            f"{source}: does not tell the moving image's grid; use the .npz or --moving"
+            f"{source}: does not tell the moving image's grid; use the .npz or `moving`"
         )

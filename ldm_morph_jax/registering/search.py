@@ -20,11 +20,12 @@ millimetre costs the same, and a level does not merge slices that are as thick a
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ldm_morph_jax.ops import separable
@@ -32,6 +33,7 @@ from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.ops.inverse import Inverse, invert
 from ldm_morph_jax.ops.similarity import (
+    Window,
     correlation_gradient,
     gaussian_window,
     local_correlation,
@@ -50,7 +52,8 @@ class Refinement:
     Chosen on training and validation patients of Sunnybrook, ACDC, CAMUS (docs/results/refinement).
 
     Attributes:
-      levels: how much coarser each level is than the images, a power of two; coarse to fine.
+      levels: how much coarser each level is than the images, coarse to fine: a power of two for all
+        axes, or one for each (see `on`).
       steps: on each level.
       windows: sigmas of the Gaussian windows in which images are correlated; their gradients are
         added. A small one sees the edge of a wall, a large one a cavity that closes.
@@ -64,7 +67,7 @@ class Refinement:
         trained on other images does more harm than good as a start.
     """
 
-    levels: tuple[int, ...] = (4, 2, 1)
+    levels: tuple[int | tuple[int, ...], ...] = (4, 2, 1)
     steps: tuple[int, ...] = (40, 30, 12)
     windows: tuple[float, ...] = (2.0, 8.0)
     floor: float = 1e-3
@@ -79,7 +82,8 @@ class Refinement:
             raise ValueError(
                 f"levels {self.levels} and steps {self.steps}: expected as many of each"
             )
-        if any(s not in (1, 2, 4, 8, 16, 32) for s in self.levels):
+        blocks = [n for level in self.levels for n in np.atleast_1d(level)]
+        if any(n not in (1, 2, 4, 8, 16, 32) for n in blocks):
             raise ValueError(f"levels: found {self.levels}, expected powers of two up to 32")
         if min(*self.windows, self.fluid, self.elastic) <= 0:  # a Gaussian of no width is NaN
             raise ValueError(
@@ -97,6 +101,19 @@ class Refinement:
         usual = cls().steps
         ends = [round(steps * sum(usual[:k]) / sum(usual)) for k in range(len(usual) + 1)]
         return cls(steps=tuple(b - a for a, b in zip(ends[:-1], ends[1:], strict=True)))
+
+    def on(self, spacing: Sequence[float]) -> "Refinement":
+        """The settings for images of that spacing.
+
+        An axis stays as it is on levels finer than its pixels, and gets coarser with the others
+        from there on.
+        """
+
+        def blocks(level):
+            pixels = [level * min(spacing) / s for s in spacing]
+            return tuple(2 ** max(0, round(math.log2(n))) for n in pixels)
+
+        return replace(self, levels=tuple(map(blocks, self.levels)))
 
 
 STEPS = sum(Refinement().steps)  # of refinement, unless asked for more or less
@@ -131,27 +148,32 @@ class _Level(NamedTuple):
     """
 
     blocks: tuple[int, ...]
-    unit: tuple[float, ...]
+    unit: jax.Array
 
     @classmethod
-    def of(cls, coarseness: int, spacing: Sequence[float]) -> "_Level":
-        pixels = [coarseness * min(spacing) / s for s in spacing]
-        blocks = [2 ** max(0, round(math.log2(n))) for n in pixels]
-        return cls(tuple(blocks), tuple(n / b for n, b in zip(pixels, blocks, strict=True)))
+    def of(cls, level: int | tuple[int, ...], spacing: jax.Array) -> "_Level":
+        blocks = (level,) * len(spacing) if isinstance(level, int) else level
+        pixels = spacing * jnp.array(blocks, jnp.float32)
+        return cls(blocks, max(blocks) * jnp.min(spacing) / pixels)
 
-    def sigmas(self, length: float) -> list[float]:
-        """A length in pixels along each axis."""
-        return [length * unit for unit in self.unit]
+    def gaussians(self, space: Sequence[int], length: float) -> list[jax.Array]:
+        """Matrices that smooth by so many lengths."""
+        sigmas = length * self.unit
+        return [separable.gaussian_matrix(n, s) for n, s in zip(space, sigmas, strict=True)]
+
+    def window(self, weight: jax.Array, length: float) -> Window:
+        return gaussian_window(weight, list(length * self.unit))
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "spacing"))
+@functools.partial(jax.jit, static_argnames="settings")
 def refine(
     moving: jax.Array,
     fixed: jax.Array,
     valid: jax.Array | None = None,
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
-    spacing: tuple[float, ...] | None = None,
+    spacing: jax.Array | None = None,
+    compared: tuple[jax.Array, jax.Array] | None = None,
 ) -> Refined:
     """Register `[B, *space]` images in about [0, 1]; pairs do not see each other.
 
@@ -159,27 +181,29 @@ def refine(
         moving, fixed: float32.
         valid: `[B, *space]` bool, where both images are known; None: everywhere.
         start: `[B, *space, rank]`, a velocity to begin with; None: zero.
-        settings: see `Refinement`.
-        spacing: of the pixels along each axis; only ratios count. None: equal.
+        settings: see `Refinement`, and `Refinement.on` for volumes of thick slices.
+        spacing: `[rank]`, of the pixels along each axis; only ratios count. None: equal.
+        compared: what the search compares in place of (moving, fixed), for example with anatomy
+            mixed in; what it finds is judged on the images themselves.
     """
-    spacing = spacing or (1.0,) * (moving.ndim - 1)
+    spacing = _known(spacing, moving.ndim - 1)
     weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
     gain = jnp.full(len(moving), jnp.nan)
     if start is not None:
         gain = _start_gain(start, moving, fixed, weight, settings, spacing)
         start = jnp.where(_per_pair(gain >= settings.least_gain, start), start, 0)
-    v = search(moving, fixed, weight, start, settings, spacing)
+    v = search(*(compared or (moving, fixed)), weight, start, settings, spacing)
     return _scaled_back(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "spacing"))
+@functools.partial(jax.jit, static_argnames="settings")
 def search(
     moving: jax.Array,
     fixed: jax.Array,
     weight: jax.Array | None = None,
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
-    spacing: tuple[float, ...] | None = None,
+    spacing: jax.Array | None = None,
 ) -> jax.Array:
     """The velocity `[B, *space, rank]` of `refine` before it is compared with no motion.
 
@@ -188,15 +212,13 @@ def search(
     sizes = check_shape("moving", moving, "B *space")
     check_shape("fixed", fixed, "B *space", sizes)
     space, rank = sizes["space"], sizes["rank"]
-    spacing = spacing or (1.0,) * rank
-    if len(spacing) != rank or min(spacing) <= 0:
-        raise ValueError(f"spacing: found {spacing}, expected {rank} positive numbers (axis order)")
+    spacing = _known(spacing, rank)
     weight = jnp.ones(moving.shape) if weight is None else weight
     check_shape("weight", weight, "B *space", sizes)
     v = jnp.zeros((*moving.shape, rank)) if start is None else start
     check_shape("start", v, "B *space rank", sizes)
 
-    levels = [_Level.of(coarseness, spacing) for coarseness in settings.levels]
+    levels = [_Level.of(level, spacing) for level in settings.levels]
     coarsest = [max(blocks) for blocks in zip(*(level.blocks for level in levels), strict=True)]
     multiples = [SIZE_STEP if n == max(coarsest) else n for n in coarsest]
     pad = [(0, 0), *((0, -n % m) for n, m in zip(space, multiples, strict=True))]
@@ -222,8 +244,11 @@ def search(
 def _search(start, added, images, weight, level, steps, settings):
     """What is `added` to the start, `[B, rank, *space]` both, after `steps` on one level."""
     rank = start.shape[1]
-    windows = [gaussian_window(weight, level.sigmas(sigma)) for sigma in settings.windows]
-    unit = jnp.array(level.unit).reshape(rank, *[1] * rank)
+    windows = [level.window(weight, length) for length in settings.windows]
+    fluid, elastic = (
+        level.gaussians(weight.shape[1:], length) for length in (settings.fluid, settings.elastic)
+    )
+    unit = level.unit.reshape(rank, *[1] * rank)
 
     def step(_, added):
         v = start + added
@@ -239,13 +264,11 @@ def _search(start, added, images, weight, level, steps, settings):
             )
             force += (forces[0] - forces[1]) / 2
             squared += jnp.sum(jnp.square((contrasts[0] + contrasts[1]) / 2), axis=1, keepdims=True)
-        around = separable.smooth(
-            jnp.concatenate([force, squared], axis=1), level.sigmas(settings.fluid)
-        )
+        around = separable.apply(fluid, jnp.concatenate([force, squared], axis=1))
         move = around[:, :rank] / (around[:, rank:] + settings.stiffness)
         length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
         move = move / jnp.maximum(1, length / settings.longest_step) * unit
-        return separable.smooth(added + move, level.sigmas(settings.elastic))
+        return separable.apply(elastic, added + move)
 
     return lax.fori_loop(0, steps, step, added)
 
@@ -299,7 +322,7 @@ def _scaled_back(v, moving, fixed, weight, settings, spacing):
 def _start_gain(v, moving, fixed, weight, settings, spacing):
     """See `Refined.start_gain`; `[B]`, the mean of both ways."""
     correlate = _correlation(weight, settings, spacing)
-    weight = weight * jnp.linalg.norm(v / jnp.array(_Level.of(1, spacing).unit), axis=-1)
+    weight = weight * jnp.linalg.norm(v / _Level.of(1, spacing).unit, axis=-1)
 
     def lacking(v):
         _, warped, others = _both_ways(v, moving, fixed)
@@ -324,7 +347,7 @@ def _both_ways(v, moving, fixed):
 def _correlation(weight, settings, spacing):
     """Function of images `[2, B, *space]`: their local correlation, the mean over all windows."""
     level = _Level.of(1, spacing)
-    windows = [gaussian_window(weight, level.sigmas(sigma)) for sigma in settings.windows]
+    windows = [level.window(weight, length) for length in settings.windows]
 
     def of_pair(a, b):
         return sum(local_correlation(a, b, w, settings.floor) for w in windows) / len(windows)
@@ -340,6 +363,14 @@ def _rescale(v, old, new):
     size = [round(n * factor) for n, factor in zip(v.shape[2:], factors, strict=True)]
     factors = jnp.array(factors).reshape(-1, *[1] * len(size))
     return separable.resize(v, size, align="cells") * factors
+
+
+def _known(spacing, rank):
+    if spacing is None:
+        return jnp.ones(rank)
+    if np.shape(spacing) != (rank,):
+        raise ValueError(f"spacing: found {spacing}, expected {rank} positive numbers (axis order)")
+    return jnp.asarray(spacing, jnp.float32)
 
 
 def _per_pair(values, array):

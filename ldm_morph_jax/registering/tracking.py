@@ -32,13 +32,12 @@ grid; the result is given on their own.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline
 
 from ldm_morph_jax.devices.batches import fill_up, in_chunks
@@ -46,8 +45,6 @@ from ldm_morph_jax.devices.mesh import data_mesh, sharded
 from ldm_morph_jax.files.images import (
     Image,
     ImageError,
-    Spacing,
-    check_spacing,
     images_from_array,
 )
 from ldm_morph_jax.files.movies import Cine
@@ -276,34 +273,6 @@ def _interpolate(at, times, v):
 
 
 # ---------------------------------------------------------------------------- cines
-
-
-def cine_from_arrays(
-    frames: ArrayLike,
-    *,
-    spacing: Spacing | None = None,
-    times: Sequence[float] | np.ndarray | None = None,
-) -> Cine:
-    """A cine without a place in space.
-
-    Args:
-        frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
-        spacing: mm, one number or (row, column); None where unknown.
-        times: `[T]` seconds, increasing; None where unknown.
-
-    Raises:
-        ImageError: fewer than two frames, NaN, constant frames, times that do not fit or increase.
-    """
-    frames = np.asarray(frames)
-    if frames.ndim != 3 or len(frames) < 2:
-        raise ImageError(f"frames: found shape {frames.shape}, expected [T, H, W] with T >= 2")
-    spacing = None if spacing is None else check_spacing(spacing, "frames")
-    images, _ = images_from_array(frames, spacing, source="frames")
-    if times is not None:
-        times = np.asarray(times, np.float64)
-        if times.shape != (len(frames),) or not (np.diff(times) > 0).all():
-            raise ImageError(f"times: found {times}, expected {len(frames)} that increase")
-    return Cine(np.stack([image.array for image in images]), times, images[0])
 
 
 def track_cine(

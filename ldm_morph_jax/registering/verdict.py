@@ -96,9 +96,9 @@ def _doubts(metrics: Mapping) -> list[str]:
 def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
     """Of the image, as the network sees it, that is furthest from the training images.
 
-    None where images are too small to describe.
+    None where images are too small to describe, or no network saw them.
     """
-    if min(slices[0].model.grid.shape) < 32:
+    if slices[0].model is None or min(slices[0].model.grid.shape) < 32:
         return None
     images = [getattr(plane.model, name) for plane in slices for name in ("moving", "fixed")]
     return float(np.max(distance(np.stack(images), described)))
@@ -117,5 +117,5 @@ def _unlike(registration: Registration, far: float) -> str:
             others[name] = _distance(slices, known.appearance)
     closest = min(others, key=others.get, default=None)
     if closest is not None and others[closest] <= LARGEST_DISTANCE:
-        text += f", --model {closest} on images like these"
+        text += f"; the weights {closest} know such images"
     return text

@@ -96,23 +96,20 @@ def pairs_sheet(
     fixed,
     displacement,
     *,
-    moving_mask=None,
-    fixed_mask=None,
     labels: Mapping[int, str] | None = None,
-    spacing=None,
     captions: Sequence[str] | None = None,
     title: str = "",
+    **more,
 ) -> Figure:
     """Several registered pairs, one row each, in the columns of `pair_figure`.
 
     Args:
         moving, fixed: `[B, H, W, 1]` in [0, 1].
         displacement: `[B, H, W, 2]`, pixels, pull-back.
-        moving_mask, fixed_mask: integer labels `[B, H, W, 1]`, or None.
         labels: label -> name of the structures to outline; None for all but 0.
-        spacing: `[B, 2]` pixel sizes (row, column), for the proportions.
         captions: one text per pair, left of its row.
         title: text above.
+        more: arguments of `pair_view`, each with an entry for every pair, or None.
     """
     count = len(moving)
     lengths = {"fixed": len(fixed), "displacement": len(displacement)}
@@ -125,10 +122,8 @@ def pairs_sheet(
             moving[i],
             fixed[i],
             displacement[i],
-            moving_mask=None if moving_mask is None else moving_mask[i],
-            fixed_mask=None if fixed_mask is None else fixed_mask[i],
             labels=labels,
-            spacing=None if spacing is None else spacing[i],
+            **{name: None if value is None else value[i] for name, value in more.items()},
         )
         for i in range(count)
     ]

@@ -55,7 +55,7 @@ def theme() -> dict:
 
 def provenance(content: Mapping) -> str:
     """By what a result was made, of the content of metrics.json or summary.json."""
-    software, weights = content["software"], content["arguments"]["weights_sha256"]
+    software = content["software"]
     parts = [
         f"{software['name']} {software['version']}",
         f"made {software['date'].replace('T', ' ').replace('+00:00', ' UTC')}",
@@ -63,8 +63,8 @@ def provenance(content: Mapping) -> str:
     ]
     if content.get("model"):
         parts.append(f"model {content['model']}")
-    if weights:
-        parts.append(f"weights sha256 {weights}")
+    if software["weights_sha256"]:
+        parts.append(f"weights sha256 {software['weights_sha256']}")
     return " · ".join(parts)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
@@ -32,38 +33,51 @@ def prepare() -> None:
     page.pair_pictures(pair_view(**one), white=1.0)
 
 
-def write_pages(folder: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
-    """overview.png and report.html; `metrics` is the content of metrics.json."""
+def write_pages(
+    folder: Path,
+    slices: Sequence[Mapping],
+    metrics: Mapping,
+    planes: Mapping[str, Mapping] | None = None,
+) -> None:
+    """overview.png and report.html; `metrics` is the content of metrics.json.
+
+    planes: of a volume, by caption, what overview.png shows in place of slices.
+    """
     names = " → ".join(Path(metrics[name]["file"]).name for name in ("moving", "fixed"))
     title = f"{names}   {metrics['verdict']['level']}"
-    write_overview(folder / "overview.png", slices, title)
+    if planes is None:
+        captions = [f"slice {k}" for k in range(len(slices))]
+        write_overview(folder / "overview.png", slices, captions, title)
+    else:
+        write_overview(folder / "overview.png", list(planes.values()), list(planes), title)
     write_report(folder / "report.html", slices, metrics)
 
 
-def write_overview(path: Path, slices: Sequence[Mapping], title: str) -> None:
-    """overview.png: images, differences, grid and Jacobian; of a stack, slices evenly chosen.
+def write_overview(
+    path: Path, slices: Sequence[Mapping], captions: Sequence[str], title: str
+) -> None:
+    """overview.png, see `overview`."""
+    figure = overview(slices, captions, title)
+    with warnings.catch_warnings():  # the title shows a box for what the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        path.write_bytes(png_bytes(figure))
+
+
+def overview(slices: Sequence[Mapping], captions: Sequence[str], title: str) -> Figure:
+    """Images, differences, grid and Jacobian; of several slices a row each, evenly chosen.
 
     The title may hold the names of files, any at all.
     """
     title = title.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
     if len(slices) == 1:
-        figure = pair_figure(**slices[0], title=title)
-    else:
-        count = min(_MOST_ROWS, len(slices))
-        chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
-        figure = pairs_sheet(
-            **{
-                name: None
-                if slices[0][name] is None
-                else np.stack([slices[k][name] for k in chosen])
-                for name in slices[0]
-            },
-            captions=[f"slice {k}" for k in chosen],
-            title=title,
-        )
-    with warnings.catch_warnings():  # the title shows a box for what the font lacks
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        path.write_bytes(png_bytes(figure))
+        return pair_figure(**slices[0], title=title)
+    count = min(_MOST_ROWS, len(slices))
+    chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
+    stacked = {
+        name: None if slices[0][name] is None else np.stack([slices[k][name] for k in chosen])
+        for name in slices[0]
+    }
+    return pairs_sheet(**stacked, captions=[captions[k] for k in chosen], title=title)
 
 
 def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
@@ -133,10 +147,11 @@ def _rows(metrics) -> list[tuple[str, str, str]]:
 def _facts(metrics) -> list[tuple[str, str]]:
     """Everything else, as (name, text)."""
     j, d, grid = metrics["jacobian"], metrics["displacement_mm"], metrics["model_grid"]
+    unit = "voxels" if metrics.get("in_three_dimensions") else "pixels"
     facts = [
         ("Differences on the whole image", _difference(metrics["rms_difference"])),
         ("Differences beyond the grid", _difference(metrics["rms_difference_beyond_grid"])),
-        ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the pixels"),
+        ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the {unit}"),
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
@@ -162,6 +177,9 @@ def _facts(metrics) -> list[tuple[str, str]]:
         spacing = image["spacing_mm"]
         text = "spacing unknown" if spacing is None else f"{spacing[0]:g} × {spacing[1]:g} mm"
         facts.append((f"{name.capitalize()} image", f"{image['file']}; {size} pixels, {text}"))
+    if grid is None:
+        facts.append(("Registered", "in three dimensions"))
+        return facts
     scale = " × ".join(f"{s:.3g}" for s in grid["fixed_pixels_per_model_pixel"])
     centre = ", ".join(f"{c:g}" for c in grid["centre_on_fixed_pixel"])
     facts.append(

@@ -78,7 +78,17 @@ class PairView:
 
 
 def pair_view(
-    moving, fixed, displacement, *, moving_mask=None, fixed_mask=None, labels=None, spacing=None
+    moving,
+    fixed,
+    displacement,
+    *,
+    moving_mask=None,
+    fixed_mask=None,
+    labels=None,
+    spacing=None,
+    warped=None,
+    warped_mask=None,
+    jacobian=None,
 ) -> PairView:
     """Warp a pair and collect what is drawn of it.
 
@@ -88,6 +98,8 @@ def pair_view(
         moving_mask, fixed_mask: integer labels of the same size, or None.
         labels: which labels to outline; None for all but 0.
         spacing: pixel size (row, column); only its ratio is used. None for square pixels.
+        warped, warped_mask, jacobian: of a plane of a volume, where they do not follow from the
+            motion within the plane; None: they do.
 
     Raises:
         ValueError: when the shapes do not fit each other or a displacement is not finite.
@@ -109,9 +121,11 @@ def pair_view(
         moving_lines = [line for plane in moving_planes for line in _isolines(plane, 0.5)]
         # the warped outline is the 0.5 level of the linearly warped structure: the boundary of the
         # nearest-neighbour mask that is scored, without its staircase
-        warped_lines = [
-            line for plane in moving_planes for line in _isolines(_warp(plane, displacement), 0.5)
-        ]
+        if warped_mask is None:
+            warped_planes = [_warp(plane, displacement) for plane in moving_planes]
+        else:
+            warped_planes = _label_planes("warped_mask", warped_mask, labels, moving.shape)
+        warped_lines = [line for plane in warped_planes for line in _isolines(plane, 0.5)]
     if fixed_mask is not None:
         fixed_planes = _label_planes("fixed_mask", fixed_mask, labels, moving.shape)
         fixed_lines = [line for plane in fixed_planes for line in _isolines(plane, 0.5)]
@@ -122,9 +136,9 @@ def pair_view(
     return PairView(
         moving=moving,
         fixed=fixed,
-        warped=_warp(moving, displacement),
+        warped=_warp(moving, displacement) if warped is None else _plane("warped", warped),
         displacement=displacement,
-        jacobian=jacobian_determinant(displacement),
+        jacobian=jacobian_determinant(displacement) if jacobian is None else jacobian,
         moving_lines=moving_lines,
         fixed_lines=fixed_lines,
         warped_lines=warped_lines,

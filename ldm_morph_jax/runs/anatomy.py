@@ -25,7 +25,11 @@ from ldm_morph_jax.runs.weights import (
 CALIBRATION = "calibration.json"  # of a run, written by its evaluation on validation patients
 
 # name -> sha256 of weights/<name>/model.safetensors
-SHA256: dict[str, str] = {}
+SHA256: dict[str, str] = {
+    # not under the package's licence, see LICENSE.md beside them
+    "anatomy-mri": "df95256acda3daaf1ab55748391b934fc22a4ee69dcd58db6372e2fcabe40b81",
+    "anatomy-echo": "b40a529d2df7f7a951065d7cde9a72940f8da9347521242ee6811b8392826271",
+}
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,12 @@ def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY, *, calls: str = "of
         f"unknown anatomy network {name!r}: not a directory, a .safetensors file, nor one of: "
         f"{', '.join(sorted(SHA256))}"
     )
+
+
+@functools.lru_cache(maxsize=2)
+def anatomy_network(name_or_path: str) -> AnatomyModel:
+    """As `load_anatomy`, kept: compiled once for all slices and images of a process."""
+    return load_anatomy(name_or_path)
 
 
 def is_anatomy(name_or_path: str | Path) -> bool:

@@ -26,7 +26,7 @@ from ldm_morph_jax.runs.directory import (
 from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.program import Program, lower_step
-from ldm_morph_jax.training.stages import STAGES, stage_program
+from ldm_morph_jax.training.stages import stage_program, trained_stages
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 from ldm_morph_jax.training.stages.registration import ValidationPairs
 
@@ -44,10 +44,7 @@ def train(
     values become NaN or infinite, `Preempted` after SIGTERM.
     """
     workdir, method = Path(workdir), build_method(config)
-    if stages is None:
-        own_ldm = method.reads_ldm and config.ldm_from is None
-        stages = STAGES if own_ldm else ("registration",)
-        stages = ("anatomy",) if "anatomy" in config else stages
+    stages = trained_stages(config) if stages is None else stages
     for stage in stages:
         _check_settings(config, stage)
     with locked(workdir):

@@ -45,3 +45,5 @@ def test_mask_errors():
     mask[0, 0] = 128
     with pytest.raises(ValueError, match=r"among \[0, 255\], found \[128\]"):
         preprocessing.check_mask(mask, image, "m.png", values=(0, 255))
+    with pytest.raises(ValueError, match=r"among 0 to 255, found \[500\]$"):
+        preprocessing.check_mask(mask.astype(int) // 128 * 500, image, "m.png", values=range(256))

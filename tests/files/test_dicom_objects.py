@@ -24,6 +24,7 @@ from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
 from ldm_morph_jax.files.geometry import Geometry, plane_geometry
 from ldm_morph_jax.files.images import read_mask
 from ldm_morph_jax.files.movies import read_cine
+from ldm_morph_jax.files.reading import read_stored
 from ldm_morph_jax.files.transforms import Transform, read_transform
 
 highdicom = pytest.importorskip("highdicom")
@@ -128,6 +129,16 @@ def test_segmentation_of_a_stack_and_numbers_of_labels(tmp_path):
     stored = segmentation.read(path, "seg.dcm")
     assert np.array_equal(stored.array, np.where(labels == 3, 1, labels))
     assert stored.geometry.same_as(place)
+
+
+def test_labels_of_which_only_the_number_is_known(tmp_path):
+    cine = read_cine(dicom_sources.us_file(tmp_path / "us.dcm"))
+    labels, path = np.where(LABELS == 1, 7, LABELS), tmp_path / "seg.dcm"
+    known = dict.fromkeys((2, 3, 7), "other")
+    source = read_source(tmp_path / "us.dcm")
+    segmentation.write_segmentation(path, labels, cine.first.space, source, known, SERIES)
+    assert np.array_equal(segmentation.read(path, "seg.dcm").array, labels)
+    assert highdicom.seg.segread(path).get_segment_description(3).segment_label == "label 7"
 
 
 def test_segmentation_as_others_write_it(tmp_path):
@@ -416,3 +427,26 @@ def test_masks_may_be_segmentations_and_structure_sets(tmp_path):
     nowhere = read_cine(dicom_sources.us_file(tmp_path / "us.dcm")).first
     with pytest.raises(ImageError, match="does not tell where it lies"):
         read_mask(square, nowhere)
+
+
+@pytest.mark.parametrize("name", ["examples_ybr_color.dcm", "MR_small.dcm"])
+def test_sources_that_come_with_pydicom(tmp_path, name):
+    """An ultrasound clip of many frames and a single MR image, as their makers wrote them."""
+    path = Path(pydicom.data.get_testdata_file(name))
+    stored = read_stored(path, luminance=True)
+    place = stored.geometry
+    source = read_source(path, place)
+    labels = np.zeros(stored.array.shape, np.uint8)
+    labels[..., 20:40, 10:30] = 1
+    labels[1::2, :, 22:30, 12:20] = 2
+    segmentation.write_segmentation(tmp_path / "seg.dcm", labels, place, source, STRUCTURES, SERIES)
+    assert np.array_equal(segmentation.read(tmp_path / "seg.dcm", "seg").array, labels)
+    field = np.ones((*place.shape, 3))
+    registration.write_registration(
+        tmp_path / "reg.dcm", field, place, source.only(0), source.only(-1), SERIES
+    )
+    one = report.Measurement("ejection_fraction", 50.0, "%", frames=(0, len(source.frames) - 1))
+    report.write_report(tmp_path / "sr.dcm", [report.Group("heart", (one,))], source, SERIES)
+    for file in ("seg.dcm", "reg.dcm", "sr.dcm"):
+        assert_valid(tmp_path / file)
+        assert_belongs(pydicom.dcmread(tmp_path / file), source)

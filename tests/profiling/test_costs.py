@@ -105,6 +105,11 @@ def test_plan_without_allocating():
         config.autoencoder.model.attention_levels = ()
         config.autoencoder.train.batch_size = 2
     planned = costs.plan_stage(config, "autoencoder", data_mesh(), cached=True)
+    assert f"{planned['parameters']:,}" in costs.table({"autoencoder": planned})
+    assert costs.duration({"a": planned}, 2e9) == pytest.approx(
+        planned["steps"] * planned["flops_per_step"] / 2e9
+    )
+    planned |= costs.compiled_costs(config, "autoencoder", data_mesh(), cached=True)
     assert planned["frozen_parameters"] == 0
     assert planned["all_reduced_bytes_per_step"] == 0  # one device
     # parameters, and Adam's two moments of them

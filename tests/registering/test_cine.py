@@ -14,6 +14,7 @@ import pytest
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.registering.anatomy import (
@@ -24,7 +25,6 @@ from ldm_morph_jax.registering.anatomy import (
 )
 from ldm_morph_jax.registering.heart import measure, strain_maps, summary
 from ldm_morph_jax.registering.result import Series, Tracked
-from ldm_morph_jax.registering.tracking import cine_from_arrays
 
 T, SPACING = 7, 1.6
 
@@ -149,10 +149,13 @@ def test_a_wall_that_surrounds_no_cavity_is_refused(case):
         "right ventricle": np.select([wall, right], [2, 1]),
         "stray pixel": np.select([r == 0, blood & (column > 2)], [2, 3]),
     }[case]
-    with pytest.raises(ImageError, match=r"surrounds no other label .* --labels CAVITY WALL"):
+    with pytest.raises(ImageError, match=r"surrounds no other label .* `labels`"):
         structures(labels, "mask.nii.gz")
     assert structures(labels, "mask.nii.gz", (1, 2) if case != "stray pixel" else (3, 2))
-    assert structures(np.select([blood, wall, right], [3, 2, 1]), "mask.nii.gz") == (3, 2)
+    heart = np.select([blood, wall, right], [3, 2, 1])
+    assert structures(heart, "mask.nii.gz") == (3, 2)
+    stack = np.stack([heart, 0 * heart, np.where(wall, 2, 0)])  # slices beyond the ventricle
+    assert structures(stack, "mask.nii.gz") == (3, 2)
 
 
 def test_sectors_say_what_they_assume():
@@ -252,7 +255,7 @@ def test_memory_grows_only_by_the_frames():
             tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(1,))
             rng = np.random.default_rng(0)
             frames = rng.standard_normal(({frames}, 96, 96), np.float32)
-            found = tracking.track_cine(tracking.cine_from_arrays(frames))
+            found = tracking.track_cine(cine_from_arrays(frames))
             for t in range(len(frames)):
                 found.displacement[t], found.inverse[t]
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -274,11 +277,12 @@ def test_devices_share_the_frames(tmp_path):
     np.save(tmp_path / "frames.npy", beat.frames[:5, 20:68, 20:68])
     program = f"""
         import sys, jax, numpy as np
+        from ldm_morph_jax.files import movies
         from ldm_morph_jax.registering import tracking
         from ldm_morph_jax.registering.search import Refinement
         assert len(jax.devices()) == int(sys.argv[1])
         tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(4,))
-        cine = tracking.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
+        cine = movies.cine_from_arrays(np.load({str(tmp_path / "frames.npy")!r}))
         np.save(sys.argv[2], tracking.track_cine(cine).displacement)
     """
     found = []

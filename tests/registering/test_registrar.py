@@ -1,15 +1,19 @@
 """The Python API: `load(name)(moving, fixed)`, with analytic, learned and iterative methods."""
 
+import json
 import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import SimpleITK
 from analytic_method import AnalyticMethod, heart
 
+from ldm_morph_jax import register
 from ldm_morph_jax.config import paper_config, with_method
-from ldm_morph_jax.files.images import ImageError, image_from_array
+from ldm_morph_jax.files.geometry import plain_geometry
+from ldm_morph_jax.files.images import ImageError, image_from_array, read_image, write_image
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.ops.geometry import integrate_velocity
 from ldm_morph_jax.registering.measures import similarity
@@ -39,6 +43,98 @@ def test_api_shapes_and_contents():
     )  # of 1000, interpolated twice
     with pytest.raises(ImageError, match="2 images|expected 2"):
         many.warp(labels[None])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A pair with masks in files, and the same in arrays."""
+    folder = tmp_path_factory.mktemp("pair")
+    arrays = {"moving": heart((40, 44), radius=0.55), "fixed": heart((40, 44), radius=0.45)}
+    arrays |= {f"{k}_mask": (image > 420).astype(np.uint8) for k, image in arrays.items()}
+    for name, array in arrays.items():
+        write_image(folder / f"{name}.nii.gz", array, plain_geometry(array.shape, SPACING))
+    return {name: folder / f"{name}.nii.gz" for name in arrays}, arrays
+
+
+def test_whatever_holds_an_image_is_taken(files):
+    paths, arrays = files
+    registrar = AnalyticMethod()
+    expected = registrar(**arrays, spacing=SPACING, refine=0)
+    for given in (str, lambda path: path, SimpleITK.ReadImage, read_image):
+        result = registrar(**{name: given(path) for name, path in paths.items()}, refine=0)
+        np.testing.assert_allclose(result.displacement, expected.displacement, atol=1e-5)
+        assert result.metrics["dice"] == expected.metrics["dice"]
+    volume = SimpleITK.JoinSeries([SimpleITK.ReadImage(paths["moving"])] * 3)
+    result = registrar(volume, paths["fixed"], slice=1, refine=0)
+    np.testing.assert_allclose(result.displacement, expected.displacement, atol=1e-5)
+    far = SimpleITK.ReadImage(paths["moving"])
+    far.SetOrigin((500.0, 0.0))
+    with pytest.raises(ImageError, match="use `align` centre"):
+        registrar(far, paths["fixed"])
+    assert registrar(far, paths["fixed"], align="centre", refine=0).displacement.shape
+    with pytest.raises(ImageError, match=r"moving: `slice` and `frame` are of files"):
+        registrar(arrays["moving"], arrays["fixed"], slice=3)
+    with pytest.raises(ImageError, match="moving_mask: mask is .* they must agree"):
+        registrar(arrays["moving"], arrays["fixed"], moving_mask=np.ones((3, 3), int))
+
+
+def test_a_result_is_measured_drawn_and_saved_as_the_command_does(files, tmp_path, monkeypatch):
+    paths, _ = files
+    monkeypatch.setattr(register, "load_model", lambda *_: AnalyticMethod())
+    given = [word for name, path in paths.items() for word in (f"--{name}", path)]
+    given += ["--model", "analytic", "--refine", 0, "--inverse", "--out", tmp_path / "command"]
+    register.main([str(word) for word in given])
+    result = AnalyticMethod()(**paths, refine=0)
+    result.save(tmp_path / "saved", inverse=True)
+    saved, command = (
+        {path.name: path for path in (tmp_path / name).iterdir()} for name in ("saved", "command")
+    )
+    assert saved.keys() == command.keys() and {"report.html", "metrics.json"} <= saved.keys()
+    for name in ("warped.nii.gz", "displacement.npz", "warped_mask.nii.gz"):
+        np.testing.assert_array_equal(*(read_values(f[name]) for f in (saved, command)))
+    told = [json.loads(files["metrics.json"].read_text()) for files in (saved, command)]
+    for name in ("arguments", "seconds"):
+        assert told[1].pop(name)
+    for name in ("moving", "fixed"):
+        assert told[1][name].pop("slice") is told[1][name].pop("frame") is None
+    assert told[0] == told[1]
+    assert result.verdict["level"] in ("plausible", "uncertain", "implausible")
+    assert len(result.plot().axes) >= 8
+    with pytest.raises(ImageError, match="exists; add `overwrite`"):
+        result.save(tmp_path / "saved")
+    result.save(tmp_path / "saved", overwrite=True, report=False)
+    assert not (tmp_path / "saved" / "report.html").exists()
+
+
+def read_values(path):
+    return np.load(path)["displacement"] if path.suffix == ".npz" else read_image(path).array
+
+
+def test_a_batch_is_measured_drawn_and_saved_pair_by_pair(files, tmp_path):
+    _, arrays = files
+    one = AnalyticMethod()(**arrays, spacing=SPACING, refine=0)
+    batch = {name: np.stack([array, array]) for name, array in arrays.items()}
+    many = AnalyticMethod()(**batch, spacing=SPACING, refine=0)
+    assert [m["dice"] for m in many.metrics] == [one.metrics["dice"]] * 2
+    assert [v["level"] for v in many.verdict] == [one.verdict["level"]] * 2
+    many.save(tmp_path / "out", report=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001", "0002"]
+    assert (tmp_path / "out" / "0002" / "metrics.json").exists()
+    assert many.plot().axes
+    with pytest.raises(ImageError, match="fixed_mask: 1 masks, expected 2"):
+        AnalyticMethod()(batch["moving"], batch["fixed"], fixed_mask=arrays["fixed_mask"])
+
+
+def test_they_introduce_themselves_in_a_line(files):
+    registrar = AnalyticMethod()
+    result = registrar(**files[1], refine=0)
+    assert repr(registrar) == "<AnalyticMethod 'analytic': analytic on 64 x 64 pixels of 2 mm>"
+    assert repr(result) == (
+        "<Result: 40 x 44 pixels onto 40 x 44, by 'analytic' and 0 steps of refinement>"
+    )
+    assert repr(result.registrations[0]) == "<Registration: moving onto fixed>"
+    assert "metrics" not in vars(result)  # nothing was measured for it
+    assert repr(load("lddmm")) == "<Registrar 'lddmm': lddmm on images of any size>"
 
 
 @pytest.mark.parametrize(

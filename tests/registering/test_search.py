@@ -151,7 +151,7 @@ def volumes():
 
 @pytest.fixture(scope="module")
 def refined_volumes(volumes):
-    return refine(*volumes[:2], settings=QUICK, spacing=SPACING)
+    return refine(*volumes[:2], settings=QUICK.on(SPACING), spacing=SPACING)
 
 
 def test_known_motion_of_a_volume_is_found(volumes, refined_volumes):
@@ -168,27 +168,31 @@ def test_known_motion_of_a_volume_is_found(volumes, refined_volumes):
 
 def test_volumes_keep_the_laws(volumes, refined_volumes):
     moving, fixed, _ = volumes
-    back = refine(fixed, moving, settings=QUICK, spacing=SPACING)
+    back = refine(fixed, moving, settings=QUICK.on(SPACING), spacing=SPACING)
     np.testing.assert_allclose(back.velocity, -refined_volumes.velocity, atol=1e-5)
-    still = refine(moving, moving, settings=QUICK, spacing=SPACING)
+    still = refine(moving, moving, settings=QUICK.on(SPACING), spacing=SPACING)
     assert jnp.abs(still.displacement).max() < 1e-5
 
 
 def test_only_ratios_of_the_spacing_count_and_axes_may_be_exchanged(volumes, refined_volumes):
     moving, fixed, _ = volumes
     turned = [jnp.moveaxis(image, 1, 3) for image in (moving, fixed)]
-    found = refine(*turned, settings=QUICK, spacing=(1.25, 1.25, 5.0))
+    found = refine(*turned, settings=QUICK.on((1.25, 1.25, 5.0)), spacing=(1.25, 1.25, 5.0))
     expected = jnp.moveaxis(refined_volumes.displacement, 1, 3)[..., jnp.array([1, 2, 0])]
     difference = jnp.abs(found.displacement - expected)
     assert difference.mean() < 1e-4 and difference.max() < 0.02
 
 
 def test_slices_as_thick_as_a_level_are_not_merged():
-    assert _Level.of(4, (10.0, 1.5, 1.5)) == ((1, 4, 4), (0.6, 1.0, 1.0))
-    blocks, unit = _Level.of(4, (3.15, 1.5, 1.5))
-    assert blocks == (2, 4, 4) and unit[0] == pytest.approx(6 / 6.3)
-    assert _Level.of(2, (1.0, 1.0)) == ((2, 2), (1.0, 1.0))
-    assert _Level.of(1, (4.0, 1.0)).sigmas(2.0) == [0.5, 2.0]
+    assert Refinement().on((10.0, 1.5, 1.5)).levels == ((1, 4, 4), (1, 2, 2), (1, 1, 1))
+    assert Refinement().on((3.15, 1.5, 1.5)).levels == ((2, 4, 4), (1, 2, 2), (1, 1, 1))
+    assert Refinement().on((1.0, 1.0)).levels == ((4, 4), (2, 2), (1, 1))
+    for level, spacing, unit in (
+        ((1, 4, 4), (10.0, 1.5, 1.5), (0.6, 1, 1)),
+        ((2, 4, 4), (3.15, 1.5, 1.5), (6 / 6.3, 1, 1)),
+        (2, (1.0, 1.0), (1, 1)),
+    ):
+        np.testing.assert_allclose(_Level.of(level, jnp.array(spacing)).unit, unit, rtol=1e-6)
 
 
 def test_refused_settings_and_shapes():

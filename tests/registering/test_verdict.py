@@ -80,7 +80,7 @@ def test_images_unlike_the_training_images_are_told(monkeypatch):
         name: TrainedOn(method.image_size, method.spacing_mm, method.intensity, describe(x))
         for name, x in {"mri": seen, "echo": noisy}.items()
     }
-    for names, hint in ((["mri"], ""), (["mri", "echo"], ", --model echo on images like these")):
+    for names, hint in ((["mri"], ""), (["mri", "echo"], "; the weights echo know such images")):
         monkeypatch.setattr(verdict, "shipped", lambda names=names: {n: known[n] for n in names})
         far, _ = judged(AnalyticMethod(amplitude=0.0), *speckled, describe(seen), refine=0)
-        assert ("--model" in far["sentence"]) == bool(hint) and hint in far["sentence"]
+        assert ("the weights" in far["sentence"]) == bool(hint) and hint in far["sentence"]

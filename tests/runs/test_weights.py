@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax.config import paper_config
-from ldm_morph_jax.runs import weights
+from ldm_morph_jax.runs import anatomy, weights
 from ldm_morph_jax.runs.trained import load_method
 from ldm_morph_jax.runs.weights import (
     WeightsError,
@@ -104,6 +104,18 @@ def test_shipped_weights_are_what_the_table_says(name):
     assert path.stat().st_size < 25e6
     _, _, card = load_compact(path, digest)
     assert {"name", "data", "command", "metrics", "intended_use", "limits"} <= set(card)
+
+
+@pytest.mark.parametrize("name", sorted(anatomy.SHA256))
+def test_shipped_anatomy_networks_are_what_the_table_says(name):
+    model = anatomy.load_anatomy(name)  # checks the sha256
+    needed = {"name", "data", "command", "metrics", "intended_use", "limits", "license", "citation"}
+    assert needed <= set(model.card)
+    assert (weights.FOLDER / name / weights.FILE_NAME).stat().st_size < 2e6
+    assert (weights.FOLDER / name / "LICENSE.md").is_file() == ("CC BY-NC" in model.card["license"])
+    assert 0.5 < model.temperature < 3 and 0 < model.least_confidence < 1
+    noise = np.random.default_rng(0).random((1, *[model.window.size] * 2))
+    assert model.probabilities(noise).shape == (*noise.shape, 1 + len(model.structures))
 
 
 @pytest.mark.parametrize("name", ["syn", "sunnybrook-small"])

@@ -6,6 +6,7 @@ in the scheme 99LDMMORPH. Units are UCUM's.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,19 +183,21 @@ def write_report(
         imaging_measurements=content,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    new = sr.ComprehensiveSR(
-        evidence=source.headers(),
-        content=report,
-        series_instance_uid=series.uid,
-        series_number=series.number,
-        sop_instance_uid=generate_uid(),
-        instance_number=instance,
-        manufacturer=MAKER,
-        manufacturer_model_name=MODEL,
-        software_versions=__version__,
-        series_description=series.description,
-        coding_schemes=[
-            CodingSchemeIdentificationItem(SCHEME, name=MODEL, responsible_organization=MAKER)
-        ],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the source's values, such as a name without a caret
+        new = sr.ComprehensiveSR(
+            evidence=source.headers(),
+            content=report,
+            series_instance_uid=series.uid,
+            series_number=series.number,
+            sop_instance_uid=generate_uid(),
+            instance_number=instance,
+            manufacturer=MAKER,
+            manufacturer_model_name=MODEL,
+            software_versions=__version__,
+            series_description=series.description,
+            coding_schemes=[
+                CodingSchemeIdentificationItem(SCHEME, name=MODEL, responsible_organization=MAKER)
+            ],
+        )
     save(path, new)

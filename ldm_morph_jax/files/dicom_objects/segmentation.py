@@ -32,13 +32,14 @@ LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 MYOCARDIUM = "49848007"  # SNOMED CT
 _SEGMENTED = ("113076", "DCM", "Segmentation")
 WALL = 2  # the label of the myocardium in ACDC, M&Ms and CAMUS alike
+_NUMBERED = "label "  # begins the name of a segment of which only the label is known
 # what a label is -> (its name in the object, SNOMED CT code and meaning, CIELab colour)
 STRUCTURES = {
     "cavity": ("left ventricular cavity", "87878005", "Left ventricle", (60.0, 60.0, 40.0)),
     "wall": ("left ventricular wall", MYOCARDIUM, "Left Ventricle Myocardium", (75.0, -50.0, 45.0)),
     "right_ventricle": ("right ventricle", "53085002", "Right ventricle", (45.0, 25.0, -75.0)),
     "left_atrium": ("left atrium", "82471001", "Left atrium", (80.0, 0.0, 75.0)),
-    "other": ("heart", "80891009", "Heart", (70.0, 0.0, 0.0)),
+    "other": ("", "80891009", "Heart", (70.0, 0.0, 0.0)),
 }
 
 
@@ -96,7 +97,7 @@ def write_segmentation(
     new.ContentLabel, new.ContentCreatorName = "HEART", CREATOR
     new.ContentDescription = "Structures of the heart, carried from one frame to all"
     new.SegmentSequence = [
-        _segment(number, structures[label]) for number, label in enumerate(found, start=1)
+        _segment(number, label, structures[label]) for number, label in enumerate(found, start=1)
     ]
 
     shared = Dataset()
@@ -163,8 +164,9 @@ def read(path: Path, source: str) -> Stored:
 
     Times are told apart by the Temporal Position Index, or else by the frames of the source that
     frames at one place refer to. The myocardium of the left ventricle becomes label 2, whatever its
-    number, in exchange for what has that number. Where segments overlap, the smaller one is seen. A
-    fractional segment is where it holds at least half of the largest value.
+    number, in exchange for what has that number, and segments named "label 3" become 3. Where
+    segments overlap, the smaller one is seen. A fractional segment is where it holds at least half
+    of the largest value.
 
     Raises ImageError: not a SEG, or frames that do not lie on a grid.
     """
@@ -205,12 +207,13 @@ def read(path: Path, source: str) -> Stored:
         size = {n: int(inside[numbers == n].sum()) for n in np.unique(numbers)}
         for k in sorted(range(count), key=lambda k: -size[numbers[k]]):
             labels[times[k], slices[k]][inside[k]] = numbers[k]
-    wall = [int(s.SegmentNumber) for s in file.SegmentSequence if _type(s) == MYOCARDIUM]
-    swapped = {wall[0]: WALL, WALL: wall[0]} if len(wall) == 1 else {}
-    labels = sum(((labels == a) * (b - a) for a, b in swapped.items() if a != b), labels)
+    becomes = _labels_of(file.SegmentSequence)
+    table = np.arange(max(int(labels.max()), *becomes) + 1, dtype=labels.dtype)
+    for number, label in becomes.items():
+        table[number] = label
+    labels = table[labels]
     names = ", ".join(
-        f"{swapped.get(int(s.SegmentNumber), int(s.SegmentNumber))} {s.get('SegmentLabel', '')}"
-        for s in file.SegmentSequence
+        f"{becomes[int(s.SegmentNumber)]} {s.get('SegmentLabel', '')}" for s in file.SegmentSequence
     )
     known = spacing is not None
     in_plane = tuple(map(float, spacing)) if known else (1.0, 1.0)
@@ -233,7 +236,7 @@ def read(path: Path, source: str) -> Stored:
 # ---------------------------------------------------------------------------- helpers
 
 
-def _segment(number: int, structure: str):
+def _segment(number: int, value: int, structure: str):
     import highdicom
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
@@ -241,6 +244,7 @@ def _segment(number: int, structure: str):
     from ldm_morph_jax import __version__
 
     label, code, meaning, colour = STRUCTURES[structure]
+    label = label or f"{_NUMBERED}{value}"
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=label,
@@ -264,6 +268,21 @@ def _dimension(name: str, sequence: str, organization: str):
     item.FunctionalGroupPointer = tag_for_keyword(sequence)
     item.DimensionDescriptionLabel = name
     return item
+
+
+def _labels_of(segments) -> dict[int, int]:
+    """Number of a segment -> its label, see `read`."""
+    names = {int(s.SegmentNumber): str(s.get("SegmentLabel", "")) for s in segments}
+    texts = {n: name.removeprefix(_NUMBERED) for n, name in names.items()}
+    if all(name.startswith(_NUMBERED) and texts[n].isdecimal() for n, name in names.items()):
+        return {n: int(text) for n, text in texts.items()}
+    labels = {number: number for number in names}
+    wall = [int(s.SegmentNumber) for s in segments if _type(s) == MYOCARDIUM]
+    if len(wall) == 1:
+        if WALL in labels:
+            labels[WALL] = wall[0]
+        labels[wall[0]] = WALL
+    return labels
 
 
 def _type(segment) -> str:

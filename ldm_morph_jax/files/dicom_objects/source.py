@@ -17,7 +17,7 @@ REQUIRED = (
     "StudyID AccessionNumber"
 ).split()
 _COPIED = (
-    "SpecificCharacterSet TimezoneOffsetFromUTC IssuerOfPatientID OtherPatientIDs "
+    "SpecificCharacterSet TimezoneOffsetFromUTC IssuerOfPatientID "
     "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
     "StudyInstanceUID StudyDescription PatientAge PatientSize PatientWeight"
 ).split()

@@ -10,6 +10,14 @@ from ldm_morph_jax.training.stages.registration import registration_program
 STAGES = ("autoencoder", "diffusion", "registration")  # in the order in which they are trained
 
 
+def trained_stages(config) -> tuple[str, ...]:
+    """The stages that a run trains: all, or the last for a method without an LDM of its own."""
+    if "anatomy" in config:
+        return ("anatomy",)
+    own_ldm = build_method(config).reads_ldm and config.ldm_from is None
+    return STAGES if own_ldm else STAGES[-1:]
+
+
 def stage_program(config, name: str, *, cached: bool) -> Program:
     """The program of a stage, one of `STAGES`, or "anatomy", which stands alone.
 

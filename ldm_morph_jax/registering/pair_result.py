@@ -1,0 +1,274 @@
+"""What `load(name)(moving, fixed)` returns: a result that can be measured, drawn and saved.
+
+`register` measures and writes by the same functions.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ldm_morph_jax.files.arrays import image_planes
+from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.registering.measures import measure, notes
+from ldm_morph_jax.registering.outputs import (
+    ALL_OF_PAIR,
+    METRICS,
+    draw_pair_pages,
+    drawn,
+    output_names,
+    software,
+    write_images,
+    write_record,
+)
+from ldm_morph_jax.registering.result import Registration
+from ldm_morph_jax.registering.verdict import judge
+from ldm_morph_jax.runs.trained import TrainedMethod
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Masks = tuple[Image | None, Image | None]
+"""Labels of the moving and of the fixed image."""
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A registered pair, or a batch of pairs; arrays are `[H, W]` or `[B, H, W]` as given.
+
+    Displacements are in pixels, components (row, column), pull-back:
+    warped[x] = moving[x + displacement[x]]. Of volumes, arrays are `[S, H, W]` and components
+    (slice, row, column).
+
+    registrations: the pairs, with their geometry.
+    batched: whether there is an axis B.
+    masks: of every pair.
+    method: what registered them.
+    model: what that was loaded as.
+    steps: of refinement.
+    """
+
+    registrations: tuple[Registration, ...]
+    batched: bool
+    masks: tuple[Masks, ...]
+    method: TrainedMethod
+    model: str
+    steps: int
+
+    def __repr__(self) -> str:
+        one = self.registrations[0]
+        moving, fixed = (" x ".join(map(str, i.array.shape)) for i in (one.moving, one.fixed))
+        count = f"{len(self.registrations)} pairs, " if self.batched else ""
+        return (
+            f"<Result: {count}{moving} pixels onto {fixed}, by {self.model!r} and "
+            f"{self.steps} steps of refinement>"
+        )
+
+    @functools.cached_property
+    def warped(self) -> np.ndarray:
+        """Moving image on the fixed image's grid: `[H, W]` or `[B, H, W]` float32."""
+        return self._stack(r.warped for r in self.registrations)
+
+    @functools.cached_property
+    def displacement(self) -> np.ndarray:
+        """`[..., H, W, 2]` pixels; to positions in the moving *array*, also where sizes differ."""
+        return self._stack(r.transform.displacement for r in self.registrations)
+
+    @functools.cached_property
+    def jacobian_determinant(self) -> np.ndarray:
+        """`[..., H, W]`; area in the moving per area in the fixed image, below zero it folds."""
+        return self._stack(r.transform.jacobian_determinant() for r in self.registrations)
+
+    @functools.cached_property
+    def inverse(self) -> np.ndarray:
+        """`[..., H, W, 2]` pixels on the moving image's grid: carries the fixed image there.
+
+        Warns where some pixels have no inverse: `inverse_residual` shows which.
+        """
+        missing = sum(r.inverse.missing for r in self.registrations)
+        if missing:
+            warnings.warn(
+                f"{missing} pixels of the moving image have no inverse; see inverse_residual",
+                stacklevel=3,
+            )
+        return self._stack(r.inverse.transform.displacement for r in self.registrations)
+
+    @functools.cached_property
+    def inverse_residual(self) -> np.ndarray:
+        """`[..., H, W]` mm: how far the transform after its inverse lands from where it began."""
+        return self._stack(r.inverse.residual_mm for r in self.registrations)
+
+    def warp(
+        self, array: ArrayLike, interpolation: str = "linear", *, inverse: bool = False
+    ) -> np.ndarray:
+        """Carry anything on the moving image's grid to the fixed one (labels: "nearest").
+
+        With `inverse`, from the fixed image's grid to the moving one.
+        """
+        if self.registrations[0].fixed.array.ndim == 3:
+            transform = self.registrations[0].transform
+            if inverse:
+                transform = self.registrations[0].inverse.transform
+            return transform.warp(np.asarray(array), interpolation)
+        arrays, batched = image_planes(array, "array")
+        if (batched, len(arrays)) != (self.batched, len(self.registrations)):
+            expected = f"{len(self.registrations)} images" if self.batched else "one image"
+            raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
+        return self._stack(
+            (r.inverse.transform if inverse else r.transform).warp(image, interpolation)
+            for r, image in zip(self.registrations, arrays, strict=True)
+        )
+
+    @property
+    def pairs(self) -> "tuple[Result, ...]":
+        """The result of each pair."""
+        return tuple(
+            replace(self, registrations=(registration,), batched=False, masks=(masks,))
+            for registration, masks in zip(self.registrations, self.masks, strict=True)
+        )
+
+    @functools.cached_property
+    def metrics(self) -> Any:
+        """What metrics.json holds (docs/registering.md); of a batch, a list.
+
+        With masks of both images, "dice" has the DSC of every label, before and after.
+        """
+        found = [
+            metrics_of(r, self.method, self.model, masks, steps=self.steps)
+            for r, masks in zip(self.registrations, self.masks, strict=True)
+        ]
+        return found if self.batched else found[0]
+
+    @property
+    def verdict(self) -> Any:
+        """Whether to believe it; of a batch, a list.
+
+        "level": "plausible", "uncertain" or "implausible"; "sentence": it in words;
+        "distance_from_training": of the images, see `ops.appearance`, or None.
+        """
+        if self.batched:
+            return [metrics["verdict"] for metrics in self.metrics]
+        return self.metrics["verdict"]
+
+    def plot(self) -> "Figure":
+        """The figure of overview.png; of a batch, a row for each of at most eight pairs."""
+        from ldm_morph_jax.report.registered import overview
+
+        pairs = zip(self.registrations, self.masks, strict=True)
+        pictures = [drawn(r, *_arrays(masks)) for r, masks in pairs]
+        if self.batched:
+            rows = {f"pair {k}": slices[0] for k, (slices, _) in enumerate(pictures)}
+            return overview(list(rows.values()), list(rows), "")
+        [(slices, planes)] = pictures
+        rows = planes or {f"slice {k}": row for k, row in enumerate(slices)}
+        return overview(list(rows.values()), list(rows), self.verdict["level"])
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        inverse: bool = False,
+        report: bool = True,
+    ) -> None:
+        """Write the files that `ldm-morph register` writes; all of a pair or none.
+
+        Args:
+            folder: made where it is missing; of a batch, the pairs' are 0001, 0002, ... in it.
+            overwrite: replace earlier results.
+            inverse: write the inverse transform, too.
+            report: draw overview.png and report.html.
+
+        Raises:
+            ImageError: there are results, and not to be overwritten; the folder is not writable.
+        """
+        folder = Path(folder)
+        if self.batched:
+            for number, pair in enumerate(self.pairs, start=1):
+                pair.save(
+                    folder / f"{number:04d}", overwrite=overwrite, inverse=inverse, report=report
+                )
+            return
+        [registration], [masks] = self.registrations, self.masks
+        names = output_names(
+            registration.moving, moving_mask=masks[0], inverse=inverse, report=report
+        )
+        with staged(folder, names, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
+            metrics = metrics_of(
+                registration, self.method, self.model, masks, steps=self.steps, inverse=inverse
+            )
+            metrics |= {"report": report, "software": software(self.method)}
+            write_pair(stage, registration, metrics, masks, inverse=inverse)()
+            write_record(stage, METRICS, metrics)
+
+    def _stack(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
+        arrays = list(arrays)
+        return np.stack(arrays) if self.batched else arrays[0]
+
+
+def _arrays(masks: Masks) -> tuple[np.ndarray | None, np.ndarray | None]:
+    moving, fixed = (None if mask is None else mask.array for mask in masks)
+    return moving, fixed
+
+
+def metrics_of(
+    registration: Registration,
+    method: TrainedMethod,
+    model: str,
+    masks: Masks,
+    *,
+    steps: int,
+    inverse: bool = False,
+) -> dict:
+    """The content of metrics.json, as far as the pair alone tells it.
+
+    Args:
+        registration: the pair.
+        method: what registered it.
+        model: what that was loaded as.
+        masks: labels; with both, DSC per label.
+        steps: of refinement there were.
+        inverse: whether to compute the inverse and its residual.
+    """
+    moving_mask, fixed_mask = _arrays(masks)
+    metrics = {
+        "model": model,
+        "method": method.name,
+        **measure(
+            registration,
+            moving_mask=moving_mask,
+            fixed_mask=fixed_mask,
+            steps=steps,
+            inverse=inverse,
+        ),
+        "notes": notes(registration, method),
+    }
+    metrics["verdict"] = judge(registration, metrics, method.card.get("appearance"))
+    return metrics
+
+
+def write_pair(
+    folder: Path,
+    registration: Registration,
+    metrics: dict,
+    masks: Masks,
+    *,
+    inverse: bool,
+    draw: Callable | None = None,
+) -> Callable[[], None]:
+    """Images and transforms and, if metrics["report"] says so, the pages.
+
+    They are drawn by `draw`, in place of `report.registered.write_pages`. Returns what waits until
+    they are there. metrics.json is left to the caller: it says that the others are complete.
+    """
+    wait = None
+    if metrics["report"]:
+        wait = draw_pair_pages(folder, registration, metrics, *_arrays(masks), draw)
+    write_images(folder, registration, masks[0], inverse=inverse)
+    return wait or (lambda: None)
