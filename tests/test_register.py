@@ -126,6 +126,7 @@ def test_register_writes_everything(pair, analytic, capsys):
     assert verdict["sentence"] in told
     page = html.unescape((out / "report.html").read_text())
     assert verdict["sentence"] in page and 'class="note implausible"' in page
+    assert '<span class="letter left">R</span>' in page and "orientation unknown" not in page
     assert "HD95, label 1, mm" in page and f"ldm-morph {__version__}" in page
     with PIL.Image.open(out / "overview.png") as overview:
         assert overview.size[0] > 800
@@ -603,11 +604,8 @@ def test_report_in_a_browser(pair, analytic, which):
         assert page.evaluate(f"{pictures}.length") >= 6
         assert page.evaluate(f"{pictures}.every(i => i.complete && i.naturalWidth > 0)")
         view = ".slice:not([hidden]) .compare"
-        if which == "flat":  # zoomed to the masks, until the whole image is asked for
-            shown, whole = page.box(view), page.box(f"{view} .whole")
-            assert whole[2] > 1.1 * shown[2] and whole[3] > 1.1 * shown[3]
-            page.evaluate("document.getElementById('show-all').click()")
-        page.evaluate(f"document.querySelector('{view}').scrollIntoView()")
+        page.evaluate("document.getElementById('show-all')?.click()")
+        page.evaluate("document.querySelector('[aria-label=Comparison]').scrollIntoView()")
         left, top, width, height = page.box(view)
         assert width > 300 and height / width == pytest.approx(70 * 1.5 / (90 * 1.25), abs=0.02)
 
@@ -664,6 +662,7 @@ def test_report_names_are_escaped(tmp_path, analytic):
     text = (tmp_path / "out" / "report.html").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert "default-src 'none'" in text
+    assert "orientation unknown" in text and "20 mm" in text
 
 
 # -- a real network, its weights file, and a fresh process

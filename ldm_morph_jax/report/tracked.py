@@ -57,10 +57,11 @@ class Unit(NamedTuple):
     decimals: int
 
     def text(self, value: float) -> str:
-        """A number without its unit; never "-0"."""
+        """A number without its unit, with a minus sign; never "-0"."""
         if not np.isfinite(value):
             return "–"
-        return f"{round(self.factor * value, self.decimals) + 0.0:.{self.decimals}f}"
+        value = round(self.factor * value, self.decimals) + 0.0
+        return f"{value:.{self.decimals}f}".replace("-", "−")
 
 
 UNITS = {

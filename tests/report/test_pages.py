@@ -113,8 +113,8 @@ def test_curves_are_shown_in_one_unit():
 
 @pytest.mark.parametrize(
     ("unit", "value", "text"),
-    [("", 5.68e-17, "0.0"), ("", -1e-9, "0.0"), ("", -0.1786, "-17.9"), ("mm2", 1758.26, "17.6"),
-     ("1/s", -1.2345, "-1.23"), ("ml", float("nan"), "–")],
+    [("", 5.68e-17, "0.0"), ("", -1e-9, "0.0"), ("", -0.1786, "−17.9"), ("mm2", 1758.26, "17.6"),
+     ("1/s", -1.2345, "−1.23"), ("ml", float("nan"), "–")],
 )  # fmt: skip
 def test_numbers_have_fixed_decimals(unit, value, text):
     assert tracked.UNITS[unit].text(value) == text
