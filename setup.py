@@ -17,7 +17,7 @@ setup(
     description="Deformable registration and tissue tracking of cardiac images, in JAX/Flax",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    # two folders of weights have the licence of the data that they were trained on
+    # four folders of weights have the licence of the data that they were trained on
     license_expression="Apache-2.0 AND CC-BY-NC-SA-4.0",
     license_files=["LICENSE", "ldm_morph_jax/weights/*/LICENSE.md"],
     keywords="image registration, cardiac MRI, echocardiography, diffusion models, JAX",

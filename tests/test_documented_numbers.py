@@ -256,3 +256,21 @@ def test_a_wrong_digit_is_found(tmp_path):
         wrong_cells(text.replace("a, b-seed*", "b-seed*"), tmp_path)
     with pytest.raises(AssertionError, match=r"no pairs\.csv"):
         wrong_cells(text.replace("b-seed*", "c"), tmp_path)
+
+
+def test_table_of_anatomy_follows_from_the_rows_per_patient():
+    """Dice of docs/results/anatomy: mean, SD and interval of patients.csv."""
+    folder = ROOT / "docs/results/anatomy"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    header, rows = table_after(text.split("<!-- anatomy -->", 1)[1])
+    assert header[2:] == ["ED", "ES"] and len(rows) >= 6
+    for weights, structure, *cells in rows:
+        name = re.match(r"`([\w-]+)`", weights)[1]
+        other = "-on-acdc" if "ACDC" in weights and name == "anatomy" else ""
+        table = pd.read_csv(folder / "runs" / f"{name}{other}" / "patients.csv")
+        for phase, cell in zip(("ED", "ES"), cells, strict=True):
+            chosen = (table["phase"] == phase) & (table["structure"] == structure)
+            dice = table.loc[chosen, "dice"].dropna().to_numpy()
+            draws = np.random.default_rng(0).choice(dice, (2000, len(dice))).mean(axis=1)
+            numbers = dice.mean(), dice.std(ddof=1), *np.quantile(draws, (0.025, 0.975))
+            assert cell == "{:.3f} ({:.3f}) [{:.3f}, {:.3f}]".format(*numbers), (name, structure)

@@ -46,7 +46,6 @@ from ldm_morph_jax.files.images import Image, round_to, write_image
 from ldm_morph_jax.files.transforms import sample, sample_vectors, write_transform
 from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration, Tracked
-from ldm_morph_jax.runs.trained import TrainedMethod
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,13 +71,13 @@ ALL_OF_STACK = ("curves.csv", "segments.csv", "bullseye.png", "report.html", "di
 _GRID_LINES = 16  # along the longer side
 
 
-def software(method: TrainedMethod | None) -> dict[str, str | None]:
+def software(weights_sha256: str | None) -> dict[str, str | None]:
     """What makes a result, and when (UTC)."""
     return {
         "name": "ldm-morph",
         "version": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "weights_sha256": None if method is None else method.weights_sha256,
+        "weights_sha256": weights_sha256,
     }
 
 

@@ -113,7 +113,7 @@ def register_files(
             metrics["anatomy"] = _guidance(registration, anatomy)
             metrics["notes"] += _unguided(registration, anatomy)
         metrics["report"] = options.report
-        metrics["software"] = software(registrar)
+        metrics["software"] = software(registrar.weights_sha256)
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
         metrics["arguments"] = arguments(options, registrar)

@@ -203,7 +203,7 @@ class Result:
             metrics = metrics_of(
                 registration, self.method, self.model, masks, steps=self.steps, inverse=inverse
             )
-            metrics |= {"report": report, "software": software(self.method)}
+            metrics |= {"report": report, "software": software(self.method.weights_sha256)}
             write_pair(stage, registration, metrics, masks, inverse=inverse)()
             write_record(stage, METRICS, metrics)
 

@@ -63,7 +63,7 @@ def provenance(content: Mapping) -> str:
     ]
     if content.get("model"):
         parts.append(f"model {content['model']}")
-    if software.get("weights_sha256"):
+    if software["weights_sha256"]:
         parts.append(f"weights sha256 {software['weights_sha256']}")
     return " · ".join(parts)
 
