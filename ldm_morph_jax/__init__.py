@@ -2,7 +2,7 @@
 
     from ldm_morph_jax import load
     result = load()(moving, fixed)
-    tracked = load().track(frames)
+    tracked = load().track(cine, mask=mask)
 
 Conventions (arrays, units, direction of displacements) are stated in `ldm_morph_jax.ops`.
 """
@@ -17,6 +17,9 @@ _PUBLIC = {
     "load": "registering.method",
     "Registrar": "registering.method",
     "Result": "registering.pair_result",
+    "TrackedHeart": "registering.heart_result",
+    "Cine": "files.movies",
+    "read_cine": "files.movies",
     "Image": "files.images",
     "ImageError": "files.images",
     "read_image": "files.images",

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import browser
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pydicom
@@ -17,9 +18,13 @@ from ldm_morph_jax import track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.files import movies
+from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.images import ImageError, read_image
+from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, tracking
+from ldm_morph_jax.registering.anatomy import anatomy_of_mask
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
 
@@ -192,6 +197,92 @@ def test_apical_view(folder, beats):
     assert "drift_px" not in content  # nobody said that the beat is whole
 
 
+def searching():
+    """As `load()`, whose weights tracking does not use."""
+    registrar = AnalyticMethod()
+    registrar.by_default = True
+    return registrar
+
+
+def test_in_python_as_on_the_command_line(sax, folder, tmp_path):
+    heart = searching().track(
+        str(folder / "sax.nii.gz"),
+        mask=folder / "sax_mask.nii.gz",
+        landmarks=folder / "landmarks.csv",
+        period="whole",
+    )
+    assert repr(heart) == (
+        f"<TrackedHeart: {T} frames of {SIZE} x {SIZE} pixels, reference 0, by 'search'; sax, "
+        "cavity and wall known>"
+    )
+    assert "measures" not in vars(heart)  # nothing was measured for it
+    heart.save(tmp_path / "saved")
+    names = [
+        sorted(path.relative_to(out) for path in out.rglob("*"))
+        for out in (tmp_path / "saved", sax)
+    ]
+    assert names[0] == names[1]
+    told = [json.loads((out / "summary.json").read_text()) for out in (tmp_path / "saved", sax)]
+    assert told[1].pop("arguments") and told[1].pop("seconds")
+    assert told[0] == told[1] and heart.summary["notes"] == heart.notes == told[1]["notes"]
+    for name in ("curves.csv", "segments.csv", "contours.csv"):
+        assert (tmp_path / "saved" / name).read_text() == (sax / name).read_text()
+    found = heart.curves["radial_strain"]
+    assert (found.quantity, found.region, found.direction, found.unit) == (
+        *("strain", "wall", "radial"),
+        "",
+    )
+    np.testing.assert_allclose(found.values, curve(sax, "radial_strain"), rtol=1e-4, atol=1e-6)
+    assert heart.curves["cavity_area_mm2"].unit == "mm2"
+    assert heart.plot().axes
+    with pytest.raises(ImageError, match="exists; add `overwrite`"):
+        heart.save(tmp_path / "saved")
+
+
+def test_whatever_holds_a_cine_and_a_mask_is_tracked(beats, folder):
+    beat, masks = beats["sax"], beats["sax"].masks
+    image = read_image(folder / "sax_mask.nii.gz", labels=True)
+    endo = anatomy_of_mask(masks[0], "sax", "mask").contours["endo"]
+    options = {"spacing": SPACING, "times": 0.04 * np.arange(T), "period": "whole"}
+    cine = cine_from_arrays(beat.frames, spacing=SPACING, times=options["times"])
+    hearts = {
+        "arrays": searching().track(beat.frames, mask=masks[0], **options),
+        "masks of all frames": searching().track(beat.frames, mask=jnp.asarray(masks), **options),
+        "cine": searching().track(cine, mask=image, period="whole"),
+        "contour": searching().track(cine, contours={"endo": endo}, period="whole"),
+    }
+    expected = hearts.pop("arrays")
+    np.testing.assert_allclose(
+        hearts.pop("contour").curves["endocardial_circumferential_strain"].values,
+        expected.curves["endocardial_circumferential_strain"].values,
+        atol=1e-3,
+    )
+    for heart in hearts.values():
+        assert heart.summary["strain"] == expected.summary["strain"]
+    alone = searching().track(cine)
+    assert alone.notes[-1].startswith("no areas, volumes or strain")
+    with pytest.raises(ValueError, match="nothing to plot: no areas"):
+        alone.plot()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"view": "apicall"}, "`view` is 'apicall', expected 'sax' or 'apical'"),
+        ({"mask": np.ones((3, 3), int)}, "mask: mask is .* they must agree"),
+        ({"mask": "auto", "contours": "endo.csv"}, "`anatomy` finds the heart"),
+        ({"mask": "m.nii", "contours": "endo.csv"}, "expected one of them"),
+        ({"landmarks": {"apex": (99, 3)}}, r"apex: \(99.0, 3.0\) lies outside the image"),
+        ({"contours": {"endo": [[1, 2, 3]]}}, r"endo: has shape \(1, 3\)"),
+        ({"levels": "x"}, "`levels` is 'x'"),
+        ({"slice": 2}, "frames: `slice` is of files"),
+    ],
+)
+def test_what_cannot_be_tracked_in_python(options, message, beats):
+    with pytest.raises(FileError, match=message):
+        searching().track(beats["sax"].frames, **options)
+
+
 class AnyGrid(AnalyticMethod):
     """As LDDMM and SyN, on a grid of any size."""
 
@@ -279,7 +370,7 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
     out = tmp_path / "out"
     arguments = ("--cine", tmp_path / "stack.nii.gz", "--mask", tmp_path / "mask.nii.gz")
     arguments = (*arguments, "--slice", "all", "--no-report", "--out", out)
-    calls, real = [], cine_files.track_cine
+    calls, real = [], cine_files.track_heart
 
     def stops_at_the_second(cine, *rest, **options):
         calls.append(1)
@@ -287,7 +378,7 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
             raise OSError("power cut")
         return real(cine, *rest, **options)
 
-    monkeypatch.setattr(cine_files, "track_cine", stops_at_the_second)
+    monkeypatch.setattr(cine_files, "track_heart", stops_at_the_second)
     assert run(*arguments) == 2
     assert {path.name for path in out.iterdir()} == {"slice-00"}
     assert run(*arguments) == 0
@@ -341,7 +432,7 @@ def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monk
         labels.append(mask)
         return real(mask, *rest, **options)
 
-    monkeypatch.setattr(cine_files, "track_cine", stops)
+    monkeypatch.setattr(cine_files, "track_heart", stops)
     monkeypatch.setattr(cine_files.anatomies, "anatomy_of_mask", looks)
     assert run(*files, "--reference", reference, "--out", tmp_path / "out", "--no-report") == 2
     np.testing.assert_array_equal(labels[0], masks[reference])

@@ -1,8 +1,10 @@
 """Cines: the frames of one slice, or of a stack, and when they were taken."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +19,7 @@ from ldm_morph_jax.files.images import (
     image_of_frame,
     images_from_array,
     mask_of_frame,
+    masks_of,
     read_anything,
     read_mask,
     slices_as_frames,
@@ -100,11 +103,36 @@ def read_cine(
     return Cine(frames, times, first, slices_are_frames, _blank_slices(frames, source))
 
 
+def cine_of(
+    value: Any,
+    slice: int | str | None = None,
+    *,
+    times: Sequence[float] | np.ndarray | None = None,
+    fps: float | None = None,
+    spacing: Spacing | None = None,
+    oblique: bool = False,
+) -> Cine:
+    """The cine of whatever a caller has: a `Cine`, a path (see `read_cine`), or an array (see
+    `cine_from_arrays`)."""
+    if isinstance(value, Cine):
+        if any(given is not None for given in (slice, times, fps, spacing)):
+            raise ImageError(
+                f"{value.first.source}: `slice`, `times`, `fps` and `spacing` are those of the cine"
+            )
+        return value
+    if isinstance(value, str | os.PathLike):
+        return read_cine(value, slice, frame_times=times, fps=fps, spacing=spacing, oblique=oblique)
+    if slice is not None:
+        raise ImageError("frames: `slice` is of files; index the array")
+    return cine_from_arrays(value, spacing=spacing, times=times, fps=fps)
+
+
 def cine_from_arrays(
     frames: ArrayLike,
     *,
     spacing: Spacing | None = None,
     times: Sequence[float] | np.ndarray | None = None,
+    fps: float | None = None,
 ) -> Cine:
     """A cine without a place in space.
 
@@ -112,6 +140,7 @@ def cine_from_arrays(
         frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
         spacing: mm, one number or (row, column); None where unknown.
         times: `[T]` seconds, increasing; None where unknown.
+        fps: frames per second, in their place.
 
     Raises:
         ImageError: fewer than two frames, NaN, masked pixels, constant frames, times that do not
@@ -121,7 +150,7 @@ def cine_from_arrays(
     if frames.ndim != 3 or len(frames) < 2:
         raise ImageError(f"frames: found shape {frames.shape}, expected [T, H, W] with T >= 2")
     images, _ = images_from_array(frames, spacing, source="frames")
-    times = _times(None, times, None, len(frames), "frames")
+    times = _times(None, times, fps, len(frames), "frames")
     first = replace(images[0], source="frames", notes=notes_on_times(times))
     return Cine(np.stack([image.array for image in images]), times, first)
 
@@ -150,6 +179,24 @@ def read_frame_mask(
             f"{cine.first.source}"
         )
     return mask_of_frame(stored, cine.first, frame, slice, source)
+
+
+def frame_mask_of(value: Any, cine: Cine, frame: int, slice: int | str | None = None) -> Image:
+    """The labels of one frame of a cine, on its grid.
+
+    Args:
+        value: a path (see `read_frame_mask`), an `Image`, a SimpleITK image, or an array `[H, W]`,
+            of all frames `[T, H, W]`.
+        cine, frame, slice: as of `read_frame_mask`.
+
+    Raises:
+        ImageError: what `read_frame_mask` refuses.
+    """
+    if isinstance(value, str | os.PathLike):
+        return read_frame_mask(value, cine, frame, slice)
+    if getattr(value, "shape", None) == cine.frames.shape:  # an array
+        value = value[frame]
+    return masks_of(value, [cine.first], slice=slice)[0]
 
 
 def notes_on_times(times: np.ndarray | None) -> tuple[str, ...]:

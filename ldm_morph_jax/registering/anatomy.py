@@ -1,16 +1,22 @@
 """What is known of the reference frame: masks, contours, landmarks, where the septum is."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.movies import Cine, frame_mask_of
 from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.ops.segments import LETTERS
 
+VIEWS = ("sax", "apical")
 WALL = 2  # of ACDC, M&Ms and CAMUS alike
 _POINTS = 120  # along a contour made from a mask
 # Share of a cavity's border that lies on its wall: 1 in short-axis views, about 0.8 in apical ones,
@@ -58,6 +64,57 @@ class Anatomy:
     def centre(self) -> np.ndarray:
         """Centroid of the cavity, `[2]`."""
         return np.argwhere(self.cavity).mean(axis=0)
+
+
+def anatomy_of(
+    cine: Cine,
+    *,
+    reference: int = 0,
+    view: str = "sax",
+    mask: Any = None,
+    contours: Any = None,
+    landmarks: Any = None,
+    labels: tuple[int, int] | None = None,
+    septum: tuple[float, float] | None = None,
+    levels: str | None = None,
+    slice: int | str | None = None,
+) -> Anatomy:
+    """What a caller tells of the heart in the reference frame.
+
+    Args:
+        cine: of one slice.
+        reference: the frame.
+        view: "sax" or "apical".
+        mask: see `movies.frame_mask_of`; of the reference frame, or of all.
+        contours: in its place, the path of a CSV or name -> `[N, 2]`, see `anatomy_of_contours`.
+        landmarks: the path of a CSV, see `read_landmarks`, or name -> (row, column).
+        labels: (cavity, wall) of the mask, see `anatomy_of_mask`.
+        septum: (row, column) in the direction of the middle of the septum.
+        levels: of a short-axis slice, its letter in `ops.segments.LETTERS`.
+        slice: of a file of several, the one that the cine shows.
+
+    Raises:
+        FileError: what the functions named here refuse (an ImageError, where an image is wrong).
+    """
+    shape = cine.first.array.shape
+    if view not in VIEWS:
+        raise ImageError(f"`view` is {view!r}, expected {' or '.join(map(repr, VIEWS))}")
+    if mask is not None and contours is not None:
+        raise ImageError("a mask and contours given, expected one of them")
+    if septum and not all(0 <= s <= n - 1 for s, n in zip(septum, shape, strict=True)):
+        raise ImageError(f"{cine.first.source}: septum {septum} lies outside its {shape} pixels")
+    if levels and levels not in LETTERS:
+        raise ImageError(f"`levels` is {levels!r}, expected a letter for the one slice")
+    anatomy = Anatomy(view, septum=septum)
+    if mask is not None:
+        array = frame_mask_of(mask, cine, reference, slice).array
+        source = str(mask) if isinstance(mask, str | Path) else "mask"
+        anatomy = anatomy_of_mask(array, view, source, cavity_and_wall=labels, septum=septum)
+    elif contours is not None:
+        anatomy = anatomy_of_contours(contours, shape, view, septum)
+    if landmarks is not None:
+        anatomy = replace(anatomy, landmarks=read_landmarks(landmarks, shape))
+    return replace(anatomy, level=LETTERS[levels] if levels else 0)
 
 
 def anatomy_of_mask(
@@ -133,22 +190,25 @@ def structures(
 
 
 def anatomy_of_contours(
-    path: str | Path, shape: tuple[int, int], view: str, septum: tuple[float, float] | None = None
+    given: str | Path | Mapping[str, ArrayLike],
+    shape: tuple[int, int],
+    view: str,
+    septum: tuple[float, float] | None = None,
 ) -> Anatomy:
-    """Contours of a CSV, columns contour, row, column (pixels); "endo" and, if known, "epi".
+    """Contours "endo" and, if known, "epi": of a CSV, columns contour, row, column (pixels), or
+    name -> `[N, 2]`.
 
     In short-axis views they are closed; in apical ones they run from base over apex to base, and a
     straight line closes them.
 
     Raises FileError: not such a table, points outside the image, fewer than three of a contour.
     """
+    path = given if isinstance(given, str | Path) else "contours"
     points: dict[str, list] = {}
-    for line, row in read_rows(path, ("contour", "row", "column")):
+    for where, row in _rows(given, "contour"):
         if row["contour"] not in ("endo", "epi"):
-            raise FileError(
-                f"{path}, line {line}: contour is {row['contour']!r}, expected endo or epi"
-            )
-        points.setdefault(row["contour"], []).append(_point(row, shape, path, line))
+            raise FileError(f"{where}: contour is {row['contour']!r}, expected endo or epi")
+        points.setdefault(row["contour"], []).append(_point(row, shape, where))
     if "endo" not in points:
         raise FileError(f"{path}: has no contour endo")
     contours = {}
@@ -169,31 +229,50 @@ def anatomy_of_contours(
     return Anatomy(view, labels, cavity, wall, contours, septum)
 
 
-def read_landmarks(path: str | Path, shape: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """Points of a CSV, columns row, column (pixels of the reference frame) and, optionally, name.
+def read_landmarks(
+    given: str | Path | Mapping[str, ArrayLike], shape: tuple[int, int]
+) -> dict[str, tuple[float, float]]:
+    """Points in pixels of the reference frame: of a CSV, columns row, column and, optionally, name,
+    or name -> (row, column).
 
     Raises FileError: not such a table, points outside the image, a name twice, no point.
     """
     landmarks: dict[str, tuple[float, float]] = {}
-    for number, (line, row) in enumerate(read_rows(path, ("row", "column"), ("name",)), start=1):
+    for number, (where, row) in enumerate(_rows(given, "name"), start=1):
         name = row["name"] or str(number)
         if name in landmarks:
-            raise FileError(f"{path}, line {line}: repeats the landmark {name!r}")
-        landmarks[name] = _point(row, shape, path, line)
+            raise FileError(f"{where}: repeats the landmark {name!r}")
+        landmarks[name] = _point(row, shape, where)
     if not landmarks:
+        path = given if isinstance(given, str | Path) else "landmarks"
         raise FileError(f"{path}: lists no landmark")
     return landmarks
 
 
-def _point(row, shape, path, line) -> tuple[float, float]:
+def _rows(given, key) -> Iterator[tuple[str, dict]]:
+    """(Where it is, {key, "row", "column"}) of every point of a CSV or a mapping."""
+    if isinstance(given, str | Path):
+        keys = ((key,), ()) if key == "contour" else ((), (key,))
+        for line, row in read_rows(given, (*keys[0], "row", "column"), keys[1]):
+            yield f"{given}, line {line}", row
+        return
+    for name, points in given.items():
+        array = np.asarray(points, float)
+        if array.shape[-1:] != (2,) or array.ndim > 2:
+            raise FileError(f"{name}: has shape {array.shape}, expected (row, column) or [N, 2]")
+        for row, column in array.reshape(-1, 2):
+            yield name, {key: name, "row": row, "column": column}
+
+
+def _point(row, shape, where) -> tuple[float, float]:
     try:
         point = float(row["row"]), float(row["column"])
     except ValueError:
         raise FileError(
-            f"{path}, line {line}: row {row['row']!r}, column {row['column']!r}, expected numbers"
+            f"{where}: row {row['row']!r}, column {row['column']!r}, expected numbers"
         ) from None
     if not all(0 <= x <= n - 1 for x, n in zip(point, shape, strict=True)):
-        raise FileError(f"{path}, line {line}: {point} lies outside the image of {shape} pixels")
+        raise FileError(f"{where}: {point} lies outside the image of {shape} pixels")
     return point
 
 

@@ -16,7 +16,6 @@ from ldm_morph_jax.files.images import ImageError, in_region
 from ldm_morph_jax.files.movies import (
     Cine,
     cine_from_arrays,
-    note_on_period,
     read_cine,
     read_frame_mask,
 )
@@ -30,11 +29,11 @@ from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
 from ldm_morph_jax.registering.finding import (
     Findings,
-    anatomy_found,
     find_heart,
+    known_or_found,
     without_outliers,
 )
-from ldm_morph_jax.registering.heart import measure, summary
+from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
 from ldm_morph_jax.registering.outputs import (
@@ -44,21 +43,15 @@ from ldm_morph_jax.registering.outputs import (
     cine_figures,
     draw_cine_pages,
     draw_stack_pages,
-    time_name,
     write_curves,
-    write_frames,
     write_record,
     write_segments,
-    write_tables,
 )
 from ldm_morph_jax.registering.segments import (
-    Segments,
     levels_of,
     merged,
-    segments_of,
     twist_of,
 )
-from ldm_morph_jax.registering.tracking import track_cine
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
@@ -132,41 +125,22 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
         raise FileError(f"{path}: {error}, expected seconds in the column time") from None
 
 
-def _anatomy(options, cine) -> Anatomy:
-    shape, view, septum = cine.first.array.shape, options.view, options.septum
-    if septum and not all(0 <= s <= n - 1 for s, n in zip(septum, shape, strict=True)):
-        raise ImageError(f"{options.cine}: septum {septum} lies outside its {shape} pixels")
-    anatomy = Anatomy(view, septum=septum)
-    level = LETTERS[options.levels] if options.levels else 0
-    if options.levels and len(options.levels) != 1:
-        raise ValueError(f"`levels` is {options.levels!r}, expected a letter for the one slice")
-    if options.mask:
-        labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
-        anatomy = anatomies.anatomy_of_mask(
-            labels, view, str(options.mask), cavity_and_wall=options.labels, septum=septum
-        )
-    elif options.contours:
-        anatomy = anatomies.anatomy_of_contours(options.contours, shape, view, septum)
-    if options.landmarks:
-        landmarks = anatomies.read_landmarks(options.landmarks, shape)
-        anatomy = replace(anatomy, landmarks=landmarks)
-    return replace(anatomy, level=level)
-
-
 def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
     """The options with their reference frame, the heart in it, and what was found to know it."""
-    if options.anatomy is None:
-        return options, _anatomy(options, cine), None
-    model = anatomy_network(options.anatomy)
-    spacing = cine.first.spacing if cine.first.spacing_known else None
-    findings = find_heart(
-        model, cine.frames, spacing, str(options.cine), reference=options.reference
+    reference, anatomy, findings = known_or_found(
+        cine,
+        None if options.anatomy is None else anatomy_network(options.anatomy),
+        reference=options.reference,
+        view=options.view,
+        mask=options.mask,
+        contours=options.contours,
+        landmarks=options.landmarks,
+        labels=options.labels,
+        septum=options.septum,
+        levels=options.levels,
+        slice=options.slice,
     )
-    options = replace(options, reference=findings.reference)
-    given = _anatomy(options, cine)
-    found = anatomy_found(model, findings, options.view, given.septum)
-    found = replace(found, landmarks=given.landmarks, level=given.level)
-    return options, found, findings
+    return replace(options, reference=reference), anatomy, findings
 
 
 def _write(cine, options, anatomy, findings, load) -> dict:
@@ -180,51 +154,26 @@ def _write(cine, options, anatomy, findings, load) -> dict:
         registrar = load()
         begin = time.perf_counter()
         with _progress(f"{options.cine.name} {_slice_name(options.slice)}".strip(), cine) as tell:
-            tracked = track_cine(
+            tracked = track_heart(
                 cine,
                 registrar,
+                anatomy,
+                findings,
                 reference=options.reference,
                 period=options.period,
                 progress=tell,
+                model=options.model,
+                slice=options.slice,
             )
         done = time.perf_counter()
-        measures = measure(tracked, anatomy)
-        segments = _segments(tracked, measures)
-        rows = [] if segments is None else segments.rows()
-        content = {
-            "cine": {
-                "file": str(options.cine),
-                "slice": options.slice,
-                "shape": list(cine.frames.shape),
-                "spacing_mm": list(cine.first.spacing) if cine.first.spacing_known else None,
-                "times": list(map(float, tracked.times)),
-                "times_known": cine.times is not None,
-            },
-            "method": tracked.method,
-            "model": options.model,
-            "view": anatomy.view,
-            "period": tracked.period,
-            **summary(tracked, anatomy, measures),
-            "timing": {} if segments is None else segments.timing(),
-            "found": None if findings is None else findings.summary(_pixel(cine)),
-            "notes": [
-                *cine.first.notes,
-                *_notes_on_period(options, cine),
-                *measures.notes,
-                *(() if findings is None else findings.doubts),
-            ],
-            "arguments": arguments(options, registrar),
-            "curves": {name: values.tolist() for name, values in measures.table.items()},
-        }
-        write_frames(folder, tracked, anatomy)
-        write_tables(folder, tracked, measures)
-        if rows:
-            write_segments(folder / "segments.csv", rows, time_name(tracked))
+        content = tracked.summary | {"arguments": arguments(options, registrar)}
+        tracked.write(folder)
         written = time.perf_counter()
         if options.report:
-            draw_cine_pages(folder, tracked, anatomy, measures, content)
+            draw_cine_pages(folder, tracked, anatomy, tracked.measures, content)
         if source is not None:
-            figures = cine_figures(tracked, measures) if options.report else []
+            figures = cine_figures(tracked, tracked.measures) if options.report else []
+            rows = [] if tracked.segments is None else tracked.segments.rows()
             dicom_results.write_cine(
                 folder / "dicom", source, tracked, anatomy, content, rows, figures
             )
@@ -237,24 +186,6 @@ def _write(cine, options, anatomy, findings, load) -> dict:
         content["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         write_record(folder, SUMMARY, content)
     return content
-
-
-def _notes_on_period(options, cine) -> tuple[str, ...]:
-    given = options.period
-    return () if cine.times is None or given in (None, "whole") else note_on_period(float(given))
-
-
-def _pixel(cine) -> float | None:
-    """mm2, None where unknown."""
-    return float(np.prod(cine.first.spacing)) if cine.first.spacing_known else None
-
-
-def _segments(tracked, measures) -> Segments | None:
-    """None where the wall is not measured."""
-    if measures.end_systole is None or not measures.pixels:
-        return None
-    times = tracked.times - tracked.times[tracked.reference]
-    return segments_of(measures.curves, measures.pixels, times, measures.end_systole)
 
 
 @contextlib.contextmanager
@@ -416,7 +347,7 @@ def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
         labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
         if not (labels == options.labels[0]).any():
             return options, Anatomy(options.view, labels if labels.any() else None), None
-    return options, _anatomy(options, cine), None
+    return _known_or_found(options, cine)
 
 
 def _slice_name(k) -> str:

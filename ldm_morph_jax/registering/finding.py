@@ -6,13 +6,14 @@ of its probabilities, tells end-diastole (largest) and end-systole (smallest). W
 said: each finding can be overruled by the option that names it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
 from ldm_morph_jax.files.images import ImageError
-from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
+from ldm_morph_jax.files.movies import Cine
+from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask
 from ldm_morph_jax.registering.segmenting import CAVITY, Segmentation, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
@@ -59,6 +60,33 @@ class Findings:
             "confidence": np.round(self.confidence, 3).tolist(),
             "doubts": list(self.doubts),
         }
+
+
+def known_or_found(
+    cine: Cine, model: AnatomyModel | None, *, reference: int | None = None, **given
+) -> tuple[int, Anatomy, Findings | None]:
+    """(The reference frame, the heart in it, and what was found to know it).
+
+    Args:
+        cine: of one slice.
+        model: the network that finds the heart; None: it is told.
+        reference: the frame; None: 0, or end-diastole as found.
+        given: arguments of `anatomy.anatomy_of`.
+
+    Raises ImageError: what `anatomy_of` and `find_heart` refuse.
+    """
+    if model is None:
+        reference = reference or 0
+        return reference, anatomy_of(cine, reference=reference, **given), None
+    findings = find_heart(
+        model,
+        cine.frames,
+        cine.first.spacing if cine.first.spacing_known else None,
+        cine.first.source,
+        reference=reference,
+    )
+    told = anatomy_of(cine, reference=findings.reference, **given)
+    return findings.reference, anatomy_found(model, findings, told), findings
 
 
 def find_heart(
@@ -113,14 +141,18 @@ def without_outliers(areas: np.ndarray) -> np.ndarray:
     return np.where(far, median, areas)
 
 
-def anatomy_found(
-    model: AnatomyModel, findings: Findings, view: str, septum: tuple[float, float] | None
-) -> Anatomy:
-    """Cavity, wall and contours of the reference frame, as from a mask."""
+def anatomy_found(model: AnatomyModel, findings: Findings, given: Anatomy) -> Anatomy:
+    """Cavity, wall and contours of the reference frame, as from a mask.
+
+    View, septum, landmarks and level are those `given`.
+    """
     wall = model.label(WALL) or _NO_WALL
     source = f"anatomy network {model.name}"
     names = (model.label(CAVITY), wall)
-    return anatomy_of_mask(findings.labels, view, source, cavity_and_wall=names, septum=septum)
+    found = anatomy_of_mask(
+        findings.labels, given.view, source, cavity_and_wall=names, septum=given.septum
+    )
+    return replace(found, landmarks=given.landmarks, level=given.level)
 
 
 def _one_heart(seen: Segmentation, cavity: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
@@ -14,10 +13,10 @@ from ldm_morph_jax.registering.pairs import refinement_steps, register_images
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
-from ldm_morph_jax.runs.weights import DEFAULT_MODEL
+from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ldm_morph_jax.registering.result import Tracked
+    from ldm_morph_jax.registering.heart_result import TrackedHeart
     from ldm_morph_jax.registering.tracking import Tracking
 
 
@@ -182,45 +181,108 @@ class Registrar(TrainedMethod):
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
-        options = {"align": align, "centre": centre, "refine": refine, "volume": volume}
-        return register_images(self, pairs, **options, anatomy=anatomy)
+        return register_images(
+            self,
+            pairs,
+            align=align,
+            centre=centre,
+            refine=refine,
+            volume=volume,
+            anatomy=anatomy,
+        )
 
     def track(
         self,
-        frames: ArrayLike,
+        cine: Any,
         *,
+        mask: Any = None,
+        contours: Any = None,
+        landmarks: Any = None,
+        anatomy: str | Path | None = None,
+        labels: tuple[int, int] | None = None,
+        view: str = "sax",
+        septum: tuple[float, float] | None = None,
+        levels: str | None = None,
+        reference: int | None = None,
+        period: float | str | None = None,
         spacing: Spacing | None = None,
         times: Sequence[float] | np.ndarray | None = None,
-        reference: int = 0,
-        period: float | str | None = None,
+        fps: float | None = None,
+        slice: int | str | None = None,
+        oblique: bool = False,
         settings: "Tracking | None" = None,
         progress: Callable[[float], None] = lambda share: None,
-    ) -> "Tracked":
-        """Follow the tissue of one frame of a cine.
+    ) -> "TrackedHeart":
+        """Follow the tissue of one frame of a cine, with the defaults of `ldm-morph track`.
+
+        With a mask or contours the result has areas, volumes and strain.
 
         Args:
-            frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
-            spacing: mm, one number or (row, column); None where unknown.
-            times: `[T]` seconds, increasing; None where unknown.
-            reference: the frame whose tissue is followed, usually end-diastole.
+            cine: the path of a file, video or folder, a `Cine`, or an array `[T, H, W]`, NumPy or
+                JAX, grey values of any range.
+            mask: labels of the reference frame: a path, an `Image`, a SimpleITK image, or an array
+                `[H, W]`, of all frames `[T, H, W]`; "auto": the anatomy network finds the heart.
+            contours: in its place, the path of a CSV, or {"endo": `[N, 2]`, "epi": ...}, (row,
+                column).
+            landmarks: points to carry along: the path of a CSV, or {name: (row, column)}.
+            anatomy: the network that finds the heart, in place of a mask: name, run or file.
+            labels: (cavity, wall) of the mask; by default the wall is 2, the cavity what it
+                encloses.
+            view: "sax" (short-axis: radial, circumferential strain) or "apical" (longitudinal,
+                volume).
+            septum: (row, column) in the direction of the middle of the septum, for sectors; by
+                default the mask's right ventricle.
+            levels: the level of a short-axis slice: "b" (basal), "m" (middle), "a" (apical), "c"
+                (cap).
+            reference: the frame whose tissue is followed, usually end-diastole; by default 0, or
+                end-diastole as the network finds it.
             period: of the beat, in seconds (frames, where times are unknown); "whole": the last
                 frame shows what the first one does; None: the motion need not repeat.
+            spacing: mm, one number or (row, column), where the cine does not tell it.
+            times: `[T]` seconds, increasing, where the cine does not tell them.
+            fps: frames per second, in their place.
+            slice: of a file of several, which one (from 0).
+            oblique: accept a slice that is tilted against the x-y plane.
             settings: see `tracking.Tracking`.
             progress: called with the share that is done.
 
         Raises:
-            ImageError: frames, times or spacing that cannot be used; no such frame; a period
-                shorter than the cine.
+            FileError: files, frames, times, spacing, mask or points that cannot be used; no such
+                frame; a period shorter than the cine.
         """
-        from ldm_morph_jax.files.movies import cine_from_arrays
-        from ldm_morph_jax.registering.tracking import track_cine
+        from ldm_morph_jax.files.movies import cine_of
+        from ldm_morph_jax.registering.finding import known_or_found
+        from ldm_morph_jax.registering.heart_result import track_heart
+        from ldm_morph_jax.runs.anatomy import anatomy_network
 
         check_not_forked()
-        return track_cine(
-            cine_from_arrays(frames, spacing=spacing, times=times),
-            self,
+        frames = cine_of(cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique)
+        if isinstance(mask, str) and mask == "auto":
+            mask, anatomy = None, anatomy or DEFAULT_ANATOMY
+        if anatomy is not None and not (mask is contours is None):
+            raise ImageError("`anatomy` finds the heart, expected no mask and no contours with it")
+        reference, known, findings = known_or_found(
+            frames,
+            None if anatomy is None else anatomy_network(anatomy),
+            reference=reference,
+            view=view,
+            mask=mask,
+            contours=contours,
+            landmarks=landmarks,
+            labels=labels,
+            septum=septum,
+            levels=levels,
+            slice=slice,
+        )
+        return track_heart(
+            frames,
+            None if self.by_default else self,
+            known,
+            findings,
             reference=reference,
             period=period,
             settings=settings,
             progress=progress,
+            model=None if self.by_default else self.model,
+            slice=slice,
         )

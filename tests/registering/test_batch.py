@@ -125,7 +125,7 @@ class Cohort:
             monkeypatch.setattr(tracking, "SEARCH", Refinement(levels=(2,), steps=(3,)))
             monkeypatch.setattr(tracking, "IMPROVE", Refinement(levels=(1,), steps=(1,)))
             monkeypatch.setattr(tracking, "DEFAULTS", Tracking(rounds=1, chunk=1))
-            self.works_in, self.works_by = cine_files, "track_cine"
+            self.works_in, self.works_by = cine_files, "track_heart"
             self.options = ()
         (folder / "table.csv").write_text("\n".join(rows) + "\n")
         self.done, self.fails_at, self.error = 0, None, None

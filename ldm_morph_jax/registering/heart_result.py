@@ -1,0 +1,174 @@
+"""What `load().track(cine)` returns: a tracked heart that can be measured, drawn and saved.
+
+`track` measures and writes by the same functions.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldm_morph_jax.files.images import in_region
+from ldm_morph_jax.files.movies import Cine, note_on_period
+from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.registering.anatomy import Anatomy
+from ldm_morph_jax.registering.heart import Curve, Measures, measure, summary
+from ldm_morph_jax.registering.outputs import (
+    ALL_OF_CINE,
+    SUMMARY,
+    cine_figures,
+    draw_cine_pages,
+    time_name,
+    write_frames,
+    write_record,
+    write_segments,
+    write_tables,
+)
+from ldm_morph_jax.registering.result import Tracked
+from ldm_morph_jax.registering.segments import Segments, segments_of
+from ldm_morph_jax.registering.tracking import Tracking, track_cine
+from ldm_morph_jax.runs.trained import TrainedMethod
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ldm_morph_jax.registering.finding import Findings
+
+
+@dataclass(frozen=True, repr=False)
+class TrackedHeart(Tracked):
+    """A tracked cine, and what is known of the heart in its reference frame.
+
+    anatomy: masks, contours and landmarks of the reference frame.
+    findings: of the network that found the heart; None where it was told.
+    model: what registered, as `load` was given it; None for the search alone.
+    slice: of a stack, the one that was tracked.
+    """
+
+    anatomy: Anatomy
+    findings: "Findings | None" = None
+    model: str | None = None
+    slice: int | str | None = None
+
+    def __repr__(self) -> str:
+        frames, *shape = self.cine.frames.shape
+        parts = ("cavity", self.anatomy.has_cavity), ("wall", self.anatomy.has_wall)
+        known = " and ".join(name for name, there in parts if there) or "no anatomy"
+        return (
+            f"<TrackedHeart: {frames} frames of {' x '.join(map(str, shape))} pixels, reference "
+            f"{self.reference}, by {self.method!r}; {self.anatomy.view}, {known} known>"
+        )
+
+    @functools.cached_property
+    def measures(self) -> Measures:
+        """All that the anatomy allows to measure."""
+        return measure(self, self.anatomy)
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Column of curves.csv, such as "circumferential_strain" -> curve.
+
+        A curve has `values` `[T]`, `quantity`, `unit`, `region` and, of strain, `direction`.
+        """
+        return {curve.column: curve for curve in self.measures.curves}
+
+    @functools.cached_property
+    def segments(self) -> Segments | None:
+        """The segments of the wall; None where it is not measured."""
+        measures = self.measures
+        if measures.end_systole is None or not measures.pixels:
+            return None
+        times = self.times - self.times[self.reference]
+        return segments_of(measures.curves, measures.pixels, times, measures.end_systole)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is doubtful, was assumed or could not be measured."""
+        of_period: tuple[str, ...] = ()
+        if self.period is not None and self.cine.times is not None and not self.whole_beat:
+            of_period = note_on_period(self.period)
+        doubts = () if self.findings is None else self.findings.doubts
+        return [*self.cine.first.notes, *of_period, *self.measures.notes, *doubts]
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds (docs/tracking.md)."""
+        first = self.cine.first
+        pixel = float(np.prod(first.spacing)) if first.spacing_known else None
+        return {
+            "cine": {
+                "file": first.source,
+                "slice": self.slice,
+                "shape": list(self.cine.frames.shape),
+                "spacing_mm": list(first.spacing) if first.spacing_known else None,
+                "times": list(map(float, self.times)),
+                "times_known": self.cine.times is not None,
+            },
+            "method": self.method,
+            "model": self.model,
+            "view": self.anatomy.view,
+            "period": self.period,
+            **summary(self, self.anatomy, self.measures),
+            "timing": {} if self.segments is None else self.segments.timing(),
+            "found": None if self.findings is None else self.findings.summary(pixel),
+            "notes": self.notes,
+            "curves": {name: values.tolist() for name, values in self.measures.table.items()},
+        }
+
+    def plot(self) -> "Figure":
+        """The figure of curves.png. Raises ValueError where nothing was measured."""
+        figures = cine_figures(self, self.measures)
+        if not figures:
+            raise ValueError(f"nothing to plot: {'; '.join(self.measures.notes)}")
+        return figures[0]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, report: bool = True) -> None:
+        """Write the files that `ldm-morph track` writes; all of them or none.
+
+        Args:
+            folder: made where it is missing.
+            overwrite: replace earlier results.
+            report: draw curves.png, beat.gif and report.html.
+
+        Raises:
+            ImageError: there are results, and not to be overwritten; the folder is not writable.
+        """
+        with staged(Path(folder), ALL_OF_CINE, overwrite, last=SUMMARY) as stage:
+            self.write(stage)
+            if report:
+                draw_cine_pages(stage, self, self.anatomy, self.measures, self.summary)
+            write_record(stage, SUMMARY, self.summary)
+
+    def write(self, folder: Path) -> None:
+        """Transforms, frames, masks and tables."""
+        write_frames(folder, self, self.anatomy)
+        write_tables(folder, self, self.measures)
+        rows = [] if self.segments is None else self.segments.rows()
+        if rows:
+            write_segments(folder / "segments.csv", rows, time_name(self))
+
+
+def track_heart(
+    cine: Cine,
+    method: TrainedMethod | None,
+    anatomy: Anatomy,
+    findings: "Findings | None" = None,
+    *,
+    reference: int = 0,
+    period: float | str | None = None,
+    settings: Tracking | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+    model: str | None = None,
+    slice: int | str | None = None,
+) -> TrackedHeart:
+    """Track a cine of one slice; arguments as of `tracking.track_cine` and `TrackedHeart`."""
+    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
+        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
+    tracked = track_cine(
+        cine, method, reference=reference, period=period, settings=settings, progress=progress
+    )
+    values = {field.name: getattr(tracked, field.name) for field in fields(tracked)}
+    return TrackedHeart(**values, anatomy=anatomy, findings=findings, model=model, slice=slice)
