@@ -818,8 +818,9 @@ def test_documented_commands_and_code_run(pair, analytic, monkeypatch):
 
 def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     """What guided it is written down; where the network is unsure, a note says so."""
-    model = dataclasses.replace(threshold_anatomy.Threshold(), structures=("left ventricle",))
-    object.__setattr__(model, "probabilities", lambda windows: two_classes(windows))
+    structures = ("left ventricle", "myocardium", "left atrium")
+    model = dataclasses.replace(threshold_anatomy.Threshold(), structures=structures)
+    object.__setattr__(model, "probabilities", bright_is_cavity)
     monkeypatch.setattr(pair_files, "anatomy_network", lambda name: model)
     files = {}
     for name, radius in (("moving", 16), ("fixed", 12)):
@@ -841,6 +842,7 @@ def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     assert done.returncode == 2 and "anatomy guides a search" in done.stderr
 
 
-def two_classes(windows):
+def bright_is_cavity(windows):
     cavity = np.clip((windows - 0.7) / 0.1, 0, 1)
-    return np.stack([1 - cavity, cavity], axis=-1).astype("f4")
+    nothing = np.zeros_like(cavity)
+    return np.stack([1 - cavity, cavity, nothing, nothing], axis=-1).astype("f4")
