@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import browser
@@ -24,7 +25,7 @@ import threshold_anatomy
 from analytic_method import AnalyticMethod, heart
 from in_process import call
 
-from ldm_morph_jax import jacobian, register, warp
+from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.registering import method, pair_files
@@ -110,6 +111,10 @@ def test_register_writes_everything(pair, analytic, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["fixed"]["spacing_mm"] == pytest.approx(SPACING)
     assert 0 < metrics["dice"]["1"]["before"] < 1
+    assert metrics["dice"]["1"]["hd95_mm"]["before"] > 0
+    assert metrics["software"]["version"] == __version__
+    assert datetime.fromisoformat(metrics["software"]["date"]).tzinfo is UTC
+    assert metrics["fixed"]["axes"] == ["P", "L"]  # of a NIfTI file with a place in space
     assert metrics["inverse"]["residual_mm_largest"] < 1e-3
     assert metrics["jacobian"]["nonpositive_percent"] == 0
     blank = np.zeros((1, 64, 64, 1), np.float32)
@@ -121,6 +126,8 @@ def test_register_writes_everything(pair, analytic, capsys):
     assert verdict["sentence"] in told
     page = html.unescape((out / "report.html").read_text())
     assert verdict["sentence"] in page and 'class="note implausible"' in page
+    assert '<span class="letter left">R</span>' in page and "orientation unknown" not in page
+    assert "HD95, label 1, mm" in page and f"ldm-morph {__version__}" in page
     with PIL.Image.open(out / "overview.png") as overview:
         assert overview.size[0] > 800
 
@@ -597,6 +604,8 @@ def test_report_in_a_browser(pair, analytic, which):
         assert page.evaluate(f"{pictures}.length") >= 6
         assert page.evaluate(f"{pictures}.every(i => i.complete && i.naturalWidth > 0)")
         view = ".slice:not([hidden]) .compare"
+        page.evaluate("document.getElementById('show-all')?.click()")
+        page.evaluate("document.querySelector('[aria-label=Comparison]').scrollIntoView()")
         left, top, width, height = page.box(view)
         assert width > 300 and height / width == pytest.approx(70 * 1.5 / (90 * 1.25), abs=0.02)
 
@@ -653,6 +662,7 @@ def test_report_names_are_escaped(tmp_path, analytic):
     text = (tmp_path / "out" / "report.html").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert "default-src 'none'" in text
+    assert "orientation unknown" in text and "20 mm" in text
 
 
 # -- a real network, its weights file, and a fresh process
@@ -808,8 +818,9 @@ def test_documented_commands_and_code_run(pair, analytic, monkeypatch):
 
 def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     """What guided it is written down; where the network is unsure, a note says so."""
-    model = dataclasses.replace(threshold_anatomy.Threshold(), structures=("left ventricle",))
-    object.__setattr__(model, "probabilities", lambda windows: two_classes(windows))
+    structures = ("left ventricle", "myocardium", "left atrium")
+    model = dataclasses.replace(threshold_anatomy.Threshold(), structures=structures)
+    object.__setattr__(model, "probabilities", bright_is_cavity)
     monkeypatch.setattr(pair_files, "anatomy_network", lambda name: model)
     files = {}
     for name, radius in (("moving", 16), ("fixed", 12)):
@@ -834,6 +845,7 @@ def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     assert done.returncode == 2 and "anatomy guides a search" in done.stderr
 
 
-def two_classes(windows):
+def bright_is_cavity(windows):
     cavity = np.clip((windows - 0.7) / 0.1, 0, 1)
-    return np.stack([1 - cavity, cavity], axis=-1).astype("f4")
+    nothing = np.zeros_like(cavity)
+    return np.stack([1 - cavity, cavity, nothing, nothing], axis=-1).astype("f4")

@@ -169,9 +169,8 @@ class PairOptions(JobOptions):
     network alone; iterative methods are not refined)"""
 
     anatomy: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
-    """network that finds the heart in both images and guides the search by it: anatomy,
-    anatomy-mri, anatomy-echo (the latter two under CC BY-NC-SA 4.0), a run directory or weights
-    file"""
+    """network that finds the heart in both images and guides the search by it: anatomy-mri or
+    anatomy-echo (both under CC BY-NC-SA 4.0), a run directory or weights file"""
 
     inverse: bool = False
     """write the inverse transform, too"""

@@ -13,7 +13,13 @@ from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
-from ldm_morph_jax.registering.outputs import ALL_OF_PAIR, METRICS, output_names, write_record
+from ldm_morph_jax.registering.outputs import (
+    ALL_OF_PAIR,
+    METRICS,
+    output_names,
+    software,
+    write_record,
+)
 from ldm_morph_jax.registering.pair_result import metrics_of, write_pair
 from ldm_morph_jax.registering.pairs import refinement_steps
 from ldm_morph_jax.runs.anatomy import anatomy_network
@@ -88,6 +94,7 @@ def register_files(
             inverse=inverse,
         )
         metrics["report"] = options.report
+        metrics["software"] = software(registrar.weights_sha256)
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
         metrics["arguments"] = arguments(options, registrar)

@@ -23,6 +23,7 @@ from ldm_morph_jax.registering.outputs import (
     draw_pair_pages,
     drawn,
     output_names,
+    software,
     write_images,
     write_record,
 )
@@ -210,7 +211,7 @@ class Result:
                 anatomy=self.anatomy,
                 inverse=inverse,
             )
-            metrics["report"] = report
+            metrics |= {"report": report, "software": software(self.method.weights_sha256)}
             write_pair(stage, registration, metrics, masks, inverse=inverse)()
             write_record(stage, METRICS, metrics)
 

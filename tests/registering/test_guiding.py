@@ -14,10 +14,11 @@ from ldm_morph_jax.registering.search import Refinement, refine
 
 @dataclasses.dataclass(frozen=True)
 class Cavity(Threshold):
-    structures: tuple = ("left ventricle",)
+    structures: tuple = ("left ventricle", "myocardium", "left atrium")
 
     def probabilities(self, windows):
-        return super().probabilities(windows)[..., :2]
+        found = super().probabilities(windows)
+        return np.concatenate([found, np.zeros_like(found[..., :1])], axis=-1)
 
 
 def pair(*radii):
@@ -30,10 +31,12 @@ def pair(*radii):
 def test_a_drawing_is_mixed_into_both_images():
     one = pair(16, 11)
     [found] = guide(Cavity(), [one], (1.5, 1.5))
-    share = DRAWINGS[frozenset({"left ventricle"})].share
+    greys, share = DRAWINGS[frozenset(Cavity().structures)]
+    assert set(greys) == {"left ventricle"}
     assert found.used and min(found.confidence) > 0.8
     inside, outside = (48, 48), (5, 5)
-    assert found.moving[inside] == pytest.approx((1 - share) * one.moving[inside] + share, abs=0.01)
+    drawn = share * greys["left ventricle"]
+    assert found.moving[inside] == pytest.approx((1 - share) * one.moving[inside] + drawn, abs=0.01)
     assert found.fixed[outside] == pytest.approx((1 - share) * one.fixed[outside], abs=1e-6)
     [exchanged] = guide(Cavity(), [pair(11, 16)], (1.5, 1.5))
     np.testing.assert_array_equal(exchanged.moving, found.fixed)
