@@ -115,7 +115,7 @@ class Cohort:
             monkeypatch.setattr(
                 register, "load_model", lambda name, calls="often": AnalyticMethod()
             )
-            self.works_in, self.works_by = pair_files, "measure"
+            self.works_in, self.works_by = pair_files, "metrics_of"
             self.options = ("--refine", "0")
         else:
             for k in range(6):
@@ -323,7 +323,7 @@ def test_two_runs_into_one_folder(tmp_path, monkeypatch):
             first["metrics"] = pair_files.register_files(quick, AnalyticMethod)
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(pair_files, "measure", slow)
+    monkeypatch.setattr(pair_files, "metrics_of", slow)
     with pytest.raises(ValueError, match="exists; add `overwrite`"):
         pair_files.register_files(options, AnalyticMethod)
     assert not list(out.glob(".writing-*"))
