@@ -99,6 +99,12 @@ class Page:
                 clickCount=1,
             )
 
+    def press(self, key: str) -> None:
+        """Press and release a key, named as in JavaScript."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     def screenshot(self) -> bytes:
         """PNG of the window."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])

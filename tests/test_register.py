@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import browser
@@ -24,10 +25,10 @@ import threshold_anatomy
 from analytic_method import AnalyticMethod, heart
 from in_process import call
 
-from ldm_morph_jax import jacobian, register, warp
+from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
-from ldm_morph_jax.registering import pair_files
+from ldm_morph_jax.registering import method, pair_files
 from ldm_morph_jax.registering.method import Registrar, load
 from ldm_morph_jax.runs.weights import WeightsError, save_weights
 
@@ -110,6 +111,10 @@ def test_register_writes_everything(pair, analytic, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["fixed"]["spacing_mm"] == pytest.approx(SPACING)
     assert 0 < metrics["dice"]["1"]["before"] < 1
+    assert metrics["dice"]["1"]["hd95_mm"]["before"] > 0
+    assert metrics["software"]["version"] == __version__
+    assert datetime.fromisoformat(metrics["software"]["date"]).tzinfo is UTC
+    assert metrics["fixed"]["axes"] == ["P", "L"]  # of a NIfTI file with a place in space
     assert metrics["inverse"]["residual_mm_largest"] < 1e-3
     assert metrics["jacobian"]["nonpositive_percent"] == 0
     blank = np.zeros((1, 64, 64, 1), np.float32)
@@ -121,6 +126,8 @@ def test_register_writes_everything(pair, analytic, capsys):
     assert verdict["sentence"] in told
     page = html.unescape((out / "report.html").read_text())
     assert verdict["sentence"] in page and 'class="note implausible"' in page
+    assert '<span class="letter left">R</span>' in page and "orientation unknown" not in page
+    assert "HD95, label 1, mm" in page and f"ldm-morph {__version__}" in page
     with PIL.Image.open(out / "overview.png") as overview:
         assert overview.size[0] > 800
 
@@ -597,6 +604,8 @@ def test_report_in_a_browser(pair, analytic, which):
         assert page.evaluate(f"{pictures}.length") >= 6
         assert page.evaluate(f"{pictures}.every(i => i.complete && i.naturalWidth > 0)")
         view = ".slice:not([hidden]) .compare"
+        page.evaluate("document.getElementById('show-all')?.click()")
+        page.evaluate("document.querySelector('[aria-label=Comparison]').scrollIntoView()")
         left, top, width, height = page.box(view)
         assert width > 300 and height / width == pytest.approx(70 * 1.5 / (90 * 1.25), abs=0.02)
 
@@ -653,6 +662,7 @@ def test_report_names_are_escaped(tmp_path, analytic):
     text = (tmp_path / "out" / "report.html").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert "default-src 'none'" in text
+    assert "orientation unknown" in text and "20 mm" in text
 
 
 # -- a real network, its weights file, and a fresh process
@@ -823,6 +833,9 @@ def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["anatomy"]["network"] == "threshold" and metrics["anatomy"]["used"] == [True]
+    monkeypatch.setattr(method, "anatomy_network", lambda name: model)
+    result = method.load()(**files, anatomy="x", spacing=1.5, refine=6)
+    assert result.metrics["anatomy"] == metrics["anatomy"]
     object.__setattr__(model, "least_confidence", 1.1)
     done = call("register", *arguments, "6", "--out", tmp_path / "unsure")
     metrics = json.loads((tmp_path / "unsure" / "metrics.json").read_text())

@@ -14,7 +14,7 @@ import SimpleITK
 from analytic_method import AnalyticMethod
 from files import samples
 
-from ldm_morph_jax import track
+from ldm_morph_jax import __version__, track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.files import movies
@@ -115,6 +115,12 @@ def test_everything_is_written(sax, beats):
     content = json.loads((sax / "summary.json").read_text())
     assert content["cine"]["spacing_mm"] == list(SPACING)
     assert content["cine"]["times"] == pytest.approx(0.04 * np.arange(T))
+    assert content["cine"]["axes"] == ["P", "L"]
+    assert content["heart_rate_per_min"] == pytest.approx(60 / (0.04 * (T - 1)))
+    assert content["software"]["version"] == __version__
+    page = (sax / "report.html").read_text()
+    assert f"ldm-morph {__version__}" in page
+    assert "Circumferential strain by sector, %" in page and "<dd>188 / min</dd>" in page
     assert content["end_systole"] == beats["sax"].end_systole
     assert content["drift_px"]["tracked"] < 1e-3 < content["drift_px"]["registered_alone"]
     assert content["jacobian"]["nonpositive_percent"] == 0
@@ -573,12 +579,34 @@ def test_page_in_a_browser(sax):
         assert value("document.getElementById('contours').hasAttribute('hidden')")
         assert value("document.getElementById('strain').naturalWidth") == SIZE
 
+        value("document.getElementById('plots').scrollIntoView()")
         left, top, width, height = page.box("#plots svg")  # a curve leads to its frame
         page.drag((left + 0.3 * width, top + height / 2), (left + 0.97 * width, top + height / 2))
         assert value("document.getElementById('time').value") == str(T - 1)
         value("document.getElementById('play').click()")
         assert value("document.getElementById('play').textContent") == "Pause"
         value("document.getElementById('play').click()")
+
+        for key, frame in (("ArrowLeft", T - 2), ("ArrowRight", T - 1), ("ArrowRight", 0)):
+            page.press(key)
+            assert value("document.getElementById('time').value") == str(frame)
+        page.press(" ")
+        assert value("document.getElementById('play').textContent") == "Pause"
+        page.press(" ")
+        assert value("document.getElementById('play').textContent") == "Play"
+        told = value("document.querySelector('#plots').textContent")
+        assert "Strain, %" in told and "e-" not in told.replace("end-", "")
+        # every control says what it is
+        named = "[...document.querySelectorAll('input, select, button')].every(c => c.ariaLabel || "
+        assert value(named + "c.textContent || c.labels.length)")
+        # nothing is wider than a phone
+        page.open((sax / "report.html").as_uri(), 390, 844)
+        assert value("document.documentElement.scrollWidth") <= 390
+        shown, whole = page.box(".player .view"), page.box(".player .whole")
+        value("document.getElementById('show-all').click()")
+        assert whole[2] > shown[2] and page.box(".player .whole")[2] == pytest.approx(
+            shown[2], abs=1
+        )
         assert not page.errors
         assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
 

@@ -27,6 +27,7 @@ from ldm_morph_jax.files.geometry import (
     MAX_TILT_DEGREES,
     Geometry,
     check_believable_spacing,
+    patient_letters,
     plain_geometry,
     plane_geometry,
 )
@@ -122,6 +123,12 @@ class Image:
         in_plane = np.zeros((2, 3))
         in_plane[:, :2] = self.geometry.axis_directions()
         return in_plane
+
+    @property
+    def axis_letters(self) -> list[str] | None:
+        """Where rows and columns run in the patient, such as ["P", "L"]; None where unknown."""
+        directions = self.axis_directions
+        return None if directions is None else [patient_letters(d) for d in directions[-2:]]
 
     @property
     def blank_slices(self) -> tuple[int, ...]:

@@ -43,6 +43,7 @@ from ldm_morph_jax.registering.outputs import (
     cine_figures,
     draw_cine_pages,
     draw_stack_pages,
+    software,
     write_curves,
     write_record,
     write_segments,
@@ -166,7 +167,10 @@ def _write(cine, options, anatomy, findings, load) -> dict:
                 slice=options.slice,
             )
         done = time.perf_counter()
-        content = tracked.summary | {"arguments": arguments(options, registrar)}
+        content = tracked.summary | {
+            "software": software(tracked.weights_sha256),
+            "arguments": arguments(options, registrar),
+        }
         tracked.write(folder)
         written = time.perf_counter()
         if options.report:
@@ -237,12 +241,15 @@ def _track_slices(options, load) -> dict:
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": "all"},
+        "software": software(None if registrar is None else registrar.weights_sha256),
         "method": slices[0]["method"],
+        "model": options.model,
         "view": options.view,
         "reference": options.reference,
         "slices": [job.out.name for job in jobs],
         "levels": [int(level) for level in levels],
         "end_systole": None,
+        **{name: slices[0][name] for name in ("heart_rate_per_min",) if name in slices[0]},
         "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},

@@ -156,7 +156,7 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     pixels: dict[str, int] = {}
     if anatomy.has_wall:
         both = ("radial", tangential)
-        sectors, names = _sectors(tracked, anatomy)
+        sectors, names = wall_sectors(tracked, anatomy)
         pixels["wall"] = int(np.count_nonzero(anatomy.wall))
         pixels |= {name: int((sectors == n).sum()) for n, name in enumerate(names, start=1)}
         for k, direction in enumerate(both):
@@ -218,6 +218,8 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
 def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
     """Numbers of the curves: at the reference and end-systole, fractions, peaks and their times."""
     result: dict = {"reference": tracked.reference, "end_systole": measures.end_systole}
+    if tracked.period is not None and tracked.cine.times is not None:
+        result["heart_rate_per_min"] = 60 / tracked.period
     at = tracked.times - tracked.times[tracked.reference]
     ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
     fractions = {
@@ -309,7 +311,7 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array
     return strain.contour_directions(points, endo, tracked.spacing, closed=False)
 
 
-def _sectors(tracked, anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
+def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     """(numbers from 1 of sectors within the wall `[H, W]`, their names); no name, no sectors."""
     reverse, _ = _walls(tracked, anatomy)
     if anatomy.view == "sax":
@@ -385,7 +387,7 @@ def _of_frames(tracked, anatomy) -> dict:
     regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}
     if with_strain:
         normals = directions(tracked, anatomy)
-        regions["sector"], names = _sectors(tracked, anatomy)
+        regions["sector"], names = wall_sectors(tracked, anatomy)
         count = max(1, len(names))
     regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 

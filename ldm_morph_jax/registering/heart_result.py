@@ -21,6 +21,7 @@ from ldm_morph_jax.registering.outputs import (
     SUMMARY,
     cine_figures,
     draw_cine_pages,
+    software,
     time_name,
     write_frames,
     write_record,
@@ -46,12 +47,14 @@ class TrackedHeart(Tracked):
     findings: of the network that found the heart; None where it was told.
     model: what registered, as `load` was given it; None for the search alone.
     slice: of a stack, the one that was tracked.
+    weights_sha256: of the network; None for the search alone.
     """
 
     anatomy: Anatomy
     findings: "Findings | None" = None
     model: str | None = None
     slice: int | str | None = None
+    weights_sha256: str | None = None
 
     def __repr__(self) -> str:
         frames, *shape = self.cine.frames.shape
@@ -104,6 +107,7 @@ class TrackedHeart(Tracked):
                 "slice": self.slice,
                 "shape": list(self.cine.frames.shape),
                 "spacing_mm": list(first.spacing) if first.spacing_known else None,
+                "axes": first.axis_letters,
                 "times": list(map(float, self.times)),
                 "times_known": self.cine.times is not None,
             },
@@ -137,10 +141,11 @@ class TrackedHeart(Tracked):
             ImageError: there are results, and not to be overwritten; the folder is not writable.
         """
         with staged(Path(folder), ALL_OF_CINE, overwrite, last=SUMMARY) as stage:
+            content = self.summary | {"software": software(self.weights_sha256)}
             self.write(stage)
             if report:
-                draw_cine_pages(stage, self, self.anatomy, self.measures, self.summary)
-            write_record(stage, SUMMARY, self.summary)
+                draw_cine_pages(stage, self, self.anatomy, self.measures, content)
+            write_record(stage, SUMMARY, content)
 
     def write(self, folder: Path) -> None:
         """Transforms, frames, masks and tables."""
@@ -171,4 +176,5 @@ def track_heart(
         cine, method, reference=reference, period=period, settings=settings, progress=progress
     )
     values = {field.name: getattr(tracked, field.name) for field in fields(tracked)}
+    values |= {"weights_sha256": None if method is None else method.weights_sha256}
     return TrackedHeart(**values, anatomy=anatomy, findings=findings, model=model, slice=slice)

@@ -71,6 +71,7 @@ def image_facts(image: Image) -> dict:
         "file": image.source,
         "shape": list(image.array.shape),
         "spacing_mm": list(image.spacing) if image.spacing_known else None,
+        "axes": image.axis_letters,
     }
 
 
@@ -128,8 +129,8 @@ def overlap(
 ) -> dict[str, dict[str, float]]:
     """DSC of every label, before and after; a stack's is its volume's.
 
-    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it. Of volumes
-    registered in three dimensions also "hd95_mm" and "mean_surface_distance_mm".
+    A label of one mask alone has DSC 0, and "lacking" says which of them lacks it. "hd95_mm" and
+    "mean_surface_distance_mm" are distances of the surfaces, in "_px" where spacing is unknown.
     """
     before = registration.start.warp(moving_mask, "nearest")
     after = registration.transform.warp(moving_mask, "nearest")
@@ -138,19 +139,17 @@ def overlap(
     labels = sorted(set.union(*present.values()))
     warped = {"before": before, "after": after}
     scores = {when: dice(mask, fixed_mask, labels) for when, mask in warped.items()}
-    distances = {}
-    if registration.in_space:
-        spacing = registration.fixed.geometry.spacing
-        distances = {
-            when: surface_distance(mask, fixed_mask, labels, spacing)
-            for when, mask in warped.items()
-        }
+    spacing, unit = registration.fixed.geometry.spacing, "mm"
+    if not registration.fixed.spacing_known:
+        spacing, unit = None, "px"
+    distances = {
+        when: surface_distance(mask, fixed_mask, labels, spacing) for when, mask in warped.items()
+    }
     table = {}
     for k in labels:
         table[str(k)] = {when: score[k] for when, score in scores.items()}
-        for name, field in (("hd95_mm", "hd95"), ("mean_surface_distance_mm", "mean")):
-            if distances:
-                table[str(k)][name] = {w: getattr(d[k], field) for w, d in distances.items()}
+        for name, kind in (("hd95", "hd95"), ("mean_surface_distance", "mean")):
+            table[str(k)][f"{name}_{unit}"] = {w: getattr(d[k], kind) for w, d in distances.items()}
         for name in masks:
             if k not in present[name]:
                 table[str(k)]["lacking"] = name

@@ -35,11 +35,13 @@ dicom/                                 with --dicom, report and page
 import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ldm_morph_jax import __version__
 from ldm_morph_jax.files.images import Image, round_to, write_image
 from ldm_morph_jax.files.transforms import sample, sample_vectors, write_transform
 from ldm_morph_jax.files.writing import json_text
@@ -67,6 +69,16 @@ ALL_OF_CINE = (
 ).split()
 ALL_OF_STACK = ("curves.csv", "segments.csv", "bullseye.png", "report.html", "dicom", SUMMARY)
 _GRID_LINES = 16  # along the longer side
+
+
+def software(weights_sha256: str | None) -> dict[str, str | None]:
+    """What makes a result, and when (UTC)."""
+    return {
+        "name": "ldm-morph",
+        "version": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "weights_sha256": weights_sha256,
+    }
 
 
 def write_record(folder: Path, name: str, content: Mapping) -> None:
@@ -316,9 +328,10 @@ def draw_cine_pages(
         (folder / "curves.png").write_bytes(report.png_bytes(figure))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
     pages = []
+    names, *sectors = _sectors(tracked, anatomy)
 
     def pictures():
-        for view in _views(tracked, anatomy, measures):
+        for view in _views(tracked, anatomy, measures, *sectors):
             pages.append(report.frame_page(view))
             yield report.frame_picture(view)
 
@@ -328,11 +341,13 @@ def draw_cine_pages(
         frames=pages,
         shape=tracked.geometry.shape,
         spacing=tracked.spacing,
+        outlines=[line for lines in measures.contours.values() for line in lines],
         times=tracked.times,
         seconds=seconds,
         time_label=_time_label(tracked),
         curves=measures.curves,
         strain_name=main_strain(anatomy.view),
+        sectors=names,
         summary=content,
     )
 
@@ -344,8 +359,8 @@ def cine_figures(tracked: Tracked, measures: "Measures") -> list["Figure"]:
     groups = report.curve_groups(measures.curves)
     if not groups:
         return []
-    label = _time_label(tracked)
-    return [report.curves_figure(tracked.times, groups, label, measures.end_systole)]
+    frames = measures.end_systole, tracked.reference
+    return [report.curves_figure(tracked.times, groups, _time_label(tracked), *frames)]
 
 
 def _time_label(tracked) -> str:
@@ -364,12 +379,30 @@ def draw_stack_pages(folder: Path, content: Mapping, rows: Sequence[Mapping]) ->
     return figures
 
 
-def _views(tracked, anatomy, measures) -> Iterator[dict]:
+def _sectors(tracked, anatomy) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+    """(names of sectors, where they stand `[K, 2]`, lines between sectors) on the reference."""
+    from ldm_morph_jax.registering.heart import wall_sectors
+    from ldm_morph_jax.report.views import sector_labels, sector_lines
+
+    if not (anatomy.has_wall and anatomy.has_cavity):
+        return [], np.empty((0, 2)), []
+    numbers, names = wall_sectors(tracked, anatomy)
+    labels = sector_labels(numbers)
+    seen = np.isfinite(labels).all(axis=1)
+    names = [name for name, there in zip(names, seen, strict=False) if there]
+    return names, labels[seen], sector_lines(numbers)
+
+
+def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
     """What `report.tracked` draws of every frame: everything lies on that frame."""
     from ldm_morph_jax.registering.heart import strain_maps
 
     low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
     lines = _tissue_lines(tracked.geometry.shape)
+
+    def carried(points, t):
+        return points + sample_vectors(tracked.displacement[t], points)
+
     for t, strain in enumerate(strain_maps(tracked, anatomy)):
         image = tracked.cine.frames[t].astype(np.float32)
         yield {
@@ -377,7 +410,9 @@ def _views(tracked, anatomy, measures) -> Iterator[dict]:
             "contours": {name: points[t] for name, points in measures.contours.items()},
             "closed": anatomy.closed,
             "landmarks": np.array([points[t] for points in measures.landmarks.values()]),
-            "grid": [line + sample_vectors(tracked.displacement[t], line) for line in lines],
+            "grid": [carried(line, t) for line in lines],
+            "sectors": [carried(line, t) for line in sectors],
+            "labels": carried(labels, t) if len(labels) else labels,
             "strain": strain,
             "spacing": tracked.spacing,
         }

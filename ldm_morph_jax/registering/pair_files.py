@@ -13,7 +13,13 @@ from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
-from ldm_morph_jax.registering.outputs import ALL_OF_PAIR, METRICS, output_names, write_record
+from ldm_morph_jax.registering.outputs import (
+    ALL_OF_PAIR,
+    METRICS,
+    output_names,
+    software,
+    write_record,
+)
 from ldm_morph_jax.registering.pair_result import metrics_of, write_pair
 from ldm_morph_jax.registering.pairs import refinement_steps
 from ldm_morph_jax.runs.anatomy import anatomy_network
@@ -23,28 +29,6 @@ COLUMNS = (
     "nonpositive_jacobian_percent largest_displacement_mm error"
 ).split()
 _EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def _guidance(registration, anatomy) -> dict:
-    """What guided the search of each slice."""
-    return {
-        "network": anatomy.name,
-        "used": [bool(motion.anatomy[0]) for motion in registration.motions],
-        "confidence": [
-            [round(value, 3) for value in motion.anatomy[1:]] for motion in registration.motions
-        ],
-    }
-
-
-def _unguided(registration, anatomy) -> list[str]:
-    left_out = sum(not motion.anatomy[0] for motion in registration.motions)
-    if not left_out:
-        return []
-    where = "these images" if len(registration.motions) == 1 else f"{left_out} slices"
-    return [
-        f"the anatomy network {anatomy.name!r} is unsure of the heart in {where}: the search was "
-        "not guided there"
-    ]
 
 
 def register_files(
@@ -101,12 +85,16 @@ def register_files(
         registered = time.perf_counter()
         masks, inverse = (moving_mask, fixed_mask), options.inverse
         metrics = metrics_of(
-            registration, registrar, options.model, masks, steps=steps, inverse=inverse
+            registration,
+            registrar,
+            options.model,
+            masks,
+            steps=steps,
+            anatomy=None if anatomy is None else anatomy.name,
+            inverse=inverse,
         )
-        if anatomy is not None:
-            metrics["anatomy"] = _guidance(registration, anatomy)
-            metrics["notes"] += _unguided(registration, anatomy)
         metrics["report"] = options.report
+        metrics["software"] = software(registrar.weights_sha256)
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
         metrics["arguments"] = arguments(options, registrar)

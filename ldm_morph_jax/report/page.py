@@ -5,9 +5,8 @@ resolution; outlines and grids are vectors on top, so they stay sharp at any siz
 """
 
 import base64
-import importlib.resources
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jinja2
 import numpy as np
@@ -24,6 +23,7 @@ from ldm_morph_jax.report.style import (
     MOTION_MAP,
     MOVING_COLOUR,
     png_bytes,
+    series_colours,
 )
 from ldm_morph_jax.report.views import PairView
 
@@ -32,19 +32,46 @@ MOTION_CLASSES = 8  # colours of the deformed grid
 
 def render(template: str, **values) -> str:
     """A file of report/templates filled in; values are escaped, a missing one is an error."""
-    source = importlib.resources.files("ldm_morph_jax.report") / "templates" / template
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ldm_morph_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(source.read_text(encoding="utf-8")).render(**values)
+    return environment.get_template(template).render(**values)
+
+
+def theme() -> dict:
+    """What page.css asks for."""
+    return {
+        "light_series": series_colours(dark=False),
+        "dark_series": series_colours(dark=True),
+        "moving_colour": MOVING_COLOUR,
+        "fixed_colour": FIXED_COLOUR,
+        "fold_colour": FOLD_COLOUR,
+    }
+
+
+def provenance(content: Mapping) -> str:
+    """By what a result was made, of the content of metrics.json or summary.json."""
+    software = content["software"]
+    parts = [
+        f"{software['name']} {software['version']}",
+        f"made {software['date'].replace('T', ' ').replace('+00:00', ' UTC')}",
+        f"method {content['method']}",
+    ]
+    if content.get("model"):
+        parts.append(f"model {content['model']}")
+    if software["weights_sha256"]:
+        parts.append(f"weights sha256 {software['weights_sha256']}")
+    return " · ".join(parts)
 
 
 def colours() -> dict:
     """The colours that templates with pairs ask for."""
     return {
-        "moving_colour": MOVING_COLOUR,
-        "fixed_colour": FIXED_COLOUR,
-        "fold_colour": FOLD_COLOUR,
+        **theme(),
         "difference_gradient": _gradient(DIFFERENCE_MAP),
         "jacobian_gradient": _gradient(JACOBIAN_MAP),
         "motion_gradient": _gradient(MOTION_MAP),

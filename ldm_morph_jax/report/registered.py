@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
 from ldm_morph_jax.report.style import png_bytes
+from ldm_morph_jax.report.viewport import viewport
 from ldm_morph_jax.report.views import pair_view
 
-_DISTANCES = {"hd95_mm": "HD95", "mean_surface_distance_mm": "Mean surface distance"}
+_DISTANCES = {"hd95": "HD95", "mean_surface_distance": "Mean surface distance"}
+_MOST_LABELS = 3  # whose DSC is among the first numbers of the page
 _MOST_ROWS = 8  # slices of a stack in overview.png
 
 
@@ -88,12 +90,41 @@ def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> Non
         metrics=metrics,
         moving_name=Path(metrics["moving"]["file"]).name,
         fixed_name=Path(metrics["fixed"]["file"]).name,
+        tiles=_tiles(metrics),
         rows=_rows(metrics),
         facts=_facts(metrics),
-        slices=[page.pair_pictures(pair_view(**one), white=1.0) for one in slices],
+        slices=[_pictures(one, metrics["fixed"]) for one in slices],
+        has_masks=slices[0]["moving_mask"] is not None or slices[0]["fixed_mask"] is not None,
+        provenance=page.provenance(metrics),
         **page.colours(),
     )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _pictures(one, image) -> dict:
+    """A slice as the page shows it, zoomed to what masks outline in either image."""
+    view = pair_view(**one)
+    port = viewport(
+        view.fixed.shape,
+        one["spacing"],
+        [*view.fixed_lines, *view.moving_lines],
+        spacing_known=image["spacing_mm"] is not None,
+        axes=image["axes"],
+    )
+    return page.pair_pictures(view, white=1.0) | {"port": port}
+
+
+def _tiles(metrics) -> list[tuple[str, str]]:
+    """The numbers to be seen first."""
+    j, d, c = metrics["jacobian"], metrics["displacement_mm"], metrics["correlation"]
+    tiles = [("correlation", f"{_number(c['before'], 3)} → {_number(c['after'], 3)}")]
+    for label, score in list(metrics.get("dice", {}).items())[:_MOST_LABELS]:
+        scores = (_number(score[when], 3) for when in ("before", "after"))
+        tiles.append((f"DSC, label {label}", " → ".join(scores)))
+    tiles.append(("J, change of area", f"{j['smallest']:.2f} to {j['largest']:.2f}"))
+    tiles.append(("folding", f"{j['nonpositive_percent']:.2f} %"))
+    tiles.append(("largest displacement", f"{d['largest']:.1f} mm"))
+    return tiles
 
 
 def _rows(metrics) -> list[tuple[str, str, str]]:
@@ -105,9 +136,11 @@ def _rows(metrics) -> list[tuple[str, str, str]]:
         scores = (_number(score[when], 3) for when in ("before", "after"))
         rows.append((f"DSC label {label}{lacking}", *scores))
         for name, text in _DISTANCES.items():
-            if name in score:
-                distances = (_number(score[name][when], 1) for when in ("before", "after"))
-                rows.append((f"{text}, label {label}, mm", *distances))
+            for unit in ("mm", "px"):
+                if f"{name}_{unit}" in score:
+                    values = score[f"{name}_{unit}"]
+                    distances = (_number(values[when], 2) for when in ("before", "after"))
+                    rows.append((f"{text}, label {label}, {unit}", *distances))
     return rows
 
 

@@ -40,6 +40,7 @@ def write_report(path: Path, content: Mapping, rows: Rows) -> None:
         "stack.html",
         title=Path(content["cine"]["file"]).name,
         subtitle=_subtitle(content),
+        verdict=content.get("verdict"),
         notes=content["notes"],
         numbers=_numbers(content),
         maps=maps,
@@ -48,11 +49,13 @@ def write_report(path: Path, content: Mapping, rows: Rows) -> None:
             {
                 "name": row["segment"],
                 "trusted": row["trusted"],
-                "cells": [_cell(row.get(name)) for name in columns],
+                "cells": [_cell(row.get(name), _decimals(name, content)) for name in columns],
             }
             for row in rows
         ],
         slices=content["slices"],
+        provenance=page.provenance(content),
+        **page.theme(),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -81,8 +84,14 @@ def _heading(name: str, content) -> str:
     return name.replace("_", " ")
 
 
-def _cell(value) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+def _decimals(name: str, content) -> int:
+    return 3 if name.endswith("time_to_peak") and content["cine"]["times_known"] else 1
+
+
+def _cell(value, decimals: int) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _subtitle(content) -> str:
@@ -96,18 +105,21 @@ def _numbers(content) -> list[tuple[str, str]]:
     found = []
     if "volume_ml" in content:
         ends = content["volume_ml"]
-        text = f"{ends['reference']:.4g} → {ends['end_systole']:.4g} mL"
+        text = f"{ends['reference']:.1f} → {ends['end_systole']:.1f} ml"
         found.append(("volume, reference → end-systole", text))
         found.append(("ejection fraction", f"{100 * content['ejection_fraction']:.1f} %"))
+    if content.get("heart_rate_per_min") is not None:
+        found.append(("heart rate", f"{content['heart_rate_per_min']:.0f} / min"))
     for direction, timing in content.get("timing", {}).items():
-        unit, scale = ("ms", 1000) if content["cine"]["times_known"] else ("frames", 1)
-        for name, factor, suffix in (
-            ("mechanical_dispersion", scale, f" {unit}"),
-            ("earliest_to_latest", scale, f" {unit}"),
-            ("uniformity", 1, ""),
+        known = content["cine"]["times_known"]
+        unit, scale, decimals = ("ms", 1000, 0) if known else ("frames", 1, 1)
+        for name, factor, suffix, digits in (
+            ("mechanical_dispersion", scale, f" {unit}", decimals),
+            ("earliest_to_latest", scale, f" {unit}", decimals),
+            ("uniformity", 1, "", 2),
         ):
             if math.isfinite(timing[name]):
-                text = f"{factor * timing[name]:.3g}{suffix}"
+                text = f"{factor * timing[name]:.{digits}f}{suffix}"
                 found.append((f"{name.replace('_', ' ')}, {direction}", text))
     if "twist" in content:
         twist = content["twist"]

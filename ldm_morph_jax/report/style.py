@@ -1,6 +1,8 @@
 """Colours that mean the same everywhere, and how plots look on a light and on a dark page.
 
-Amber is the moving image and what became of it, cyan is the fixed image, green is folding.
+Amber is the moving image and what became of it, cyan is the fixed image, green is folding. Lines of
+a plot have the colours of Okabe and Ito (Color Universal Design, 2008), which the colour-blind can
+tell apart, and differ in their dashes, too.
 Figures are matplotlib's objects: no pyplot, no global state, any thread.
 """
 
@@ -23,11 +25,21 @@ JACOBIAN_NORM = LogNorm(1 / 3, 3, clip=True)
 BEFORE_COLOUR = "#9aa5b1"
 
 
+# as SVG's stroke-dasharray and for matplotlib, one for each of `series_colours`
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "5 2 1 2 1 2")
+
+
 def series_colours(dark: bool) -> tuple[str, ...]:
     """Colours of lines and boxes, in the order in which they are used."""
     if dark:
-        return "#22d3ee", "#fbbf24", "#a78bfa", "#fb7185"
-    return "#0e7490", "#d97706", "#7c3aed", "#be123c"
+        return "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#e2e8f0"
+    return "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#1e293b"
+
+
+def line_style(index: int):
+    """matplotlib's line style of a plot's line."""
+    dashes = DASHES[index % len(DASHES)]
+    return (0, tuple(map(float, dashes.split()))) if dashes else "solid"
 
 
 def text_colour(dark: bool) -> str:

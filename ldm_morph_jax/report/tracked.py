@@ -1,15 +1,18 @@
 """What `track` shows of a cine: curves.png, beat.gif and a page with a player.
 
 The page needs nothing else, neither a network nor files beside it. A frame is a dict: image
-`[H, W]` in [0, 1]; contours name -> `[N, 2]`, landmarks `[N, 2]` and grid, a list of polylines
-`[N, 2]`, (row, column) in pixels; closed, whether contours are; strain `[H, W]`, NaN where there is
-none, or None; spacing (row, column).
+`[H, W]` in [0, 1]; contours name -> `[N, 2]`, landmarks `[N, 2]`, grid and sectors, lists of
+polylines `[N, 2]`, and labels `[K, 2]`, where the sectors' names stand, (row, column) in pixels;
+closed, whether contours are; strain `[H, W]`, NaN where there is none, or None; spacing (row,
+column).
+
+Curves come in the units of curves.csv; pages and plots show strain in per cent and areas in cm2.
 """
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,13 +22,16 @@ from PIL import Image, ImageDraw
 
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.style import (
+    DASHES,
     FIXED_COLOUR,
     MOVING_COLOUR,
+    line_style,
     png_bytes,
     series_colours,
     style_axis,
     text_colour,
 )
+from ldm_morph_jax.report.viewport import viewport
 
 __all__ = [
     "curve_groups",
@@ -39,11 +45,45 @@ __all__ = [
 
 STRAIN_LIMIT = 0.3
 _STRAIN_MAP = colormaps["RdBu"]  # shortening red
-_UNITS = {"mm2": "mm²", "px2": "px²", "px3": "px³", "ml": "mL"}
 _PAGE_SIDE, _GIF_SIDE = 512, 384  # pixels, longer side
-_SECTOR_COLOURS = ("#0e7490", "#d97706", "#7c3aed", "#be123c", "#4d7c0f", "#64748b")
+_DIASTOLE = 0.97  # of the largest cavity: a frame with more is shown as end-diastole
 
-Groups = Mapping[str, Mapping[str, np.ndarray]]
+
+class Unit(NamedTuple):
+    """How numbers of a unit of curves.csv are shown."""
+
+    factor: float
+    name: str
+    decimals: int
+
+    def text(self, value: float) -> str:
+        """A number without its unit, with a minus sign; never "-0"."""
+        if not np.isfinite(value):
+            return "–"
+        value = round(self.factor * value, self.decimals) + 0.0
+        return f"{value:.{self.decimals}f}".replace("-", "−")
+
+
+UNITS = {
+    "": Unit(100, "%", 1),
+    "mm2": Unit(0.01, "cm²", 1),
+    "px2": Unit(1, "px²", 0),
+    "ml": Unit(1, "ml", 1),
+    "px3": Unit(1, "px³", 0),
+    "mm": Unit(1, "mm", 1),
+    "px": Unit(1, "px", 1),
+    "deg": Unit(1, "°", 1),
+    "1/s": Unit(1, "1/s", 2),
+    "1/frame": Unit(1, "1/frame", 3),
+}
+
+
+class Group(NamedTuple):
+    """A plot: its title, the unit of what it shows, name -> `[T]` in that unit."""
+
+    title: str
+    unit: Unit
+    lines: dict[str, np.ndarray]
 
 
 class Curve(Protocol):
@@ -58,46 +98,43 @@ class Curve(Protocol):
     column: str
 
 
-def curve_groups(curves: Iterable[Curve]) -> dict[str, dict[str, np.ndarray]]:
-    """Title of a plot -> name of a line -> `[T]`."""
-    groups: dict[str, dict[str, np.ndarray]] = {}
+def curve_groups(curves: Iterable[Curve]) -> list[Group]:
+    """The plots of curves, in the units in which they are shown."""
+    groups: dict[str, Group] = {}
     for curve in curves:
-        if curve.of_sector:
-            title = f"{curve.direction} strain by sector"
-        elif curve.direction:
-            title = curve.quantity
-        else:
-            title = f"{curve.quantity}, {_UNITS.get(curve.unit, curve.unit)}"
-        groups.setdefault(title, {})[curve.label] = np.asarray(curve.values, np.float64)
-    return groups
+        unit = UNITS[curve.unit]
+        title = f"{curve.direction} strain by sector" if curve.of_sector else curve.quantity
+        group = groups.setdefault(title, Group(title.capitalize(), unit, {}))
+        group.lines[curve.label] = unit.factor * np.asarray(curve.values, np.float64)
+    return list(groups.values())
 
 
 def curves_figure(
-    times: np.ndarray, groups: Groups, time_label: str, end_systole: int | None
+    times: np.ndarray,
+    groups: Sequence[Group],
+    time_label: str,
+    end_systole: int | None,
+    reference: int = 0,
 ) -> Figure:
-    """One panel per group of curves over time; end-systole is a thin line."""
+    """One panel per group of curves over time; reference and end-systole are thin lines."""
     figure = Figure(figsize=(4.2 * min(3, len(groups)), 2.9 * -(-len(groups) // 3)), dpi=120)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).ravel()
-    for axis, (title, lines) in zip(axes, groups.items(), strict=False):
+    colours = series_colours(dark=False)
+    for axis, group in zip(axes, groups, strict=False):
         style_axis(axis, dark=False)
-        for name, colour in zip(lines, colours_of(lines), strict=True):
-            axis.plot(times, lines[name], color=colour, linewidth=1.5, label=name)
-        if end_systole is not None:
-            axis.axvline(times[end_systole], color="#94a3b8", linewidth=0.8, linestyle=":")
+        for k, (name, values) in enumerate(group.lines.items()):
+            colour = colours[k % len(colours)]
+            axis.plot(times, values, color=colour, ls=line_style(k), linewidth=1.5, label=name)
+        for frame in {reference, end_systole} - {None}:
+            axis.axvline(times[frame], color="#64748b", linewidth=0.8, linestyle=":")
         axis.set_xlabel(time_label)
-        axis.set_title(title, loc="left", fontsize=9.5, color=text_colour(False))
-        axis.legend(fontsize=7, frameon=False, labelcolor=text_colour(False))
+        axis.set_ylabel(group.unit.name)
+        axis.set_title(group.title, loc="left", fontsize=9.5, color=text_colour(False))
+        axis.legend(fontsize=7, frameon=False, labelcolor=text_colour(False), handlelength=2.8)
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
     return figure
-
-
-def colours_of(lines: Mapping) -> Sequence[str]:
-    """A colour for each line of a plot."""
-    few = series_colours(dark=False)
-    palette = few if len(lines) <= len(few) else _SECTOR_COLOURS
-    return [palette[k % len(palette)] for k in range(len(lines))]
 
 
 def frame_picture(frame: Mapping) -> Image.Image:
@@ -139,6 +176,8 @@ def frame_page(frame: Mapping) -> dict:
         "endo": paths.get("endo", ""),
         "epi": paths.get("epi", ""),
         "grid": _path(frame["grid"]),
+        "sectors": _path(frame["sectors"]),
+        "labels": [[round(float(x), 1) for x in (c + 0.5, r + 0.5)] for r, c in frame["labels"]],
         "landmarks": "".join(f"M{c + 0.5:.1f} {r + 0.5:.1f}h0" for r, c in frame["landmarks"]),
     }
 
@@ -149,101 +188,174 @@ def write_report(
     frames: Iterable[Mapping],
     shape: tuple[int, int],
     spacing: tuple[float, float],
+    outlines: Sequence[np.ndarray],
     times: np.ndarray,
     seconds: np.ndarray,
     time_label: str,
     curves: Sequence[Curve],
     strain_name: str,
+    sectors: Sequence[str],
     summary: Mapping,
 ) -> None:
-    """report.html: the player, curves with a cursor, numbers.
+    """report.html: verdict, numbers, the player, ED and ES side by side, curves with a cursor.
 
     Args:
         path: where to.
         frames: what `frame_page` made of each.
         shape, spacing: of a frame, (rows, columns).
+        outlines: `[N, 2]` each, of all frames: what to zoom to.
         times: `[T]`, as shown on the axes.
         seconds: `[T]`, for the speed of the player.
         time_label: quantity and unit of `times`.
         curves: what was measured.
         strain_name: of the strain that frames show.
+        sectors: names of the labels of frames.
         summary: the content of summary.json.
     """
     plots = [
         {
-            "title": title,
+            "title": f"{group.title}, {group.unit.name}",
+            "decimals": group.unit.decimals,
             "lines": [
-                {"name": name, "colour": colour, "values": _rounded(lines[name])}
-                for name, colour in zip(lines, colours_of(lines), strict=True)
+                {
+                    "name": name,
+                    "colour": f"var(--s{k % len(DASHES)})",
+                    "dash": DASHES[k % len(DASHES)],
+                    "values": _rounded(values),
+                }
+                for k, (name, values) in enumerate(group.lines.items())
             ],
         }
-        for title, lines in curve_groups(curves).items()
+        for group in curve_groups(curves)
     ]
-    height, width = shape
-    frames = list(frames)
+    cine, frames = summary["cine"], list(frames)
+    names = [name.replace("_", " ") for name in sectors]
+    port = viewport(
+        shape, spacing, outlines, spacing_known=cine["spacing_mm"] is not None, axes=cine["axes"]
+    )
+    events = _events(summary, curves)
+    has_strain = bool(frames[0]["strain"])
     text = page.render(
         "tracked.html",
-        title=Path(summary["cine"]["file"]).name,
+        title=Path(cine["file"]).name,
         subtitle=_subtitle(summary),
+        verdict=summary.get("verdict"),
         notes=summary["notes"],
+        tiles=_tiles(summary, curves),
         rows=_rows(summary, curves),
         strain_rows=_strain_rows(summary, curves),
-        box=f"0 0 {width} {height}",
-        ratio=f"{width * spacing[1]:g} / {height * spacing[0]:g}",
+        time_unit=_time_unit(summary),
+        shape=shape,
+        port=port,
+        stills=[{"frame": t, "title": name, "strain": False} for t, name in events.items()]
+        + [
+            {"frame": t, "title": f"{strain_name.capitalize()} strain, {name}", "strain": True}
+            for t, name in list(events.items())[1:]
+            if has_strain
+        ],
         strain_name=strain_name,
         strain_limit=f"{100 * STRAIN_LIMIT:.0f} %",
         strain_gradient=_gradient(),
-        moving_colour=MOVING_COLOUR,
-        fixed_colour=FIXED_COLOUR,
-        has_strain=bool(frames[0]["strain"]),
+        has_strain=has_strain,
         has_contours=bool(frames[0]["endo"] or frames[0]["landmarks"]),
+        has_wall=bool(frames[0]["epi"]),
+        sectors=names,
+        provenance=page.provenance(summary),
         data={
             "frames": frames,
             "times": _rounded(times),
             "seconds": _rounded(seconds),
             "timeLabel": time_label,
-            "endSystole": summary["end_systole"],
+            "events": {str(t): name for t, name in events.items()},
             "reference": summary["reference"],
             "plots": plots,
         },
+        **page.theme(),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _events(summary, curves) -> dict[int, str]:
+    """Frame -> its name, the reference first; end-diastole where the cavity is large there."""
+    reference, end_systole = summary["reference"], summary["end_systole"]
+    cavity = [c for c in curves if c.quantity in ("area", "volume") and c.label != "wall area"]
+    at_largest = any(c.values[reference] >= _DIASTOLE * np.max(c.values) for c in cavity[-1:])
+    events = {reference: "end-diastole" if at_largest else "reference"}
+    if end_systole is not None and end_systole != reference:
+        events[end_systole] = "end-systole"
+    return events
 
 
 def _subtitle(summary) -> str:
     cine = summary["cine"]
     size = " × ".join(map(str, cine["shape"][1:]))
-    parts = [f"{cine['shape'][0]} frames of {size}", f"reference frame {summary['reference']}"]
-    if summary["end_systole"] is not None:
-        parts.append(f"end-systole {summary['end_systole']}")
-    return " · ".join([*parts, summary["method"]])
+    parts = [f"{cine['shape'][0]} frames of {size} pixels"]
+    if cine["spacing_mm"] is not None:
+        row, column = (f"{s:.4g}" for s in cine["spacing_mm"])
+        parts.append(f"{row} × {column} mm")
+    else:
+        parts.append("pixel spacing unknown")
+    if not cine["times_known"]:
+        parts.append("times of the frames unknown")
+    parts.append({"sax": "short-axis view", "apical": "apical view"}[summary["view"]])
+    parts.append(f"reference frame {summary['reference']}")
+    return " · ".join(parts)
+
+
+def _tiles(summary, curves) -> list[tuple[str, str]]:
+    """The numbers to be seen first."""
+    percent, tiles = UNITS[""], []
+    for name, title in (
+        ("ejection_fraction", "ejection fraction"),
+        ("fractional_area_change", "fractional area change"),
+    ):
+        if name in summary:
+            tiles.append((title, f"{percent.text(summary[name])} %"))
+    for curve in curves:
+        if curve.quantity == "strain" and not curve.of_sector:
+            peak = summary["strain"][curve.column]["peak"]
+            tiles.append((f"peak {curve.label} strain", f"{percent.text(peak)} %"))
+        elif curve.quantity in ("area", "volume") and curve.label != "wall area":
+            unit = UNITS[curve.unit]
+            ends = " → ".join(unit.text(v) for v in summary[curve.column].values())
+            tiles.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+    if summary.get("heart_rate_per_min") is not None:
+        tiles.append(("heart rate", f"{summary['heart_rate_per_min']:.0f} / min"))
+    return tiles
 
 
 def _rows(summary, curves) -> list[tuple[str, str]]:
     rows = []
     for curve in curves:
         if not curve.direction:
-            value = summary[curve.column]
-            ends = f"{value['reference']:.4g} → {value['end_systole']:.4g}"
-            text = f"{ends} {_UNITS.get(curve.unit, curve.unit)}"
-            rows.append((f"{curve.label}, reference → end-systole", text))
-    for name in ("fractional_area_change", "ejection_fraction"):
-        if name in summary:
-            rows.append((name.replace("_", " "), f"{100 * summary[name]:.1f} %"))
+            unit = UNITS[curve.unit]
+            ends = " → ".join(unit.text(value) for value in summary[curve.column].values())
+            rows.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
     if "drift_px" in summary:
         drift = summary["drift_px"]
         text = f"{drift['registered_alone']:.2f} px alone, {drift['tracked']:.2f} px tracked"
         rows.append(("drift over the beat", text))
+    j = summary["jacobian"]
+    text = f"{j['smallest']:.2f}; folded {j['nonpositive_percent']:.2f} % of the pixels"
+    rows.append(("smallest Jacobian determinant", text))
     return rows
 
 
-def _strain_rows(summary, curves) -> list[tuple[str, str, str]]:
-    rows = []
+def _time_unit(summary) -> str:
+    return "s" if summary["cine"]["times_known"] else "frames"
+
+
+def _strain_rows(summary, curves) -> list[tuple[str, str, str, str]]:
+    """(name, peak, at end-systole, time to peak)"""
+    rows, percent = [], UNITS[""]
+    decimals = 3 if summary["cine"]["times_known"] else 1
     for curve in curves:
         if curve.quantity == "strain":
             label = f"{curve.direction} {curve.label}" if curve.of_sector else curve.label
             value = summary["strain"][curve.column]
-            rows.append((label, f"{100 * value['peak']:.1f} %", f"{value['time_to_peak']:.3g}"))
+            numbers = (percent.text(value[name]) for name in ("peak", "end_systolic"))
+            time = Unit(1, "", decimals).text(value["time_to_peak"])
+            rows.append((label, *numbers, time))
     return rows
 
 
@@ -281,4 +393,4 @@ def _gradient() -> str:
 
 def _rounded(values) -> list:
     """For JSON, which has no NaN."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+    return [round(float(value), 4) + 0.0 if np.isfinite(value) else None for value in values]

@@ -13,6 +13,7 @@ from contourpy import contour_generator
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
 GRID_LINES = 20  # lines along the longer side of an image
+_LABEL_DISTANCE = 1.45  # from the middle of the heart, that of the wall being 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,47 @@ def deformed_grid_lines(displacement, spacing: float) -> list[np.ndarray]:
         for k in range(count):
             lines += _isolines(position, first + k * spacing)
     return lines
+
+
+def sector_lines(numbers: np.ndarray) -> list[np.ndarray]:
+    """Straight lines between neighbouring sectors, across the wall.
+
+    Args:
+        numbers: `[H, W]`, of sectors from 1; 0 elsewhere.
+
+    Returns:
+        Polylines `[5, 2]` (row, column), points enough to be carried along by a motion.
+    """
+    borders: dict[tuple[int, int], list[np.ndarray]] = {}
+    for axis in (0, 1):
+        first, second = np.delete(numbers, -1, axis), np.delete(numbers, 0, axis)
+        there = (first != second) & (first > 0) & (second > 0)
+        for at in np.argwhere(there):
+            pair = sorted((int(first[tuple(at)]), int(second[tuple(at)])))
+            borders.setdefault(tuple(pair), []).append(at + 0.5 * (np.arange(2) == axis))
+    lines = []
+    for points in map(np.array, borders.values()):
+        centre = points.mean(axis=0)
+        main = np.linalg.svd(points - centre)[2][0]
+        along = (points - centre) @ main
+        steps = np.linspace(along.min() - 0.5, along.max() + 0.5, 5)
+        lines.append(centre + steps[:, None] * main)
+    return lines
+
+
+def sector_labels(numbers: np.ndarray) -> np.ndarray:
+    """Where names of sectors stand beside the wall: `[K, 2]` (row, column), of sectors 1 to K.
+
+    On the line from the middle of all through the sector's own, beyond the wall; NaN for a sector
+    without pixels.
+    """
+    middle = np.argwhere(numbers > 0).mean(axis=0)
+    found = np.full((int(numbers.max()), 2), np.nan)
+    for k in range(len(found)):
+        pixels = np.argwhere(numbers == k + 1)
+        if len(pixels):
+            found[k] = middle + _LABEL_DISTANCE * (pixels.mean(axis=0) - middle)
+    return found
 
 
 def _plane(name, array):
