@@ -28,7 +28,7 @@ from in_process import call
 from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.images import plain_geometry, write_image
 from ldm_morph_jax.files.transforms import read_transform
-from ldm_morph_jax.registering import pair_files
+from ldm_morph_jax.registering import method, pair_files
 from ldm_morph_jax.registering.method import Registrar, load
 from ldm_morph_jax.runs.weights import WeightsError, save_weights
 
@@ -833,6 +833,9 @@ def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["anatomy"]["network"] == "threshold" and metrics["anatomy"]["used"] == [True]
+    monkeypatch.setattr(method, "anatomy_network", lambda name: model)
+    result = method.load()(**files, anatomy="x", spacing=1.5, refine=6)
+    assert result.metrics["anatomy"] == metrics["anatomy"]
     object.__setattr__(model, "least_confidence", 1.1)
     done = call("register", *arguments, "6", "--out", tmp_path / "unsure")
     metrics = json.loads((tmp_path / "unsure" / "metrics.json").read_text())

@@ -11,7 +11,7 @@ from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, image
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import refinement_steps, register_images
 from ldm_morph_jax.registering.result import Registration
-from ldm_morph_jax.runs.anatomy import AnatomyModel
+from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
@@ -78,6 +78,7 @@ class Registrar(TrainedMethod):
         align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
+        anatomy: str | Path | None = None,
         volume: bool = False,
     ) -> Result:
         """Register two images, with the defaults of `ldm-morph register`.
@@ -102,6 +103,8 @@ class Registrar(TrainedMethod):
                 the image's centre.
             refine: steps of refinement on the whole image; 0: what the network alone predicts. By
                 default `search.STEPS` for a network, none for an iterative method.
+            anatomy: a network that finds the heart in both images and guides the search by it:
+                name, run or file.
             volume: the arrays are one volume `[S, H, W]` each, registered in three dimensions, and
                 not a batch of images; so are those that have a spacing of three numbers.
 
@@ -152,15 +155,24 @@ class Registrar(TrainedMethod):
             )
         ]
         steps = refinement_steps(self, refine)
+        guide = None if anatomy is None else anatomy_network(anatomy)
         registrations = self.register_images(
             list(zip(movings, fixeds, strict=True)),
             align=align,
             centre=centre,
             refine=steps,
             volume=slice is None,
+            anatomy=guide,
         )
-        pairs_of_masks = tuple(zip(*masks, strict=True))
-        return Result(tuple(registrations), batched, pairs_of_masks, self, self.model, steps)
+        return Result(
+            tuple(registrations),
+            batched,
+            tuple(zip(*masks, strict=True)),
+            self,
+            self.model,
+            steps,
+            None if guide is None else guide.name,
+        )
 
     def __repr__(self) -> str:
         grid = "images of any size"
@@ -253,7 +265,6 @@ class Registrar(TrainedMethod):
         from ldm_morph_jax.files.movies import cine_of
         from ldm_morph_jax.registering.finding import known_or_found
         from ldm_morph_jax.registering.heart_result import track_heart
-        from ldm_morph_jax.runs.anatomy import anatomy_network
 
         check_not_forked()
         frames = cine_of(cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique)

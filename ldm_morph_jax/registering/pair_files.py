@@ -31,28 +31,6 @@ COLUMNS = (
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def _guidance(registration, anatomy) -> dict:
-    """What guided the search of each slice."""
-    return {
-        "network": anatomy.name,
-        "used": [bool(motion.anatomy[0]) for motion in registration.motions],
-        "confidence": [
-            [round(value, 3) for value in motion.anatomy[1:]] for motion in registration.motions
-        ],
-    }
-
-
-def _unguided(registration, anatomy) -> list[str]:
-    left_out = sum(not motion.anatomy[0] for motion in registration.motions)
-    if not left_out:
-        return []
-    where = "these images" if len(registration.motions) == 1 else f"{left_out} slices"
-    return [
-        f"the anatomy network {anatomy.name!r} is unsure of the heart in {where}: the search was "
-        "not guided there"
-    ]
-
-
 def register_files(
     options: PairOptions,
     load: Callable[[], Registrar],
@@ -107,11 +85,14 @@ def register_files(
         registered = time.perf_counter()
         masks, inverse = (moving_mask, fixed_mask), options.inverse
         metrics = metrics_of(
-            registration, registrar, options.model, masks, steps=steps, inverse=inverse
+            registration,
+            registrar,
+            options.model,
+            masks,
+            steps=steps,
+            anatomy=None if anatomy is None else anatomy.name,
+            inverse=inverse,
         )
-        if anatomy is not None:
-            metrics["anatomy"] = _guidance(registration, anatomy)
-            metrics["notes"] += _unguided(registration, anatomy)
         metrics["report"] = options.report
         metrics["software"] = software(registrar.weights_sha256)
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):

@@ -52,6 +52,7 @@ class Result:
     method: what registered them.
     model: what that was loaded as.
     steps: of refinement.
+    anatomy: the network that guided the search; None: none did.
     """
 
     registrations: tuple[Registration, ...]
@@ -60,6 +61,7 @@ class Result:
     method: TrainedMethod
     model: str
     steps: int
+    anatomy: str | None = None
 
     def __repr__(self) -> str:
         one = self.registrations[0]
@@ -140,7 +142,7 @@ class Result:
         With masks of both images, "dice" has the DSC of every label, before and after.
         """
         found = [
-            metrics_of(r, self.method, self.model, masks, steps=self.steps)
+            metrics_of(r, self.method, self.model, masks, steps=self.steps, anatomy=self.anatomy)
             for r, masks in zip(self.registrations, self.masks, strict=True)
         ]
         return found if self.batched else found[0]
@@ -201,7 +203,13 @@ class Result:
         )
         with staged(folder, names, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
             metrics = metrics_of(
-                registration, self.method, self.model, masks, steps=self.steps, inverse=inverse
+                registration,
+                self.method,
+                self.model,
+                masks,
+                steps=self.steps,
+                anatomy=self.anatomy,
+                inverse=inverse,
             )
             metrics |= {"report": report, "software": software(self.method.weights_sha256)}
             write_pair(stage, registration, metrics, masks, inverse=inverse)()
@@ -224,6 +232,7 @@ def metrics_of(
     masks: Masks,
     *,
     steps: int,
+    anatomy: str | None = None,
     inverse: bool = False,
 ) -> dict:
     """The content of metrics.json, as far as the pair alone tells it.
@@ -234,6 +243,7 @@ def metrics_of(
         model: what that was loaded as.
         masks: labels; with both, DSC per label.
         steps: of refinement there were.
+        anatomy: the network that guided the search.
         inverse: whether to compute the inverse and its residual.
     """
     moving_mask, fixed_mask = _arrays(masks)
@@ -249,8 +259,29 @@ def metrics_of(
         ),
         "notes": notes(registration, method),
     }
+    if anatomy is not None:
+        metrics["anatomy"], more = _guidance(registration, anatomy)
+        metrics["notes"] += more
     metrics["verdict"] = judge(registration, metrics, method.card.get("appearance"))
     return metrics
+
+
+def _guidance(registration: Registration, anatomy: str) -> tuple[dict[str, Any], list[str]]:
+    """(What guided the search of each slice, what to note.)"""
+    guides = [motion.anatomy for motion in registration.motions if motion.anatomy is not None]
+    told = {
+        "network": anatomy,
+        "used": [bool(used) for used, *_ in guides],
+        "confidence": [[round(value, 3) for value in sure] for _, *sure in guides],
+    }
+    left_out = told["used"].count(False)
+    if not left_out:
+        return told, []
+    where = "these images" if len(guides) == 1 else f"{left_out} slices"
+    return told, [
+        f"the anatomy network {anatomy!r} is unsure of the heart in {where}: the search was not "
+        "guided there"
+    ]
 
 
 def write_pair(

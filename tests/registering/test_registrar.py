@@ -135,6 +135,8 @@ def test_they_introduce_themselves_in_a_line(files):
     )
     assert repr(result.registrations[0]) == "<Registration: moving onto fixed>"
     assert "metrics" not in vars(result)  # nothing was measured for it
+    default = pickle.loads(pickle.dumps(load()))  # as the commands without --model
+    assert default.by_default and default.model == "sunnybrook-symmetric"
     assert repr(load("lddmm")) == "<Registrar 'lddmm': lddmm on images of any size>"
 
 
@@ -386,5 +388,6 @@ def test_registrars_can_be_pickled(name):
     again = pickle.loads(pickle.dumps(registrar))
     assert type(again) is Registrar and again.card == registrar.card and again.name == name
     assert again.iterative == registrar.iterative == (name == "lddmm")
+    assert again.model == registrar.model and again.by_default is registrar.by_default is False
     images = [heart((32, 32), radius=r) for r in (0.5, 0.42)]
     np.testing.assert_array_equal(again(*images).displacement, registrar(*images).displacement)
