@@ -228,6 +228,29 @@ TABLE = """
 """
 
 
+def test_numbers_of_volumes_follow_from_the_rows_per_pair():
+    folder = ROOT / "docs/results/volumes"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    table = pd.read_csv(folder / "training.csv")
+    table["dsc"] = table[["dice_1", "dice_2", "dice_3"]].mean(axis=1)
+    means = table.groupby("mode").dsc.mean()
+    for mode, words in {
+        "none": "before registration",
+        "volume": "`register --slice volume`, three dimensions",
+        "slices": "`register --slice all`, slice by slice",
+    }.items():
+        assert f"{words}: {means[mode]:.3f}" in text
+    of_patient = table.pivot_table(index="patient", columns="mode", values="dsc")
+    ahead = (of_patient["slices"] - of_patient["volume"]).to_numpy()
+    assert (ahead > 0).all() and len(ahead) == 6
+    draws = np.random.default_rng(0).choice(ahead, (2000, len(ahead))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    assert f"by {ahead.mean():.3f} (95 % interval over patients {low:.3f} to {high:.3f})" in text
+    spread = table.groupby("mode").sd_log_jacobian.mean()
+    assert f"SD of log J is {spread.volume:.2f} in three dimensions" in text
+    assert f"{spread.slices:.2f} slice by slice" in text and not table.nonpositive_percent.any()
+
+
 def test_a_wrong_digit_is_found(tmp_path):
     for name, dsc in {"a": (0.4, 0.6), "b-seed0": (0.5, 0.8), "b-seed1": (0.5, 0.8)}.items():
         (tmp_path / "runs" / name).mkdir(parents=True)

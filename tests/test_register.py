@@ -427,9 +427,11 @@ def test_a_label_in_one_mask_alone_is_told(pair, analytic, capsys):
     masks = ("--moving-mask", pair / "ed_mask.nii.gz", "--fixed-mask", pair / "es_mask.nii.gz")
     assert run(register, *on(pair, "--out", pair / "out", *masks)) == 0
     dice = json.loads((pair / "out" / "metrics.json").read_text())["dice"]
-    assert dice["5"] == {"before": 0, "after": 0, "lacking": "the fixed mask"}
-    assert dice["7"] == {"before": 0, "after": 0, "lacking": "the moving mask"}
-    assert dice["1"].keys() == {"before", "after"}
+    distances = ("hd95_mm", "mean_surface_distance_mm")
+    nothing = dict.fromkeys(distances, {"before": None, "after": None})
+    assert dice["5"] == {"before": 0, "after": 0, "lacking": "the fixed mask"} | nothing
+    assert dice["7"] == {"before": 0, "after": 0, "lacking": "the moving mask"} | nothing
+    assert dice["1"].keys() == {"before", "after", *distances}
     assert "(the fixed mask lacks it)" in capsys.readouterr().out
     assert "DSC label 7, the moving mask lacks it" in (pair / "out" / "report.html").read_text()
 

@@ -380,13 +380,13 @@ def image_of_frame(
 
 
 def parse_slice(text: str) -> int | str:
-    """What `slice` of `read_image` is in text: a whole number or "all"; ValueError otherwise."""
-    if text == "all":
+    """What `slice` of `read_image` is in text: a whole number, "all", VOLUME; else ValueError."""
+    if text in ("all", VOLUME):
         return text
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor 'all'") from None
+        raise ValueError(f"{text!r} is neither a number nor 'all' nor {VOLUME!r}") from None
 
 
 def read_mask(

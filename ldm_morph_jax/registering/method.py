@@ -9,7 +9,11 @@ import numpy as np
 from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
 from ldm_morph_jax.registering.pair_result import Result
-from ldm_morph_jax.registering.pairs import refinement_steps, register_images
+from ldm_morph_jax.registering.pairs import (
+    asks_for_volume,
+    refinement_steps,
+    register_images,
+)
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
@@ -92,8 +96,8 @@ class Registrar(TrainedMethod):
             spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
                 unknown. Only of what has no spacing of its own.
             moving_spacing: of the moving image where it differs.
-            slice: of a volume, which slice (from 0), or "all": slice by slice; by default the
-                volume is registered in three dimensions.
+            slice: of a volume, which slice (from 0); "all": slice by slice; "volume": in three
+                dimensions; by default what suits the distance of its slices, see `pairs`.
             frame: of files with several in time, which one (from 0); two numbers: of the moving and
                 of the fixed file.
             oblique: accept a single slice that is tilted against the x-y plane.
@@ -161,7 +165,7 @@ class Registrar(TrainedMethod):
             align=align,
             centre=centre,
             refine=steps,
-            volume=slice is None,
+            volume=volume or asks_for_volume(slice),
             anatomy=guide,
         )
         return Result(
@@ -188,7 +192,7 @@ class Registrar(TrainedMethod):
         align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
-        volume: bool = False,
+        volume: bool | None = False,
         anatomy: AnatomyModel | None = None,
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""

@@ -24,7 +24,7 @@ _MANY = Parameter(group=Group("many at once", sort_key=3))
 
 
 def parse_slice(text: str) -> int | str:
-    """A whole number or "all"; ValueError otherwise."""
+    """A whole number, "all" or "volume"; ValueError otherwise."""
     from ldm_morph_jax.files.images import parse_slice
 
     return parse_slice(text)
@@ -52,10 +52,10 @@ class SliceOption:
     """Chooses a slice."""
 
     slice: Annotated[
-        int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all")
+        int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all|volume")
     ] = None
-    """which slice of a 3-D file (from 0), or all, one by one; register takes a volume as a whole by
-    default"""
+    """which slice of a 3-D file (from 0); all: one by one; volume (register): in three dimensions.
+    By default register takes slices of 5 mm or more one by one, thinner ones as a volume"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +297,8 @@ class CineOptions(JobOptions):
         given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:
             raise ValueError(f"`{source}` does not go with {', '.join(given)}")
+        if self.slice == "volume":
+            raise ValueError("`slice` is 'volume', expected a number or 'all': slices are tracked")
         if self.mask == Path("auto"):
             if self.view != "sax" and self.anatomy is None:
                 raise ValueError(

@@ -21,7 +21,7 @@ from ldm_morph_jax.registering.outputs import (
     write_record,
 )
 from ldm_morph_jax.registering.pair_result import metrics_of, write_pair
-from ldm_morph_jax.registering.pairs import refinement_steps
+from ldm_morph_jax.registering.pairs import asks_for_volume, refinement_steps
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
 COLUMNS = (
@@ -79,7 +79,7 @@ def register_files(
             align=options.align,
             centre=options.centre,
             refine=steps,
-            volume=options.slice is None,
+            volume=asks_for_volume(options.slice),
             anatomy=anatomy,
         )
         registered = time.perf_counter()

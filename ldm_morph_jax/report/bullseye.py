@@ -185,7 +185,8 @@ def _drawn(values, limit, trusted):
 def _text(value: float) -> str:
     if not np.isfinite(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    digits = 0 if abs(value) >= 100 else 1
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # never "-0.0"
 
 
 def _on(colour: str) -> str:

@@ -123,6 +123,6 @@ def _numbers(content) -> list[tuple[str, str]]:
                 found.append((f"{name.replace('_', ' ')}, {direction}", text))
     if "twist" in content:
         twist = content["twist"]
-        text = f"{twist['peak_deg']:.1f}°, {10 * twist['peak_deg_per_mm']:.2f}° per cm"
-        found.append(("peak twist, torsion", text))
+        found.append(("peak twist", f"{twist['peak_deg']:.1f}°"))
+        found.append(("peak torsion", f"{10 * twist['peak_deg_per_mm']:.2f}° per cm"))
     return found

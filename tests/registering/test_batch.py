@@ -12,7 +12,7 @@ from analytic_method import AnalyticMethod, heart
 from ldm_morph_jax import register, track, warp
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.images import plain_geometry, write_image
-from ldm_morph_jax.registering import cine_files, pair_files, tracking
+from ldm_morph_jax.registering import cine_files, pair_files, pair_result, tracking
 from ldm_morph_jax.registering.batch import fingerprint, parse_shard, read_jobs
 from ldm_morph_jax.registering.options import CineOptions, PairOptions
 from ldm_morph_jax.registering.search import Refinement
@@ -115,7 +115,7 @@ class Cohort:
             monkeypatch.setattr(
                 register, "load_model", lambda name, calls="often": AnalyticMethod()
             )
-            self.works_in, self.works_by = pair_files, "metrics_of"
+            self.works_in, self.works_by = pair_result, "measure"
             self.options = ("--refine", "0")
         else:
             for k in range(6):
@@ -311,7 +311,7 @@ def test_options_are_documented():
 def test_two_runs_into_one_folder(tmp_path, monkeypatch):
     """Neither with --overwrite: the second to finish is refused, and nothing of it is left."""
     Cohort(register, tmp_path, monkeypatch)
-    out, real, first = tmp_path / "out", pair_files.measure, {}
+    out, real, first = tmp_path / "out", pair_result.measure, {}
     options = PairOptions(
         moving=tmp_path / "0.nii.gz", fixed=tmp_path / "6.nii.gz", out=out, refine=0, report=False
     )
@@ -323,7 +323,7 @@ def test_two_runs_into_one_folder(tmp_path, monkeypatch):
             first["metrics"] = pair_files.register_files(quick, AnalyticMethod)
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(pair_files, "metrics_of", slow)
+    monkeypatch.setattr(pair_result, "measure", slow)
     with pytest.raises(ValueError, match="exists; add `overwrite`"):
         pair_files.register_files(options, AnalyticMethod)
     assert not list(out.glob(".writing-*"))

@@ -97,6 +97,7 @@ def test_a_result_is_measured_drawn_and_saved_as_the_command_does(files, tmp_pat
         assert told[1].pop(name)
     for name in ("moving", "fixed"):
         assert told[1][name].pop("slice") is told[1][name].pop("frame") is None
+    assert all(one["software"].pop("date") for one in told)
     assert told[0] == told[1]
     assert result.verdict["level"] in ("plausible", "uncertain", "implausible")
     assert len(result.plot().axes) >= 8

@@ -60,7 +60,7 @@ def test_end_diastole_and_end_systole_of_a_cine():
     assert told["fractional_area_change"] == pytest.approx(1 - (9 / 16) ** 2, abs=0.05)
     assert told["cavity_area_mm2"][2] == pytest.approx(np.pi * 16**2, rel=0.06)
     assert "cavity_area_px" in found.summary(None)
-    anatomy = anatomy_found(Threshold(), found, "sax", None)
+    anatomy = anatomy_found(Threshold(), found, Anatomy("sax"))
     assert isinstance(anatomy, Anatomy) and set(anatomy.contours) == {"endo", "epi"}
     distance = np.linalg.norm((anatomy.contours["endo"] - (40, 110)) * (1.5, 1.0), axis=1)
     np.testing.assert_allclose(distance, 16, atol=1.2)

@@ -98,7 +98,7 @@ def test_files_that_simpleitk_and_ants_apply(registrar, heart, tmp_path, monkeyp
     files = [f"--{n.replace('_', '-')}={tmp_path / n}.nii.gz" for n in ("moving", "fixed")]
     files += [f"--{n}-mask={tmp_path / n}_mask.nii.gz" for n in ("moving", "fixed")]
     out = tmp_path / "out"
-    register.main([*files, "--out", str(out), "--refine", str(STEPS)])
+    register.main([*files, "--out", str(out), "--refine", str(STEPS), "--slice", "volume"])
     told = capsys.readouterr().out
     assert "DSC label 3" in told and "slice by slice" not in told
 
@@ -150,6 +150,19 @@ def test_few_slices_and_networks_alone_are_registered_slice_by_slice(heart):
     assert not flat.in_space and "no refinement was asked for" in flat.notes[0]
     [asked] = method.register_images([pair], refine=0)
     assert not asked.in_space and not asked.notes
+
+
+@pytest.mark.parametrize(("distance", "in_space"), [(10.0, False), (5.0, False), (4.9, True)])
+def test_the_default_follows_the_distance_of_slices(registrar, heart, distance, in_space):
+    images = []
+    for array in (heart.moving, heart.fixed):
+        images.append(Image(array[:4], plain_geometry((4, 48, 48), (distance, 3.5, 3.5))))
+    result = registrar(*images, refine=1)
+    assert result.registrations[0].in_space == in_space
+    told = f"slices are {distance:g} mm apart"
+    assert any(told in note for note in result.registrations[0].notes) != in_space
+    if not in_space:
+        assert registrar(*images, refine=1, slice="volume").registrations[0].in_space
 
 
 def test_volumes_may_lie_in_any_direction(registrar, heart):

@@ -86,3 +86,9 @@ def test_what_does_not_fit_is_refused():
         bullseye_figure(VALUES, title="", unit="", limit=0)
     with pytest.raises(ValueError, match="trusted: found 3, expected 17"):
         bullseye_svg(VALUES, title="", unit="", limit=1, names=NAMES, trusted=[True] * 3)
+
+
+def test_small_numbers_have_no_minus_sign():
+    values = np.full(16, -0.01)
+    drawn = bullseye_svg(values, title="strain", unit="%", limit=30, names=NAMES)
+    assert ">0.0<" in drawn and ">-0.0<" not in drawn
