@@ -53,11 +53,12 @@ from ldm_morph_jax.registering.segments import (
     merged,
     twist_of,
 )
+from ldm_morph_jax.registering.verdict import judge_stack
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
 COLUMNS = (
-    "id status seconds frames end_systole fractional_area_change ejection_fraction "
+    "id status verdict seconds frames end_systole fractional_area_change ejection_fraction "
     "circumferential_strain longitudinal_strain radial_strain drift_px error"
 ).split()
 
@@ -258,6 +259,7 @@ def _track_slices(options, load) -> dict:
     areas = [np.array(s["curves"].get("cavity_area_mm2", 0.0)) for s in slices]
     volume = 1e-3 * distance * (np.zeros(len(times)) + sum(areas))
     curves, rows = {}, []
+    content["verdict"] = None
     if spacing_known and volume[options.reference] > 0:
         smallest = int(volume.argmin())
         content["end_systole"] = smallest
@@ -265,6 +267,12 @@ def _track_slices(options, load) -> dict:
         values = float(volume[options.reference]), float(volume[smallest])
         content["volume_ml"] = dict(zip(("reference", "end_systole"), values, strict=True))
         content["ejection_fraction"] = float(fractional_change(*values))
+        wall = sum(np.array(s["curves"].get("wall_area_mm2", 0.0)) for s in slices)
+        known = np.ndim(wall) and wall[options.reference] > 0
+        content["verdict"] = judge_stack(
+            {job.out.name: s["verdict"] for job, s in zip(jobs, slices, strict=True)},
+            float(wall[smallest] / wall[options.reference] - 1) if known else None,
+        )
         segments = merged(slices, times - times[options.reference], smallest)
         rows = segments.rows() if segments.pixels else []
         content["strain"], content["timing"] = segments.summary(), segments.timing()
@@ -367,6 +375,8 @@ def _slice_name(k) -> str:
 def row_of(content: Mapping) -> dict[str, str]:
     """The row of a cine in summary.csv."""
     row = {"frames": str(content["cine"]["shape"][0])}
+    if content["verdict"] is not None:
+        row["verdict"] = content["verdict"]["level"]
     if content["end_systole"] is not None:
         row["end_systole"] = str(content["end_systole"])
     for key in ("fractional_area_change", "ejection_fraction"):
@@ -400,6 +410,8 @@ def summary_text(content: Mapping, out: Path) -> str:
             kind = "endocardial " * (strain["region"] == "endocardium") + strain["direction"]
             lines.append(f"peak strain   {100 * strain['peak']:.1f} % {kind}")
     lines += [f"note: {note}" for note in content.get("notes", ())]
+    if content["verdict"] is not None:
+        lines.append(content["verdict"]["sentence"])
     lines.append(
         f"wrote {out}/"
         + (f"; look at {out / 'report.html'}" if (out / "report.html").exists() else "")

@@ -31,6 +31,7 @@ from ldm_morph_jax.registering.outputs import (
 from ldm_morph_jax.registering.result import Tracked
 from ldm_morph_jax.registering.segments import Segments, segments_of
 from ldm_morph_jax.registering.tracking import Tracking, track_cine
+from ldm_morph_jax.registering.verdict import judge_heart
 from ldm_morph_jax.runs.trained import TrainedMethod
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ class TrackedHeart(Tracked):
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
         """What summary.json holds (docs/tracking.md)."""
-        first = self.cine.first
+        first, curves = self.cine.first, self.measures.table
+        numbers = summary(self, self.anatomy, self.measures)
+        numbers["curves"] = {name: values.tolist() for name, values in curves.items()}
         pixel = float(np.prod(first.spacing)) if first.spacing_known else None
         return {
             "cine": {
@@ -115,12 +118,17 @@ class TrackedHeart(Tracked):
             "model": self.model,
             "view": self.anatomy.view,
             "period": self.period,
-            **summary(self, self.anatomy, self.measures),
+            **numbers,
+            "verdict": judge_heart(numbers),
             "timing": {} if self.segments is None else self.segments.timing(),
             "found": None if self.findings is None else self.findings.summary(pixel),
             "notes": self.notes,
-            "curves": {name: values.tolist() for name, values in self.measures.table.items()},
         }
+
+    @property
+    def verdict(self) -> dict[str, str] | None:
+        """Whether to believe it: "level" and "sentence"; None where nothing was measured."""
+        return self.summary["verdict"]
 
     def plot(self) -> "Figure":
         """The figure of curves.png. Raises ValueError where nothing was measured."""

@@ -1,8 +1,10 @@
 """Whether a result can be believed, from what can be seen without labels.
 
-Thresholds were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS, each
-registered in both directions, and with the images of another patient; docs/registering.md has the
-table. A verdict is no proof: it finds what goes wrong visibly.
+Thresholds for pairs were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS,
+each registered in both directions, and with the images of another patient; docs/registering.md has
+the table. Those for tracked hearts were chosen on development beats of the phantom and validation
+patients of ACDC; docs/tracking.md has the table. A verdict is no proof: it finds what goes wrong
+visibly.
 """
 
 import contextlib
@@ -23,6 +25,14 @@ LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
 LEAST_LOCAL_CORRELATION = 0.6
 LARGEST_DISTANCE = 3.2  # from the training images, see `ops.appearance.distance`
 
+# Of tracked hearts: above the first number a result is doubted, above the second implausible.
+WALL_CHANGE = 0.2, 0.35  # of the wall's area in a slice, to end-systole
+VOLUME_CHANGE = 0.2, 0.3  # of the wall in a stack
+LENGTHENING = 0.0, 0.03  # strain of the whole wall along itself, at end-systole
+SECTOR_LENGTHENING = 0.05, 0.15  # of one sector; an infarct may lengthen a little
+THICKENING = 0.8, 1.2  # radial strain of the whole wall
+LARGEST_DRIFT = 1.0  # pixels between the ends of a whole beat, the last frame registered by itself
+
 
 def judge(registration: Registration, metrics: Mapping, described: Mapping | None) -> dict:
     """The verdict on a pair.
@@ -40,15 +50,106 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
     doubts = _doubts(metrics)
     if far is not None and far > LARGEST_DISTANCE:
         doubts.append(_unlike(registration, far))
+    agreed = "the images agree, and no area changes more than it does in a heart"
+    return _verdict(reasons, doubts, agreed) | {"distance_from_training": far}
+
+
+def _verdict(reasons: list[str], doubts: list[str], agreed: str) -> dict:
+    """Level and sentence, from what speaks against a result and what makes it uncertain."""
     level = IMPLAUSIBLE if reasons else UNCERTAIN if doubts else PLAUSIBLE
     opening = {
-        PLAUSIBLE: "Plausible: the images agree, and no area changes more than it does in a heart.",
-        UNCERTAIN: "Uncertain, have a look: ",
-        IMPLAUSIBLE: "Implausible, do not use it unseen: ",
+        PLAUSIBLE: "Plausible",
+        UNCERTAIN: "Uncertain, have a look",
+        IMPLAUSIBLE: "Implausible, do not use it unseen",
     }[level]
-    objections = reasons + doubts
-    sentence = opening + ("; ".join(objections) + "." if objections else "")
-    return {"level": level, "sentence": sentence, "distance_from_training": far}
+    return {"level": level, "sentence": f"{opening}: {'; '.join(reasons + doubts) or agreed}."}
+
+
+def judge_heart(numbers: Mapping) -> dict | None:
+    """The verdict on a tracked heart.
+
+    Heart muscle hardly changes its volume, shortens along the wall in systole and thickens by less
+    than its own thickness; a whole beat ends where it began. In one slice tissue also moves through
+    the plane, so that the limits are wider than for a volume.
+
+    Args:
+        numbers: the summary of its curves, see `heart.summary`, with "curves" by column.
+
+    Returns:
+        {"level": one of the three, "sentence": it in words}; None where nothing was measured.
+    """
+    reference, end_systole = numbers["reference"], numbers["end_systole"]
+    if end_systole is None:
+        return None
+    reasons, doubts = [], []
+
+    def object_to(value: float, doubtful: float, wrong: float, text: str) -> None:
+        if value > wrong:
+            reasons.append(f"{text}, at most {_percent(wrong)} in a heart")
+        elif value > doubtful:
+            doubts.append(f"{text}, usually at most {_percent(doubtful)}")
+
+    folded = numbers["jacobian"]["nonpositive_percent"]
+    if folded:
+        reasons.append(f"the motion folds at {folded:.2g} % of the pixels")
+    for column, curve in numbers["curves"].items():
+        if column.startswith("wall_area"):
+            change = curve[end_systole] / curve[reference] - 1
+            text = f"the wall's area changes by {_percent(change)} to end-systole"
+            object_to(abs(change), *WALL_CHANGE, text)
+    for strain in numbers["strain"].values():
+        along_wall = strain["direction"] != "radial"
+        if strain["region"] == "wall" and along_wall:
+            value = strain["end_systolic"]
+            text = f"the wall lengthens: {strain['direction']} strain {_percent(value)}"
+            object_to(value, *LENGTHENING, text)
+        elif strain["region"] == "wall":
+            value = strain["end_systolic"]
+            object_to(value, *THICKENING, f"radial strain is {_percent(value)}")
+            if value < 0:
+                doubts.append(f"the wall becomes thinner: radial strain {_percent(value)}")
+    of_sectors = [
+        (strain["end_systolic"], strain["region"].replace("_", " "))
+        for strain in numbers["strain"].values()
+        if strain["region"] not in ("wall", "endocardium") and strain["direction"] != "radial"
+    ]
+    if of_sectors:
+        value, region = max(of_sectors)
+        object_to(value, *SECTOR_LENGTHENING, f"the {region} sector lengthens by {_percent(value)}")
+    drift = numbers.get("drift_px", {}).get("registered_alone", 0.0)
+    if drift > LARGEST_DRIFT:
+        doubts.append(
+            f"the last frame lies {drift:.1f} pixels from the first, of a whole beat at most "
+            f"{LARGEST_DRIFT:g}"
+        )
+    agreed = "the wall keeps its area, shortens and thickens as it does in a heart"
+    return _verdict(reasons, doubts, agreed)
+
+
+def judge_stack(of_slices: Mapping[str, Mapping | None], wall_change: float | None) -> dict:
+    """The verdict on a stack of tracked slices.
+
+    Args:
+        of_slices: name -> verdict of a slice, see `judge_heart`.
+        wall_change: of the wall's volume, to end-systole over the reference, as a fraction; None
+            where there is no wall.
+    """
+    reasons, doubts = [], []
+    if wall_change is not None and abs(wall_change) > VOLUME_CHANGE[0]:
+        text = f"the wall's volume changes by {_percent(wall_change)} to end-systole"
+        wrong = abs(wall_change) > VOLUME_CHANGE[1]
+        limit = f"at most {_percent(VOLUME_CHANGE[wrong])}"
+        (reasons if wrong else doubts).append(f"{text}, in a heart {limit}")
+    doubts += [
+        f"{name} is {verdict['level']}"
+        for name, verdict in of_slices.items()
+        if verdict is not None and verdict["level"] != PLAUSIBLE
+    ]
+    return _verdict(reasons, doubts, "every slice is plausible, and the wall keeps its volume")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _against(metrics: Mapping) -> list[str]:

@@ -7,7 +7,14 @@ from analytic_method import AnalyticMethod, heart
 from ldm_morph_jax.ops.appearance import describe
 from ldm_morph_jax.registering import verdict
 from ldm_morph_jax.registering.measures import measure
-from ldm_morph_jax.registering.verdict import judge
+from ldm_morph_jax.registering.verdict import (
+    IMPLAUSIBLE,
+    PLAUSIBLE,
+    UNCERTAIN,
+    judge,
+    judge_heart,
+    judge_stack,
+)
 from ldm_morph_jax.runs.weights import TrainedOn
 
 SHAPE = (64, 64)
@@ -84,3 +91,66 @@ def test_images_unlike_the_training_images_are_told(monkeypatch):
         monkeypatch.setattr(verdict, "shipped", lambda names=names: {n: known[n] for n in names})
         far, _ = judged(AnalyticMethod(amplitude=0.0), *speckled, describe(seen), refine=0)
         assert ("the weights" in far["sentence"]) == bool(hint) and hint in far["sentence"]
+
+
+def beat(**changes):
+    """Numbers of a tracked heart, as `heart.summary` gives them."""
+    values = {"wall": 1.04, "radial": 0.28, "circumferential": -0.15, "sector": -0.12} | changes
+    strains = [
+        ("radial", "wall", values["radial"]),
+        ("circumferential", "wall", values["circumferential"]),
+        ("circumferential", "inferior", values["sector"]),
+        ("radial", "inferior", 3.0),  # noisy, and looked at as a mean only
+    ]
+    numbers = {
+        "reference": 0,
+        "end_systole": 1,
+        "jacobian": {"nonpositive_percent": values.get("folded", 0.0)},
+        "curves": {"wall_area_mm2": [100.0, 100 * values["wall"], 90.0]},
+        "strain": {
+            f"{direction} {region}": {"direction": direction, "region": region, "end_systolic": at}
+            for direction, region, at in strains
+        },
+    }
+    return numbers | {k: values[k] for k in ("drift_px", "end_systole") if k in values}
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "told"),
+    [
+        ({}, PLAUSIBLE, "the wall keeps its area"),
+        ({"wall": 1.25}, UNCERTAIN, "the wall's area changes by 25 % to end-systole"),
+        (
+            {"wall": 0.6},
+            IMPLAUSIBLE,
+            "the wall's area changes by -40 % to end-systole, at most 35 %",
+        ),
+        ({"circumferential": 0.02}, UNCERTAIN, "the wall lengthens: circumferential strain 2 %"),
+        ({"circumferential": 0.13}, IMPLAUSIBLE, "the wall lengthens"),
+        ({"sector": 0.08}, UNCERTAIN, "the inferior sector lengthens by 8 %"),
+        ({"sector": 0.2}, IMPLAUSIBLE, "the inferior sector"),
+        ({"radial": 0.9}, UNCERTAIN, "radial strain is 90 %"),
+        ({"radial": 1.3}, IMPLAUSIBLE, "radial strain is 130 %, at most 120 % in a heart"),
+        ({"radial": -0.1}, UNCERTAIN, "becomes thinner"),
+        ({"folded": 0.3}, IMPLAUSIBLE, "folds at 0.3 %"),
+        ({"drift_px": {"registered_alone": 2.4}}, UNCERTAIN, "2.4 pixels from the first"),
+        ({"wall": 1.3, "radial": 1.5}, IMPLAUSIBLE, "; the wall's area changes by 30 %"),
+    ],
+)
+def test_hearts_are_judged_by_what_muscle_does(changes, level, told):
+    verdict = judge_heart(beat(**changes))
+    assert verdict["level"] == level and told in verdict["sentence"]
+
+
+def test_nothing_measured_is_not_judged():
+    assert judge_heart(beat(end_systole=None)) is None
+
+
+def test_a_stack_is_as_plausible_as_its_slices_and_its_wall():
+    good, bad = judge_heart(beat()), judge_heart(beat(radial=1.5))
+    assert judge_stack({"slice-00": good, "slice-01": None}, 0.19)["level"] == PLAUSIBLE
+    assert judge_stack({"slice-00": good}, None)["level"] == PLAUSIBLE
+    verdict = judge_stack({"slice-00": good, "slice-01": bad}, 0.1)
+    assert verdict["level"] == UNCERTAIN and "slice-01 is implausible" in verdict["sentence"]
+    verdict = judge_stack({"slice-00": good}, 0.37)
+    assert verdict["level"] == IMPLAUSIBLE and "volume changes by 37 %" in verdict["sentence"]
