@@ -250,6 +250,7 @@ def test_memory_grows_only_by_the_frames():
     for frames in (30, 300):
         program = f"""
             import resource, numpy as np
+            from ldm_morph_jax.files.movies import cine_from_arrays
             from ldm_morph_jax.registering import tracking
             from ldm_morph_jax.registering.search import Refinement
             tracking.SEARCH = tracking.IMPROVE = Refinement(levels=(1,), steps=(1,))
