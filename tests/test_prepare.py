@@ -164,7 +164,7 @@ def test_training_prepares_from_the_source(root, tmp_path):
     "arguments, message",
     [
         (["--dataset", "camus"], "the dataset is 'camus', expected one of .*camus_2ch"),
-        (["--dataset", "acdc"], "give `source`, the original files .*database/training/patient001"),
+        (["--dataset", "acdc"], "give --source, the original files .*database/training/patient001"),
         (["--dataset", "folder", "--source", "no.csv"], "source no.csv is not a file"),
         (
             ["--dataset", "phantom", "--allow-partial"],

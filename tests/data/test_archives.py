@@ -601,7 +601,7 @@ def test_wrong_echonet_tables(tmp_path, file, number, change, message):
         (lambda file: file.write_bytes(b"RIFF" + bytes(500)), "0X1A.avi: not a readable video"),
         (
             lambda file: file.write_bytes(file.read_bytes()[:9000]),
-            "0X1A.avi: the video ends before frame 3",
+            "0X1A.avi: not a readable video .cut short: 9000 bytes",
         ),
         (
             lambda file: archives.write_avi(file, [archives.echonet_frame("0X1A", 0)] * 3),

@@ -66,8 +66,10 @@ def test_exchanged_images_have_the_inverse_and_the_same_image_none(tmp_path, fus
     field = jax.jit(method.field)
     forward = field(params, frozen, moving, fixed)
     assert np.abs(forward).max() > 0.1
-    np.testing.assert_allclose(field(params, frozen, fixed, moving), -forward, atol=1e-5)
-    np.testing.assert_allclose(field(params, frozen, moving, moving), 0, atol=1e-5)
+    # float32: how a row is rounded depends on its place in the batch, differently on every CPU
+    rounding = 1e-4 * float(np.abs(forward).max())
+    np.testing.assert_allclose(field(params, frozen, fixed, moving), -forward, atol=rounding)
+    np.testing.assert_allclose(field(params, frozen, moving, moving), 0, atol=rounding)
     there, back = method.to_displacement(forward), method.to_displacement(-forward)
     assert np.abs(compose(there, back))[0, 4:-4, 4:-4].max() < 0.1 * np.abs(there).max()
 
