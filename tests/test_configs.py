@@ -191,7 +191,7 @@ def test_baseline_has_the_size_of_the_experiment_it_repeats():
         "sunnybrook_small": 32,
     }
     with pytest.raises(
-        ValueError, match="found experiment 'nothing', expected .* sunnybrook_small"
+        ValueError, match="the experiment is 'nothing', expected .* sunnybrook_small"
     ):
         experiment(path, "nothing")
 
