@@ -2,9 +2,8 @@
 
 Thresholds for pairs were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS,
 each registered in both directions, and with the images of another patient; docs/registering.md has
-the table. Those for tracked hearts were chosen on development beats of the phantom and validation
-patients of ACDC; docs/tracking.md has the table. A verdict is no proof: it finds what goes wrong
-visibly.
+the table. Those for tracked hearts are wider than what heart muscle does; their hits and false
+alarms have not been counted yet. A verdict is no proof: it finds what goes wrong visibly.
 """
 
 import contextlib
