@@ -210,7 +210,7 @@ def damage_border(image, label):
         (damage_truncated, "0021.dcm.png: not a readable image"),
         (damage_shape, r"0021.dcm.png: mask is \(128, 128\), its image \(256, 256\)"),
         (damage_size, r"0021.dcm.png: expected 256 x 256, found \(128, 128\)"),
-        (damage_constant, r"0021.dcm.png: is constant \(9\)"),
+        (damage_constant, r"0021.dcm.png is constant \(9\)"),
         (damage_values, r"0021.dcm.png: mask values must be among \[0, 255\], found \[200\]"),
         (damage_channels, "0021.dcm.png: colour image, expected grey values"),
         (damage_border, "0021.dcm.png: 1 mask pixels lie outside the crop"),
