@@ -151,8 +151,7 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         outlines = np.concatenate(list(contours.values()), axis=1)
         turned = beat.rotation(outlines[tracked.reference], outlines, tracked.spacing)
         turned = -turned if _walls(tracked, anatomy)[0] else turned  # mirrored
-        seen_from_apex = -turned if _walls(tracked, anatomy)[0] else turned
-        curves.append(Curve("rotation", "wall", "deg", seen_from_apex))
+        curves.append(Curve("rotation", "wall", "deg", turned))
     pixels: dict[str, int] = {}
     if anatomy.has_wall:
         both = ("radial", tangential)

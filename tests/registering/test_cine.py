@@ -120,8 +120,14 @@ def test_names_of_sectors_do_not_depend_on_how_the_image_is_stored(look, axis):
         measures = measure(one, anatomy_of_mask(mask, view, "mask"))
         curves = {c.region: c.values for c in measures.curves if c.of_sector and not c.unit}
         peaks[stored] = {name: values[3] for name, values in curves.items()}
+        if look == "sax":
+            peaks[stored]["rotation"] = measures.table["rotation_deg"]
         side = "patient's directions" if look == "sax" else "towards R in the patient"
         assert any(side in note for note in measures.notes)
+    if look == "sax":  # turns the same way, seen from the apex; it would change its sign
+        turned = [peaks[stored].pop("rotation") for stored in ("as displayed", "reversed")]
+        assert np.abs(turned[0]).max() > 0.06
+        np.testing.assert_allclose(turned[1], turned[0], atol=0.02)
     assert len(peaks["reversed"]) == 6
     assert peaks["reversed"] == pytest.approx(peaks["as displayed"], abs=4e-3)
     opposite = dict(zip(reversed(peaks["reversed"]), peaks["reversed"].values(), strict=True))
