@@ -368,9 +368,12 @@ def _rescale(v, old, new):
 def _known(spacing, rank):
     if spacing is None:
         return jnp.ones(rank)
-    if np.shape(spacing) != (rank,):
-        raise ValueError(f"spacing: found {spacing}, expected {rank} positive numbers (axis order)")
-    return jnp.asarray(spacing, jnp.float32)
+    spacing = jnp.asarray(spacing, jnp.float32)
+    if spacing.shape != (rank,):
+        raise ValueError(
+            f"spacing: found shape {spacing.shape}, expected {rank} positive numbers (axis order)"
+        )
+    return spacing
 
 
 def _per_pair(values, array):

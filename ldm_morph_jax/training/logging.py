@@ -83,13 +83,26 @@ class Progress:
     """Speed between log points, without validation and compilation, and the ETA of the run.
 
     Args:
-      program: the stage (`training.program.Program`).
+      name: of what makes progress, for example a stage.
+      steps: at which it is complete.
+      images_per_step: for the speed.
       start_step: where it begins.
-      steps_after: for how many steps of this stage the run goes on after it.
+      steps_after: for how many such steps the run goes on after it.
+      evaluate_every: steps between validations.
     """
 
-    def __init__(self, program, start_step: int, steps_after: float = 0.0):
-        self._program, self._steps_after = program, steps_after
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        images_per_step: float,
+        *,
+        start_step: int = 0,
+        steps_after: float = 0.0,
+        evaluate_every: int = 1,
+    ):
+        self._name, self._steps, self._images_per_step = name, steps, images_per_step
+        self._steps_after, self._evaluate_every = steps_after, evaluate_every
         self._step, self._time, self._paused = start_step, time.perf_counter(), 0.0
         self._seconds_per_step = None
         self._pauses: list[float] = []
@@ -109,21 +122,21 @@ class Progress:
         self._step, self._time, self._paused = step, now, 0.0
         before = self._seconds_per_step
         self._seconds_per_step = seconds if before is None else 0.7 * before + 0.3 * seconds
-        steps, every = self._program.train.steps, self._program.train.evaluate_every
+        steps, every = self._steps, self._evaluate_every
         left = (steps - step + self._steps_after) * self._seconds_per_step
         if self._pauses:
             validations = -(-steps // every) - step // every
             left += validations * statistics.median(self._pauses)
         log.info(
             "%s %d/%d (%.0f%%)  %s  %.1f images/s  ETA %d:%02d:%02d",
-            self._program.name,
+            self._name,
             step,
             steps,
             100 * step / steps,
             "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
-            self._program.images_per_step / seconds,
+            self._images_per_step / seconds,
             left // 3600,
             left % 3600 // 60,
             left % 60,
         )
-        return self._program.images_per_step / seconds
+        return self._images_per_step / seconds

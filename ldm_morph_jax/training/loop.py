@@ -93,7 +93,14 @@ def run_stage(
             processes.wait_for_all(f"{program.name} compiled")
             log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
         stop.on(signal.SIGINT)  # from here on there is something to save
-        progress = Progress(program, start, steps_after)
+        progress = Progress(
+            program.name,
+            train.steps,
+            program.images_per_step,
+            start_step=start,
+            steps_after=steps_after,
+            evaluate_every=train.evaluate_every,
+        )
         for step in range(start, steps):
             batch = next(batches)
             batch = global_batch({name: batch[name] for name in program.batch}, mesh)

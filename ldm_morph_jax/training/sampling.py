@@ -66,7 +66,7 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
 
     frozen, key = jax.device_put(frozen), jax.random.key(seed)
     compiled = jax.jit(sample).lower(frozen, key).compile()
-    progress = Progress("samples", steps, BATCH_SIZE / times, 0)
+    progress = Progress("samples", steps, BATCH_SIZE / times)
     images = [np.asarray(compiled(frozen, jax.random.fold_in(key, i))) for i in range(batches)]
     jax.effects_barrier()  # the last lines of progress
     return np.concatenate(images)[:count]

@@ -327,7 +327,10 @@ def test_one_eta_over_all_stages(data, monkeypatch, caplog):
 
     now = [0.0]
     monkeypatch.setattr(logging_module.time, "perf_counter", lambda: now[0])
-    progress = logging_module.Progress(programs["diffusion"], 0, steps_after=10.0)
+    train = programs["diffusion"].train
+    progress = logging_module.Progress(
+        "diffusion", train.steps, 2, steps_after=10.0, evaluate_every=train.evaluate_every
+    )
     now[0] = 200.0  # 2 steps of 100 s, 2 to come, 10 after this stage
     with caplog.at_level("INFO"):
         progress.report(2, {"loss": 1.0})
