@@ -24,6 +24,7 @@ import pytest
 import speed_tables
 import tracking_accuracy
 import verdict_limits
+import volume_pairs
 
 from ldm_morph_jax.evaluation import read_pairs
 from ldm_morph_jax.ops.metrics import summarise
@@ -249,6 +250,13 @@ def test_numbers_of_volumes_follow_from_the_rows_per_pair():
     spread = table.groupby("mode").sd_log_jacobian.mean()
     assert f"SD of log J is {spread.volume:.2f} in three dimensions" in text
     assert f"{spread.slices:.2f} slice by slice" in text and not table.nonpositive_percent.any()
+
+
+def test_table_of_volumes_follows_from_the_rows_of_the_test_patients():
+    folder = ROOT / "docs/results/volumes"
+    rows = pd.read_csv(folder / "test.csv")
+    assert volume_pairs.table(rows) in (folder / "README.md").read_text(encoding="utf-8")
+    assert not rows.duplicated(["patient", "way", "mode"]).any()
 
 
 def test_a_wrong_digit_is_found(tmp_path):

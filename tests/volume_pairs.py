@@ -5,8 +5,9 @@
 DIR holds `*/patientXXX/patientXXX_frameYY.nii.gz` with their masks `_gt`. Every patient is
 registered from end-diastole to end-systole and back. A row is one pair: DSC and HD95 of right
 ventricle (1), myocardium (2) and left ventricle (3) in the volume, before (`none`) and after, SD of
-log J, share of folds, largest residual of the inverse in voxels, seconds. At the end: means over
-pairs with 95 % intervals by patient (bootstrap, seed 0).
+log J, share of folds, largest residual of the inverse in voxels, seconds. Rows that OUT has already
+are kept, so that a run that was interrupted goes on. At the end: a table of means over pairs
+with 95 % intervals by patient (bootstrap, seed 0).
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ldm_morph_jax.files.images import VOLUME, read_image, read_mask
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
@@ -22,6 +24,11 @@ from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.register import load_model
 
 LABELS = (1, 2, 3)
+NAMES = {
+    "none": "not registered",
+    "volume": "`--slice volume`, three dimensions",
+    "slices": "`--slice all`, slice by slice",
+}
 
 
 def main() -> None:
@@ -36,20 +43,23 @@ def main() -> None:
     first, last = map(int, args.patients.split("-"))
     registrar = load_model("sunnybrook-symmetric")
     rows = []
-    with open(args.out, "w", newline="") as file:
+    if args.out.exists():
+        with open(args.out, newline="") as file:
+            rows = [row | {"patient": int(row["patient"])} for row in csv.DictReader(file)]
+    done = {(row["patient"], row["way"], row["mode"]) for row in rows}
+    with open(args.out, "a", newline="") as file:
         for number in range(first, last + 1, args.step):
-            for row in patient_rows(args, registrar, number):
+            for row in patient_rows(args, registrar, number, done):
+                writer = csv.DictWriter(file, list(row))
                 if not rows:
-                    writer = csv.DictWriter(file, list(row))
                     writer.writeheader()
                 writer.writerow(row)
                 file.flush()
                 rows.append(row)
-    for mode in args.modes:
-        summarise(mode, [row for row in rows if row["mode"] == mode])
+    print(table(pd.read_csv(args.out)))
 
 
-def patient_rows(args, registrar, number):
+def patient_rows(args, registrar, number, done):
     [folder] = args.data.glob(f"*/patient{number:03d}")
     files = sorted(folder.glob("*_frame??.nii.gz"))
     images = [read_image(file, VOLUME) for file in files]
@@ -59,6 +69,8 @@ def patient_rows(args, registrar, number):
     ]
     for way, (m, f) in {"ed-es": (0, 1), "es-ed": (1, 0)}.items():
         for mode in args.modes:
+            if (number, way, mode) in done:
+                continue
             yield {
                 "patient": number,
                 "way": way,
@@ -92,23 +104,36 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
     }
 
 
-def summarise(mode: str, rows: list[dict]) -> None:
-    if not rows:
-        return
-    rng = np.random.default_rng(0)
-    print(f"{mode}: {len(rows)} pairs")
-    groups = {"DSC": [f"dice_{k}" for k in LABELS], "HD95, mm": [f"hd95_{k}_mm" for k in LABELS]}
-    groups |= {name: [name] for name in ("sd_log_jacobian", "nonpositive_percent", "seconds")}
-    patients = sorted({row["patient"] for row in rows})
-    for name, columns in groups.items():
-        table = np.array([[float(row[c]) for c in columns] for row in rows])
-        of_patient = np.array(
-            [np.nanmean(table[[row["patient"] == p for row in rows]]) for p in patients]
-        )
-        draws = rng.choice(of_patient, (2000, len(patients))).mean(axis=1)
-        low, high = np.percentile(draws, [2.5, 97.5])
-        each = ", ".join(f"{value:.3f}" for value in np.nanmean(table, axis=0))
-        print(f"  {name}: {np.nanmean(table):.4f} ({low:.4f} to {high:.4f}); {each}")
+def table(rows: pd.DataFrame) -> str:
+    """Means of every mode over its pairs in Markdown, 95 % intervals by patient (seed 0)."""
+    columns = {
+        "DSC [95 %]": ("dice_123", 3, True),
+        "right ventricle": ("dice_1", 3, False),
+        "myocardium": ("dice_2", 3, False),
+        "left ventricle": ("dice_3", 3, False),
+        "HD95, mm [95 %]": ("hd95_123_mm", 2, True),
+        "SD of log J [95 %]": ("sd_log_jacobian", 3, True),
+        "J <= 0, %": ("nonpositive_percent", 4, False),
+        "s per pair, median": ("seconds", 1, False),
+    }
+    rows = rows.assign(
+        dice_123=rows[[f"dice_{k}" for k in LABELS]].mean(axis=1),
+        hd95_123_mm=rows[[f"hd95_{k}_mm" for k in LABELS]].mean(axis=1),
+    )
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for mode, group in rows.groupby("mode", sort=False):
+        cells = [NAMES[mode]]
+        for name, digits, interval in columns.values():
+            mean = group[name].median() if name == "seconds" else group[name].mean()
+            cell = f"{mean:.{digits}f}"
+            if interval:
+                of_patient = group.groupby("patient")[name].mean().to_numpy()
+                draws = np.random.default_rng(0).choice(of_patient, (2000, len(of_patient)))
+                low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+                cell += f" [{low:.{digits}f}, {high:.{digits}f}]"
+            cells.append(cell)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
