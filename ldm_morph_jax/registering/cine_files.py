@@ -296,7 +296,8 @@ def _track_slices(options, load) -> dict:
             write_curves(folder / "curves.csv", times, curves, column)
         if rows:
             write_segments(folder / "segments.csv", rows, column)
-        figures = draw_stack_pages(folder, content, rows) if options.report else []
+        parts = {name: name for name in content["slices"]}
+        figures = draw_stack_pages(folder, content, rows, parts) if options.report else []
         if source is not None:
             (folder / "dicom").mkdir()
             dicom_results.write_findings(folder / "dicom", source, content, rows, figures)
