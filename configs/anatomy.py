@@ -53,7 +53,7 @@ def get_config(variant: str = "sunnybrook"):
     with c.unlocked():
         c.anatomy = anatomy_config(STRUCTURES[variant])
         c.anatomy.variation = SHORT_AXIS
-        c.anatomy.train.steps = {"sunnybrook": 1500, "acdc": 2400, "camus": 2000}[variant]
+        c.anatomy.train.steps = {"sunnybrook": 1500, "acdc": 5000, "camus": 3500}[variant]
     if variant == "sunnybrook":
         c.data.name, c.data.image_size = "sunnybrook", 256
     elif variant == "acdc":

@@ -11,6 +11,7 @@ from ldm_morph_jax.names import unknown
 COMMANDS = {
     "register": "register two images, or a table of pairs",
     "track": "follow the tissue of a cine: motion, contours, strain",
+    "views": "merge tracked apical views in one bull's-eye",
     "warp": "carry an image, labels or points through a saved transform",
     "jacobian": "map and statistics of the Jacobian determinant of a transform",
     "prepare": "read a dataset's original files and write pairs ready for training",
@@ -31,7 +32,7 @@ def help_text() -> str:
         [
             "usage: ldm-morph COMMAND ...",
             "",
-            "Deformable registration of 2D cardiac images, guided by latent diffusion.",
+            "Deformable registration and tracking of cardiac images; LDM-Morph and its baselines.",
             "",
             "commands:",
             *(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),

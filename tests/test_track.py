@@ -365,14 +365,14 @@ def test_example(tmp_path, monkeypatch, capsys):
 def test_slices_are_kept(beats, tmp_path, monkeypatch):
     """A run that was stopped goes on with the slice that it had not finished.
 
-    The last slice but one has no labels; the last one, which fills up the volume, is left out.
+    The last slice but one has no cavity in the mask, the last one fills up the volume: left out.
     """
     beat = beats["sax"]
     blank = np.zeros_like(beat.frames)
     stack = np.stack([beat.frames, beat.frames[:, ::-1], beat.frames, blank], axis=1)
     write_cine(tmp_path / "stack.nii.gz", stack)
-    empty = np.zeros_like(beat.masks[0])
-    masks = np.stack([beat.masks[0], beat.masks[0][::-1], empty, empty])
+    apex = np.where(beat.masks[0] == 2, 2, 0).astype(beat.masks.dtype)  # wall alone
+    masks = np.stack([beat.masks[0], beat.masks[0][::-1], apex, 0 * apex])
     write_mask(tmp_path / "mask.nii.gz", masks)
     out = tmp_path / "out"
     arguments = ("--cine", tmp_path / "stack.nii.gz", "--mask", tmp_path / "mask.nii.gz")
@@ -389,14 +389,18 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
     assert run(*arguments) == 2
     assert {path.name for path in out.iterdir()} == {"slice-00"}
     assert run(*arguments) == 0
-    assert len(calls) == 4
+    assert len(calls) == 3
     content = json.loads((out / "summary.json").read_text())
     areas = [curve(out / f"slice-{k:02d}", "cavity_area_mm2") for k in (0, 1)]
     np.testing.assert_allclose(curve(out, "volume_ml"), 8e-3 * sum(areas), rtol=1e-4)
     assert content["end_systole"] == beat.end_systole and 0.1 < content["ejection_fraction"] < 0.7
-    assert content["slices"] == ["slice-00", "slice-01", "slice-02"]
-    assert content["notes"] == ["slice 3 is blank in every frame: left out"]
-    assert run(*arguments) == 0 and len(calls) == 4
+    assert content["slices"] == ["slice-00", "slice-01"]
+    assert content["notes"] == [
+        "slice 2 has no cavity in the mask: left out",
+        "slice 3 is blank in every frame: left out",
+    ]
+    assert not (out / "slice-02").exists()
+    assert run(*arguments) == 0 and len(calls) == 3
 
 
 def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ middle third have six segments of 60 degrees, the apical third four of 90. Segme
 cap, beyond the cavity; the 16 are without it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -103,25 +103,3 @@ def segments(
         return np.array([14, 15, 16, 13])[quarter]
     sixth = (6 * turn).astype(int) % 6
     return (sixth + 2) % 6 + 1 + 6 * (level - BASAL)
-
-
-def merge_views(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Values of the 16 segments from those of apical views; the mean where two views see one.
-
-    Args:
-        values: "4ch", "2ch" or "3ch" -> `[..., 6]`, from base over apex to base; the first wall is
-            the inferoseptal, inferior or inferolateral one.
-
-    Returns:
-        `[..., 16]`, NaN for segments that no view sees. Their mean over the ventricle is global
-        longitudinal strain (Voigt 2015, sec. 3.2).
-    """
-    unknown = set(values) - set(VIEWS)
-    if unknown or not values:
-        raise ValueError(f"views: found {sorted(values)}, expected some of {sorted(VIEWS)}")
-    seen: list[list[np.ndarray]] = [[] for _ in range(16)]
-    for view, six in values.items():
-        for number, value in zip(VIEWS[view], np.moveaxis(np.asarray(six), -1, 0), strict=True):
-            seen[number - 1].append(value)
-    nothing = np.full(np.shape(next(iter(values.values())))[:-1], np.nan)
-    return np.stack([np.mean(one, axis=0) if one else nothing for one in seen], axis=-1)

@@ -16,8 +16,6 @@ Terms follow D'hooge et al., Eur J Echocardiogr 1:154, 2000, and the consensus o
 Eur Heart J Cardiovasc Imaging 16:1, 2015.
 """
 
-from collections.abc import Callable
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -38,30 +36,11 @@ def deformation_gradient(u: jax.Array, spacing: Spacing | None = None) -> jax.Ar
     """F = d(x + u)/dx of a displacement on a grid, `[..., *space, n]` -> `[..., *space, n, n]`.
 
     Central differences, one-sided at the border. (Holzapfel, Nonlinear Solid Mechanics, 2000,
-    eq. 2.38.) Where the displacement is a function, `deformation_gradient_of` is exact.
+    eq. 2.38.)
     """
     n = _check_field(u)
     gradient = jnp.stack(jnp.gradient(u, axis=tuple(range(-n - 1, -1))), axis=-1)
     return jnp.eye(n) + gradient * _per_pixel((1.0,) * n if spacing is None else spacing)
-
-
-def deformation_gradient_of(
-    displacement: Callable[[jax.Array], jax.Array],
-    points: jax.Array,
-    spacing: Spacing | None = None,
-) -> jax.Array:
-    """F at `points` `[..., n]` by automatic differentiation, `[..., n, n]`.
-
-    Args:
-        displacement: point `[n]` -> displacement `[n]`, both in pixels, differentiable.
-        points: of the reference frame, pixels.
-        spacing: of a pixel.
-    """
-    n = points.shape[-1]
-    gradient = jax.vmap(jax.jacfwd(displacement))(points.reshape(-1, n))
-    return jnp.eye(n) + gradient.reshape(*points.shape, n) * _per_pixel(
-        (1.0,) * n if spacing is None else spacing
-    )
 
 
 def regional_gradient(
@@ -121,15 +100,6 @@ def green_lagrange(deformation: jax.Array) -> jax.Array:
 def normal_strain(tensor: jax.Array, direction: jax.Array) -> jax.Array:
     """d . E d, the component of E `[..., n, n]` along the unit vectors d `[..., n]`: `[...]`."""
     return jnp.einsum("...i,...ij,...j->...", direction, tensor, direction)
-
-
-def engineering_strain(tensor: jax.Array, direction: jax.Array) -> jax.Array:
-    """Change of length per length of a fibre along d: sqrt(1 + 2 d . E d) - 1, `[...]`.
-
-    What echocardiography calls Lagrangian strain, (L - L0) / L0 (D'hooge 2000, eq. 2). Natural
-    strain is its `log1p`.
-    """
-    return jnp.sqrt(1 + 2 * normal_strain(tensor, direction)) - 1
 
 
 def strain_rate(strain: jax.Array, times: jax.Array) -> jax.Array:
@@ -273,14 +243,6 @@ def contour_length(contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed:
     ends = jnp.roll(contour, -1, axis=-2)
     steps = jnp.linalg.norm((ends - contour) * jnp.asarray(spacing), axis=-1)
     return (steps if closed else steps[..., :-1]).sum(axis=-1)
-
-
-def contour_area(contour: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
-    """Area inside closed contours `[..., N, 2]` by the shoelace formula, `[...]`, >= 0."""
-    _check_contour(contour)
-    row, column = jnp.moveaxis(contour, -1, 0)
-    cross = row * jnp.roll(column, -1, axis=-1) - column * jnp.roll(row, -1, axis=-1)
-    return jnp.abs(cross.sum(axis=-1)) / 2 * spacing[0] * spacing[1]
 
 
 def region_area(u: jax.Array, region: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:

@@ -226,9 +226,12 @@ def _track_slices(options, load) -> dict:
     source = None
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
-    jobs, levels = _jobs_of_slices(options, stack, count)
-    blank = stack.blank_slices
-    shown = [k for k in range(count) if k not in blank]
+    jobs, levels, without_cavity = _jobs_of_slices(options, stack, count)
+    left_out = {k: "has no cavity in the mask" for k in without_cavity}
+    left_out |= {k: "is blank in every frame" for k in stack.blank_slices}
+    shown = [k for k in range(count) if k not in left_out]
+    if not shown:
+        raise ImageError(f"{options.cine}: every slice that has a cavity in the mask is blank")
     jobs, levels = [jobs[k] for k in shown], levels[shown]
     spacing_known = stack.first.spacing_known
     del stack
@@ -251,7 +254,7 @@ def _track_slices(options, load) -> dict:
         "levels": [int(level) for level in levels],
         "end_systole": None,
         **{name: slices[0][name] for name in ("heart_rate_per_min",) if name in slices[0]},
-        "notes": [f"slice {k} is blank in every frame: left out" for k in blank],
+        "notes": [f"slice {k} {why}: left out" for k, why in sorted(left_out.items())],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
@@ -293,7 +296,8 @@ def _track_slices(options, load) -> dict:
             write_curves(folder / "curves.csv", times, curves, column)
         if rows:
             write_segments(folder / "segments.csv", rows, column)
-        figures = draw_stack_pages(folder, content, rows) if options.report else []
+        parts = {name: name for name in content["slices"]}
+        figures = draw_stack_pages(folder, content, rows, parts) if options.report else []
         if source is not None:
             (folder / "dicom").mkdir()
             dicom_results.write_findings(folder / "dicom", source, content, rows, figures)
@@ -301,18 +305,20 @@ def _track_slices(options, load) -> dict:
     return content
 
 
-def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarray]:
-    """A job for every slice, and the level of each.
+def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarray, list[int]]:
+    """A job for every slice, the level of each, and the slices whose mask has no cavity.
 
     Of a mask of all slices: one slice alone may not show every structure, nor its level, nor where
     the septum is.
     """
     levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
     common, septum, with_septum = options, options.septum, np.ones(count, bool)
+    without_cavity = []
     if options.mask:
         labels = read_frame_mask(options.mask, stack, options.reference, "all").array
         cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
         common = replace(options, labels=(cavity, wall))
+        without_cavity = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()
         if options.view == "sax":
             if not options.levels:
                 levels = levels_of(labels, cavity, wall, stack.first.geometry.spacing[0])
@@ -331,7 +337,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
         )
         for k in range(count)
     ]
-    return jobs, levels
+    return jobs, levels, without_cavity
 
 
 def _end_diastole(options, stack) -> int:
@@ -352,16 +358,12 @@ def _end_diastole(options, stack) -> int:
 
 
 def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
-    """A slice beyond the ventricle has no cavity: it is tracked, and nothing measured."""
+    """A slice in which the network finds no heart is tracked, and nothing measured."""
     if options.anatomy is not None:
         try:
             return _known_or_found(options, cine)
         except ImageError:
             return options, Anatomy(options.view), None
-    if options.mask:
-        labels = read_frame_mask(options.mask, cine, options.reference, options.slice).array
-        if not (labels == options.labels[0]).any():
-            return options, Anatomy(options.view, labels if labels.any() else None), None
     return _known_or_found(options, cine)
 
 

@@ -401,3 +401,28 @@ class JacobianOptions(SliceOption, FrameOption):
 
     overwrite: bool = False
     """replace an earlier result"""
+
+
+@dataclass(frozen=True)
+class ViewsOptions:
+    """Apical views of one heart, merged."""
+
+    out: Annotated[Path, Parameter(metavar="DIR")]
+    """where results go"""
+
+    four_chamber: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """what track wrote of the four-chamber view"""
+
+    two_chamber: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """of the two-chamber view"""
+
+    three_chamber: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """of the three-chamber view (apical long axis)"""
+
+    overwrite: bool = False
+    """replace earlier results"""
+
+    @property
+    def folders(self) -> dict[str, Path | None]:
+        """View -> its result, in the order of preference for the times."""
+        return {"4ch": self.four_chamber, "2ch": self.two_chamber, "3ch": self.three_chamber}

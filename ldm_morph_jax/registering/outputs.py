@@ -367,15 +367,21 @@ def _time_label(tracked) -> str:
     return "time, s" if tracked.cine.times is not None else "frame"
 
 
-def draw_stack_pages(folder: Path, content: Mapping, rows: Sequence[Mapping]) -> list["Figure"]:
-    """bullseye.png and report.html of a stack; returns the figures of the bull's-eyes."""
+def draw_stack_pages(
+    folder: Path, content: Mapping, rows: Sequence[Mapping], parts: Mapping[str, str]
+) -> list["Figure"]:
+    """bullseye.png and report.html of a stack, or of apical views.
+
+    `parts` are the names of slices or views, and where their results are. Returns the figures of
+    the bull's-eyes.
+    """
     from ldm_morph_jax.report import stack
     from ldm_morph_jax.report.style import png_bytes
 
     figures = stack.bullseyes(rows)
     if figures:
         (folder / "bullseye.png").write_bytes(png_bytes(figures[0]))
-    stack.write_report(folder / "report.html", content, rows)
+    stack.write_report(folder / "report.html", content, rows, parts)
     return figures
 
 

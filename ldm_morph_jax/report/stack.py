@@ -1,4 +1,4 @@
-"""What `track` shows of a stack: bull's-eyes, the segments, links to the pages of its slices."""
+"""A stack, or apical views, on one page: bull's-eyes, segments, links to the pages of its parts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,14 @@ def bullseyes(rows: Rows) -> list[Figure]:
     return [bullseye_figure(values, **options) for values, options in _maps(rows)]
 
 
-def write_report(path: Path, content: Mapping, rows: Rows) -> None:
+def write_report(path: Path, content: Mapping, rows: Rows, parts: Mapping[str, str]) -> None:
     """report.html: numbers of the ventricle, bull's-eyes, a table of the segments.
 
     Args:
         path: where to.
         content: of summary.json.
         rows: of segments.csv.
+        parts: name -> folder of each slice or view.
     """
     maps = [
         bullseye_svg(values, names=NAMES, key=f"map{k}", **options)
@@ -53,7 +54,8 @@ def write_report(path: Path, content: Mapping, rows: Rows) -> None:
             }
             for row in rows
         ],
-        slices=content["slices"],
+        kind=_kind(content),
+        parts=parts,
         provenance=page.provenance(content),
         **page.theme(),
     )
@@ -94,8 +96,13 @@ def _cell(value, decimals: int) -> str:
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
+def _kind(content) -> str:
+    return "slices" if "slices" in content else "views"
+
+
 def _subtitle(content) -> str:
-    parts = [f"{len(content['slices'])} slices, {content['cine']['shape'][0]} frames"]
+    kind = _kind(content)
+    parts = [f"{len(content[kind])} {kind}, {content['cine']['shape'][0]} frames"]
     if content["end_systole"] is not None:
         parts.append(f"end-systole {content['end_systole']}")
     return " · ".join([*parts, content["method"]])

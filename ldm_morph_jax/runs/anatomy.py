@@ -28,8 +28,8 @@ CALIBRATION = "calibration.json"  # of a run, written by its evaluation on valid
 SHA256: dict[str, str] = {
     "anatomy": "bdb6e7e9dc8bee4af143f4aebe2d4748b43b7dcb7a51f464561ee92652ea77de",
     # not under the package's licence, see LICENSE.md beside them
-    "anatomy-mri": "df95256acda3daaf1ab55748391b934fc22a4ee69dcd58db6372e2fcabe40b81",
-    "anatomy-echo": "b40a529d2df7f7a951065d7cde9a72940f8da9347521242ee6811b8392826271",
+    "anatomy-mri": "dd004cc39867498206fb1707540951c19632181422ad8ef8932928dba5316a10",
+    "anatomy-echo": "fb80f5d0d7416c1f6f375a3b97bb1fdccbf6abbe067f014ae7f4b4d4ef38e305",
 }
 
 

@@ -65,19 +65,6 @@ def test_levels_are_thirds_of_the_length():
         aha.slice_levels(depth[::-1], cavity, wall)
 
 
-def test_views_are_merged():
-    four = np.array([1.0, 2, 3, 4, 5, 6])
-    merged = aha.merge_views({"4ch": four, "3ch": four + 10})
-    expected = np.full(16, np.nan)
-    expected[[2, 8, 13, 15, 11, 5]] = [1, 2, (3 + 14) / 2, (4 + 13) / 2, 5, 6]
-    expected[[4, 10, 7, 1]] = [11, 12, 15, 16]
-    assert np.allclose(merged, expected, equal_nan=True)
-    all_three = aha.merge_views({view: np.ones((4, 6)) for view in aha.VIEWS})
-    assert all_three.shape == (4, 16) and (all_three == 1).all()
-    with pytest.raises(ValueError, match="views: found"):
-        aha.merge_views({"5ch": four})
-
-
 def test_names():
     assert len(aha.NAMES) == 17
     for view in aha.VIEWS.values():

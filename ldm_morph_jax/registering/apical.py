@@ -1,0 +1,145 @@
+"""Two or three apical views of one heart merged: longitudinal strain of the 16 segments."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.ops.segments import NAMES, VIEWS
+from ldm_morph_jax.registering.heart import APICAL_SEGMENTS
+from ldm_morph_jax.registering.options import ViewsOptions
+from ldm_morph_jax.registering.outputs import (
+    SUMMARY,
+    draw_stack_pages,
+    software,
+    write_curves,
+    write_record,
+    write_segments,
+)
+from ldm_morph_jax.registering.segments import WALL, Segments
+
+_FILES = ("curves.csv", "segments.csv", "bullseye.png", "report.html", SUMMARY)
+_DIRECTION = "longitudinal"
+_OTHER_BEAT = 0.15  # heart rates that differ more are noted
+
+
+def merge_views(options: ViewsOptions) -> dict:
+    """Write curves.csv, segments.csv, bullseye.png, report.html and summary.json; returns the last.
+
+    Raises ImageError where a folder has no result of an apical view with a wall, where fewer than
+    two views are given, and where there are results that must not be overwritten.
+    """
+    folders = {view: folder for view, folder in options.folders.items() if folder is not None}
+    if len(folders) < 2:
+        raise ImageError(
+            f"views: found {len(folders)}, expected two or three, each of another view"
+        )
+    records = {view: _record(folder) for view, folder in folders.items()}
+    segments, times = merged_segments(records)
+    first = next(iter(records.values()))
+    names = {view: os.path.relpath(folder, options.out) for view, folder in folders.items()}
+    content = {
+        "cine": first["cine"] | {"file": " and ".join(folders), "shape": [len(times)]},
+        "software": software(first["software"]["weights_sha256"]),
+        "method": first["method"],
+        "view": "apical",
+        "views": {view: str(folder) for view, folder in folders.items()},
+        "end_systole": segments.end_systole,
+        "strain": segments.summary(),
+        "timing": segments.timing(),
+        "notes": [*_notes(records), *(f"{v}: {n}" for v, r in records.items() for n in r["notes"])],
+    }
+    rows = segments.rows()
+    column = "time_s" if content["cine"]["times_known"] else "time_frames"
+    with staged(options.out, _FILES, options.overwrite, last=SUMMARY) as folder:
+        write_curves(folder / "curves.csv", times, segments.table, column)
+        write_segments(folder / "segments.csv", rows, column)
+        draw_stack_pages(folder, content, rows, names)
+        write_record(folder, SUMMARY, content)
+    return content
+
+
+def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarray]:
+    """The 16 segments of views' summaries, and the times of their curves `[T]`.
+
+    The beats of two views differ in length. Time runs from the reference frame, and is stretched
+    from there to end-systole so that all views reach it together (as views are aligned by the
+    closure of the aortic valve: Voigt 2015, sec. 3.3); after it, diastole is only shifted. The
+    times are those of the first view which all views have.
+
+    Args:
+        records: "4ch", "2ch" or "3ch" -> summary of `track`.
+    """
+    first = next(iter(records.values()))
+    end_systole = _time_of(first, first["end_systole"])
+    aligned = {view: _aligned(record, end_systole) for view, record in records.items()}
+    start, end = max(t[0] for t in aligned.values()), min(t[-1] for t in aligned.values())
+    times = aligned[next(iter(records))]
+    times = times[(times >= start - 1e-6) & (times <= end + 1e-6)]
+
+    seen: dict[str, list[np.ndarray]] = {}
+    pixels: dict[str, int] = {}
+    for view, record in records.items():
+        for number, region in zip(VIEWS[view], APICAL_SEGMENTS, strict=True):
+            curve = record["curves"].get(f"{_DIRECTION}_strain_{region}")
+            if curve is None:
+                continue
+            name = NAMES[number - 1].replace(" ", "_")
+            curve = np.array(curve, np.float64)
+            seen.setdefault(name, []).append(np.interp(times, aligned[view], curve))
+            pixels[name] = pixels.get(name, 0) + record["segment_pixels"][region]
+    order = [name.replace(" ", "_") for name in NAMES if name.replace(" ", "_") in seen]
+    curves = {(_DIRECTION, name): np.mean(seen[name], axis=0) for name in order}
+    wall = {(_DIRECTION, WALL): np.mean(list(curves.values()), axis=0)}
+    sizes = {WALL: sum(pixels.values())} | {name: pixels[name] for name in order}
+    at = int(np.abs(times - end_systole).argmin())
+    return Segments(wall | curves, sizes, times, at), times
+
+
+def _record(folder: Path) -> dict:
+    path = folder / SUMMARY
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ImageError(f"{path}: no result of track, which writes it") from None
+    if record.get("view") != "apical":
+        raise ImageError(f"{path}: the view is {record.get('view')!r}, expected 'apical'")
+    if not any(f"{_DIRECTION}_strain_{name}" in record["curves"] for name in APICAL_SEGMENTS):
+        raise ImageError(f"{path}: no longitudinal strain of segments; it needs a mask with a wall")
+    return record
+
+
+def _time_of(record, frame: int) -> float:
+    """From the reference frame."""
+    times = record["cine"]["times"]
+    return times[frame] - times[record["reference"]]
+
+
+def _aligned(record, end_systole: float) -> np.ndarray:
+    """Times of a view's frames, its end-systole moved to `end_systole`."""
+    times = np.array(record["cine"]["times"], np.float64)
+    times -= times[record["reference"]]
+    own = _time_of(record, record["end_systole"])
+    if not (own > 0 and end_systole > 0):  # the reference is not before end-systole: leave it
+        return times
+    return np.where(times <= own, times * end_systole / own, times - own + end_systole)
+
+
+def _notes(records) -> list[str]:
+    notes = []
+    rates = {v: r["heart_rate_per_min"] for v, r in records.items() if r.get("heart_rate_per_min")}
+    if rates and max(rates.values()) > (1 + _OTHER_BEAT) * min(rates.values()):
+        told = ", ".join(f"{view} {rate:.0f}" for view, rate in rates.items())
+        notes.append(f"heart rates differ ({told} per minute): the views show different beats")
+    doubted = [
+        v for v, r in records.items() if (r.get("verdict") or {}).get("level") != "plausible"
+    ]
+    if doubted:
+        notes.append(f"{' and '.join(doubted)}: not plausible by itself; see its page")
+    if missing := set(VIEWS) - set(records):
+        notes.append(f"without {' and '.join(sorted(missing))}: not every segment is seen")
+    return notes
