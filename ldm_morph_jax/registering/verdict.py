@@ -1,4 +1,4 @@
-"""Whether a result can be believed, from what can be seen without labels.
+"""Whether a result can be believed: from the images and, where there are masks, from those.
 
 Thresholds for pairs were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS,
 each registered in both directions, and with the images of another patient; docs/registering.md has
@@ -22,6 +22,8 @@ PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
 LEAST_CORRELATION = 0.9  # of two images of one heart, after registration, on the model grid
 LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
 LEAST_LOCAL_CORRELATION = 0.6
+LEAST_OVERLAP = 0.7  # DSC of a label, where both images have masks
+LARGEST_LOSS = 0.005  # of DSC
 LARGEST_DISTANCE = 3.2  # from the training images, see `ops.appearance.distance`
 
 # Of tracked hearts: above the first number a result is doubted, above the second implausible.
@@ -46,7 +48,7 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
     """
     far = None if described is None else _distance(registration.slices, described)
     reasons = _against(metrics)
-    doubts = _doubts(metrics)
+    doubts = [*_doubts(metrics), *doubts_by_masks(metrics)]
     if far is not None and far > LARGEST_DISTANCE:
         doubts.append(_unlike(registration, far))
     agreed = "the images agree, and no area changes more than it does in a heart"
@@ -190,6 +192,22 @@ def _doubts(metrics: Mapping) -> list[str]:
             f"small structures agree little (local correlation {min(local):.2f}, usually above "
             f"{LEAST_LOCAL_CORRELATION}), as in ultrasound and noise"
         )
+    return doubts
+
+
+def doubts_by_masks(metrics: Mapping) -> list[str]:
+    """Labels that overlap little after registration, or less than before; none without masks."""
+    doubts = []
+    for label, score in metrics.get("dice", {}).items():
+        before, after = score["before"], score["after"]
+        if after < before - LARGEST_LOSS:
+            doubts.append(
+                f"label {label} overlaps less than before (DSC {before:.2f} → {after:.2f})"
+            )
+        elif after < LEAST_OVERLAP:
+            doubts.append(
+                f"label {label} overlaps little (DSC {after:.2f}, usually above {LEAST_OVERLAP})"
+            )
     return doubts
 
 
