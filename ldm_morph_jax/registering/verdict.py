@@ -7,6 +7,7 @@ alarms have not been counted yet. A verdict is no proof: it finds what goes wron
 """
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -187,6 +188,7 @@ def _doubts(metrics: Mapping) -> list[str]:
             "match worse"
         )
     local = [correlation["after"] for correlation in metrics.get("local_correlation", [])]
+    local = [value for value in local if not math.isnan(value)]  # a blank slice has none
     if local and min(local) < LEAST_LOCAL_CORRELATION:
         doubts.append(
             f"small structures agree little (local correlation {min(local):.2f}, usually above "
@@ -218,7 +220,8 @@ def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
     """
     if slices[0].model is None or min(slices[0].model.grid.shape) < 32:
         return None
-    images = [getattr(plane.model, name) for plane in slices for name in ("moving", "fixed")]
+    seen = [plane.model for plane in slices if not plane.blank]
+    images = [getattr(model, name) for model in seen for name in ("moving", "fixed")]
     return float(np.max(distance(np.stack(images), described)))
 
 
