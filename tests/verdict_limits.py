@@ -17,7 +17,13 @@ from real_pairs import DATASETS, arguments, fell, opened
 from ldm_morph_jax import load
 from ldm_morph_jax.paper.plan import dataset_title
 from ldm_morph_jax.registering.measures import measure
-from ldm_morph_jax.registering.verdict import IMPLAUSIBLE, PLAUSIBLE, UNCERTAIN, judge
+from ldm_morph_jax.registering.verdict import (
+    IMPLAUSIBLE,
+    PLAUSIBLE,
+    UNCERTAIN,
+    doubts_by_masks,
+    judge,
+)
 from ldm_morph_jax.report.tables import markdown_table
 
 AT_ONCE = 16
@@ -36,28 +42,32 @@ def rows(registrar, moving, fixed, labels, options):
         found = registrar(*images, **options)
         for one, (_, m), (_, f) in zip(found.registrations, moving[part], fixed[part], strict=True):
             metrics = measure(one, moving_mask=m[..., 0], fixed_mask=f[..., 0])
+            unlabelled = {name: value for name, value in metrics.items() if name != "dice"}
             scores = [v for k, v in metrics["dice"].items() if int(k) in labels]
             yield {
                 "dsc_initial": np.mean([score["before"] for score in scores]),
                 "dsc": np.mean([score["after"] for score in scores]),
-                "verdict": judge(one, metrics, registrar.card.get("appearance"))["level"],
+                "verdict": judge(one, unlabelled, registrar.card.get("appearance"))["level"],
+                "doubted_by_masks": bool(doubts_by_masks(metrics)),
             }
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The table of docs/registering.md: by dataset, both directions together."""
     header = ["", "pairs", "DSC", *LEVELS, "DSC fell (of these not plausible)"]
+    header.append("doubted by masks (of these plausible without)")
     lines = []
     for before, is_kind in (("", table.pair != TWO), (f"{TWO} of ", table.pair == TWO)):
         for name in DATASETS:
             part = table[is_kind & (table.dataset == name)]
-            less = fell(part)
+            less, doubted = fell(part), part[part.doubted_by_masks]
             cells = [
                 before + dataset_title(name),
                 len(part),
                 f"{part.dsc_initial.mean():.3f} → {part.dsc.mean():.3f}",
                 *((part.verdict == level).sum() for level in LEVELS),
                 f"{len(less)} ({(less.verdict != PLAUSIBLE).sum()})",
+                f"{len(doubted)} ({(doubted.verdict == PLAUSIBLE).sum()})",
             ]
             lines.append(list(map(str, cells)))
     return markdown_table(header, lines)

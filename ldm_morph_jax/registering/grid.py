@@ -155,11 +155,13 @@ class Slice:
 
     model, whole: the slice on the two grids; a volume has no model grid.
     shift: `[n]` mm, from fixed to moving, before any registration.
+    blank: whether a slice of a stack shows nothing in one of the images; it is not registered.
     """
 
     model: OnGrid | None
     whole: OnGrid
     shift: np.ndarray
+    blank: bool = False
 
 
 def prepare(
@@ -181,7 +183,7 @@ def prepare(
 
     Raises:
         ImageError: the two do not fit together: different dimensions, tilts or numbers of slices,
-            or hardly any overlap.
+            or hardly any overlap; no slice shows something in both images.
     """
     align = _check_pair(moving, fixed, align)
     model = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
@@ -197,13 +199,18 @@ def prepare(
 
         values = sample(model)
         _check_overlap(values, moving, fixed)
+        blank = moving.array.ndim == 3 and any(_is_constant(sampled) for sampled in values)
         on_model = (
-            _normalise(sampled, method.intensity, image.source)
+            np.zeros(sampled.shape, np.float32)
+            if blank
+            else _normalise(sampled, method.intensity, image.source)
             for sampled, image in zip(values, (moving, fixed), strict=True)
         )
         known = np.isfinite(values).all(axis=0)
         on_whole = _on_one_scale(whole, sample(whole), method.intensity)
-        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift))
+        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, blank))
+    if all(part.blank for part in slices):
+        raise ImageError(f"{moving.source} and {fixed.source}: no slice shows anything in both")
     return slices
 
 
@@ -370,6 +377,11 @@ def _sample(image, index, scale):
     # a pixel reaches half a pixel beyond its centre
     inside = ((index >= -0.5) & (index <= np.array(image.shape) - 0.5)).all(axis=-1)
     return np.where(inside, values, np.nan)
+
+
+def _is_constant(values) -> bool:
+    """Whether there is no contrast; values with NaN outside the image."""
+    return bool(np.nanmin(values) == np.nanmax(values))
 
 
 def _normalise(values, intensity, source):

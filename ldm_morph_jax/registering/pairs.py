@@ -81,13 +81,24 @@ def register_images(
             prepared.append(prepare_volume(method, moving, fixed, align=align))
         else:
             prepared.append(prepare(method, moving, fixed, align=align, centre=centre))
-    planes = [plane for slices in prepared for plane in slices if plane.model is not None]
+            notes[-1] += tuple(
+                f"slice {k} is blank: left as it is"
+                for k, part in enumerate(prepared[-1])
+                if part.blank
+            )
+    planes = [
+        part for slices in prepared for part in slices if part.model is not None and not part.blank
+    ]
     guides = None
     if anatomy is not None:
         guides = [
             one
             for (_, fixed), slices in zip(pairs, prepared, strict=True)
-            for one in guide(anatomy, [s.whole for s in slices], _plane_spacing(fixed, slices[0]))
+            for one in guide(
+                anatomy,
+                [part.whole for part in slices if not part.blank],
+                _plane_spacing(fixed, slices[0]),
+            )
         ]
     motions = iter(_motions(method, planes, steps, guides) if planes else ())
     return [
@@ -98,6 +109,8 @@ def register_images(
             [
                 _volume_motion(method, part.whole, fixed.geometry.spacing, steps)
                 if part.model is None
+                else _still(part, steps or method.predicts_velocity)
+                if part.blank
                 else next(motions)
                 for part in slices
             ],
@@ -304,6 +317,14 @@ def _volume_motion(method: TrainedMethod, pair: OnGrid, spacing, steps: int) -> 
     refining = _refining(Refinement.of(steps).on(spacing), method.calls)
     refined = refining(*filled, np.asarray(spacing, np.float32))
     return _motion({name: np.asarray(value) for name, value in refined.items()}, 0, pair.grid)
+
+
+def _still(part: Slice, of_velocity) -> SliceMotion:
+    """The motion of a blank slice; its similarity is not known."""
+    nothing = np.zeros((*part.whole.grid.shape, 2))
+    return SliceMotion(
+        part.whole.grid, nothing, correlation=(math.nan, math.nan) if of_velocity else None
+    )
 
 
 _READ = ("displacement", "scale", "correlation")  # of search.Refined

@@ -1,4 +1,4 @@
-"""Whether a result can be believed, from what can be seen without labels.
+"""Whether a result can be believed: from the images and, where there are masks, from those.
 
 Thresholds for pairs were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS,
 each registered in both directions, and with the images of another patient; docs/registering.md has
@@ -7,6 +7,7 @@ alarms have not been counted yet. A verdict is no proof: it finds what goes wron
 """
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
 LEAST_CORRELATION = 0.9  # of two images of one heart, after registration, on the model grid
 LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
 LEAST_LOCAL_CORRELATION = 0.6
+LEAST_OVERLAP = 0.7  # DSC of a label, where both images have masks
+LARGEST_LOSS = 0.005  # of DSC
 LARGEST_DISTANCE = 3.2  # from the training images, see `ops.appearance.distance`
 
 # Of tracked hearts: above the first number a result is doubted, above the second implausible.
@@ -46,7 +49,7 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
     """
     far = None if described is None else _distance(registration.slices, described)
     reasons = _against(metrics)
-    doubts = _doubts(metrics)
+    doubts = [*_doubts(metrics), *doubts_by_masks(metrics)]
     if far is not None and far > LARGEST_DISTANCE:
         doubts.append(_unlike(registration, far))
     agreed = "the images agree, and no area changes more than it does in a heart"
@@ -185,11 +188,28 @@ def _doubts(metrics: Mapping) -> list[str]:
             "match worse"
         )
     local = [correlation["after"] for correlation in metrics.get("local_correlation", [])]
+    local = [value for value in local if not math.isnan(value)]  # a blank slice has none
     if local and min(local) < LEAST_LOCAL_CORRELATION:
         doubts.append(
             f"small structures agree little (local correlation {min(local):.2f}, usually above "
             f"{LEAST_LOCAL_CORRELATION}), as in ultrasound and noise"
         )
+    return doubts
+
+
+def doubts_by_masks(metrics: Mapping) -> list[str]:
+    """Labels that overlap little after registration, or less than before; none without masks."""
+    doubts = []
+    for label, score in metrics.get("dice", {}).items():
+        before, after = score["before"], score["after"]
+        if after < before - LARGEST_LOSS:
+            doubts.append(
+                f"label {label} overlaps less than before (DSC {before:.2f} → {after:.2f})"
+            )
+        elif after < LEAST_OVERLAP:
+            doubts.append(
+                f"label {label} overlaps little (DSC {after:.2f}, usually above {LEAST_OVERLAP})"
+            )
     return doubts
 
 
@@ -200,7 +220,8 @@ def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
     """
     if slices[0].model is None or min(slices[0].model.grid.shape) < 32:
         return None
-    images = [getattr(plane.model, name) for plane in slices for name in ("moving", "fixed")]
+    seen = [plane.model for plane in slices if not plane.blank]
+    images = [getattr(model, name) for model in seen for name in ("moving", "fixed")]
     return float(np.max(distance(np.stack(images), described)))
 
 

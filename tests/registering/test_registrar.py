@@ -391,3 +391,31 @@ def test_registrars_can_be_pickled(name):
     assert again.model == registrar.model and again.by_default is registrar.by_default is False
     images = [heart((32, 32), radius=r) for r in (0.5, 0.42)]
     np.testing.assert_array_equal(again(*images).displacement, registrar(*images).displacement)
+
+
+def test_blank_slices_of_a_stack_are_left_as_they_are(tmp_path):
+    def stack(name, *slices):
+        array = np.stack(slices).astype(np.float32)
+        write_image(tmp_path / name, array, plain_geometry(array.shape, (8.0, 2.0, 2.0)))
+        return read_image(tmp_path / name, slice="all")
+
+    shape = (64, 60)
+    nothing, a, b = np.zeros(shape), heart(shape, radius=0.5), heart(shape, radius=0.4)
+    moving, fixed = (
+        stack("moving.nii.gz", nothing, a, a),
+        stack("fixed.nii.gz", nothing, b, 7 + nothing),
+    )
+    for refine in (0, 4):
+        result = AnalyticMethod()(moving, fixed, refine=refine)
+        moved = np.abs(result.displacement).max(axis=(1, 2, 3))
+        assert moved[1] > 0.1 and moved[0] == moved[2] == 0
+        np.testing.assert_array_equal(result.warped[[0, 2]], moving.array[[0, 2]])
+        told = result.metrics["notes"]
+        assert [note for note in told if "blank" in note] == [
+            f"slice {k} is blank: left as it is" for k in (0, 2)
+        ]
+        assert "nan" not in result.verdict["sentence"]
+    full = AnalyticMethod()(stack("m.nii.gz", a, a), stack("f.nii.gz", b, b), refine=4)
+    np.testing.assert_allclose(result.displacement[1], full.displacement[1], atol=1e-4)
+    with pytest.raises(ImageError, match="no slice shows anything in both"):
+        AnalyticMethod()(stack("empty.nii.gz", nothing, nothing, a), fixed, refine=0)

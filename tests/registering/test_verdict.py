@@ -11,6 +11,7 @@ from ldm_morph_jax.registering.verdict import (
     IMPLAUSIBLE,
     PLAUSIBLE,
     UNCERTAIN,
+    doubts_by_masks,
     judge,
     judge_heart,
     judge_stack,
@@ -154,3 +155,15 @@ def test_a_stack_is_as_plausible_as_its_slices_and_its_wall():
     assert verdict["level"] == UNCERTAIN and "slice-01 is implausible" in verdict["sentence"]
     verdict = judge_stack({"slice-00": good}, 0.37)
     assert verdict["level"] == IMPLAUSIBLE and "volume changes by 37 %" in verdict["sentence"]
+
+
+def test_masks_doubt_what_the_images_do_not():
+    def score(before, after):
+        return {"before": before, "after": after}
+
+    good = {"1": score(0.6, 0.9), "2": score(0.5, 0.71), "3": score(0.92, 0.917)}
+    assert doubts_by_masks({}) == doubts_by_masks({"dice": good}) == []
+    little = doubts_by_masks({"dice": good | {"2": score(0.4, 0.69)}})
+    assert little == ["label 2 overlaps little (DSC 0.69, usually above 0.7)"]
+    less = doubts_by_masks({"dice": good | {"1": score(0.93, 0.91)}})
+    assert less == ["label 1 overlaps less than before (DSC 0.93 → 0.91)"]
