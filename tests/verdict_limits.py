@@ -54,8 +54,14 @@ def rows(registrar, moving, fixed, labels, options):
 
 def markdown(table: pd.DataFrame) -> str:
     """The table of docs/registering.md: by dataset, both directions together."""
-    header = ["", "pairs", "DSC", *LEVELS, "DSC fell (of these not plausible)"]
-    header.append("doubted by masks (of these plausible without)")
+    header = [
+        "",
+        "pairs",
+        "DSC",
+        *LEVELS,
+        "DSC fell (of these not plausible)",
+        "doubted by masks (of these plausible without)",
+    ]
     lines = []
     for before, is_kind in (("", table.pair != TWO), (f"{TWO} of ", table.pair == TWO)):
         for name in DATASETS:

@@ -10,12 +10,13 @@ import numpy as np
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.segments import NAMES, VIEWS
-from ldm_morph_jax.registering.heart import APICAL_SEGMENTS
+from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, Curve
 from ldm_morph_jax.registering.options import ViewsOptions
 from ldm_morph_jax.registering.outputs import (
     SUMMARY,
     draw_stack_pages,
     software,
+    time_name,
     write_curves,
     write_record,
     write_segments,
@@ -54,7 +55,7 @@ def merge_views(options: ViewsOptions) -> dict:
         "notes": [*_notes(records), *(f"{v}: {n}" for v, r in records.items() for n in r["notes"])],
     }
     rows = segments.rows()
-    column = "time_s" if content["cine"]["times_known"] else "time_frames"
+    column = time_name(content["cine"]["times_known"])
     with staged(options.out, _FILES, options.overwrite, last=SUMMARY) as folder:
         write_curves(folder / "curves.csv", times, segments.table, column)
         write_segments(folder / "segments.csv", rows, column)
@@ -67,9 +68,8 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
     """The 16 segments of views' summaries, and the times of their curves `[T]`.
 
     The beats of two views differ in length. Time runs from the reference frame, and is stretched
-    from there to end-systole so that all views reach it together (as views are aligned by the
-    closure of the aortic valve: Voigt 2015, sec. 3.3); after it, diastole is only shifted. The
-    times are those of the first view which all views have.
+    from there to end-systole so that all views reach it together; after it, diastole is only
+    shifted. The times are those of the first view which all views have.
 
     Args:
         records: "4ch", "2ch" or "3ch" -> summary of `track`.
@@ -78,24 +78,22 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
     end_systole = _time_of(first, first["end_systole"])
     aligned = {view: _aligned(record, end_systole) for view, record in records.items()}
     start, end = max(t[0] for t in aligned.values()), min(t[-1] for t in aligned.values())
-    times = aligned[next(iter(records))]
+    times = next(iter(aligned.values()))
     times = times[(times >= start - 1e-6) & (times <= end + 1e-6)]
 
-    seen: dict[str, list[np.ndarray]] = {}
-    pixels: dict[str, int] = {}
+    seen: dict[int, list[np.ndarray]] = {}  # by the segment's number
+    pixels: dict[int, int] = {}
     for view, record in records.items():
         for number, region in zip(VIEWS[view], APICAL_SEGMENTS, strict=True):
-            curve = record["curves"].get(f"{_DIRECTION}_strain_{region}")
-            if curve is None:
-                continue
-            name = NAMES[number - 1].replace(" ", "_")
-            curve = np.array(curve, np.float64)
-            seen.setdefault(name, []).append(np.interp(times, aligned[view], curve))
-            pixels[name] = pixels.get(name, 0) + record["segment_pixels"][region]
-    order = [name.replace(" ", "_") for name in NAMES if name.replace(" ", "_") in seen]
-    curves = {(_DIRECTION, name): np.mean(seen[name], axis=0) for name in order}
+            curve = record["curves"].get(_column(region))
+            if curve is not None:
+                curve = np.interp(times, aligned[view], np.array(curve, np.float64))
+                seen.setdefault(number, []).append(curve)
+                pixels[number] = pixels.get(number, 0) + record["segment_pixels"][region]
+    names = {number: NAMES[number - 1].replace(" ", "_") for number in sorted(seen)}
+    curves = {(_DIRECTION, name): np.mean(seen[k], axis=0) for k, name in names.items()}
     wall = {(_DIRECTION, WALL): np.mean(list(curves.values()), axis=0)}
-    sizes = {WALL: sum(pixels.values())} | {name: pixels[name] for name in order}
+    sizes = {WALL: sum(pixels.values())} | {name: pixels[k] for k, name in names.items()}
     at = int(np.abs(times - end_systole).argmin())
     return Segments(wall | curves, sizes, times, at), times
 
@@ -108,9 +106,14 @@ def _record(folder: Path) -> dict:
         raise ImageError(f"{path}: no result of track, which writes it") from None
     if record.get("view") != "apical":
         raise ImageError(f"{path}: the view is {record.get('view')!r}, expected 'apical'")
-    if not any(f"{_DIRECTION}_strain_{name}" in record["curves"] for name in APICAL_SEGMENTS):
+    if not any(_column(region) in record["curves"] for region in APICAL_SEGMENTS):
         raise ImageError(f"{path}: no longitudinal strain of segments; it needs a mask with a wall")
     return record
+
+
+def _column(region: str) -> str:
+    """Of a segment's strain in curves.csv."""
+    return Curve("strain", region, "", np.empty(0), _DIRECTION).column
 
 
 def _time_of(record, frame: int) -> float:

@@ -44,6 +44,7 @@ from ldm_morph_jax.registering.outputs import (
     draw_cine_pages,
     draw_stack_pages,
     software,
+    time_name,
     write_curves,
     write_record,
     write_segments,
@@ -290,7 +291,7 @@ def _track_slices(options, load) -> dict:
                 "end_systolic_deg": float(twist[smallest]),
             }
             curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
-    column = "time_s" if content["cine"]["times_known"] else "time_frames"
+    column = time_name(content["cine"]["times_known"])
     with staged(options.out, (), True, all_names=ALL_OF_STACK, last=SUMMARY) as folder:
         if curves:
             write_curves(folder / "curves.csv", times, curves, column)

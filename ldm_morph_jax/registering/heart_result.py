@@ -161,7 +161,7 @@ class TrackedHeart(Tracked):
         write_tables(folder, self, self.measures)
         rows = [] if self.segments is None else self.segments.rows()
         if rows:
-            write_segments(folder / "segments.csv", rows, time_name(self))
+            write_segments(folder / "segments.csv", rows, time_name(self.cine.times is not None))
 
 
 def track_heart(

@@ -196,6 +196,11 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
         for note in image.notes
     ]
     sentences += registration.notes
+    sentences += [
+        f"slice {k} is blank: left as it is"
+        for k, part in enumerate(registration.slices)
+        if part.blank
+    ]
     if registration.in_space and not registration.fixed.spacing_known:
         sentences.append(
             f"{registration.fixed.source} does not tell its spacing: slices were taken to be as "

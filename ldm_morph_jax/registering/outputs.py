@@ -266,7 +266,12 @@ def write_frames(folder: Path, tracked: Tracked, anatomy: "Anatomy") -> None:
 
 def write_tables(folder: Path, tracked: Tracked, measures: "Measures") -> None:
     """curves.csv, contours.csv, landmarks.csv."""
-    write_curves(folder / "curves.csv", tracked.times, measures.table, time_name(tracked))
+    write_curves(
+        folder / "curves.csv",
+        tracked.times,
+        measures.table,
+        time_name(tracked.cine.times is not None),
+    )
     place = tracked.geometry.to_physical
     for name, kind, carried in (
         ("contours.csv", "contour", measures.contours),
@@ -276,7 +281,17 @@ def write_tables(folder: Path, tracked: Tracked, measures: "Measures") -> None:
             continue
         with open(folder / name, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["frame", time_name(tracked), kind, "row", "column", "x_mm", "y_mm"])
+            writer.writerow(
+                [
+                    "frame",
+                    time_name(tracked.cine.times is not None),
+                    kind,
+                    "row",
+                    "column",
+                    "x_mm",
+                    "y_mm",
+                ]
+            )
             for t, time in enumerate(tracked.times):
                 for which, points in carried.items():
                     for point, position in zip(points[t], place(points[t]), strict=True):
@@ -284,9 +299,9 @@ def write_tables(folder: Path, tracked: Tracked, measures: "Measures") -> None:
                         writer.writerow([t, f"{time:.6g}", which, *numbers])
 
 
-def time_name(tracked: Tracked) -> str:
-    """The column of times: seconds, or nothing but the number of the frame."""
-    return "time_frames" if tracked.cine.times is None else "time_s"
+def time_name(known: bool) -> str:
+    """The column of times: seconds where they are known, or nothing but the number of the frame."""
+    return "time_s" if known else "time_frames"
 
 
 def write_curves(path: Path, times, curves: Mapping[str, np.ndarray], time_column: str) -> None:

@@ -81,11 +81,6 @@ def register_images(
             prepared.append(prepare_volume(method, moving, fixed, align=align))
         else:
             prepared.append(prepare(method, moving, fixed, align=align, centre=centre))
-            notes[-1] += tuple(
-                f"slice {k} is blank: left as it is"
-                for k, part in enumerate(prepared[-1])
-                if part.blank
-            )
     planes = [
         part for slices in prepared for part in slices if part.model is not None and not part.blank
     ]
