@@ -22,7 +22,7 @@ STRUCTURES = ("left ventricle", "myocardium", "right ventricle")
 def anatomy_experiment(directory):
     c = tiny_config(directory).unlock()
     c.anatomy = anatomy_config(STRUCTURES)
-    c.anatomy.window.update(size=16, spacing_mm=0.0)
+    c.anatomy.window.update(size=32, spacing_mm=0.0)
     c.anatomy.model.update(channels=(8, 16), norm_groups=4)
     c.anatomy.variation = {"rotation_degrees": 20.0, "noise": 0.05, "nothing": 0.2}
     c.anatomy.train.update(steps=4, batch_size=2, log_every=2, evaluate_every=2, warmup_steps=0)
