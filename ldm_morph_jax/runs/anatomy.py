@@ -17,7 +17,6 @@ from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.models.anatomy import AnatomyUNet
 from ldm_morph_jax.ops import familiar
-from ldm_morph_jax.ops.appearance import appearance
 from ldm_morph_jax.runs.weights import (
     DEFAULT_ANATOMY,
     FILE_NAME,
@@ -110,14 +109,14 @@ class AnatomyModel:
     def numbers(self, windows: np.ndarray) -> dict[str, np.ndarray]:
         """What tells `[N, S, S]` in [0, 1] from other kinds of images, `[N, K]` numbers each.
 
-        Their appearance (`ops.appearance`), and what the network's encoder ends with.
+        Their greys and texture, and what the network's encoder ends with.
         """
         size, windows = (1 if len(windows) == 1 else 4), np.asarray(windows, np.float32)
 
         def run(images):
             return self._encoder(self.params, jnp.asarray(images))
 
-        return {"appearance": appearance(windows), "deepest": in_chunks(run, size, windows)}
+        return {"appearance": familiar.greys(windows), "deepest": in_chunks(run, size, windows)}
 
     def distance(self, windows: np.ndarray) -> np.ndarray:
         """How far `[N, S, S]` are from training images, `[N]`: about 1 for images like them.
