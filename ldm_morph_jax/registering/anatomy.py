@@ -340,7 +340,10 @@ def _without_base(outline, wall, other, source) -> np.ndarray:
             "expected a wall or an atrium, or `contours`"
         )
     if keep.all() or not keep.any():
-        raise ImageError(f"{source}: cannot tell the base of the cavity, expected `contours`")
+        raise ImageError(
+            f"{source}: cannot tell the base of the cavity; is it an apical view? Expected `view` "
+            "sax, or `contours`"
+        )
     start = np.flatnonzero(keep & ~np.roll(keep, 1))
     runs = [np.roll(np.arange(len(keep)), -s)[: _run(np.roll(keep, -s))] for s in start]
     return _even(outline[max(runs, key=len)], closed=False)

@@ -89,6 +89,18 @@ def segment(
     return found
 
 
+def window_about(
+    model: AnatomyModel,
+    image: np.ndarray,
+    spacing: tuple[float, float] | None,
+    centre: tuple[float, float],
+) -> np.ndarray:
+    """What `segment` sees first `[S, S]` of an image `[H, W]` whose cavity is at `centre`."""
+    step, middle, _ = _scale(model, [image], spacing)
+    at = centre if model.window.spacing_mm else middle
+    return sample(image, _coordinates(model, at, step, np.eye(2)))
+
+
 def _scale(model, images, spacing):
     """Image pixels per window pixel `[2]`, where to begin, the ways of looking."""
     shape = np.array(images[0].shape)

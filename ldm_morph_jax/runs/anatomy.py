@@ -31,10 +31,10 @@ CALIBRATION, KNOWN = "calibration.json", "known.npz"
 
 # name -> sha256 of weights/<name>/model.safetensors
 SHA256: dict[str, str] = {
-    "anatomy": "4e68e2cd6223fb001cf5117b86284fe41d5228bb619a24372ea7310ba69ef5e7",
+    "anatomy": "274a9919eaa2df21a318fd9da5b0a389fd98dfd9d6ade072e5b89165cbd47e75",
     # not under the package's licence, see LICENSE.md beside them
-    "anatomy-mri": "aa4e6c1a3c018efde51934d7c81974b297a251544024df745a8d56d16ad4a086",
-    "anatomy-echo": "ea9954d8ea6e2fedf21b4170e7afedb9d94bd411217a082483ee9878c9f4485e",
+    "anatomy-mri": "5a976d5233bd915175796e524321713bc6c0324fcd06f95f4f35dfbfa042efcd",
+    "anatomy-echo": "60ea913ea194312850e970663ebe0c5edd7981ee7f483f7b53209389a47822e3",
 }
 
 
@@ -116,7 +116,7 @@ class AnatomyModel:
         def run(images):
             return self._encoder(self.params, jnp.asarray(images))
 
-        return {"appearance": familiar.greys(windows), "deepest": in_chunks(run, size, windows)}
+        return {"greys": familiar.greys(windows), "deepest": in_chunks(run, size, windows)}
 
     def distance(self, windows: np.ndarray) -> np.ndarray:
         """How far `[N, S, S]` are from training images, `[N]`: about 1 for images like them.
