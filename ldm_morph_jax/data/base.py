@@ -189,6 +189,12 @@ class DatasetBuilder:
             fixed_mask=pair.moving_mask,
         )
 
+    def write_files(self, folder: Path) -> None:
+        """Write what the dataset offers to other programs besides its pairs; here nothing.
+
+        folder: of the prepared dataset. What is there already is left as it is.
+        """
+
     @functools.cached_property
     def found(self) -> Found:
         """The result of `find`, computed once."""

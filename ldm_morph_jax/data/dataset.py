@@ -102,13 +102,14 @@ class Dataset:
       spacing: where the pixel spacing (array `spacing` of each example, mm) comes from.
       image_size: height and width in pixels.
       path: folder of the prepared files.
+      write_files: the builder's; `prepare` calls it with `path`.
       splits: split -> number of pairs.
       preparation: the contents of preparation.json (`store.py`).
       has_displacement: whether examples carry the true displacement.
     """
 
     def __init__(self, builder: DatasetBuilder, path: Path, in_memory: bool | None = None):
-        self.name, self.path = builder.name, path
+        self.name, self.path, self.write_files = builder.name, path, builder.write_files
         self.preparation = json.loads((path / store.PREPARATION).read_text(encoding="utf-8"))
         self.labels = {int(label): text for label, text in self.preparation["labels"].items()}
         self.spacing, self.image_size = builder.spacing_note, builder.options.image_size
