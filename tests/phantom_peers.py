@@ -19,6 +19,7 @@ import contextlib
 import io
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,8 @@ def elastix(cine: Cine, es: int) -> Found:
     _, transform = itk.elastix_registration_method(
         fixed, moving, parameter_object=settings, number_of_threads=1, log_to_console=False
     )
-    field = itk.transformix_deformation_field(moving, transform)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # it writes a file
+        field = itk.transformix_deformation_field(moving, transform)
     return {es: itk.array_from_image(field)[..., ::-1]}
 
 
