@@ -503,7 +503,9 @@ def test_every_run_of_every_configuration_builds(path):
         if network not in built:
             method = build_method(run.config)
             size = run.config.data.image_size
-            jax.eval_shape(lambda method=method, size=size: method.init(jax.random.key(0), size))
+            jax.eval_shape(
+                lambda method=method, size=size: method.init(jax.random.key(0), (size, size))
+            )
             built.add(network)
     equal = ("steps", "batch_size", "evaluate_every", "patience")
     budgets = {(run.dataset, *(run.config.registration.train[k] for k in equal)) for run in trained}
