@@ -117,7 +117,7 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
     The checksum is also written to `<path>.sha256` (in the format of `sha256sum -c`). Integers and
     scalars keep their dtype. Raises WeightsError for values that float16 cannot represent.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {}
     for name, array in _flatten(params):
@@ -133,7 +133,7 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
     metadata = {"config": json.dumps(config, sort_keys=True), "card": json.dumps(card)}
     path = Path(path)
     with atomic(path) as part:
-        save_file(tensors, part, metadata=metadata)
+        part.write_bytes(save(tensors, metadata))  # `save_file` lets nobody but the owner read it
     digest = sha256(path)
     with atomic(path.with_name(path.name + ".sha256")) as part:
         part.write_text(f"{digest}  {path.name}\n")
