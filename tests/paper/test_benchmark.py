@@ -447,6 +447,7 @@ def test_unknown_names_are_refused(data, tmp_path, only, message):
         ({"weights": ()}, r"config\.weights is \(\), expected at least one"),
         ({"our_head": ("lddmm",)}, r"config\.our_head: lddmm unknown"),
         ({"seeded": ("initial",)}, r"config\.seeded: initial unknown, .*voxelmorph"),
+        ({"unseen": {"acdc_3d": experiment("acdc_3d")}}, "acdc_3d has volumes, expected images"),
     ],
 )
 def test_impossible_plans_are_refused(data, tmp_path, changes, message):

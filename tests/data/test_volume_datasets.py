@@ -8,6 +8,7 @@ from ldm_morph_jax.data import contact_sheet, load_dataset
 from ldm_morph_jax.data.acdc_3d import Acdc3dOptions
 from ldm_morph_jax.data.orientation import orient, orient_displacement
 from ldm_morph_jax.data.pipeline import PLANE, Augmentation, pair_batches, turn_displacement
+from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice
 
@@ -44,7 +45,8 @@ def test_the_phantom_carries_its_motion(phantom, tmp_path):
     u = pair["displacement"][None]
     masks = [warp(pair["moving_mask"][None], k * u, interpolation="nearest")[0] for k in (0, 1)]
     before, after = (dice(np.asarray(m), pair["fixed_mask"], phantom.labels) for m in masks)
-    assert all(after[k] > max(0.6, before[k] + 0.05) for k in phantom.labels), (before, after)
+    assert min(after.values()) > 0.7  # labels of voxels of 6 x 6 x 8.4 mm
+    assert all(after[k] > before[k] + 0.2 for k in (MYOCARDIUM, LEFT_VENTRICLE))
     back = load_dataset("phantom_3d", directory=tmp_path, reverse=True, **SMALL)
     other = back.split("test")[0]
     np.testing.assert_array_equal(other["moving"], pair["fixed"])

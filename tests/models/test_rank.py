@@ -25,14 +25,14 @@ from ldm_morph_jax.models.transmorph import TransMorphNetwork
 from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.models.voxelmorph import VoxelMorphUNet
 
-SPACE = (8, 16, 8)
+SPACE = (8, 16, 16)
 
 
 def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-SWIN = {"embed_dim": 8, "depths": (1, 2), "num_heads": (2, 2), "window_size": 2, "mlp_ratio": 2}
+SWIN = {"embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2), "window_size": 2, "mlp_ratio": 2}
 IMAGES = random(2, 2, *SPACE, 1)
 GROUPS = tuple(random(2, *(n // (4 * 2**level) for n in SPACE), 6) for level in range(2))
 TIMES = jnp.array([0, 7])
@@ -40,13 +40,13 @@ CASES = {  # name -> (module, its arguments, shape of its output)
     "voxelmorph": (VoxelMorphUNet((4, 6), (6, 6), (4,)), (*IMAGES,), (2, *SPACE, 3)),
     "transmorph": (TransMorphNetwork(**SWIN, head_channels=4), (*IMAGES,), (2, *SPACE, 3)),
     "ldm_morph": (
-        RegistrationNetwork(**SWIN, lgca_heads=2, lgca_depth=2),
+        RegistrationNetwork(**SWIN, lgca_heads=2, lgca_depth=1),
         (np.concatenate(IMAGES, -1), GROUPS),
         (2, *SPACE, 3),
     ),
     "autoencoder": (Autoencoder(4, (1, 2), 1, (1,), 1, 8, 2), (IMAGES[0],), (2, *SPACE, 1)),
     "unet": (UNet(8, (1, 1), 1, (1,), 8, 4), (random(2, 4, 4, 2, 1), TIMES), (2, 4, 4, 2, 1)),
-    "discriminator": (PatchDiscriminator(4, 1), (IMAGES[0],), (2, 2, 6, 2, 1)),
+    "discriminator": (PatchDiscriminator(4, 1), (IMAGES[0],), (2, 2, 6, 6, 1)),
 }
 OPTIONS = {"ldm_morph": {"train": False}, "discriminator": {"train": False}}
 

@@ -30,8 +30,9 @@ def volume_config(directory):
     c.data.name, (c.data.depth, c.data.image_size, _) = "phantom_3d", SPACE
     c.data.options = {"n_train": 2, "n_validation": 2, "n_test": 1}
     c.autoencoder.update(adversarial_start=10)
-    c.diffusion.model.update(channel_multipliers=(1, 1), attention_levels=(1,))
-    c.registration.model.update(depths=(1, 2), num_heads=(2, 2), window_size=2)
+    c.autoencoder.model.channel_multipliers = (1, 1, 1)
+    c.diffusion.model.update(channel_multipliers=(1, 1), attention_levels=())
+    c.registration.model.update(depths=(1, 1), num_heads=(2, 2), window_size=2)
     for stage in (c.autoencoder, c.diffusion, c.registration):
         stage.augmentation.orientations = (0, 5)
     return c.lock()
