@@ -96,6 +96,15 @@ def data_config(options: Options, model, workdir: Path | None):
             config.data.directory = options.data
         if options.allow_partial:
             config.data.options.allow_partial = True
+    if config.data.depth and not model.method.takes_volumes:
+        raise ValueError(
+            f"the dataset {config.data.name} has volumes, {model.name} registers images only"
+        )
+    if not model.iterative and model.depth != config.data.depth:
+        raise ValueError(
+            f"data.depth is {config.data.depth}, expected {model.depth}, which the model was "
+            "trained for"
+        )
     if model.image_size not in (None, config.data.image_size):
         raise ValueError(
             f"data.image_size is {config.data.image_size}, expected {model.image_size}, which the "
