@@ -625,6 +625,22 @@ def test_page_in_a_browser(sax):
         assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
 
 
+@pytest.mark.integration
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
+def test_pages_pass_an_accessibility_checker(sax, tmp_path):
+    """Contrast, names of controls, structure, keyboard: axe-core's rules for WCAG 2.1 AA."""
+    with browser.page() as page:
+        for scheme in ("light", "dark"):
+            page.look(scheme)
+            for size in ((1400, 1000), (390, 844)):
+                page.open((sax / "report.html").as_uri(), *size)
+                assert page.violations() == [], (scheme, size)
+        (tmp_path / "grey.html").write_text("<p style='color:#aaa'>grey on white</p>")
+        page.open((tmp_path / "grey.html").as_uri())  # the checker checks
+        assert any(text.startswith("color-contrast") for text in page.violations())
+        assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
+
+
 # ---------------------------------------------------------------------------- without a mask
 
 

@@ -180,7 +180,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
             draw_cine_pages(folder, tracked, anatomy, tracked.measures, content)
         if source is not None:
             figures = cine_figures(tracked, tracked.measures) if options.report else []
-            rows = [] if tracked.segments is None else tracked.segments.rows()
+            rows = tracked.segment_rows
             dicom_results.write_cine(
                 folder / "dicom", source, tracked, anatomy, content, rows, figures
             )

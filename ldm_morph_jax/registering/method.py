@@ -38,10 +38,15 @@ def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Re
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
-        ValueError: a directory that is no finished run.
+        ValueError: a directory that is no finished run, or one of a network for volumes.
     """
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     registrar = load_method(name, calls=calls, kind=Registrar)
+    if registrar.depth:
+        raise ValueError(
+            f"{name} registers volumes on its own grid of {registrar.depth} planes, which "
+            "`ldm-morph evaluate` scores; expected a network for images, which starts the search"
+        )
     registrar.loaded_as, registrar.by_default = name, name_or_path is None
     return registrar
 
