@@ -126,5 +126,5 @@ def test_limits_lie_in_the_middle_of_what_is_equally_good():
     assert level == pytest.approx(0.6, abs=0.011)
     assert limit == pytest.approx(1.6, abs=0.041)
     # every kind counts alike, however many there are of it
-    others["near"] = np.array([[0.85, 1.0]] * 50)
+    others["as sure"] = np.array([[0.97, 1.0]] * 50)
     assert anatomy_scores._limits(hearts, others)[0] == pytest.approx(0.6, abs=0.011)
