@@ -44,6 +44,7 @@ SCORES = {  # what a header says -> key in pairs.csv
     "axes and signs": "nonpositive_jacobian_percent_both",
     "DSC": "dsc",
     "J <= 0": "nonpositive_jacobian_percent",
+    "HD95, mm": "hd95_mm",
     "HD95": "hd95_px",
     "squared error": "mse",
     "end-point error": "epe_px",
@@ -52,7 +53,6 @@ SCORES = {  # what a header says -> key in pairs.csv
     "right ventricle": "dsc_right_ventricle",
     "myocardium": "dsc_myocardium",
     "left ventricle": "dsc_left_ventricle",
-    "HD95, mm": "hd95_mm",
     "SD of log J": "sd_log_jacobian",
 }
 DOCUMENTS = [
