@@ -199,7 +199,7 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     """Score an anatomy network; on validation patients it is calibrated first."""
     from ldm_morph_jax.anatomy_scores import calibrate, format_summary, score_anatomy
     from ldm_morph_jax.config import config_from_json
-    from ldm_morph_jax.runs.anatomy import load_anatomy
+    from ldm_morph_jax.runs.anatomy import load_anatomy, save_calibration
     from ldm_morph_jax.runs.dataset import dataset_of
 
     if options.refine:
@@ -209,8 +209,8 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     config = data_config(options, of_model, workdir)
     dataset = dataset_of(config)
     if options.split == "validation" and workdir == Path(named):
-        calibrate(model, dataset, workdir)
-        model = load_anatomy(named)
+        model, calibration = calibrate(model, dataset)
+        save_calibration(model, workdir, calibration)
     out = output_directory(options, named, workdir, config)
     print(format_summary(score_anatomy(model, dataset, options.split, out)))
     print(f"scores: {out}")

@@ -101,7 +101,8 @@ class TrackedHeart(Tracked):
         if self.period is not None and self.cine.times is not None and not self.whole_beat:
             of_period = note_on_period(self.period)
         doubts = () if self.findings is None else self.findings.doubts
-        return [*self.cine.first.notes, *of_period, *self.measures.notes, *doubts]
+        of_view = self.anatomy.notes
+        return [*self.cine.first.notes, *of_period, *of_view, *self.measures.notes, *doubts]
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
@@ -124,6 +125,7 @@ class TrackedHeart(Tracked):
             "method": self.method,
             "model": self.model,
             "view": self.anatomy.view,
+            "view_by": self.anatomy.view_by,
             "period": self.period,
             **numbers,
             "verdict": judge_heart(numbers),

@@ -222,7 +222,7 @@ class Registrar(TrainedMethod):
         landmarks: Any = None,
         anatomy: str | Path | None = None,
         labels: tuple[int, int] | None = None,
-        view: str = "sax",
+        view: str | None = None,
         septum: tuple[float, float] | None = None,
         levels: str | None = None,
         reference: int | None = None,
@@ -251,7 +251,7 @@ class Registrar(TrainedMethod):
             labels: (cavity, wall) of the mask; by default the wall is 2, the cavity what it
                 encloses.
             view: "sax" (short-axis: radial, circumferential strain) or "apical" (longitudinal,
-                volume).
+                volume); by default what the mask's wall or the anatomy network shows, else "sax".
             septum: (row, column) in the direction of the middle of the septum, for sectors; by
                 default the mask's right ventricle.
             levels: the level of a short-axis slice: "b" (basal), "m" (middle), "a" (apical), "c"
