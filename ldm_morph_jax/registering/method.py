@@ -83,6 +83,7 @@ class Registrar(TrainedMethod):
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
         anatomy: str | Path | None = None,
+        affine: str = "none",
         volume: bool = False,
     ) -> Result:
         """Register two images, with the defaults of `ldm-morph register`.
@@ -109,6 +110,9 @@ class Registrar(TrainedMethod):
                 default `search.STEPS` for a network, none for an iterative method.
             anatomy: a network that finds the heart in both images and guides the search by it:
                 name, run or file.
+            affine: what is found before anything deforms, of volumes in three dimensions: "rigid"
+                (shift and rotation), "affine" (also scales and shear) or "none". It is in the
+                displacement.
             volume: the arrays are one volume `[S, H, W]` each, registered in three dimensions, and
                 not a batch of images; so are those that have a spacing of three numbers.
 
@@ -167,6 +171,7 @@ class Registrar(TrainedMethod):
             refine=steps,
             volume=volume or asks_for_volume(slice),
             anatomy=guide,
+            affine=affine,
         )
         return Result(
             tuple(registrations),
@@ -194,6 +199,7 @@ class Registrar(TrainedMethod):
         refine: int | None = None,
         volume: bool | None = False,
         anatomy: AnatomyModel | None = None,
+        affine: str = "none",
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
@@ -205,6 +211,7 @@ class Registrar(TrainedMethod):
             refine=refine,
             volume=volume,
             anatomy=anatomy,
+            affine=affine,
         )
 
     def track(
