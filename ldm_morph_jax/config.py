@@ -345,6 +345,9 @@ def _registration(method: str) -> dict:
     defaults = dict(method_class(method, trained=True).defaults)
     return {
         "method": method,
+        # Dice of the warped and the fixed structures, for data with masks; 0 = off, as in the paper
+        "mask_weight": 0.0,
+        "mask_labels": (1, 2, 3),  # the structures; those that a pair does not have do not count
         **defaults,
         "optimiser": optimiser_config(**defaults.get("optimiser", {})),
         "train": stage_config(**{"steps": 24_000} | defaults.get("train", {})),

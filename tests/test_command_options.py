@@ -53,6 +53,8 @@ def test_values():
     assert (options.frame, options.seeds, options.period) == (2, (0, 3), 0.8)
     assert (options.align, options.slice, options.oblique) == ("world", "all", False)
     assert parse("--out", "o", "--slice", "3", "--period", "whole").slice == 3
+    assert parse("--out", "o", "--slice", "2-4").slice == (2, 3, 4)
+    assert parse("--out", "o", "--slice", "0,2,5-6").slice == (0, 2, 5, 6)
 
 
 @pytest.mark.parametrize("flag", ["--no-report", "--no_report"])
@@ -104,4 +106,4 @@ def test_help_is_made_from_the_fields(capsys):
     assert told.startswith("usage: ldm-morph x --out PATH [OPTIONS]\n\nDoes it.\n\noptions:\n")
     assert "--out PATH            where results go (required)" in told
     assert "how the images lie (one of: auto, world) (default: auto)" in told
-    assert "--slice K|all" in told and "overrides" not in told
+    assert "--slice K|K-L|K,L|all" in told and "overrides" not in told

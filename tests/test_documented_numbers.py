@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import recognised_images
 import speed_tables
 import tracking_accuracy
 import verdict_limits
@@ -213,6 +214,13 @@ def test_table_of_verdicts_follows_from_its_rows():
     table = pd.read_csv(ROOT / "docs/results/register/verdict.csv")
     _, found = table_after(text.partition("register/verdict.csv -->")[2])
     assert found == table_after(verdict_limits.markdown(table))[1]
+
+
+def test_table_of_recognised_images_follows_from_its_rows():
+    text = (ROOT / "docs/registering.md").read_text(encoding="utf-8")
+    table = pd.read_csv(ROOT / "docs/results/register/recognised.csv")
+    _, found = table_after(text.partition("register/recognised.csv -->")[2])
+    assert found == table_after(recognised_images.markdown(table))[1]
 
 
 def test_tables_of_times_follow_from_the_logs():

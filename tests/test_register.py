@@ -268,12 +268,13 @@ def test_one_slice_and_all_slices(tmp_path, analytic):
         write_image(tmp_path / f"{name}_mask.nii.gz", (stack > 420).astype(np.uint8), geometry)
     masks = ("--moving-mask", tmp_path / "ed_mask.nii.gz")
     masks += ("--fixed-mask", tmp_path / "es_mask.nii.gz")
-    for which in ("1", "all"):
+    for which in ("1", "1-2", "all"):
         out = ("--out", tmp_path / which, "--slice", which, "--inverse")
         assert run(register, *on(tmp_path, *out, *masks)) == 0
     whole, one = (array(tmp_path / w / "warped.nii.gz") for w in ("all", "1"))
     assert whole.shape == (3, *SHAPE)
     np.testing.assert_allclose(whole[1], one, atol=0.05)
+    np.testing.assert_allclose(array(tmp_path / "1-2" / "warped.nii.gz"), whole[1:], atol=0.05)
     field = SimpleITK.ReadImage(tmp_path / "all" / "displacement.nii.gz")
     assert field.GetDimension() == 3 and field.GetNumberOfComponentsPerPixel() == 3
     assert np.load(tmp_path / "all" / "displacement.npz")["displacement"].shape == (3, *SHAPE, 3)

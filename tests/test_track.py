@@ -362,7 +362,7 @@ def test_example(tmp_path, monkeypatch, capsys):
     assert "ejection" in told and "longitudinal" in told and "report.html" in told
 
 
-def test_slices_are_kept(beats, tmp_path, monkeypatch):
+def test_slices_are_kept(beats, tmp_path, monkeypatch, capsys):
     """A run that was stopped goes on with the slice that it had not finished.
 
     The last slice but one has no cavity in the mask, the last one fills up the volume: left out.
@@ -401,6 +401,13 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch):
     ]
     assert not (out / "slice-02").exists()
     assert run(*arguments) == 0 and len(calls) == 3
+    several = [value if value != "all" else "0,2" for value in arguments]
+    assert run(*several) == 0 and len(calls) == 3
+    content = json.loads((out / "summary.json").read_text())
+    assert content["cine"]["slice"] == [0, 2] and content["slices"] == ["slice-00"]
+    assert content["notes"] == ["slice 2 has no cavity in the mask: left out"]
+    assert run(*(value if value != "all" else "3-4" for value in arguments)) == 2
+    assert "has no slice 4; its slices are 0 to 3" in capsys.readouterr().err
 
 
 def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monkeypatch):

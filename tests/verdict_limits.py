@@ -47,7 +47,7 @@ def rows(registrar, moving, fixed, labels, options):
             yield {
                 "dsc_initial": np.mean([score["before"] for score in scores]),
                 "dsc": np.mean([score["after"] for score in scores]),
-                "verdict": judge(one, unlabelled, registrar.card.get("appearance"))["level"],
+                "verdict": judge(one, unlabelled, registrar.card.get("training_images"))["level"],
                 "doubted_by_masks": bool(doubts_by_masks(metrics)),
             }
 

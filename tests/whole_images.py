@@ -24,6 +24,14 @@ from ldm_morph_jax.registering.verdict import judge
 AT_ONCE = 16
 
 
+def builder_of(name, source):
+    cls = dataset_class(name)
+    options = cls.Options()
+    if hasattr(options, "allow_partial"):
+        options = dataclasses.replace(options, allow_partial=True)
+    return cls(options, Path(source))
+
+
 def read(builder, entry):
     """(moving, fixed, moving mask, fixed mask) of an entry, the middle slice of each."""
 
@@ -78,11 +86,7 @@ def main():
     parser.add_argument("--out", required=True)
     given = parser.parse_args()
     registrar = load(given.model) if given.model else load()
-    cls = dataset_class(given.dataset)
-    options = cls.Options()
-    if hasattr(options, "allow_partial"):
-        options = dataclasses.replace(options, allow_partial=True)
-    builder = cls(options, Path(given.source))
+    builder = builder_of(given.dataset, given.source)
     entries = builder.find().pairs[given.split]
     rows = []
     for first in range(0, len(entries), AT_ONCE):
@@ -125,7 +129,7 @@ def row(one, other, still, masks, builder, registrar) -> dict:
         "landmarks_there_and_back_px": landmarks_there_and_back(one),
         "exchanged_there_and_back_px": there_and_back(one, other),
         "itself_px": max(float(np.abs(image.pixel_displacement).max()) for image in still),
-        "verdict": judge(one, metrics, registrar.card.get("appearance"))["level"],
+        "verdict": judge(one, metrics, registrar.card.get("training_images"))["level"],
     }
 
 

@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or one per axis
+_LONGEST = 20  # times as long as wide; what is longer is no picture
 _FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in another order
 
 
@@ -221,7 +222,7 @@ def images_of(
     spacing: Spacing | None = None,
     *,
     source: str = "image",
-    slice: int | str | None = None,
+    slice: int | str | Sequence[int] | None = None,
     frame: int | None = None,
     oblique: bool = False,
     labels: bool = False,
@@ -268,7 +269,7 @@ def masks_of(
     images: Sequence[Image],
     *,
     source: str = "mask",
-    slice: int | str | None = None,
+    slice: int | str | Sequence[int] | None = None,
     frame: int | None = None,
 ) -> list[Image]:
     """Labels of images, on their grids, of whatever a caller has.
@@ -332,7 +333,7 @@ def read_anything(
 
 def read_image(
     path: str | os.PathLike,
-    slice: int | str | None = None,
+    slice: int | str | Sequence[int] | None = None,
     *,
     frame: int | None = None,
     spacing: Spacing | None = None,
@@ -343,7 +344,8 @@ def read_image(
 
     Args:
         path: the file or folder.
-        slice: of a stack, the index (from 0) of the slice to read, or "all" for `[S, H, W]`.
+        slice: of a stack, the index (from 0) of the slice to read, several of them, evenly spaced,
+            or "all" for `[S, H, W]`.
             Ignored by files of one slice, whose frames it then chooses, as ITK counts them. VOLUME:
             whatever one frame holds, a slice or all of a stack.
         frame: of a file with several frames in time, the index (from 0) of the one to read. Without
@@ -364,7 +366,7 @@ def read_image(
 def image_of_frame(
     stored: Stored,
     frame: int | None,
-    slice: int | str | None,
+    slice: int | str | Sequence[int] | None,
     source: str,
     *,
     oblique: bool = False,
@@ -379,20 +381,10 @@ def image_of_frame(
     return image
 
 
-def parse_slice(text: str) -> int | str:
-    """What `slice` of `read_image` is in text: a whole number, "all", VOLUME; else ValueError."""
-    if text in ("all", VOLUME):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor 'all' nor {VOLUME!r}") from None
-
-
 def read_mask(
     path: str | os.PathLike,
     image: Image,
-    slice: int | str | None = None,
+    slice: int | str | Sequence[int] | None = None,
     *,
     frame: int | None = None,
 ) -> Image:
@@ -425,7 +417,11 @@ def read_mask(
 
 
 def mask_of_frame(
-    stored: Stored, image: Image, frame: int | None, slice: int | str | None, source: str
+    stored: Stored,
+    image: Image,
+    frame: int | None,
+    slice: int | str | Sequence[int] | None,
+    source: str,
 ) -> Image:
     """A frame of what a file of masks holds, on the grid of `image`; see `read_mask`."""
     if len(stored.array) == 1:
@@ -433,7 +429,9 @@ def mask_of_frame(
     stack, slice = _select_frame(stored, frame, slice, source)
     in_space = image.array.ndim == 3 or image.space is not None
     if not (stack.position_known and image.position_known and in_space and stack.array.ndim == 3):
-        stack = _select_slice(stack, "all" if image.array.ndim == 3 else slice, oblique=True)
+        if image.array.ndim == 3 and not _several(slice):
+            slice = "all"
+        stack = _select_slice(stack, slice, oblique=True)
     mask = replace(stack, array=_as_labels(stack.array, source))
     _check_values(mask, labels=True)
     return resample_labels(mask, image)
@@ -621,7 +619,7 @@ def _mm(spacing: tuple[float, ...]) -> str:
 
 
 def _select_frame(
-    stored: Stored, frame: int | None, slice: int | str | None, source: str
+    stored: Stored, frame: int | None, slice: int | str | Sequence[int] | None, source: str
 ) -> tuple[Image, int | str | None]:
     """One frame, `[H, W]` or `[S, H, W]`, and the slice that remains to be chosen."""
     frames, slices = stored.array.shape[:2]
@@ -674,13 +672,15 @@ def _as_3d(geometry: Geometry) -> Geometry:
     )
 
 
-def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image:
+def _select_slice(image: Image, slice: int | str | Sequence[int] | None, oblique: bool) -> Image:
     """`[S, H, W]` -> the slice that was asked for; 2-D images pass."""
     if image.array.ndim == 2:
         return image
     slices = image.array.shape[0]
     if slices > 1 and slice in ("all", VOLUME):
         return image  # in space, where any direction will do
+    if _several(slice):
+        return _substack(image, np.array(slice))
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
     if tilt.min() > MAX_TILT_DEGREES and not oblique:
@@ -707,12 +707,45 @@ def _select_slice(image: Image, slice: int | str | None, oblique: bool) -> Image
     )
 
 
+def _several(slice) -> bool:
+    return isinstance(slice, Sequence) and not isinstance(slice, str)
+
+
+def _substack(image: Image, chosen: np.ndarray) -> Image:
+    """Several slices of a stack `[S, H, W]`, which are a stack again."""
+    count = len(image.array)
+    if len(chosen) < 2 or chosen.min() < 0 or chosen.max() >= count:
+        raise ImageError(
+            f"{image.source}: found `slice` {chosen.tolist()}, expected two or more of its "
+            f"slices 0 to {count - 1}"
+        )
+    steps = np.diff(chosen)
+    if steps[0] < 1 or (steps != steps[0]).any():
+        raise ImageError(
+            f"{image.source}: found `slice` {chosen.tolist()}, expected evenly spaced ones, from "
+            "the first to the last"
+        )
+    whole = image.geometry
+    geometry = Geometry(
+        (len(chosen), *whole.shape[1:]),
+        (float(whole.spacing[0] * steps[0]), *whole.spacing[1:]),
+        whole.to_physical(np.array([chosen[0], 0.0, 0.0])),
+        whole.direction,
+    )
+    return replace(image, array=image.array[chosen], geometry=geometry)
+
+
 def _check_values(image: Image, labels: bool, frame: int | None = None) -> None:
     array, source = image.array, image.source
     if min(array.shape[-2:]) < _FEWEST_PIXELS:
         raise ImageError(
             f"{source}: has {array.shape[-2]} x {array.shape[-1]} pixels, too few to register; "
             f"expected at least {_FEWEST_PIXELS} x {_FEWEST_PIXELS}"
+        )
+    if max(array.shape[-2:]) > _LONGEST * min(array.shape[-2:]):
+        raise ImageError(
+            f"{source}: has {array.shape[-2]} x {array.shape[-1]} pixels, too narrow to register; "
+            f"expected at most {_LONGEST} times as long as wide"
         )
     if array.dtype.kind not in "biuf":
         raise ImageError(f"{source}: holds {array.dtype}, expected real numbers")

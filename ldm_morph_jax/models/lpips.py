@@ -8,12 +8,13 @@ channels are taken from the file.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 # torchvision's numbers of the convolutions in each stage. Stages are separated by 2x2 max pooling.
 # The last (rectified) output of each is compared: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
@@ -132,7 +133,7 @@ def save_lpips(params: Mapping[str, np.ndarray], path: str | os.PathLike) -> Non
     """Write weights in the format of `load_lpips`; ValueError if they are inconsistent."""
     checked = _checked({name: np.asarray(x) for name, x in params.items()}, "params")
     # safetensors writes the buffer in memory order
-    save_file({name: np.ascontiguousarray(x) for name, x in checked.items()}, path)
+    Path(path).write_bytes(save({name: np.ascontiguousarray(x) for name, x in checked.items()}))
 
 
 def lpips_params_from_torch(

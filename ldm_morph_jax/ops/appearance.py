@@ -1,44 +1,68 @@
-"""What kind of image it is, in ten numbers: whether a network has been trained on such images."""
+"""What kind of image it is, in ten numbers: whether a network has been trained on such images.
+
+They do not depend on gain and offset, on the size of pixels, nor on an empty margin: an image is
+cut to what it shows, brought to 64 x 64 pixels and to the range of its 1st to 99th percentile.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
+import PIL.Image
 
-from ldm_morph_jax.ops.checks import check_shape
-
+_SIDE = 64
 _SCALES = 5  # of the differences between neighbours: pixels, means of 2 x 2, ... of 16 x 16
+_EMPTY = 0.05  # of the range; darker pixels show nothing
+_MARGIN = 0.02  # a row or column of which less than this is shown belongs to the margin
+_NUMBERS = 5 + _SCALES
 
 
-def appearance(images: np.ndarray) -> np.ndarray:
-    """Ten numbers of each image `[B, H, W]` in [0, 1], `[B, 10]`; H and W at least 32.
+def appearance(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Ten numbers of each image, `[B, 10]`; images `[H, W]` may differ in size.
 
     Mean, standard deviation, three quantiles, and the logarithm of the mean squared difference of
-    neighbours on five scales, which tells texture, noise and the size of what is shown.
+    neighbours on five scales, which tells texture and noise.
     """
-    x = np.asarray(images, np.float64)
-    sizes = check_shape("images", x, "B H W")
-    if min(sizes["H"], sizes["W"]) < 2**_SCALES:
-        raise ValueError(f"images: found {x.shape[1:]} pixels, expected at least 32 x 32")
+    x = np.stack([_standard(np.asarray(image, np.float32)) for image in images])
     numbers = [x.mean((1, 2)), x.std((1, 2)), *np.quantile(x, [0.25, 0.5, 0.9], axis=(1, 2))]
-    for _ in range(_SCALES):
+    for scale in range(_SCALES):
         rows, columns = (np.square(np.diff(x, axis=axis)).mean((1, 2)) for axis in (1, 2))
-        numbers.append(np.log(rows + columns + 1e-8))
-        x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-        x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2).mean((2, 4))
-    return np.stack(numbers, axis=-1)
+        numbers.append(np.log(rows + columns + 1e-6))
+        side = _SIDE // 2 ** (scale + 1)
+        x = x.reshape(len(x), side, 2, side, 2).mean((2, 4))
+    return np.stack(numbers, axis=-1).astype(np.float64)
 
 
-def describe(images: np.ndarray) -> dict[str, list]:
+def _standard(image: np.ndarray) -> np.ndarray:
+    """An image without its margin, `[64, 64]` in [0, 1]."""
+    if image.ndim != 2:
+        raise ValueError(f"images: found an array of {image.ndim} dimensions, expected [H, W]")
+    shown = _scaled(image) > _EMPTY
+    rows, columns = (np.flatnonzero(shown.mean(axis) > _MARGIN) for axis in (1, 0))
+    if len(rows) and len(columns):
+        image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # Pillow's filters grow with the reduction, so that fine structure does not alias
+    small = PIL.Image.fromarray(image).resize((_SIDE, _SIDE), PIL.Image.Resampling.BILINEAR)
+    return _scaled(np.asarray(small))
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    low, high = np.quantile(image, [0.01, 0.99])
+    return np.clip((image - low) / max(high - low, 1e-30), 0, 1)
+
+
+def describe(images: Iterable[np.ndarray]) -> dict[str, list]:
     """Mean `[10]` and covariance `[10, 10]` of the appearance of many images, as plain numbers."""
     numbers = appearance(images)
     return {"mean": numbers.mean(axis=0).tolist(), "covariance": np.cov(numbers.T).tolist()}
 
 
-def distance(images: np.ndarray, described: dict[str, list]) -> np.ndarray:
-    """How far images `[B, H, W]` are from those that were described, `[B]`.
+def distance(images: Iterable[np.ndarray], described: dict[str, list]) -> np.ndarray:
+    """How far images, each `[H, W]`, are from those that were described, `[B]`.
 
     The Mahalanobis distance of their appearance, divided by sqrt(10): about 1 for images of the
     same kind.
     """
     difference = appearance(images) - np.array(described["mean"])
-    covariance = np.array(described["covariance"]) + 1e-6 * np.eye(difference.shape[1])
+    covariance = np.array(described["covariance"]) + 1e-6 * np.eye(_NUMBERS)
     squared = np.einsum("bi,bi->b", difference, np.linalg.solve(covariance, difference.T).T)
-    return np.sqrt(squared / difference.shape[1])
+    return np.sqrt(squared / _NUMBERS)

@@ -169,3 +169,20 @@ def segmentation_loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, 
     both = jnp.sum(predicted * truth, positions)[1:]
     sizes = jnp.sum(predicted + truth, positions)[1:]
     return entropy, 1 - jnp.mean((2 * both + 1) / (sizes + 1))
+
+
+def overlap_loss(warped: jax.Array, fixed: jax.Array) -> jax.Array:
+    """1 - mean soft Dice of structures, `[B, *space, K]` in [0, 1], a channel for each.
+
+    2 sum(warped fixed) / (sum(warped) + sum(fixed)) of every example and structure, as in
+    VoxelMorph (Balakrishnan et al., IEEE TMI 2019, eq. 7); the mean is over those that are there.
+    It is 0 where there is none.
+    """
+    rank = check_shape("fixed", fixed, "B *space K", check_shape("warped", warped, "B *space K"))[
+        "rank"
+    ]
+    space = tuple(range(1, rank + 1))
+    both, sizes = 2 * jnp.sum(warped * fixed, space), jnp.sum(warped + fixed, space)
+    there = sizes > 0
+    dice = both / jnp.where(there, sizes, 1)
+    return jnp.sum(jnp.where(there, 1 - dice, 0)) / jnp.maximum(jnp.sum(there), 1)

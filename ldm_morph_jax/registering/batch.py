@@ -145,6 +145,7 @@ def run_batch(
     except OSError as error:
         raise FileError(f"{options.out}: cannot write there ({error.strerror})") from None
     rows, computed, spent = [], 0, 0.0
+    _write_table(table, columns, rows)  # of a shard without rows, too
     for number, (name, job) in enumerate(jobs, start=1):
         begin, kept = time.perf_counter(), None
         try:

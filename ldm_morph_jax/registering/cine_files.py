@@ -81,7 +81,7 @@ def track_files(options: CineOptions, load: Load) -> dict:
     if options.example:
         cine, anatomy, options = _example(options)
         return _write(cine, options, anatomy, None, load)
-    if options.slice == "all":
+    if isinstance(options.slice, str | tuple):
         return _track_slices(options, load)
     cine = _read(options)
     return _write(cine, *_known_or_found(options, cine), load)
@@ -205,12 +205,12 @@ def _progress(name: str, cine) -> Iterator[Callable[[float], None]]:
 
 
 def _track_slices(options, load) -> dict:
-    """Every slice of a stack in a folder of its own; finished ones are kept.
+    """All or several slices of a stack, each in a folder of its own; finished ones are kept.
 
     The volume is the sum of the cavity's areas times the distance of slices; segments are those of
     the levels, see `ops.segments`.
     """
-    stack = _read(options)
+    stack = _read(replace(options, slice="all"))
     if stack.frames.ndim == 3:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
@@ -220,6 +220,11 @@ def _track_slices(options, load) -> dict:
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
     count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
+    chosen = range(count) if options.slice == "all" else options.slice
+    if max(chosen) >= count:
+        raise ImageError(
+            f"{options.cine}: has no slice {max(chosen)}; its slices are 0 to {count - 1}"
+        )
     if options.levels and len(options.levels) != count:
         raise ValueError(
             f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
@@ -230,9 +235,10 @@ def _track_slices(options, load) -> dict:
     jobs, levels, without_cavity = _jobs_of_slices(options, stack, count)
     left_out = {k: "has no cavity in the mask" for k in without_cavity}
     left_out |= {k: "is blank in every frame" for k in stack.blank_slices}
-    shown = [k for k in range(count) if k not in left_out]
+    left_out = {k: why for k, why in left_out.items() if k in chosen}
+    shown = [k for k in chosen if k not in left_out]
     if not shown:
-        raise ImageError(f"{options.cine}: every slice that has a cavity in the mask is blank")
+        raise ImageError(f"{options.cine}: every slice asked for is blank or without cavity")
     jobs, levels = [jobs[k] for k in shown], levels[shown]
     spacing_known = stack.first.spacing_known
     del stack
@@ -245,7 +251,7 @@ def _track_slices(options, load) -> dict:
             record = _write(cine, *_of_slice(job, cine), lambda: registrar)
         slices.append(record)
     content = {
-        "cine": slices[0]["cine"] | {"slice": "all"},
+        "cine": slices[0]["cine"] | {"slice": options.slice},
         "software": software(None if registrar is None else registrar.weights_sha256),
         "method": slices[0]["method"],
         "model": options.model,

@@ -39,7 +39,6 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from ldm_morph_jax.files.images import Geometry, Image, ImageError
 from ldm_morph_jax.files.transforms import Affine, Transform, sample_vectors
 from ldm_morph_jax.runs.trained import TrainedMethod
-from ldm_morph_jax.runs.weights import TrainedOn
 
 # Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
 MIN_OVERLAP = 0.25
@@ -196,7 +195,7 @@ class Slice:
 
 
 def prepare(
-    method: TrainedMethod | TrainedOn,
+    method: TrainedMethod,
     moving: Image,
     fixed: Image,
     *,

@@ -76,7 +76,7 @@ class Registrar(TrainedMethod):
         fixed_mask: Any = None,
         spacing: Spacing | None = None,
         moving_spacing: Spacing | None = None,
-        slice: int | str | None = None,
+        slice: int | str | Sequence[int] | None = None,
         frame: int | tuple[int, int] | None = None,
         oblique: bool = False,
         align: str = "auto",
@@ -97,8 +97,9 @@ class Registrar(TrainedMethod):
             spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
                 unknown. Only of what has no spacing of its own.
             moving_spacing: of the moving image where it differs.
-            slice: of a volume, which slice (from 0); "all": slice by slice; "volume": in three
-                dimensions; by default what suits the distance of its slices, see `pairs`.
+            slice: of a volume, which slice (from 0); several of them, evenly spaced, or "all":
+                slice by slice; "volume": in three dimensions; by default what suits the distance
+                of its slices, see `pairs`.
             frame: of files with several in time, which one (from 0); two numbers: of the moving and
                 of the fixed file.
             oblique: accept a single slice that is tilted against the x-y plane.

@@ -5,6 +5,7 @@ An instance of `PairOptions` or `CineOptions` is one job: what is read, how it i
 results go. A row of a table of many is such a job, too, with the row's files in it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,20 @@ _PART = Parameter(group=Group("which part of an image file", sort_key=2))
 _MANY = Parameter(group=Group("many at once", sort_key=3))
 
 
-def parse_slice(text: str) -> int | str:
-    """A whole number, "all" or "volume"; ValueError otherwise."""
-    from ldm_morph_jax.files.images import parse_slice
-
-    return parse_slice(text)
+def parse_slice(text: str) -> int | str | tuple[int, ...]:
+    """ "3", "2-5", "0,2,4-6", "all" or "volume"; ValueError otherwise."""
+    if text in ("all", "volume"):
+        return text
+    numbers = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ValueError(
+                f"found {text!r}, expected a number, several as in 2-5 or 0,2,4, 'all' or 'volume'"
+            )
+        numbers += range(first, last + 1)
+    return numbers[0] if len(numbers) == 1 else tuple(dict.fromkeys(numbers))
 
 
 def parse_frames(text: str) -> tuple[int, ...]:
@@ -35,7 +45,7 @@ def parse_frames(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split())
 
 
-def _slice(_, tokens) -> int | str:
+def _slice(_, tokens) -> int | str | tuple[int, ...]:
     return parse_slice(tokens[0].value)
 
 
@@ -52,10 +62,13 @@ class SliceOption:
     """Chooses a slice."""
 
     slice: Annotated[
-        int | str | None, _PART, Parameter(converter=_slice, n_tokens=1, metavar="K|all|volume")
+        int | str | tuple[int, ...] | None,
+        _PART,
+        Parameter(converter=_slice, n_tokens=1, metavar="K|K-L|K,L|all|volume"),
     ] = None
-    """which slice of a 3-D file (from 0); all: one by one; volume (register): in three dimensions.
-    By default register takes slices of 5 mm or more one by one, thinner ones as a volume"""
+    """which slice of a 3-D file (from 0); several, as in 2-5 or 0,2,4, or all: one by one; volume
+    (register): in three dimensions. By default register takes slices of 5 mm or more one by one,
+    thinner ones as a volume"""
 
 
 @dataclass(frozen=True, kw_only=True)

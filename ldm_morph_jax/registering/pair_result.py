@@ -266,7 +266,7 @@ def metrics_of(
     if anatomy is not None:
         metrics["anatomy"], more = _guidance(registration, anatomy)
         metrics["notes"] += more
-    metrics["verdict"] = judge(registration, metrics, method.card.get("appearance"))
+    metrics["verdict"] = judge(registration, metrics, method.card.get("training_images"))
     return metrics
 
 

@@ -172,9 +172,9 @@ def _is_thick(fixed: Image) -> bool:
     return fixed.spacing_known and fixed.geometry.spacing[0] >= _THICK_MM
 
 
-def asks_for_volume(slice: int | str | None) -> bool | None:
+def asks_for_volume(slice: int | str | Sequence[int] | None) -> bool | None:
     """What an option `slice` means for `register_images`' `volume`."""
-    return {None: None, VOLUME: True}.get(slice, False)
+    return None if slice is None else slice == VOLUME
 
 
 def refinement_steps(method: TrainedMethod, refine: int | None) -> int:

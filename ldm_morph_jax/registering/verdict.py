@@ -6,15 +6,10 @@ the table. Those for tracked hearts are wider than what heart muscle does; their
 alarms have not been counted yet. A verdict is no proof: it finds what goes wrong visibly.
 """
 
-import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-
-from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.ops.appearance import distance
-from ldm_morph_jax.registering.grid import Slice, prepare
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.weights import shipped
 
@@ -25,7 +20,7 @@ LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
 LEAST_LOCAL_CORRELATION = 0.6
 LEAST_OVERLAP = 0.7  # DSC of a label, where both images have masks
 LARGEST_LOSS = 0.005  # of DSC
-LARGEST_DISTANCE = 3.2  # from the training images, see `ops.appearance.distance`
+LARGEST_DISTANCE = 2.2  # from the training images, see `ops.appearance.distance`
 
 # Of tracked hearts: above the first number a result is doubted, above the second implausible.
 WALL_CHANGE = 0.2, 0.35  # of the wall's area in a slice, to end-systole
@@ -47,7 +42,7 @@ def judge(registration: Registration, metrics: Mapping, described: Mapping | Non
     Returns:
         {"level": one of the three, "sentence": it in words, "distance_from_training": or None}.
     """
-    far = None if described is None else _distance(registration.slices, described)
+    far = None if described is None else _distance(registration, described)
     reasons = _against(metrics)
     doubts = [*_doubts(metrics), *doubts_by_masks(metrics)]
     if far is not None and far > LARGEST_DISTANCE:
@@ -160,7 +155,7 @@ def _against(metrics: Mapping) -> list[str]:
     jacobian, correlation = metrics["jacobian"], metrics["correlation"]["after"]
     if jacobian["nonpositive_pixels"]:
         reasons.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
-    if max(metrics.get("scale", [1.0])) == 0:
+    if max(metrics.get("scale", [1.0])) == 0 and "affine" not in metrics:
         reasons.append("no deformation improved the match")
     elif not correlation >= LEAST_CORRELATION:
         reasons.append(
@@ -213,16 +208,25 @@ def doubts_by_masks(metrics: Mapping) -> list[str]:
     return doubts
 
 
-def _distance(slices: Sequence[Slice], described: Mapping) -> float | None:
-    """Of the image, as the network sees it, that is furthest from the training images.
+def _distance(registration: Registration, described: Mapping) -> float | None:
+    """Of the image, as it is in its file, that is furthest from the training images.
 
     None where images are too small to describe, or no network saw them.
     """
-    if slices[0].model is None or min(slices[0].model.grid.shape) < 32:
+    arrays = [image.array for image in (registration.moving, registration.fixed)]
+    if registration.in_space or min(n for array in arrays for n in array.shape[-2:]) < 32:
         return None
-    seen = [plane.model for plane in slices if not plane.blank]
-    images = [getattr(model, name) for model in seen for name in ("moving", "fixed")]
-    return float(np.max(distance(np.stack(images), described)))
+    stacks = [array.reshape(-1, *array.shape[-2:]) for array in arrays]
+    blank = [[plane.blank for plane in registration.slices]] * 2
+    if registration.alignment is not None:  # those of the other stack are not these
+        blank = [[plane.min() == plane.max() for plane in stack] for stack in stacks]
+    images = [
+        plane
+        for stack, empty in zip(stacks, blank, strict=True)
+        for plane, leave in zip(stack, empty, strict=True)
+        if not leave
+    ]
+    return float(distance(images, described).max())
 
 
 def _unlike(registration: Registration, far: float) -> str:
@@ -231,12 +235,8 @@ def _unlike(registration: Registration, far: float) -> str:
         f"the network was trained on other images (distance {far:.1f}, usually below "
         f"{LARGEST_DISTANCE})"
     )
-    others = {}
-    for name, known in shipped().items():
-        with contextlib.suppress(ImageError):  # on that grid the two may not overlap
-            slices = prepare(known, registration.moving, registration.fixed)
-            others[name] = _distance(slices, known.appearance)
-    closest = min(others, key=others.get, default=None)
-    if closest is not None and others[closest] <= LARGEST_DISTANCE:
+    others = {name: _distance(registration, known) for name, known in shipped().items()}
+    closest = min(others, key=others.get)
+    if others[closest] <= LARGEST_DISTANCE:
         text += f"; the weights {closest} know such images"
     return text

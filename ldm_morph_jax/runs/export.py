@@ -4,8 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
-
 from ldm_morph_jax.ops.appearance import describe
 from ldm_morph_jax.runs.anatomy import is_anatomy, load_anatomy, save_anatomy
 from ldm_morph_jax.runs.dataset import dataset_of
@@ -20,7 +18,7 @@ def export_weights(
     """Write a finished run as one compact file that `load` reads; its sha256.
 
     The model card contains the run's dataset ("data"), environment (revision, versions, devices),
-    the appearance of its training images ("appearance", `ops.appearance.describe`; left out where
+    what its training images look like ("training_images", `ops.appearance.describe`; left out where
     the dataset is not at hand), best validation scores, the summaries of its evaluations
     ("metrics"), and the entries of the JSON file `additions`. Commands and paths of the machine are
     left out.
@@ -35,8 +33,8 @@ def export_weights(
         return save_anatomy(model, path, card | _additions(additions))
     method = load_run(workdir)
     card = {"method": method.name, **_card(workdir, "registration")}
-    if (described := _appearance(method)) is not None:
-        card["appearance"] = described
+    if (described := _training_images(method)) is not None:
+        card["training_images"] = described
     return save_weights(method, path, card | _additions(additions))
 
 
@@ -72,12 +70,14 @@ def _additions(file: str | Path | None) -> dict:
     return more
 
 
-def _appearance(method) -> dict | None:
+def _training_images(method) -> dict | None:
     """What the training images look like; None where they are not at hand."""
     try:
         pairs = dataset_of(method.config).split("train")
     except (ValueError, OSError) as error:
-        logging.warning("the model card gets no appearance of the training images: %s", error)
+        logging.warning(
+            "the model card does not tell what the training images look like: %s", error
+        )
         return None
     images = [pairs[k][name][..., 0] for k in range(len(pairs)) for name in ("moving", "fixed")]
-    return describe(np.stack(images))
+    return describe(images)

@@ -28,7 +28,7 @@ from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.program import Program, lower_step
 from ldm_morph_jax.training.stages import stage_program, trained_stages
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
-from ldm_morph_jax.training.stages.registration import ValidationPairs
+from ldm_morph_jax.training.stages.registration import MASKS, ValidationPairs
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def train(
         with processes.together(), processes.main_first("dataset"):
             dataset = dataset_of(config)
         if "registration" in stages:
-            _check_validation_masks(dataset)
+            _check_masks(config.registration, dataset)
         record = dataset_record(dataset)
         with processes.together():
             check_same_dataset(workdir, record)
@@ -94,20 +94,27 @@ def _check_settings(config, stage: str) -> None:
             raise ValueError(f"{stage}.train.{key} is {c[key]}, expected {smallest} or more")
 
 
-def _check_validation_masks(dataset) -> None:
-    """Raise ValueError where validation, which scores overlap, has pairs without any label."""
-    labels = list(dataset.labels)
-    names = [
-        name
-        for name, pair in zip(dataset.ids("validation"), dataset.split("validation"), strict=True)
-        if not np.isin(np.stack([pair["moving_mask"], pair["fixed_mask"]]), labels).any()
-    ]
-    if names:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise ValueError(
-            f"dataset {dataset.name}: {len(names)} validation pairs have no masks ({shown}); "
-            "training validates by the overlap of masks, expected labels for each of them"
-        )
+def _check_masks(c, dataset) -> None:
+    """Raise ValueError where pairs have no label: of validation, which scores the overlap of
+    masks, and of training, if masks are in the loss."""
+    if not 0 <= c.mask_weight < np.inf:
+        raise ValueError(f"registration.mask_weight is {c.mask_weight}, expected 0 or more")
+    wanted = {"validation": ("training validates by the overlap of masks", list(dataset.labels))}
+    if c.mask_weight:
+        reason = f"registration.mask_weight is {c.mask_weight}"
+        wanted["train"] = f"{reason}, mask_labels {c.mask_labels}", list(c.mask_labels)
+    for split, (reason, labels) in wanted.items():
+        names = [
+            name
+            for name, pair in zip(dataset.ids(split), dataset.split(split), strict=True)
+            if not np.isin(np.stack([pair[mask] for mask in MASKS]), labels).any()
+        ]
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise ValueError(
+                f"dataset {dataset.name}: {len(names)} {split} pairs have no masks ({shown}); "
+                f"{reason}, expected labels for each of them"
+            )
 
 
 def _look_ahead(programs: dict[str, Program], seed: int) -> tuple[dict, dict[str, float]]:

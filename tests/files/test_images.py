@@ -1,5 +1,7 @@
 """Reading images: values, geometry as SimpleITK has it, and one line for everything unusable."""
 
+import re
+
 import nibabel
 import numpy as np
 import PIL.Image
@@ -60,6 +62,22 @@ def test_nifti_2d_as_simpleitk(tmp_path, degrees, flip):
     agree(image, SimpleITK.ReadImage(ours))
 
 
+@pytest.mark.parametrize(
+    "chosen,message",
+    [
+        ((2, 4), "found `slice` [2, 4], expected two or more of its slices 0 to 3"),
+        ((0, 1, 3), "found `slice` [0, 1, 3], expected evenly spaced ones"),
+        ((2, 1), "found `slice` [2, 1], expected evenly spaced ones, from the first"),
+    ],
+)
+def test_slices_that_are_no_stack(tmp_path, chosen, message):
+    SimpleITK.WriteImage(
+        SimpleITK.GetImageFromArray(picture((4, 9, 8), np.int16)), tmp_path / "a.nii"
+    )
+    with pytest.raises(ImageError, match=re.escape(message)):
+        read_image(tmp_path / "a.nii", chosen)
+
+
 @pytest.mark.parametrize("k", [0, 3])
 def test_slice_of_a_stack_is_simpleitks_slice(tmp_path, k):
     itk = SimpleITK.GetImageFromArray(picture((4, 9, 8), np.int16))
@@ -73,6 +91,8 @@ def test_slice_of_a_stack_is_simpleitks_slice(tmp_path, k):
     SimpleITK.WriteImage(itk, path)
     agree(read_image(path, k), itk[:, :, k])
     agree(read_image(path, "all"), itk)
+    agree(read_image(path, (1, 2)), itk[:, :, 1:3])
+    agree(read_image(path, (1, 3)), itk[:, :, 1::2])
     assert read_image(path, k).array.dtype == np.int16
     ours = tmp_path / "ours.nii.gz"
     whole = read_image(path, "all")

@@ -131,6 +131,8 @@ def test_images_too_small_to_register(tmp_path):
         read_image(tmp_path / "a.npz")
     with pytest.raises(ImageError, match=f"image: {message}"):
         image_from_array(random((4, 4)))
+    with pytest.raises(ImageError, match="16 x 4000 pixels, too narrow to register; expected at"):
+        image_from_array(random((16, 4000)))
 
 
 def test_masked_pixels_are_refused(tmp_path):
@@ -201,17 +203,17 @@ def stored_otherwise(array, geometry, axis, path):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("slice", [0, 3, "all"])
+@pytest.mark.parametrize("slice", [0, 3, "all", (1, 2)])
 def test_mask_stored_otherwise_than_its_image(tmp_path, axis, slice):
     labels, geometry = heart()
     write_image(tmp_path / "image.nii.gz", random(labels.shape), geometry)
     mask = stored_otherwise(labels, geometry, axis, tmp_path / "mask.nii.gz")
     image = read_image(tmp_path / "image.nii.gz", slice)
     read = read_mask(mask, image, slice)
-    np.testing.assert_array_equal(read.array, labels if slice == "all" else labels[slice])
+    np.testing.assert_array_equal(read.array, labels if slice == "all" else labels[np.array(slice)])
     assert read.geometry is image.geometry and read.source == str(mask)
     # and a mask of the right slice alone
-    if slice != "all":
+    if isinstance(slice, int):
         one = replace(geometry, shape=(1, 12, 10), origin=image.space.origin)
         write_image(tmp_path / "one.nii.gz", labels[slice : slice + 1], one)
         np.testing.assert_array_equal(

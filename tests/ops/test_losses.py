@@ -184,3 +184,16 @@ def test_segmentation_loss_by_hand():
     assert float(overlap) == pytest.approx(1 - (2 * both + 1) / (sizes + 1), abs=1e-5)
     certain = 50.0 * jax.nn.one_hot(labels, 2)
     assert sum(map(float, losses.segmentation_loss(certain, labels))) == pytest.approx(0, abs=1e-5)
+
+
+def test_overlap_is_the_dice_of_the_structures_that_are_there():
+    fixed = np.zeros((2, 4, 4, 3), np.float32)
+    warped = np.zeros_like(fixed)
+    fixed[0, :2, :, 0], warped[0, 1:3, :, 0] = 1, 1  # Dice 0.5
+    fixed[0, :, :, 1], warped[0, :, :, 1] = 1, 1  # 1
+    fixed[1, 0, 0, 1] = 1  # 0; structure 2 is nowhere
+    assert losses.overlap_loss(warped, fixed) == pytest.approx((0.5 + 0 + 1) / 3)
+    nothing = np.zeros_like(fixed)
+    assert losses.overlap_loss(nothing, nothing) == 0
+    gradient = jax.grad(lambda w: losses.overlap_loss(w, fixed))(jnp.asarray(nothing))
+    assert np.isfinite(gradient).all()

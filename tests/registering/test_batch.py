@@ -66,7 +66,7 @@ def test_optional_columns(tmp_path):
         ("moving,target\nx,y\n", "expected the columns moving,fixed"),
         ("moving,fixed\n", "lists no pairs"),
         ("moving,fixed\nx,\n", "lacks moving or fixed"),
-        ("moving,fixed,slice\nx,y,two\n", "neither a number"),
+        ("moving,fixed,slice\nx,y,two\n", "found 'two', expected a number, several"),
         ("moving,fixed,frame\nx,y,1 2 3\n", "found 3 numbers"),
     ],
 )
@@ -189,6 +189,8 @@ def test_two_shards_give_the_same_table(cohort):
     assert [row["id"] for row in shards[0]] == ["0001", "0003", "0005"]
     together = sorted(sum(shards, []), key=lambda row: row["id"])
     assert without_times(together) == without_times(read_table(whole / "summary.csv"))
+    assert cohort.run(parts, "--shard", "7/7") == 0 and cohort.done == 0
+    assert read_table(parts / "summary-7-of-7.csv") == []  # more shards than rows
     assert cohort.run(parts) == 0 and cohort.done == 0  # the whole table, without work
     assert without_times(read_table(parts / "summary.csv")) == without_times(together)
 

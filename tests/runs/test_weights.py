@@ -51,6 +51,13 @@ def test_round_trip(tmp_path):
     ]
 
 
+def test_others_may_read_it_as_any_new_file(tmp_path):
+    (tmp_path / "any").touch()
+    save_compact({"a": np.ones(3, np.float32)}, tmp_path / "w.safetensors", {}, {})
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes == {(tmp_path / "any").stat().st_mode}
+
+
 def test_a_method_and_nothing_of_the_machine_it_was_trained_on(tmp_path):
     config = paper_config()
     config.data.source = str(tmp_path / "private" / "images")

@@ -300,6 +300,19 @@ def test_validation_pairs_without_masks_are_refused(tmp_path):
     assert not (tmp_path / "run" / "registration").exists()
 
 
+def test_masks_in_the_loss_need_masks(tmp_path):
+    config = folder_config(archives.write_folder(tmp_path / "folder"), tmp_path)
+    config.registration.update(mask_weight=0.5, mask_labels=(7,))
+    with pytest.raises(
+        ValueError, match=r"\d train pairs have no masks .* mask_labels \(7,\), exp"
+    ):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "registration").exists()
+    config.registration.mask_weight = -1.0
+    with pytest.raises(ValueError, match=r"mask_weight is -1\.0, expected 0 or more"):
+        run.train(config, tmp_path / "other")
+
+
 def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, caplog):
     table = archives.write_folder(tmp_path / "folder")
     with caplog.at_level("INFO"):

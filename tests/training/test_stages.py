@@ -121,6 +121,41 @@ def test_steps_lower_their_own_loss(stages, name, part, term):
     assert down[-1] < down[0] < up[-1], (down, up)
 
 
+def with_masks(config, weight):
+    config = config.copy_and_resolve_references().unlock()
+    config.registration.mask_weight = weight
+    return stage_program(config, "registration", cached=False)
+
+
+def test_masks_in_the_loss_are_followed(lpips_file):
+    """Steps raise the Dice of what the method finds, or lower it with a weight below zero."""
+    config = small_config(lpips_file)
+    pairs = [phantom_pair(seed, image_size=32) for seed in (1, 2)]
+    batch = {
+        part: np.stack([getattr(pair, part)[8:24, 8:24] for pair in pairs])[..., None]
+        for part in ("moving", "fixed", "moving_mask", "fixed_mask")
+    }
+    assert set(stage_program(config, "registration", cached=False).batch) == {"moving", "fixed"}
+    found = {}
+    for weight in (10.0, -10.0):
+        config.registration.mask_weight = weight
+        program = stage_program(config, "registration", cached=False)
+        assert set(program.batch) == set(batch)
+        step, state = jax.jit(program.step), program.init(jax.random.key(0))
+        # away from no motion at all, see `Trained`
+        state |= {"params": jax.tree.map(np.add, state["params"], random_like(state["params"]))}
+        found[weight] = []
+        for number in range(STEPS):
+            state, terms = step(state, {}, batch, KEY, np.int32(number))
+            found[weight].append(float(terms["masks"]))
+        own = float(terms["pixel"]) + config.registration.smoothness_weight * float(
+            terms["smoothness"]
+        )
+        assert float(terms["loss"]) == pytest.approx(own + weight * found[weight][-1], rel=1e-4)
+    assert found[10.0][0] == pytest.approx(found[-10.0][0], rel=1e-5)
+    assert found[10.0][-1] < found[10.0][0] < found[-10.0][-1], found
+
+
 @pytest.mark.parametrize(
     ("step", "decay"),
     [(0, 2 / 11), (50, 52 / 61), (10**6, 0.9999)],  # (1 + n) / (10 + n) after n steps, at most

@@ -10,6 +10,7 @@ import optax
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
 from ldm_morph_jax.methods import Method
 from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.losses import overlap_loss
 from ldm_morph_jax.ops.metrics import dice, nonpositive_jacobian_percent
 from ldm_morph_jax.report.figures import pairs_sheet
 from ldm_morph_jax.runs.checkpoints import SCORE
@@ -19,6 +20,7 @@ from ldm_morph_jax.training.optimiser import adam
 from ldm_morph_jax.training.program import Program
 
 VALIDATION_BATCH = 8  # pairs
+MASKS = ("moving_mask", "fixed_mask")
 
 
 class ValidationPairs(NamedTuple):
@@ -51,7 +53,26 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
     def step(state, frozen, batch, key, number):
         def loss_of_part(params, part, part_number):
             part_key = jax.random.fold_in(key, part_number) if c.train.micro_batches > 1 else key
-            return method.loss(params, frozen, part, part_key, number)
+            loss, terms = method.loss(params, frozen, part, part_key, number)
+            if not c.mask_weight:
+                return loss, terms
+            masks = mask_loss(params, frozen, part)
+            loss = loss + c.mask_weight * masks
+            return loss, terms | {"loss": loss, "masks": masks}
+
+        def mask_loss(params, frozen, part):
+            """Of what the method would find; its own loss may see another (dropout, noise)."""
+            moving, fixed = part["moving"], part["fixed"]
+            if cached:
+                features = part["moving_features"], part["fixed_features"]
+                field = method.field_from_features(params, frozen, moving, fixed, features)
+            else:
+                field = method.field(params, frozen, moving, fixed)
+            moving, fixed = (structures(part[name]) for name in MASKS)
+            return overlap_loss(warp(moving, method.to_displacement(field)), fixed)
+
+        def structures(mask):
+            return (mask == jnp.array(c.mask_labels, mask.dtype)).astype(jnp.float32)
 
         (_, terms), gradient = mean_gradient(
             loss_of_part, state["params"], batch, c.train.micro_batches
@@ -89,6 +110,8 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((c.train.batch_size, size, size, 1), jnp.float32)
     batch = {"moving": images, "fixed": images}
+    if c.mask_weight:
+        batch |= dict.fromkeys(MASKS, jax.ShapeDtypeStruct(images.shape, jnp.uint8))
     if cached:
         features = jax.eval_shape(method.image_features, frozen_shapes, images)
         batch |= {"moving_features": features, "fixed_features": features}
