@@ -17,6 +17,7 @@ and the principal axes on each other; after the coarse levels the most alike one
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -242,13 +243,14 @@ def _align(images, known, starts, basis, spacing, *, settings: Refinement):
     for k, (level, steps) in enumerate(zip(settings.levels, settings.steps, strict=True)):
         blocks = level if isinstance(level, tuple) else (level,) * rank
         here = _OneLevel(images, known, blocks, spacing, settings, basis)
-        x = lax.fori_loop(0, steps, lambda _, x, here=here: here.step(x), x)
+        state = (x, jnp.zeros(len(x)), jnp.zeros(len(x)))
+        x, alike, overlap = lax.fori_loop(
+            0, steps, lambda _, state, here=here: here.step(state[0]), state
+        )
         if k == _COARSE - 1:
-            before = here.likeness(first)[1]
-            alike, overlap = here.likeness(x)
-            x = x[jnp.argmax(jnp.where(overlap >= _LEAST_OVERLAP * before, alike, -1))][None]
-    alike, _ = here.likeness(jnp.concatenate([first, x]))
-    return {"algebra": x[0], "correlation": alike}
+            alike = jnp.where(overlap >= _LEAST_OVERLAP * overlap[0], alike, -1)
+            x = x[jnp.argmax(alike)][None]
+    return {"algebra": x[0], "correlation": here.likeness(jnp.concatenate([first, x]))}
 
 
 def _basis(kind: str, radius: float, rank: int) -> np.ndarray:
@@ -271,11 +273,12 @@ def _exponential(x):
     """exp of `x` `[S, n, n + 1]`, whose last row, of zeros, is left out: a series, by Horner."""
     rank = x.shape[1]
     unit, offset = jnp.eye(rank, rank + 1), x.at[..., :rank].set(0)
-    total = unit
-    for k in range(_TERMS, 0, -1):
+
+    def term(k, total):
         product = jnp.matmul(x[..., :rank], total, precision="highest") + offset
-        total = unit + product / k
-    return total
+        return unit + product / (_TERMS - k)
+
+    return lax.fori_loop(0, _TERMS, term, jnp.broadcast_to(unit, x.shape))
 
 
 class _OneLevel:
@@ -311,49 +314,63 @@ class _OneLevel:
         return warped[..., 0], (known[0] & known[1]).astype(jnp.float32)
 
     def step(self, x):
-        """One of Gauss and Newton's."""
+        """After a step of Gauss and Newton's; before it, mean local correlation and overlap."""
         rank, settings = len(self.space), self.settings
         halfway, weight = self.halfway(x)
         contrast = jnp.stack(jnp.gradient(halfway, axis=tuple(range(1, rank + 1))), axis=-1)
         contrast /= self.spacing
-        # by the elements of the algebra's matrices; the basis comes last
-        force, squared = 0.0, 0.0
-        for length in settings.windows:
-            window = self.level.window(weight, length)
-            likeness = correlation_gradient(halfway, window, settings.floor)
+
+        def by_window(total, length):
+            likeness = correlation_gradient(
+                halfway, self.level.window(weight, length), settings.floor
+            )
             forces, contrasts = (
                 (contrast * factor[..., None]).reshape(2, len(x), -1, rank)
                 for factor in (likeness.gradient, jnp.sqrt(likeness.precision))
             )
-            force += jnp.sum(self._by_element((forces[0] - forces[1]) / 2), axis=1)
+            # by the elements of the algebra's matrices; the basis comes last
             by_element = self._by_element((contrasts[0] + contrasts[1]) / 2)
-            squared += jnp.matmul(by_element.mT, by_element, precision="highest")
+            new = (
+                jnp.sum(self._by_element((forces[0] - forces[1]) / 2), axis=1),
+                jnp.matmul(by_element.mT, by_element, precision="highest"),
+                _mean(likeness.value, weight) / len(settings.windows),
+            )
+            return jax.tree.map(jnp.add, total, new), None
+
+        elements = rank * (rank + 1)
+        nothing = (len(x), elements), (len(x), elements, elements), (len(x),)
+        total, _ = lax.scan(by_window, tuple(map(jnp.zeros, nothing)), jnp.array(settings.windows))
+        force, squared, alike = total
         basis = self.basis.reshape(len(self.basis), -1)
         force = jnp.matmul(force, basis.T, precision="highest")
         squared = jnp.matmul(jnp.matmul(basis, squared, precision="highest"), basis.T)
-        pixels = jnp.sum(weight, axis=tuple(range(1, rank + 1)))[:, None, None]
+        overlap = jnp.sum(weight, axis=tuple(range(1, rank + 1)))
         squared += jnp.eye(len(basis)) * (
-            _DAMPING * squared + _STIFFNESS * pixels / self.length**2 + 1e-12
+            _DAMPING * squared + _STIFFNESS * overlap[:, None, None] / self.length**2 + 1e-12
         )
         solved = jnp.linalg.solve(squared, force[..., None])[..., 0]
         move = jnp.einsum("sk,kab->sab", solved, self.basis)
         longest = jnp.linalg.norm(jnp.einsum("...b,sab->s...a", self.corners, move), axis=-1)
         longest = jnp.max(longest, axis=tuple(range(1, rank + 1)))
-        return x + move / jnp.maximum(1, longest / (_LONGEST_STEP * self.length))[:, None, None]
+        x = x + move / jnp.maximum(1, longest / (_LONGEST_STEP * self.length))[:, None, None]
+        return x, alike, overlap
+
+    def likeness(self, x):
+        """Mean local correlation over the overlap, `[S]`."""
+        halfway, weight = self.halfway(x)
+        pair, total = halfway.reshape(2, len(x), *self.space), 0.0
+        for length in self.settings.windows:
+            window = self.level.window(weight, length)
+            total += _mean(local_correlation(*pair, window, self.settings.floor), weight)
+        return total / len(self.settings.windows)
 
     def _by_element(self, field):
         """`[S, pixels, n]` times the points, `[S, pixels, n (n + 1)]`."""
         points = self.points.reshape(-1, 1, self.points.shape[-1])
         return (field[..., None] * points).reshape(*field.shape[:2], -1)
 
-    def likeness(self, x):
-        """Mean local correlation over the overlap, and the overlap in pixels, `[S]` both."""
-        halfway, weight = self.halfway(x)
-        pair, total = halfway.reshape(2, len(x), *self.space), 0.0
-        for length in self.settings.windows:
-            window = self.level.window(weight, length)
-            total += local_correlation(*pair, window, self.settings.floor)
-        space = tuple(range(1, weight.ndim))
-        overlap = jnp.sum(weight, axis=space)
-        mean = jnp.sum(total * weight, axis=space) / jnp.maximum(overlap, 1e-6)
-        return mean / len(self.settings.windows), overlap
+
+def _mean(values, weight):
+    """`[S, *space]` over space, each pixel with its weight; 0 where nothing weighs."""
+    space = tuple(range(1, weight.ndim))
+    return jnp.sum(values * weight, axis=space) / jnp.maximum(jnp.sum(weight, axis=space), 1e-6)

@@ -38,7 +38,7 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 _SIZE_CLASS = 64
 _SLICE_CLASS = 4  # the same for the slices of a volume
 # From this distance of slices on they are registered one by one: 10 mm apart, in training patients
-# of ACDC, that overlaps more than three dimensions (docs/results/volumes); 5 mm is a choice.
+# of ACDC, three dimensions overlap no more (docs/results/volumes); 5 mm is a choice.
 _THICK_MM = 5.0
 
 
@@ -162,7 +162,7 @@ def _why_too_thick(fixed: Image) -> str | None:
         return None
     distance = fixed.geometry.spacing[0]
     return (
-        f"slices are {distance:g} mm apart, and so thick ones overlap more than in three "
+        f"slices are {distance:g} mm apart, and so thick ones overlap no more in three "
         "dimensions, which `slice` volume asks for"
     )
 

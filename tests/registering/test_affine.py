@@ -152,7 +152,6 @@ def run(registrar, moving, fixed, folder, monkeypatch, *options):
     [
         (5, (3, -4), []),
         ((2, -3, 6), (4, -3, 5), ["--slice", "volume"]),
-        ((2, -3, 6), (4, -3, 5), ["--slice", "all"]),
     ],
 )
 def test_files_that_simpleitk_applies(
