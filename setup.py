@@ -96,6 +96,7 @@ setup(
             # for SyN, where it has a wheel; it holds NumPy below 2.4 and SciPy below 1.16
             "antspyx>=0.6.3; python_version < '3.14' and platform_machine == 'x86_64'",
             "av>=14",
+            "axe-core-python>=0.1",  # its JavaScript checks pages
             "build>=1.2",
             "highdicom>=0.28,<0.29",
             "import-linter>=2.17",

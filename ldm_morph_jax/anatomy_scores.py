@@ -7,23 +7,29 @@ the network and whether the mask has a cavity.
 
 import dataclasses
 import io
-import json
 import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ldm_morph_jax.data.windows import nothing, validation_windows
+from ldm_morph_jax.data import no_heart
+from ldm_morph_jax.data.windows import Variation, nothing, validation_windows
 from ldm_morph_jax.files.writing import atomic, json_text
-from ldm_morph_jax.registering.segmenting import CAVITY, segment
-from ldm_morph_jax.runs.anatomy import CALIBRATION, AnatomyModel
+from ldm_morph_jax.ops import familiar
+from ldm_morph_jax.registering.segmenting import CAVITY, segment, window_about
+from ldm_morph_jax.runs.anatomy import AnatomyModel
 
 log = logging.getLogger(__name__)
 
 PHASES = {"moving": "ED", "fixed": "ES"}
 _DRAWS = 2000  # of the bootstrap
 _LEAST_CAVITY = 0.004  # of a window: an image with a smaller cavity may be refused
+_MOST, _KNOWN = 60, 400  # images that are enough for the limits, and for what is known
+_OF_EACH_KIND, _DRAWN_MM = 12, 1.4  # drawings, mm of their pixels
+_MOST_DISTANT = 4.0  # no largest distance is beyond
 _TEMPERATURES = np.geomspace(0.5, 3.0, 41)
 
 
@@ -63,6 +69,7 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path, mas
                 | {
                     "slice": about["slice"],
                     "confidence": round(found.confidence, 4),
+                    "distance": round(found.distance, 3),
                     "cavity_in_mask": int((truth == cavity).any()),
                     "cavity_found": int((labels == cavity).any()),
                 }
@@ -86,6 +93,7 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path, mas
         "images": len(slices),
         "temperature": model.temperature,
         "least_confidence": model.least_confidence,
+        "largest_distance": model.largest_distance,
         "structures": {
             name: {
                 phase: _interval(
@@ -107,17 +115,28 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path, mas
     return summary
 
 
-def calibrate(model: AnatomyModel, dataset, workdir: str | Path) -> dict:
-    """Temperature and least confidence from validation patients; written into the run.
+def calibrate(model: AnatomyModel, dataset) -> tuple[AnatomyModel, dict]:
+    """The network with its limits, and what they do: from training and validation patients.
 
-    The temperature makes the likelihood of the masks largest. The least confidence is where as
-    large a share of images with a cavity is refused as of images that show no heart is taken for
-    one: every validation image is turned into one that shows none (`data.windows.nothing`).
+    What is known are training images (`AnatomyModel.numbers`). The temperature makes the likelihood
+    of the masks of validation patients largest. The least confidence and the largest distance are
+    those with the smallest sum of two shares: of validation images with a cavity that are refused,
+    and of images without a heart that it knows that are taken, each kind of them alike: validation
+    images that were altered (`data.windows.nothing`), drawings, and phantoms of the other modality
+    (`data.no_heart`). Many limits do that equally well; each is in the middle of the range that
+    does.
     """
+    rng, cavity = np.random.default_rng(0), model.label(CAVITY)
     windows = validation_windows(dataset.annotated("validation"), model.window)
     images, truth = windows["image"][..., 0], windows["mask"].astype(int)
-    plain = dataclasses.replace(model, temperature=1.0, least_confidence=0.0)
-    log_p = np.log(np.maximum(plain.probabilities(images), 1e-12))
+    free = dataclasses.replace(
+        model,
+        temperature=1.0,
+        least_confidence=0.0,
+        largest_distance=math.inf,
+        known=_known(model, dataset, rng),
+    )
+    log_p = np.log(np.maximum(free.probabilities(images), 1e-12))
 
     def likelihood(temperature):
         scaled = log_p / temperature
@@ -125,28 +144,92 @@ def calibrate(model: AnatomyModel, dataset, workdir: str | Path) -> dict:
         return float(np.take_along_axis(scaled, truth, -1).mean())
 
     best = float(max(_TEMPERATURES, key=likelihood))
-    rng, cavity = np.random.default_rng(0), model.label(CAVITY)
-    calibrated = dataclasses.replace(plain, temperature=best)
-    spacing = (model.window.spacing_mm,) * 2 if model.window.spacing_mm else None
-    hearts, others = [], []
-    for image, mask in zip(images, truth[..., 0], strict=True):
-        if (mask == cavity).sum() >= _LEAST_CAVITY * mask.size:
-            hearts.append(segment(calibrated, [image], spacing)[0].confidence)
-        others.append(segment(calibrated, [nothing(image, rng)], spacing)[0].confidence)
-    levels = np.linspace(0, 1, 201)
-    refused = np.array([np.mean(np.array(hearts) < level) for level in levels])
-    taken = np.array([np.mean(np.array(others) >= level) for level in levels])
-    level = float(levels[np.argmin(refused + taken)])
+    free = dataclasses.replace(free, temperature=best)
+    millimetres = model.window.spacing_mm
+    spacing = (millimetres,) * 2 if millimetres else None
+
+    def seen(pictures, spacing=spacing):
+        found = [segment(free, [picture], spacing)[0] for picture in pictures]
+        return np.array([[one.confidence, one.distance] for one in found]).reshape(-1, 2)
+
+    large = (truth[..., 0] == cavity).sum(axis=(1, 2)) >= _LEAST_CAVITY * truth[0].size
+    look = "sax" if millimetres else "echo"
+    hearts = seen(_some(images[large]))
+    others = {"altered": seen([nothing(image, rng) for image in _some(images)])}
+    for kind in no_heart.KINDS:
+        drawn = [no_heart.drawing(kind, rng) for _ in range(_OF_EACH_KIND)]
+        others[kind] = seen(drawn, (_DRAWN_MM,) * 2)
+    phantoms = [no_heart.other_modality(look, rng) for _ in range(_OF_EACH_KIND)]
+    others["other modality"] = seen(phantoms, (_DRAWN_MM,) * 2)
+    level, limit = _limits(hearts, others)
+
+    def taken(numbers):
+        return float(np.mean((numbers[:, 0] >= level) & (numbers[:, 1] <= limit)))
+
     calibration = {
         "temperature": best,
         "least_confidence": level,
-        "hearts_refused": float(np.mean(np.array(hearts) < level)),
-        "others_taken": float(np.mean(np.array(others) >= level)),
-        "images": [len(hearts), len(others)],
+        "largest_distance": limit,
+        "hearts": len(hearts),
+        "hearts_refused": 1 - taken(hearts),
+        "others": {kind: len(numbers) for kind, numbers in others.items()},
+        "others_taken": {kind: taken(numbers) for kind, numbers in others.items()},
     }
-    with atomic(Path(workdir) / CALIBRATION) as part:
-        part.write_text(json.dumps(calibration, indent=2) + "\n")
-    return calibration
+    calibrated = dataclasses.replace(free, least_confidence=level, largest_distance=limit)
+    return calibrated, calibration
+
+
+def _known(model, dataset, rng) -> dict[str, dict[str, np.ndarray]]:
+    """What training images with a cavity look like.
+
+    Greys and texture of windows that are varied as in training: other scanners' are no surprise.
+    What the encoder ends with is meant to be the same for them, so that images as they are tell it.
+    """
+    images, varied = dataset.annotated("train"), model.config["anatomy"]["variation"]
+    varied = {key: tuple(v) if isinstance(v, list) else v for key, v in varied.items()}
+    varied = Variation(**varied | {"nothing": 0.0, "cut": 0.0})
+    changed, plain = [], []
+    for number in _some(np.arange(len(images)), _KNOWN):
+        image = images[int(number)]
+        cavity = image["mask"][..., 0] == model.label(CAVITY)
+        if cavity.mean() >= _LEAST_CAVITY:
+            changed.append(varied.window(image, model.window, rng)["image"][..., 0])
+            centre = tuple(np.argwhere(cavity).mean(axis=0))
+            spacing = tuple(map(float, image["spacing"]))
+            plain.append(window_about(model, image["image"][..., 0], spacing, centre))
+    return {
+        "greys": familiar.describe(familiar.greys(np.stack(changed))),
+        "deepest": familiar.describe(model.numbers(np.stack(plain))["deepest"]),
+    }
+
+
+def _some(array: np.ndarray, most: int | None = None) -> np.ndarray:
+    """At most so many rows, evenly spread; default `_MOST`."""
+    count = min(len(array), most or _MOST)
+    return array[np.linspace(0, len(array) - 1, count).astype(int)]
+
+
+def _limits(hearts: np.ndarray, others: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """(Least confidence, largest distance), each in the middle of what is equally good.
+
+    `[N, 2]`: confidence and distance of hearts and of every kind of others.
+    """
+    levels, limits = np.linspace(0, 1, 101)[:, None], np.linspace(0, _MOST_DISTANT, 101)[None]
+
+    def taken(numbers):
+        confidence, distance = numbers.T
+        both = (confidence >= levels[..., None]) & (distance <= limits[..., None])
+        return both.mean(axis=-1)
+
+    cost = 1 - taken(hearts) + np.mean([taken(numbers) for numbers in others.values()], axis=0)
+    good = cost <= cost.min() + 1e-9
+    limit = _middle(np.flatnonzero(good.any(axis=0)))
+    level = _middle(np.flatnonzero(good[:, limit]))
+    return float(levels[level, 0]), float(limits[0, limit])
+
+
+def _middle(numbers):
+    return int(numbers[len(numbers) // 2])
 
 
 def format_summary(summary: dict) -> str:

@@ -91,6 +91,7 @@ def paper_config() -> ConfigDict:
                 "source": placeholder(str),  # folder of the downloaded files
                 "directory": "data",  # folder of prepared datasets
                 "image_size": 128,
+                "depth": 0,  # planes of a volume; 0: the data are images
                 "intensity": "minmax",  # or "percentile": first clip to the 1st to 99th
                 "reverse": False,  # True: moving = ES, fixed = ED, as in the published code
                 "options": ConfigDict(),  # further options of this dataset
@@ -158,6 +159,12 @@ def paper_config() -> ConfigDict:
         },
         convert_dict=True,
     )
+
+
+def grid_shape(config: ConfigDict) -> tuple[int, ...]:
+    """Of the experiment's images, (rows, columns), or volumes, (planes, rows, columns)."""
+    c = config.data
+    return (c.depth,) * (c.depth > 0) + (c.image_size,) * 2
 
 
 def anatomy_config(structures: tuple[str, ...], **changes) -> ConfigDict:

@@ -5,6 +5,7 @@
     evaluate --model sunnybrook-symmetric --source DIR    shipped weights on the data they know
     evaluate --model runs/X --dataset acdc --source DIR     on another dataset
     evaluate --model syn --config acdc --config.data.source=DIR
+    evaluate --displacements DIR --beats data/phantom_cine/.../beats   any program, on the phantom
 
 An anatomy network (configs/anatomy.py) is scored by Dice of its structures; evaluated on the
 validation split, a run is calibrated first.
@@ -14,7 +15,8 @@ training ("initial": no registration; "lddmm"; "syn": ANTs SyN, needs the extra 
 `--refine N` each pair is refined by N steps on the whole image, as `register` does it by default
 with 82.
 
-Writes {pairs.csv, summary.json, report.html, figures/} to --out. By default that is
+Of displacements, OUT/beats.csv has a row per beat: end-point error, strain found and true, DSC.
+Otherwise writes {pairs.csv, summary.json, report.html, figures/} to --out. By default that is
 runs/X/evaluation/<split>[-<dataset>][-<model>][-refine<N>], what is the run's own left out, and
 evaluation/<model>-<dataset>-<split>[-refine<N>] where no run is given.
 """
@@ -62,10 +64,18 @@ class Options(commands.OptionalConfig):
     anatomy: str | None = None
     """network that guides the refinement, as in `register --anatomy`"""
 
+    displacements: Path | None = None
+    """instead of a model: a folder of displacements that some program found on --beats"""
+
+    beats: Path | None = None
+    """beats that `prepare --dataset phantom_cine` wrote, with the truth"""
+
     out: Path | None = None
     """directory to write"""
 
     def __post_init__(self):
+        if (self.displacements is None) != (self.beats is None):
+            raise ValueError("--displacements and --beats go together, expected both or neither")
         if self.refine < 0:
             raise ValueError(f"--refine is {self.refine}, expected 0 or more steps")
 
@@ -86,6 +96,15 @@ def data_config(options: Options, model, workdir: Path | None):
             config.data.directory = options.data
         if options.allow_partial:
             config.data.options.allow_partial = True
+    if config.data.depth and not model.method.takes_volumes:
+        raise ValueError(
+            f"the dataset {config.data.name} has volumes, {model.name} registers images only"
+        )
+    if not model.iterative and model.depth != config.data.depth:
+        raise ValueError(
+            f"data.depth is {config.data.depth}, expected {model.depth}, which the model was "
+            "trained for"
+        )
     if model.image_size not in (None, config.data.image_size):
         raise ValueError(
             f"data.image_size is {config.data.image_size}, expected {model.image_size}, which the "
@@ -124,6 +143,8 @@ def run(options: Options) -> None:
     from ldm_morph_jax.runs.trained import load_method, model_names
 
     commands.use_compilation_cache()
+    if options.displacements is not None:
+        return run_displacements(options)
     named = options.model or options.workdir
     if named is None:
         raise ValueError("expected --workdir RUN, or --model with a run, a file or a name")
@@ -164,11 +185,25 @@ def run(options: Options) -> None:
     print(f"report: {out / 'report.html'}")
 
 
+def run_displacements(options: Options) -> None:
+    """Score displacements on beats of the phantom; writes OUT/beats.csv, prints a table."""
+    from ldm_morph_jax.beat_scores import format_scores, score_beats
+    from ldm_morph_jax.files.writing import atomic
+
+    rows = score_beats(options.beats, options.displacements)
+    out = options.out or Path("evaluation") / f"phantom_cine-{options.displacements.name}"
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(out / "beats.csv") as part:
+        rows.to_csv(part, index=False, float_format="%.5g", lineterminator="\n")
+    print(format_scores({options.displacements.name: rows}))
+    print(f"scores: {out / 'beats.csv'}")
+
+
 def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     """Score an anatomy network; on validation patients it is calibrated first."""
     from ldm_morph_jax.anatomy_scores import calibrate, format_summary, score_anatomy
     from ldm_morph_jax.config import config_from_json
-    from ldm_morph_jax.runs.anatomy import load_anatomy
+    from ldm_morph_jax.runs.anatomy import load_anatomy, save_calibration
     from ldm_morph_jax.runs.dataset import dataset_of
 
     if options.refine:
@@ -178,8 +213,8 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     config = data_config(options, of_model, workdir)
     dataset = dataset_of(config)
     if options.split == "validation" and workdir == Path(named):
-        calibrate(model, dataset, workdir)
-        model = load_anatomy(named)
+        model, calibration = calibrate(model, dataset)
+        save_calibration(model, workdir, calibration)
     out = output_directory(options, named, workdir, config)
     print(format_summary(score_anatomy(model, dataset, options.split, out)))
     print(f"scores: {out}")

@@ -4,7 +4,7 @@ pairs.csv has a row per pair: id, patient, then of the pair before ("initial") a
 registration dsc, hd95_px, hd95_mm (means over the structures that have a value), dsc and hd95_px of
 each structure, mse, with a known motion epe_px and epe_structures_px (within the fixed image's
 structures), and nonpositive_jacobian_percent, sd_log_jacobian, seconds_per_pair. A score that does
-not exist is an empty cell.
+not exist is an empty cell. Of volumes "px" are voxels.
 """
 
 import importlib.metadata
@@ -63,8 +63,8 @@ def evaluate_split(
                        method, dataset, split, n_pairs, batch_size, hardware, versions, date, config
 
     Args:
-        register: (moving `[B, H, W, 1]`, fixed `[B, H, W, 1]`) -> displacement `[B, H, W, 2]`,
-            pixels, pull-back.
+        register: (moving `[B, *space, 1]`, fixed `[B, *space, 1]`) -> displacement
+            `[B, *space, rank]`, pixels, pull-back.
         dataset: an opened dataset (`data.Dataset`): its `name`, `labels`, `split` and `metadata`.
         split: which of its splits.
         out_dir: directory to write; made when missing.
@@ -131,7 +131,7 @@ def evaluate_split(
 
 
 class Registered(NamedTuple):
-    """displacements `[N, H, W, 2]` px; seconds `[N]` of each pair; those of the first call."""
+    """displacements `[N, *space, rank]` px; seconds `[N]` of each pair; those of the first call."""
 
     displacements: np.ndarray
     seconds: np.ndarray
@@ -156,10 +156,10 @@ def register_pairs(
             first_call = _timed(register, moving, fixed)[1]
         found, elapsed = _timed(register, moving, fixed)
         found = np.asarray(found, np.float32)
-        if found.shape != (*moving.shape[:3], 2):
+        expected = (*moving.shape[:-1], moving.ndim - 2)
+        if found.shape != expected:
             raise ValueError(
-                f"{method}: found a displacement of shape {found.shape}, expected "
-                f"{(*moving.shape[:3], 2)}"
+                f"{method}: found a displacement of shape {found.shape}, expected {expected}"
             )
         for i, u in zip(here, found, strict=False):
             if not np.isfinite(u).all():
@@ -197,10 +197,10 @@ def _timed(register, moving, fixed):
 
 
 def score_pair(example: Mapping, displacement: np.ndarray, labels: Mapping[int, str]) -> dict:
-    """The scores of a displacement `[H, W, 2]`, keys as the columns of pairs.csv; NaN for none.
+    """The scores of a displacement `[*space, rank]`, keys as the columns of pairs.csv; or NaN.
 
-    example: moving, fixed `[H, W, 1]` in [0, 1], moving_mask, fixed_mask `[H, W, 1]` integer
-    labels, spacing `[2]` mm per pixel, and perhaps the true displacement `[H, W, 2]`.
+    example: moving, fixed `[*space, 1]` in [0, 1], moving_mask, fixed_mask `[*space, 1]` integer
+    labels, spacing `[rank]` mm per pixel, and perhaps the true displacement `[*space, rank]`.
     """
     moving, fixed = (np.asarray(example[key], np.float32) for key in ("moving", "fixed"))
     moving_mask, fixed_mask = (np.asarray(example[key]) for key in ("moving_mask", "fixed_mask"))

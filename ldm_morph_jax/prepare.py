@@ -7,6 +7,7 @@ Reads the original files once, checks them, and writes pairs ready for training 
     manifest.csv                 id, split, files, sha256 of the files, initial DSC of every pair
     preparation.json             options, pairs per split against the paper's, what was left out
     contact_sheet_SPLIT.png      some pairs of the split with their contours
+    beats/ID/                    phantom_cine: every beat as NIfTI, for other programs
 
 so that two labs can compare that they hold the same pairs. A finished preparation is found again
 and left as it is; one that was interrupted starts anew. What each dataset needs: docs/datasets.md.
@@ -63,6 +64,7 @@ def prepare(
     Arguments are those of `ldm_morph_jax.data.load_dataset`, whose ValueErrors it raises.
     """
     prepared = load_dataset(dataset, source=source, directory=out, **options)
+    prepared.write_files(prepared.path)
     for split in prepared.splits if pictures else ():
         sheet = prepared.path / f"contact_sheet_{split}.png"
         if not sheet.exists():

@@ -71,6 +71,7 @@ def run(options: Options) -> None:
             "environment": environment(),
             "compute": config.compute.to_dict(),
             "image_size": config.data.image_size,
+            "depth": config.data.depth,
             "peak_flops_of_a_device": peak_flops(jax.devices()[0].device_kind),
             "steps": steps,
             "registration": registrations,

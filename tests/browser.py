@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -73,8 +75,10 @@ class Page:
             self._receive()
 
     def evaluate(self, expression: str):
-        """Value of a JavaScript expression."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Value of a JavaScript expression, or of its promise."""
+        result = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in result:
             raise RuntimeError(str(result["exceptionDetails"]))
         return result["result"].get("value")
@@ -104,6 +108,21 @@ class Page:
         text = {"text": key} if len(key) == 1 else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds against WCAG 2.1, A and AA: a rule and where it is broken."""
+        axe = importlib.util.find_spec("axe_core_python").submodule_search_locations[0]
+        self.evaluate(Path(axe, "axe.min.js").read_text(encoding="utf-8") + "; 0")
+        rules = '{runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}'
+        return self.evaluate(
+            f"axe.run(document, {rules}).then(found => found.violations.flatMap(rule => "
+            "rule.nodes.map(node => rule.id + ': ' + node.target + ' ' + node.failureSummary)))"
+        )
+
+    def look(self, scheme: str) -> None:
+        """What the user's system prefers: "light" or "dark"."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
 
     def screenshot(self) -> bytes:
         """PNG of the window."""

@@ -51,6 +51,8 @@ QUICKLY_COMPILED = {
     "test_registration",
     "test_swin",
     "test_unet",
+    "test_rank",
+    "test_run_volumes",
     "test_benchmark",
     "test_run",
     "test_commands",

@@ -68,7 +68,8 @@ def _depends_on(config, stage: str) -> str:
         parts["features"] = content["features"]
     for name in READ_BY_LOOP:
         del parts[stage]["train"][name]
-    return json.dumps([stage, content["data"]["image_size"], parts])
+    grid = [content["data"][name] for name in ("image_size", "depth")]
+    return json.dumps([stage, grid, parts])
 
 
 class _Once:

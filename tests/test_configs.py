@@ -12,6 +12,7 @@ import pytest
 from ldm_morph_jax.config import (
     config_from_json,
     experiment,
+    grid_shape,
     overridden,
     paper_config,
     with_method,
@@ -30,6 +31,7 @@ VARIANTS = {
     "camus_4ch": ("", "small"),
     "echonet": ("", "small"),
     "acdc": ("", "small"),
+    "acdc_3d": ("", "small"),
     "folder": ("", "small"),
 }
 CASES = [
@@ -55,8 +57,8 @@ def shapes_of(networks: str):
     which differ in their data only are traced once.
     """
     config = config_from_json(json.loads(networks))
-    size = config.data.image_size
-    images, key, method = jnp.zeros((2, size, size, 1)), jax.random.key(0), build_method(config)
+    space = grid_shape(config)
+    images, key, method = jnp.zeros((2, *space, 1)), jax.random.key(0), build_method(config)
 
     def everything():
         frozen = {}
@@ -69,7 +71,7 @@ def shapes_of(networks: str):
                 "unet": unet.init(key, latent, jnp.zeros(2, jnp.int32))["params"],
                 "latent_scale": 1.0,
             }
-        params = method.init(key, size)
+        params = method.init(key, space)
         loss, terms = method.loss(params, frozen, {"moving": images, "fixed": images}, key, 0)
         return method.displacement(params, frozen, images, images), loss, terms
 
@@ -84,13 +86,14 @@ def test_config_builds(path, variant):
     assert re.search(rf"^    ldm-morph train --config {name}[ :]", path.read_text(), re.MULTILINE)
     parts = config.to_dict()
     networks = {name: parts[name] for name in ("features", "registration")}
-    networks["data"] = {"image_size": config.data.image_size}
+    networks["data"] = {name: config.data[name] for name in ("image_size", "depth")}
     networks["autoencoder"] = {"model": parts["autoencoder"]["model"]}
     networks["diffusion"] = {"model": parts["diffusion"]["model"]}
     for name in ("train", "augmentation"):
         del networks["registration"][name]
     displacement, loss, terms = shapes_of(json.dumps(networks, sort_keys=True))
-    assert displacement.shape == (2, config.data.image_size, config.data.image_size, 2)
+    space = grid_shape(config)
+    assert displacement.shape == (2, *space, len(space))
     assert loss.shape == () and {"loss", "smoothness"} <= terms.keys()
     adam(config.registration.train, **config.registration.optimiser)
     for stage in (config.autoencoder, config.diffusion, config.registration):
@@ -109,7 +112,7 @@ def test_paper_parameter_counts():
     assert parameters(jax.eval_shape(autoencoder.init, key, images)) == 60_549_766
     latent = jnp.zeros((1, 32, 32, 1))
     assert parameters(jax.eval_shape(unet.init, key, latent, jnp.zeros(1, jnp.int32))) == 22_409_537
-    assert parameters(jax.eval_shape(lambda: method.init(key, 128))) == 29_144_934
+    assert parameters(jax.eval_shape(lambda: method.init(key, (128, 128)))) == 29_144_934
     discriminator = PatchDiscriminator(**config.autoencoder.discriminator)
     shapes = jax.eval_shape(lambda: discriminator.init(key, images, train=True)["params"])
     assert parameters(shapes) == 2_763_585

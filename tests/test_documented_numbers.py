@@ -18,6 +18,7 @@ the most. "{A,B}" in the folder's name stands for as many columns with DSC, each
 import re
 from pathlib import Path
 
+import interval_accuracy
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +31,7 @@ import volume_pairs
 from ldm_morph_jax.evaluation import read_pairs
 from ldm_morph_jax.ops.metrics import summarise
 from ldm_morph_jax.paper.statistics import compare, holm
+from ldm_morph_jax.registering.intervals import HALF_WIDTHS
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(
@@ -207,6 +209,31 @@ def test_tables_of_tracking_follow_from_the_rows_per_beat():
     for table in tracking_accuracy.read_tables(ROOT / "docs/results/tracking"):
         missing = [line for line in table.splitlines() if line not in text]
         assert missing == []
+
+
+def test_tables_of_intervals_follow_from_their_rows():
+    folder = ROOT / "docs/results/tracking"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for table in interval_accuracy.read_tables():
+        assert [line for line in table.splitlines() if line not in text] == []
+
+
+def test_half_widths_are_those_of_the_calibration_and_hold():
+    """Those whose intervals cover 85 to 95 % of unseen beats, and no others."""
+    folder = ROOT / "docs/results/tracking"
+    calibration, unseen = (
+        pd.read_csv(folder / f"intervals-{name}.csv") for name in ("calibration", "test")
+    )
+    seeds = [set(zip(rows["look"], rows["seed"], strict=True)) for rows in (calibration, unseen)]
+    assert not seeds[0] & seeds[1]
+    widths = interval_accuracy.half_widths(calibration)
+    held = {
+        (interval_accuracy.VIEWS[row.look], row.what)
+        for row in interval_accuracy.coverage(unseen, widths).itertuples()
+        if interval_accuracy.LEAST <= row.covered <= interval_accuracy.MOST
+    }
+    held = {key for key in held if not (key[0] == "apical" and key[1].startswith("radial"))}
+    assert HALF_WIDTHS == {key: widths[key] for key in held}
 
 
 def test_table_of_verdicts_follows_from_its_rows():

@@ -191,9 +191,11 @@ def test_what_is_carried_follows_the_tissue(sax, beats):
 def test_apical_view(folder, beats):
     beat, out = beats["echo"], folder / "apical"
     files = ("--cine", folder / "echo.nii.gz", "--mask", folder / "echo_mask.nii.gz")
-    assert run(*files, "--view", "apical", "--out", out, "--no-report") == 0
+    assert run(*files, "--out", out, "--no-report") == 0  # the mask shows the view
     assert not (out / "report.html").exists() and not (out / "beat.gif").exists()
     content = json.loads((out / "summary.json").read_text())
+    assert (content["view"], content["view_by"]) == ("apical", "mask")
+    assert any("`view` sax overrules it" in note for note in content["notes"])
     assert content["end_systole"] == beat.end_systole
     volume = curve(out, "volume_ml")
     assert 20 < volume[0] < 400
@@ -623,6 +625,22 @@ def test_page_in_a_browser(sax):
         assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
 
 
+@pytest.mark.integration
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium found")
+def test_pages_pass_an_accessibility_checker(sax, tmp_path):
+    """Contrast, names of controls, structure, keyboard: axe-core's rules for WCAG 2.1 AA."""
+    with browser.page() as page:
+        for scheme in ("light", "dark"):
+            page.look(scheme)
+            for size in ((1400, 1000), (390, 844)):
+                page.open((sax / "report.html").as_uri(), *size)
+                assert page.violations() == [], (scheme, size)
+        (tmp_path / "grey.html").write_text("<p style='color:#aaa'>grey on white</p>")
+        page.open((tmp_path / "grey.html").as_uri())  # the checker checks
+        assert any(text.startswith("color-contrast") for text in page.violations())
+        assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
+
+
 # ---------------------------------------------------------------------------- without a mask
 
 
@@ -630,10 +648,13 @@ class Threshold:
     """An anatomy network that takes what the phantom draws brightest for the cavity."""
 
     name, structures, least_confidence = "threshold", ("left ventricle",), 0.5
-    window = Window(48, 3.0)
+    window, largest_distance, view = Window(48, 3.0), 2.0, "sax"
 
     def __init__(self, level):
         self.level = level
+
+    def distance(self, windows):
+        return np.ones(len(windows))
 
     def probabilities(self, windows):
         cavity = np.clip((windows - self.level) / 0.05, 0, 1)
@@ -668,6 +689,7 @@ def test_heart_and_end_diastole_are_found(discs, monkeypatch):
     assert (found["network"], found["end_diastole"], found["end_systole"]) == ("threshold", 2, 6)
     assert content["reference"] == 2 and content["end_systole"] == 6
     assert content["arguments"]["anatomy"] == "anatomy"  # the default network
+    assert (content["view"], content["view_by"], found["whole_beat"]) == ("sax", "network", True)
     assert curve(out, "cavity_area_mm2")[2] == pytest.approx(np.pi * 32**2, rel=0.1)
     # the option of today overrules
     assert run(*arguments, "--reference", "0", "--out", discs / "first") == 0

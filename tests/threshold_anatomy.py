@@ -15,6 +15,11 @@ class Threshold:
     structures: tuple = ("left ventricle", "myocardium")
     window: Window = Window(48, 2.0)
     least_confidence: float = 0.5
+    largest_distance: float = 2.0
+    view: str = "sax"
+
+    def distance(self, windows):
+        return np.ones(len(windows))
 
     def probabilities(self, windows):
         cavity = np.clip((windows - 0.7) / 0.1, 0, 1)

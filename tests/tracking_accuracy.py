@@ -19,22 +19,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ldm_morph_jax.beat_scores import found_strains, true_strains
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import PhantomCine, phantom_cine
+from ldm_morph_jax.data.phantom_cine_dataset import VIEWS
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.ops import metrics, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.registering import search
 from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
-from ldm_morph_jax.registering.heart import directions, main_strain, measure
 from ldm_morph_jax.registering.pairs import refined_displacement
 from ldm_morph_jax.registering.result import Tracked
 from ldm_morph_jax.registering.tracking import Tracking, track_cine
 from ldm_morph_jax.report.style import series_colours, style_axis
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
-VIEWS = {"sax": "sax", "echo": "apical"}  # of the phantom's looks
 TITLES = {"sax": "short-axis", "echo": "apical"}
 LABELS = (1, 2, 3)  # cavity, wall and the third structure, of the phantom and of CAMUS
 CAVITY = {"acdc": 3, "camus_4ch": 1}
@@ -76,10 +76,11 @@ def score_beats(
             ].mean(),
             "drift_px": np.linalg.norm(tracked.displacement[-1], axis=-1)[anatomy.wall].mean(),
         }
-        found = measure(tracked, anatomy).table
-        for name, curve in _true_strains(beat, tracked, anatomy).items():
-            row[f"{name}_true"] = strain.peak(curve, tracked.times)[0]
-            row[f"{name}_found"] = strain.peak(found[name], tracked.times)[0]
+        found = found_strains(tracked.displacement[:], tracked, anatomy)
+        for name, curve in true_curves(beat, tracked, anatomy).items():
+            if name.endswith("_strain"):  # not of a segment
+                row[f"{name}_true"] = strain.peak(curve, tracked.times)[0]
+                row[f"{name}_found"] = strain.peak(found[name], tracked.times)[0]
         carried = tracked.carried(beat.masks[0], beat.end_systole)
         row["dsc_tracked"] = _dice(carried, beat.masks[beat.end_systole])
         row["dsc_pair"] = _dice(_carried_by_pair(beat), beat.masks[beat.end_systole])
@@ -99,25 +100,10 @@ def score_beats(
     return pd.DataFrame(rows), frames
 
 
-def _true_strains(beat: PhantomCine, tracked: Tracked, anatomy: Anatomy) -> dict[str, np.ndarray]:
-    """The curves of `measure` of the same names, `[T]`, without a difference of pixels."""
+def true_curves(beat: PhantomCine, tracked: Tracked, anatomy: Anatomy) -> dict[str, np.ndarray]:
+    """The strains of `measure` by the same names, `[T]`, without a difference of pixels."""
     tensor = strain.green_lagrange(jnp.asarray(beat.deformation))
-    radial, tangent = (
-        strain.regional_mean(
-            strain.normal_strain(tensor, n), jnp.asarray(anatomy.wall, jnp.int32), 1
-        )[:, 0]
-        for n in directions(tracked, anatomy)
-    )
-    points = jnp.asarray(anatomy.contours["endo"], jnp.float32)
-    lengths = strain.contour_length(
-        strain.move_points(points, jnp.asarray(beat.displacement)), closed=anatomy.closed
-    )
-    name = main_strain(anatomy.view)
-    return {
-        "radial_strain": np.asarray(radial),
-        f"{name}_strain": np.asarray(tangent),
-        f"endocardial_{name}_strain": np.asarray(lengths / lengths[0] - 1),
-    }
+    return true_strains(tensor, beat.displacement, tracked, anatomy)
 
 
 def _carried_by_pair(beat: PhantomCine) -> np.ndarray:

@@ -15,6 +15,7 @@ Splits: of the training patients 1 to 100, the last five are for validation; 101
 patients.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,31 +79,15 @@ class Acdc(ArchiveBuilder):
                     f"acdc: unexpected {folder}; patients 1 to 100 are in training, 101 to 150 in "
                     "testing"
                 )
-            frames = read_info(folder / "Info.cfg")
-            files = [
-                folder / f"{patient}_frame{frames[phase]:02d}{kind}.nii.gz"
-                for phase in ("ED", "ES")
-                for kind in ("", "_gt")
-            ]
-            if not all(file.is_file() for file in files):
-                raise missing_files_error("acdc", patient, files)
-            files.append(folder / "Info.cfg")
-            entries[split].append(Entry(patient, patient, "sax", tuple(files), number))
+            files = (*phase_files("acdc", folder), folder / "Info.cfg")
+            entries[split].append(Entry(patient, patient, "sax", files, number))
         return self.checked(Found(entries, left_out={NOT_THERE: not_there}))
 
     def read(self, entry: Entry) -> Pair:
-        volumes = [read_volume(*entry.files[i : i + 2]) for i in (0, 2)]
-        (ed, _, spacing), (es, _, es_spacing) = volumes
-        if ed.shape != es.shape or not np.allclose(spacing, es_spacing, rtol=1e-3):
-            raise ValueError(
-                f"{entry.files[2]}: ES is {es.shape} at {spacing_text(es_spacing)}, "
-                f"ED {ed.shape} at {spacing_text(spacing)}; they must agree"
-            )
+        volumes, spacing = read_phases(entry.files)
         (ed, ed_mask), (es, es_mask) = (
             self._slice(image, mask, spacing, entry.detail, file)
-            for (image, mask, _), file in zip(
-                volumes, (entry.files[0], entry.files[2]), strict=True
-            )
+            for (image, mask), file in zip(volumes, (entry.files[0], entry.files[2]), strict=True)
         )
         size = self.options.content_size
         in_plane = preprocessing.resized_spacing(SPACING_MM[:2], SHAPE[:2], (size, size))
@@ -134,6 +119,35 @@ def read_info(path: Path) -> dict[str, int]:
         if not values.get(phase, "").isdecimal():
             raise ValueError(f"{path}: expected a line '{phase}: frame number', found none")
     return {phase: int(values[phase]) for phase in ("ED", "ES")}
+
+
+def phase_files(name: str, folder: Path) -> tuple[Path, ...]:
+    """Image and mask of ED, then of ES, in a patient's folder; `name`: of the dataset."""
+    frames = read_info(folder / "Info.cfg")
+    files = tuple(
+        folder / f"{folder.name}_frame{frames[phase]:02d}{kind}.nii.gz"
+        for phase in ("ED", "ES")
+        for kind in ("", "_gt")
+    )
+    if not all(file.is_file() for file in files):
+        raise missing_files_error(name, folder.name, list(files))
+    return files
+
+
+def read_phases(files: Sequence[Path]):
+    """[(image, mask) of ED, of ES], each [X, Y, Z], and the spacing in mm, which they share.
+
+    files: of `phase_files`.
+    """
+    (ed, ed_mask, spacing), (es, es_mask, es_spacing) = (
+        read_volume(*files[i : i + 2]) for i in (0, 2)
+    )
+    if ed.shape != es.shape or not np.allclose(spacing, es_spacing, rtol=1e-3):
+        raise ValueError(
+            f"{files[2]}: ES is {es.shape} at {spacing_text(es_spacing)}, "
+            f"ED {ed.shape} at {spacing_text(spacing)}; they must agree"
+        )
+    return [(ed, ed_mask), (es, es_mask)], spacing
 
 
 def read_volume(image_file: Path, mask_file: Path):

@@ -17,13 +17,12 @@ import functools
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.acdc import Acdc, read_info, read_volume, resample
+from ldm_morph_jax.data.acdc import Acdc, phase_files, read_volume, resample
 from ldm_morph_jax.data.archive import (
     NOT_THERE,
     SPLITS,
     ArchiveOptions,
     find_patients,
-    missing_files_error,
 )
 from ldm_morph_jax.data.base import Entry, Found, Pair
 
@@ -59,14 +58,7 @@ class AcdcSlices(Acdc):
         entries = {split: [] for split in SPLITS}
         for number, folder in sorted(patients.items()):
             split = next(s for s, last in LAST_PATIENT.items() if number <= last)
-            frames = read_info(folder / "Info.cfg")
-            files = tuple(
-                folder / f"{folder.name}_frame{frames[phase]:02d}{kind}.nii.gz"
-                for phase in ("ED", "ES")
-                for kind in ("", "_gt")
-            )
-            if not all(file.is_file() for file in files):
-                raise missing_files_error(self.name, folder.name, files)
+            files = phase_files(self.name, folder)
             images = [image for image, _ in self._volumes(files)]
             for k in range(images[0].shape[-1]):
                 if all(np.ptp(image[..., k]) > 0 for image in images):

@@ -61,12 +61,34 @@ class Options:
                 f"intensity must be one of {preprocessing.INTENSITIES}, found {self.intensity!r}"
             )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the images: (rows, columns), of volumes (planes, rows, columns)."""
+        return (self.image_size,) * 2
+
     def key(self) -> str:
         """A readable text, unique for these options; part of the prepared folder's name."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         phase = "es-to-ed" if self.reverse else "ed-to-es"
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.image_size}px_{self.intensity}_{phase}_{digest}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VolumeOptions(Options):
+    """Of datasets of volumes."""
+
+    depth: int = 32
+    """planes of a volume"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.depth < 2:
+            raise ValueError(f"depth must be at least 2 planes, found {self.depth}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.depth, *super().shape)
 
 
 class Entry(NamedTuple):
@@ -99,10 +121,10 @@ class Found(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A pair as read: brought to [S, S] but with its original intensities.
+    """A pair as read: brought to `Options.shape`, [*space], but with its original intensities.
 
-    moving, fixed: ED and ES, real numbers; masks: integer labels, 0 = background; spacing: mm
-    (row, column); slice: number in the patient's stack; displacement: the true one, [S, S, 2]
+    moving, fixed: ED and ES, real numbers; masks: integer labels, 0 = background; spacing: mm, in
+    axis order; slice: number in the patient's stack; displacement: the true one, [*space, rank]
     pixels, if known. For an unpaired entry, both images are the same.
     """
 
@@ -110,9 +132,19 @@ class Pair(NamedTuple):
     fixed: np.ndarray
     moving_mask: np.ndarray
     fixed_mask: np.ndarray
-    spacing: tuple[float, float] = (1.0, 1.0)
+    spacing: tuple[float, ...] = (1.0, 1.0)
     slice: int = 0
     displacement: np.ndarray | None = None
+
+    def exchanged(self) -> "Pair":
+        """Moving is fixed and fixed moving; the displacement is not that of these images."""
+        return self._replace(
+            moving=self.fixed,
+            fixed=self.moving,
+            moving_mask=self.fixed_mask,
+            fixed_mask=self.moving_mask,
+            displacement=None,
+        )
 
 
 class DatasetBuilder:
@@ -180,14 +212,17 @@ class DatasetBuilder:
         Override this instead of `read` if the true displacement is known.
         """
         pair = self.read(entry)
-        if not self.options.reverse:
-            return pair
-        return pair._replace(
-            moving=pair.fixed,
-            fixed=pair.moving,
-            moving_mask=pair.fixed_mask,
-            fixed_mask=pair.moving_mask,
-        )
+        return pair.exchanged() if self.options.reverse else pair
+
+    def phase(self, entry: Entry) -> str:
+        """The name of a pair's direction, one of `phases`."""
+        return self.phases[self.options.reverse]
+
+    def write_files(self, folder: Path) -> None:
+        """Write what the dataset offers to other programs besides its pairs; here nothing.
+
+        folder: of the prepared dataset. What is there already is left as it is.
+        """
 
     @functools.cached_property
     def found(self) -> Found:

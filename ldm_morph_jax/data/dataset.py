@@ -56,7 +56,7 @@ class ImageSource:
     """Single images of one split: both images of every pair, then those without a partner.
 
     Image 2 i is the moving and 2 i + 1 the fixed image of pair i. An element is {"index" (position
-    here), "orientation" (0), "image" [H, W, 1] float32}.
+    here), "orientation" (0), "image" [*space, 1] float32}.
     """
 
     def __init__(self, pairs: PairSource, unpaired: PairSource | None = None):
@@ -101,17 +101,20 @@ class Dataset:
       labels: mask label -> structure, for the structures that are scored.
       spacing: where the pixel spacing (array `spacing` of each example, mm) comes from.
       image_size: height and width in pixels.
+      shape: of the images, (rows, columns); of volumes (planes, rows, columns).
       path: folder of the prepared files.
+      write_files: the builder's; `prepare` calls it with `path`.
       splits: split -> number of pairs.
       preparation: the contents of preparation.json (`store.py`).
       has_displacement: whether examples carry the true displacement.
     """
 
     def __init__(self, builder: DatasetBuilder, path: Path, in_memory: bool | None = None):
-        self.name, self.path = builder.name, path
+        self.name, self.path, self.write_files = builder.name, path, builder.write_files
         self.preparation = json.loads((path / store.PREPARATION).read_text(encoding="utf-8"))
         self.labels = {int(label): text for label, text in self.preparation["labels"].items()}
         self.spacing, self.image_size = builder.spacing_note, builder.options.image_size
+        self.shape = builder.options.shape
         self._records = store.open_records(path)
         self._in_memory, self._sources = in_memory, {}
         self._metadata, self._fingerprints = {}, {}

@@ -18,7 +18,7 @@ def orient(array: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndar
     """Brings an array into orientation k.
 
     Args:
-      array: [H, W] or [H, W, C]; with axes=(1, 2) a batch [B, H, W, C].
+      array: [H, W] or [H, W, C]; with axes=(-3, -2) images or volumes [..., H, W, C].
       k: 0 to 7. For odd k, height and width are swapped.
       axes: the row and the column axis.
 
@@ -32,13 +32,15 @@ def orient(array: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndar
 
 
 def orient_displacement(u: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Brings a displacement field [..., 2] into orientation k: positions and components.
+    """Brings a displacement field [..., rank] into orientation k: positions and components.
 
-    orient(warp(moving, u)) equals warp(orient(moving), orient_displacement(u)).
+    orient(warp(moving, u)) equals warp(orient(moving), orient_displacement(u)). Of volumes,
+    planes are turned; the component along the first axis stays.
     """
     oriented = orient(u, k, axes)
+    *through, row, column = np.moveaxis(oriented, -1, 0)
     if k >= 4:
-        oriented = oriented * np.array([1, -1], u.dtype)
+        column = -column
     for _ in range(k % 4):  # a quarter turn takes the row direction to +column, column to -row
-        oriented = np.stack([-oriented[..., 1], oriented[..., 0]], axis=-1)
-    return oriented
+        row, column = -column, row
+    return np.stack([*through, row, column], axis=-1)

@@ -28,6 +28,8 @@ class PhantomCine(NamedTuple):
     times: `[T]` seconds.
     displacement: `[T, H, W, 2]` float32 pixels, Lagrangian: the tissue at x of frame 0 is at
         x + displacement[t](x) in frame t.
+    inverse: `[T, H, W, 2]` float32 pixels: the tissue at x of frame t was at x + inverse[t](x) in
+        frame 0.
     deformation: `[T, H, W, 2, 2]` float32, d(x + displacement)/dx by automatic differentiation of
         the motion: exact, not from differences of pixels. Convention: `ops.strain`.
     end_systole: the frame of the strongest contraction.
@@ -37,6 +39,7 @@ class PhantomCine(NamedTuple):
     masks: np.ndarray
     times: np.ndarray
     displacement: np.ndarray
+    inverse: np.ndarray
     deformation: np.ndarray
     end_systole: int
 
@@ -80,12 +83,16 @@ def phantom_cine(
 
     here = np.broadcast_to(grid, tissue.shape)
     moved = phantom.inverse(to_tissue, here)
-    displacement = (moved - here) * image_size / phantom.REFERENCE
+    displacement, inverse = (
+        ((points - here) * image_size / phantom.REFERENCE).astype(np.float32)
+        for points in (moved, tissue)
+    )
     return PhantomCine(
         images.astype(np.float32),
         masks,
         beat.seconds * phase,
-        displacement.astype(np.float32),
+        displacement,
+        inverse,
         np.linalg.inv(_derivative(to_tissue, moved)).astype(np.float32),
         int(contraction.argmax()),
     )
@@ -130,8 +137,10 @@ def _dropout(mask: np.ndarray, beat: _Beat) -> np.ndarray:
     radius, angle = np.hypot(*np.moveaxis(away, -1, 0)), np.arctan2(away[..., 1], away[..., 0])
     aside = (angle - beat.side + np.pi) % (2 * np.pi) - np.pi
     sector = np.exp(-((aside / beat.width) ** 2))
-    wall = np.median(radius[(mask == MYOCARDIUM) & (np.abs(aside) < beat.width)])
-    return sector * np.exp(-(((radius - wall) / (0.4 * wall)) ** 2))
+    wall = mask == MYOCARDIUM
+    there = wall & (np.abs(aside) < beat.width)
+    depth = np.median(radius[there if there.any() else wall])  # an apical view is open at its base
+    return sector * np.exp(-(((radius - depth) / (0.4 * depth)) ** 2))
 
 
 def _derivative(to_tissue: phantom.Map, x: phantom.Points) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Batches of NumPy arrays from a split, with grain.
 
 A batch of pairs is a dict: `index` [B] int32 (position in the split), `orientation` [B] int32
-(0..7, see data/orientation.py), `moving`, `fixed` [B, H, W, 1] float32, `moving_mask`,
-`fixed_mask` [B, H, W, 1] uint8, `spacing` [B, 2] float32 (mm per pixel, row and column) and, if
-known, `displacement` [B, H, W, 2] float32 (pixels). A batch of images has `index`, `orientation`
-and `image` [B, H, W, 1].
+(0..7, see data/orientation.py), `moving`, `fixed` [B, *space, 1] float32, `moving_mask`,
+`fixed_mask` [B, *space, 1] uint8, `spacing` [B, rank] float32 (mm per pixel, in axis order) and, if
+known, `displacement` [B, *space, rank] float32 (pixels). A batch of images has `index`,
+`orientation` and `image` [B, *space, 1].
 
 Training batches are an endless stream, reshuffled in every pass and augmented. Everything in it is
 a function of the seed and the position: it does not depend on threads and processes, and the state
@@ -22,6 +22,7 @@ from ldm_morph_jax.data.orientation import ORIENTATIONS, orient, orient_displace
 
 IMAGES = ("moving", "fixed", "image")
 MASKS = ("moving_mask", "fixed_mask")
+PLANE = (-3, -2)  # rows and columns of [*space, C]
 THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -38,7 +39,8 @@ class Augmentation:
       contrast: image scaled about its mean by 1 + c, c uniform in +- contrast.
 
     Both images of a pair get the same geometric and the same intensity change, so that the pair's
-    displacement and the relation between its intensities remain valid.
+    displacement and the relation between its intensities remain valid. Volumes are changed within
+    their planes, all planes alike.
     """
 
     orientations: tuple[int, ...] = (0,)
@@ -73,36 +75,37 @@ class Augmentation:
         changed = dict(element)
         for key in element:
             if key in IMAGES:
-                image = turn(orient(element[key], k), angle, scale)
+                image = turn(orient(element[key], k, PLANE), angle, scale)
                 if not self.orientation_only:
                     image = image**gamma
                     image = (image - image.mean()) * contrast + image.mean() + brightness
                     image = np.clip(image, 0, 1).astype(np.float32)
                 changed[key] = image
             elif key in MASKS:
-                changed[key] = turn(orient(element[key], k), angle, scale, nearest=True)
+                changed[key] = turn(orient(element[key], k, PLANE), angle, scale, nearest=True)
             elif key == "displacement":
-                u = orient_displacement(element[key], k)
+                u = orient_displacement(element[key], k, PLANE)
                 changed[key] = turn_displacement(u, angle, scale)
             elif key == "spacing":
-                spacing = element[key][::-1] if k % 2 else element[key]
-                changed[key] = (spacing / scale).astype(spacing.dtype)
+                spacing = element[key].copy()
+                spacing[-2:] = (spacing[:-3:-1] if k % 2 else spacing[-2:]) / scale
+                changed[key] = spacing
         changed["orientation"] = np.int32(k)
         return changed
 
 
 def turn(array: np.ndarray, angle: float, scale: float = 1.0, *, nearest=False) -> np.ndarray:
-    """Rotates [H, W, C] about its centre by `angle` and enlarges it by `scale`.
+    """Rotates the planes of [*space, C] about their centre by `angle`, enlarged by `scale`.
 
     angle: radians, from the row axis towards the column axis. Bilinear, or nearest for labels;
     border values continue outside. The dtype is kept.
     """
     if (angle, scale) == (0, 1):
         return array
-    c, s = np.cos(angle), np.sin(angle)
     # from a position in the result to its position in `array`
-    back = np.array([[c, s], [-s, c]]) / scale
-    centre = (np.array(array.shape[:2]) - 1) / 2
+    back = _rotation(angle, array.ndim - 1)
+    back[-2:] /= scale
+    centre = (np.array(array.shape[:-1]) - 1) / 2
     offset = centre - back @ centre
     order = 0 if nearest else 1
     channels = [
@@ -113,11 +116,20 @@ def turn(array: np.ndarray, angle: float, scale: float = 1.0, *, nearest=False) 
 
 
 def turn_displacement(u: np.ndarray, angle: float, scale: float = 1.0) -> np.ndarray:
-    """Turns a displacement [H, W, 2] (pixels): its positions, as in `turn`, and components."""
+    """Turns a displacement [*space, rank] (pixels): its positions, as `turn`, and components."""
     if (angle, scale) == (0, 1):
         return u
+    ahead = _rotation(angle, u.shape[-1])
+    ahead[-2:] *= scale
+    return (turn(u, angle, scale) @ ahead).astype(u.dtype)
+
+
+def _rotation(angle: float, rank: int) -> np.ndarray:
+    """[rank, rank], in the plane of the last two axes."""
+    matrix = np.eye(rank)
     c, s = np.cos(angle), np.sin(angle)
-    return (turn(u, angle, scale) @ (scale * np.array([[c, s], [-s, c]]))).astype(u.dtype)
+    matrix[-2:, -2:] = [[c, s], [-s, c]]
+    return matrix
 
 
 class _Augment(grain.transforms.RandomMap):

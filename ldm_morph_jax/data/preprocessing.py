@@ -16,18 +16,20 @@ from ldm_morph_jax.files.writing import sha256
 INTENSITIES = ("minmax", "percentile")
 
 
-def check_image(image: np.ndarray, name: str) -> None:
+def check_image(image: np.ndarray, name: str, rank: int = 2) -> None:
     """Raises ValueError for an image that no network can use.
 
     Args:
-      image: [H, W] or [H, W, 1], any real type.
+      image: [*space] or [*space, 1], any real type.
       name: file or key for the message.
+      rank: 2, or 3 for volumes.
 
     Raises:
       ValueError: wrong rank, a NaN or infinite value, or the same value everywhere.
     """
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 1):
-        raise ValueError(f"{name}: expected one grey image [H, W], found shape {image.shape}")
+    if image.ndim not in (rank, rank + 1) or (image.ndim > rank and image.shape[-1] != 1):
+        expected = "one grey image [H, W]" if rank == 2 else "one grey volume [D, H, W]"
+        raise ValueError(f"{name}: expected {expected}, found shape {image.shape}")
     bad = image.size - np.count_nonzero(np.isfinite(image))
     if bad:
         raise ValueError(f"{name}: expected finite values, found {bad} NaN or infinite pixels")
@@ -39,9 +41,10 @@ def check_mask(
     mask: np.ndarray, image: np.ndarray, name: str, values: Iterable[int] | None = None
 ) -> None:
     """Raises ValueError for a mask that differs from its image in size or has unexpected values."""
-    if mask.shape[:2] != image.shape[:2]:
+    rank = min(mask.ndim, image.ndim)
+    if mask.shape[:rank] != image.shape[:rank]:
         raise ValueError(
-            f"{name}: mask is {mask.shape[:2]}, its image {image.shape[:2]}; they must agree"
+            f"{name}: mask is {mask.shape[:rank]}, its image {image.shape[:rank]}; they must agree"
         )
     if values is not None:
         found = np.setdiff1d(mask, list(values))
@@ -73,8 +76,8 @@ def percentile(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.nd
 
 
 def normalise(image: np.ndarray, intensity: str, name: str) -> np.ndarray:
-    """Checks an image and scales it to [0, 1] by `intensity`, one of INTENSITIES; float32."""
-    check_image(image, name)
+    """Checks an image [*space] and scales it to [0, 1] by one of INTENSITIES; float32."""
+    check_image(image, name, rank=image.ndim)
     if intensity not in INTENSITIES:
         raise ValueError(f"intensity must be one of {INTENSITIES}, found {intensity!r}")
     return min_max(image) if intensity == "minmax" else percentile(image)

@@ -8,6 +8,7 @@ import numpy as np
 def contact_sheet(dataset, split: str, path: str | Path, n: int = 6) -> None:
     """Writes a PNG with n pairs, evenly spread over the split: moving above, fixed below.
 
+    Of volumes it shows the plane with most of the fixed image's structures.
     Contours of the masks: one colour per label of `dataset.labels`.
     """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
@@ -19,7 +20,7 @@ def contact_sheet(dataset, split: str, path: str | Path, n: int = 6) -> None:
     axes = figure.subplots(2, n, squeeze=False)
     colours = ["tab:red", "tab:olive", "tab:cyan", "tab:purple"]
     for column, index in enumerate(np.linspace(0, len(source) - 1, n).round().astype(int)):
-        example = source[index]
+        example = _plane(source[index])
         for row, role in enumerate(("moving", "fixed")):
             axis = axes[row, column]
             axis.imshow(example[role][..., 0], cmap="gray", vmin=0, vmax=1)
@@ -34,3 +35,12 @@ def contact_sheet(dataset, split: str, path: str | Path, n: int = 6) -> None:
                 axis.set_ylabel(role, fontsize=7)
         axes[0, column].set_title(ids[index], fontsize=5)
     figure.savefig(path)
+
+
+def _plane(example: dict) -> dict:
+    """An example's images and masks `[H, W, 1]`."""
+    arrays = {f"{role}{kind}" for role in ("moving", "fixed") for kind in ("", "_mask")}
+    if example["fixed"].ndim == 3:
+        return example
+    widest = np.count_nonzero(example["fixed_mask"], axis=(1, 2, 3)).argmax()
+    return {key: example[key][widest] for key in arrays}

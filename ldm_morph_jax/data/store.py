@@ -1,15 +1,16 @@
 """Stores prepared pairs: array_record files that TFDS reads, a manifest and a JSON summary.
 
-Every stored example has these keys. Images are square, so that every orientation fits:
+Every stored example has these keys. Images are square, so that every orientation fits; `*space` is
+(S, S), or (D, S, S) in a dataset of volumes, and rank 2 or 3:
 
     id, patient     text; the id is unique in its split
     view            text: "sax", "echo", "2ch", ...
     phase           text: "ED-ES" (moving is end-diastole), or "ES-ED" if reversed
     slice           int32: number in the patient's stack of slices, 0 if there is only one
-    moving, fixed   [S, S, 1] float32 in [0, 1]
-    moving_mask, fixed_mask   [S, S, 1] uint8 labels, 0 = background
-    spacing         [2] float32: mm per pixel, (row, column)
-    displacement    [S, S, 2] float32 pixels; only if the true motion is known (phantom)
+    moving, fixed   [*space, 1] float32 in [0, 1]
+    moving_mask, fixed_mask   [*space, 1] uint8 labels, 0 = background
+    spacing         [rank] float32: mm per pixel, in axis order
+    displacement    [*space, rank] float32 pixels; only if the true motion is known (phantom)
 
 A split `<name>_unpaired` contains single images without a partner (for the autoencoder and the
 diffusion model). Each is stored as a pair of the image with itself, phase "still".
@@ -128,19 +129,22 @@ def _write_examples(builder: DatasetBuilder, folder: Path, config_name: str) -> 
 def _features(builder: DatasetBuilder):
     import tensorflow_datasets as tfds
 
-    size = builder.options.image_size
-    image = tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32)
-    mask = tfds.features.Tensor(shape=(size, size, 1), dtype=np.uint8, encoding="zlib")
+    shape = builder.options.shape
+    rank = len(shape)
+    image = tfds.features.Tensor(shape=(*shape, 1), dtype=np.float32, encoding="bytes")
+    mask = tfds.features.Tensor(shape=(*shape, 1), dtype=np.uint8, encoding="zlib")
     features = {key: tfds.features.Text() for key in TEXT_KEYS} | {
         "slice": tfds.features.Scalar(dtype=np.int32),
         "moving": image,
         "fixed": image,
         "moving_mask": mask,
         "fixed_mask": mask,
-        "spacing": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+        "spacing": tfds.features.Tensor(shape=(rank,), dtype=np.float32),
     }
     if builder.has_displacement:
-        features["displacement"] = tfds.features.Tensor(shape=(size, size, 2), dtype=np.float32)
+        features["displacement"] = tfds.features.Tensor(
+            shape=(*shape, rank), dtype=np.float32, encoding="bytes"
+        )
     return tfds.features.FeaturesDict(features)
 
 
@@ -153,20 +157,19 @@ def _check_unique(name: str, split: str, entries: Sequence[Entry]) -> None:
 def _example(builder: DatasetBuilder, entry: Entry, still: bool) -> dict:
     """One pair in the stored schema: read, checked, with intensities scaled to [0, 1]."""
     pair, options = builder.pair(entry), builder.options
-    shape = (options.image_size,) * 2
     example = {
         "id": entry.id,
         "patient": entry.patient or entry.id,
         "view": entry.view,
-        "phase": STILL if still else builder.phases[options.reverse],
+        "phase": STILL if still else builder.phase(entry),
         "slice": pair.slice,
         "spacing": np.asarray(pair.spacing, np.float32),
     }
     for role in ("moving", "fixed"):
         name = f"{entry.id} ({role})"
         image, mask = getattr(pair, role), getattr(pair, f"{role}_mask")
-        if image.shape != shape:
-            raise ValueError(f"{name}: is {image.shape}, expected {shape}")
+        if image.shape != options.shape:
+            raise ValueError(f"{name}: is {image.shape}, expected {options.shape}")
         preprocessing.check_mask(mask, image, name, values=range(256))
         example[role] = preprocessing.normalise(image, options.intensity, name)[..., None]
         example[f"{role}_mask"] = mask.astype(np.uint8)[..., None]

@@ -5,11 +5,12 @@ provides its settings (`defaults`) and is then trained, evaluated, benchmarked a
 `register` like every other method. Only `trained` distinguishes learned from iterative methods.
 
 Images are `[B, H, W, 1]` in [0, 1], displacements `[B, H, W, 2]` in pixels, components (row,
-column), pull-back (`ldm_morph_jax.ops`). `params` are the weights ({} if there are none), `frozen`
+column), pull-back (`ldm_morph_jax.ops`); volumes, where a method takes them, `[B, D, H, W, 1]`,
+with displacements `[B, D, H, W, 3]`. `params` are the weights ({} if there are none), `frozen`
 the arrays that a method reads but never trains ({} for most methods).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -29,6 +30,7 @@ class Method:
       title: its name in tables and reports.
       trained: whether it has weights, which `train` determines.
       on_host: whether it computes outside JAX (NumPy in, NumPy out), so that it is never traced.
+      takes_volumes: whether it registers volumes, too.
       takes_compute_options: whether its networks follow `config.compute` (bfloat16, remat).
       defaults: its settings below `config.registration`, with the values of its paper or official
         code; "train" and "optimiser" hold the differences from `config.stage_config` and
@@ -40,6 +42,7 @@ class Method:
     title: ClassVar[str]
     trained: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
+    takes_volumes: ClassVar[bool] = False
     takes_compute_options: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {}
     small: ClassVar[Mapping[str, Any]] = {}
@@ -104,8 +107,8 @@ class Method:
 
     # -- what a learned method does
 
-    def init(self, key: jax.Array, image_size: int) -> Any:
-        """Initial parameters for square images of `image_size` pixels."""
+    def init(self, key: jax.Array, space: Sequence[int]) -> Any:
+        """Initial parameters for images of `space` pixels: (H, W), or (D, H, W)."""
         return {}
 
     def loss(self, params, frozen, batch, key, step) -> tuple[jax.Array, dict[str, jax.Array]]:

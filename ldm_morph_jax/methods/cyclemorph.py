@@ -1,6 +1,7 @@
 """CycleMorph (Kim et al., Medical Image Analysis 2021): two generators that undo each other."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,9 @@ class CycleMorph(Method):
             identity_weight=c.identity_weight,
         )
 
-    def init(self, key: jax.Array, image_size: int):
+    def init(self, key: jax.Array, space: Sequence[int]):
         """Initial parameters of both generators."""
-        image = jnp.zeros((1, image_size, image_size, 1))
+        image = jnp.zeros((1, *space, 1))
         keys = jax.random.split(key)
         return {
             "forward": self.generator.init(keys[0], image, image)["params"],

@@ -1,6 +1,7 @@
 """DiffuseMorph (Kim et al., ECCV 2022): a conditional diffusion model steers the deformation."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -86,9 +87,9 @@ class DiffuseMorph(Method):
             smoothness_weight=c.smoothness_weight,
         )
 
-    def init(self, key: jax.Array, image_size: int):
+    def init(self, key: jax.Array, space: Sequence[int]):
         """Initial parameters of both networks."""
-        image, keys = jnp.zeros((1, image_size, image_size, 1)), jax.random.split(key)
+        image, keys = jnp.zeros((1, *space, 1)), jax.random.split(key)
         time = jnp.zeros(1, jnp.int32)
         return {
             "denoiser": self.denoiser.init(keys[0], image, image, image, time)["params"],

@@ -1,6 +1,7 @@
 """Base class of VoxelMorph, TransMorph and TransMatch: one network, similarity, smoothness."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ class DisplacementNetwork(Method):
     A subclass names its network's class, whose settings are `config.registration.model`.
 
     Attributes:
-      network: module `(moving, fixed, train=...)` -> `[B, H, W, 2]` in pixels.
+      network: module `(moving, fixed, train=...)` -> `[B, *space, rank]` in pixels.
       smoothness_weight: on the scale of LDM-Morph's lambda, `ops.losses.smoothness`.
       head: whether the output is the displacement or a velocity.
       smoothness_of: "displacement", or "velocity": the predicted velocity at half size, as in the
@@ -58,12 +59,12 @@ class DisplacementNetwork(Method):
     def predicts_velocity(self) -> bool:
         return self.head.predicts_velocity
 
-    def init(self, key: jax.Array, image_size: int):
-        image = jnp.zeros((1, image_size, image_size, 1))
+    def init(self, key: jax.Array, space: Sequence[int]):
+        image = jnp.zeros((1, *space, 1))
         return self.network.init(key, image, image, train=False)["params"]
 
     def predict(self, params, moving, fixed, *, train=False, key=None) -> jax.Array:
-        """The network's output `[B, H, W, 2]`."""
+        """The network's output `[B, *space, rank]`."""
         rngs = {} if key is None else {"dropout": key}
         return self.network.apply({"params": params}, moving, fixed, train=train, rngs=rngs)
 

@@ -11,6 +11,7 @@ class Initial(Method):
     name = "initial"
     title = "Initial"
     trained = False
+    takes_volumes = True
 
     def field(self, params, frozen, moving, fixed):
-        return jnp.zeros((*fixed.shape[:3], 2), jnp.float32)
+        return jnp.zeros((*fixed.shape[:-1], fixed.ndim - 2), jnp.float32)

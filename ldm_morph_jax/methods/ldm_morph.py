@@ -5,6 +5,7 @@ pair, taps -> registration network -> [velocity -> exp] -> displacement -> warp 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,7 @@ class LDMMorph(Method):
 
     name = "ldm_morph"
     title = "LDM-Morph"
+    takes_volumes = True
     takes_compute_options = True
     defaults = HEAD_DEFAULTS | {
         "model": {
@@ -146,20 +148,18 @@ class LDMMorph(Method):
 
     # -- the network
 
-    def init(self, key: jax.Array, image_size: int):
-        pair = jnp.zeros((1, image_size, image_size, 2))
-        return self.network.init(key, pair, self._tap_groups_like(image_size), train=False)[
-            "params"
-        ]
+    def init(self, key: jax.Array, space: Sequence[int]):
+        pair = jnp.zeros((1, *space, 2))
+        return self.network.init(key, pair, self._tap_groups_like(space), train=False)["params"]
 
-    def _tap_groups_like(self, image_size: int):
+    def _tap_groups_like(self, space: Sequence[int]):
         if not self.uses_taps:
             return None
-        size = image_size // self.features.autoencoder.downsampling
+        latent = [n // self.features.autoencoder.downsampling for n in space]
         taps = jax.eval_shape(
             lambda: self.features.unet.init_with_output(
                 jax.random.key(0),
-                jnp.zeros((1, size, size, 1)),
+                jnp.zeros((1, *latent, 1)),
                 jnp.zeros(1, jnp.int32),
                 method="taps",
             )[0]
@@ -167,7 +167,7 @@ class LDMMorph(Method):
         return tuple(jnp.zeros(t.shape[:-1] + (2 * t.shape[-1],)) for t in taps)
 
     def predict(self, params, moving, fixed, features, *, train=False, key=None) -> jax.Array:
-        """The field `[B, H, W, 2]` in pixels, from images and their features."""
+        """The field `[B, *space, rank]` in pixels, from images and their features."""
 
         def network(moving, fixed):
             (moving, moving_taps), (fixed, fixed_taps) = moving, fixed
@@ -223,8 +223,8 @@ class LDMMorph(Method):
 
     # -- the loss
 
-    def _smoothness_factor(self, size: tuple[int, int]) -> np.ndarray:
-        """Factors applied to the displacement's (row, column) components in the smoothness."""
+    def _smoothness_factor(self, size: Sequence[int]) -> np.ndarray:
+        """Factors applied to the displacement's components in the smoothness, in axis order."""
         size = np.array(size, np.float32)
         return size / (size - 1) if self.smoothness_scale == "half_size" else np.ones_like(size)
 
@@ -232,8 +232,8 @@ class LDMMorph(Method):
         """The terms of Eq. 12 to 16, means over the batch: loss, pixel, latent, smoothness."""
         warped = warp(moving, displacement)
         pixel = named_similarity(self.similarity)(fixed, warped)
-        factor = self._smoothness_factor(displacement.shape[1:3])
-        smooth = smoothness(displacement * factor[None, None, None])
+        factor = self._smoothness_factor(displacement.shape[1:-1])
+        smooth = smoothness(displacement * factor.reshape((1,) * (displacement.ndim - 1) + (-1,)))
         latent = jnp.zeros(())
         if self.uses_latent_loss:
             if fixed_latent is None:

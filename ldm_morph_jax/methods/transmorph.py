@@ -13,6 +13,7 @@ class TransMorph(DisplacementNetwork):
 
     name = "transmorph"
     title = "TransMorph"
+    takes_volumes = True
     network_class = TransMorphNetwork
     defaults = SETTINGS | {
         "model": {

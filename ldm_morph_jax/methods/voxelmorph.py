@@ -13,6 +13,7 @@ class VoxelMorph(DisplacementNetwork):
 
     name = "voxelmorph"
     title = "VoxelMorph"
+    takes_volumes = True
     network_class = VoxelMorphUNet
     defaults = SETTINGS | {
         "model": {

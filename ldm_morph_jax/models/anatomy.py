@@ -18,6 +18,9 @@ class AnatomyUNet(nn.Module):
     Level l has two convolutions of `channels[l]` channels at 1/2**(l + 1) of the size, in both
     halves. Class 0 is the background. Raises ValueError if a side is no multiple of
     2**len(channels).
+
+    With `mutable=["intermediates"]`, `apply` also gives "deepest" `[B, channels[-1]]`: the means
+    over all positions of what the encoder ends with.
     """
 
     classes: int
@@ -52,6 +55,7 @@ class AnatomyUNet(nn.Module):
                 skips.append(x)
                 x = blocks_of_two(x).mean(axis=-2)
             x = level(x, number, "encoder")
+        self.sow("intermediates", "deepest", x.mean(axis=tuple(range(1, rank + 1))))
         for number in reversed(range(len(skips))):
             # fewer channels first, where there are fewer positions
             x = nn.Conv(self.channels[number], (1,) * rank, dtype=self.dtype, name=f"up{number}")(x)

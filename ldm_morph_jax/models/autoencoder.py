@@ -1,7 +1,8 @@
 """The VQ autoencoder of the latent diffusion model (paper Sec. 3.1).
 
-Images `[B, H, W, 1]` are compressed by 2**(levels - 1) along rows and columns. The latent that the
-rest of the method reads is the encoder's output *before* quantisation.
+Images `[B, H, W, 1]` are compressed by 2**(levels - 1) along rows and columns, volumes
+`[B, D, H, W, 1]` along all three axes. The latent that the rest of the method reads is the
+encoder's output *before* quantisation.
 """
 
 from typing import NamedTuple
@@ -75,12 +76,12 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        batch, height, width, channels = x.shape
+        batch, *_, channels = x.shape
         h = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm")
 
         def project(name):
             projected = conv(h, channels, 1, dtype=self.dtype, name=name)
-            return projected.reshape(batch, height * width, 1, channels)  # one head
+            return projected.reshape(batch, -1, 1, channels)  # one head
 
         h = dot_product_attention(project("query"), project("key"), project("value"))
         h = h.reshape(x.shape)
@@ -134,7 +135,7 @@ class Encoder(nn.Module):
                     x,
                     features,
                     stride=2,
-                    padding=((0, 1), (0, 1)),  # one zero row below, one zero column to the right
+                    padding=(0, 1),  # zeros after the last pixel of every axis
                     dtype=self.dtype,
                     name=f"level{level}_downsample",
                 )
@@ -247,17 +248,17 @@ class Autoencoder(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Image pixels per latent position along rows and along columns."""
+        """Image pixels per latent position along every axis."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Images `[B, H, W, 1]` in [0, 1] -> latent before quantisation `[B, h, w, C]`, E(I)."""
         factor = self.downsampling
-        if images.ndim != 4 or images.shape[-1] != 1:
+        if images.ndim not in (4, 5) or images.shape[-1] != 1:
             raise ValueError(f"autoencoder: images are {images.shape}, expected [B, H, W, 1]")
-        if images.shape[1] % factor or images.shape[2] % factor:
+        if any(n % factor for n in images.shape[1:-1]):
             raise ValueError(
-                f"autoencoder: images are {images.shape[1]}x{images.shape[2]}, "
+                f"autoencoder: images are {'x'.join(map(str, images.shape[1:-1]))}, "
                 f"expected multiples of {factor}"
             )
         return self.encoder(images)

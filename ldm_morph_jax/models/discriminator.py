@@ -15,7 +15,7 @@ def scale_init(key, shape, dtype=jnp.float32):
 
 
 class PatchDiscriminator(nn.Module):
-    """Real or fake, one logit per overlapping patch: `[B, H, W, 1] -> [B, H', W', 1]` float32.
+    """Real or fake, one logit per overlapping patch: `[B, *space, 1] -> [B, *space', 1]` float32.
 
     A strided conv to `base_channels`, `layers` convs that double the channels (at most eight-fold;
     all but the last strided, all normalised over the batch), and one conv to the logits.

@@ -1,7 +1,8 @@
 """Layers shared by the networks: convolutions and linear maps with the published initialisation.
 
-Everything is channel-last, `[B, H, W, C]`. Unless stated otherwise, the published networks use
-PyTorch's defaults: weights and biases uniform in +-1/sqrt(fan_in), normalisation eps as given.
+Everything is channel-last: `[B, *space, C]`, where space is (H, W), or (D, H, W) in volumes; layers
+and networks follow the rank of what they are given. Unless stated otherwise, the published networks
+use PyTorch's defaults: weights and biases uniform in +-1/sqrt(fan_in), normalisation eps as given.
 `dtype` is the compute type; parameters, statistics and softmax are always float32.
 """
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_morph_jax.models import winograd
+from ldm_morph_jax.models import planes
 from ldm_morph_jax.models.backend import ByBackend
 
 Dtype = Any
@@ -44,7 +45,7 @@ def uniform_bias(fan_in: int):
     return init
 
 
-convolution = ByBackend(cpu=winograd.convolution, other=jax.lax.conv_general_dilated)
+convolution = ByBackend(cpu=planes.convolution, other=jax.lax.conv_general_dilated)
 
 
 def conv(
@@ -53,30 +54,32 @@ def conv(
     kernel_size: int = 3,
     *,
     stride: int = 1,
-    padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None,
+    padding: int | tuple[int, int] | None = None,
     bias: bool = True,
     kernel_init=uniform_fan_in,
     bias_init=None,
     dtype: Dtype = jnp.float32,
     name: str | None = None,
 ) -> jax.Array:
-    """Square convolution `[B, H, W, C] -> [B, H', W', features]`, called inside `nn.compact`.
+    """Convolution `[B, *space, C] -> [B, *space', features]`, called inside `nn.compact`.
 
-    `padding` is the number of zeros on every side (default: half the kernel, so that stride 1
-    keeps the size) or explicit ((top, bottom), (left, right)).
+    Kernel and stride are the same along every axis. `padding` is the number of zeros on every side
+    (default: half the kernel, so that stride 1 keeps the size) or, along every axis, (before,
+    after).
     """
+    rank = x.ndim - 2
     if padding is None:
         padding = kernel_size // 2
     if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
+        padding = (padding, padding)
     return nn.Conv(
         features,
-        (kernel_size, kernel_size),
-        strides=(stride, stride),
-        padding=padding,
+        (kernel_size,) * rank,
+        strides=(stride,) * rank,
+        padding=(padding,) * rank,
         use_bias=bias,
         kernel_init=kernel_init,
-        bias_init=bias_init or uniform_bias(kernel_size * kernel_size * x.shape[-1]),
+        bias_init=bias_init or uniform_bias(kernel_size**rank * x.shape[-1]),
         conv_general_dilated=convolution,
         dtype=dtype,
         name=name,
@@ -135,13 +138,13 @@ class ConvTranspose(nn.Module):
 
 
 def near_zero_head(x: jax.Array, *, dtype: Dtype = jnp.float32) -> jax.Array:
-    """Last 3x3 convolution to two channels, named "head", called inside `nn.compact`.
+    """Last convolution, to a channel for each axis, named "head", called inside `nn.compact`.
 
     Weights of standard deviation 1e-5 and zero biases: training starts at almost no motion.
     """
     return conv(
         x,
-        2,
+        x.ndim - 2,
         kernel_init=nn.initializers.normal(1e-5),
         bias_init=nn.initializers.zeros,
         dtype=dtype,
@@ -254,8 +257,10 @@ dot_product_attention = ByBackend(
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:
-    """Repeat every pixel twice along rows and columns: `[B, H, W, C] -> [B, 2H, 2W, C]`."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    """Repeat every pixel twice along every axis of space: `[B, H, W, C] -> [B, 2H, 2W, C]`."""
+    for axis in range(1, x.ndim - 1):
+        x = jnp.repeat(x, 2, axis=axis)
+    return x
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:
@@ -263,5 +268,5 @@ def upsample_bilinear(x: jax.Array) -> jax.Array:
 
     Pixel centres at half integers (PyTorch's align_corners false), border values repeated outside.
     """
-    batch, height, width, channels = x.shape
-    return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")
+    batch, *space, channels = x.shape
+    return jax.image.resize(x, (batch, *(2 * n for n in space), channels), "linear")

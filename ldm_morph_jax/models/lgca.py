@@ -10,7 +10,7 @@ from ldm_morph_jax.models.swin import layer_norm, swin_block
 
 
 class LGCA(nn.Module):
-    """One branch: window attention on `x` with queries from `y`; `[B, h, w, C]` each.
+    """One branch: window attention on `x` with queries from `y`; `[B, *space, C]` each.
 
     The blocks alternate between regular and shifted windows and update only x. For both branches,
     call the module twice with the arguments swapped: (global map, latent map) gives the branch

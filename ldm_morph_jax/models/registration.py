@@ -38,9 +38,12 @@ def upsample_bicubic(x: jax.Array) -> jax.Array:
     """Bicubic interpolation to twice the size, `[B, H, W, C] -> [B, 2H, 2W, C]`.
 
     Pixel centres at half integers (align_corners false), a = -0.75, border values repeated outside.
-    Separable; computed in float32 and returned in x's type.
+    Separable, along every axis of space; computed in float32 and returned in x's type.
     """
-    return upsample_axis(upsample_axis(x.astype(jnp.float32), 1), 2).astype(x.dtype)
+    y = x.astype(jnp.float32)
+    for axis in range(1, x.ndim - 1):
+        y = upsample_axis(y, axis)
+    return y.astype(x.dtype)
 
 
 # Outputs 2i and 2i + 1 lie a quarter before and a quarter after input i: weights of the inputs
@@ -99,9 +102,9 @@ def _weighted_sum(weights, x, starts, size, axis):
 
 def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     """Normalises every channel of every image to mean 0 and variance 1; computed in float32."""
-    y = x.astype(jnp.float32)
-    y = y - jnp.mean(y, axis=(1, 2), keepdims=True)
-    variance = jnp.mean(y * y, axis=(1, 2), keepdims=True)
+    y, space = x.astype(jnp.float32), range(1, x.ndim - 1)
+    y = y - jnp.mean(y, axis=space, keepdims=True)
+    variance = jnp.mean(y * y, axis=space, keepdims=True)
     return (y * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
@@ -117,7 +120,8 @@ def low_level_features(pair: jax.Array, features: int, *, dtype: Dtype, name: st
     3x3 average of every second pixel (zeros outside count), then one convolution block; called
     inside `nn.compact`.
     """
-    half = nn.avg_pool(pair, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    rank = pair.ndim - 2
+    half = nn.avg_pool(pair, (3,) * rank, (2,) * rank, ((1, 1),) * rank)
     return conv_block(half, features, dtype=dtype, name=name)
 
 
@@ -158,8 +162,8 @@ class RegistrationNetwork(nn.Module):
     only the branch (global | latent)); "concat": Swin map and upper-stream map concatenated (the
     paper's ablation without LGCA); "none": only the Swin map (without LDM features).
     The softsign's output has (size - 1) / 2 pixels per unit, so that 2 units span the pixel
-    centres. `dtype` is the compute type; the displacement is always float32. `remat`: see
-    `layers.recomputed`.
+    centres. Volumes `[B, D, H, W, 2]` give `[B, D, H, W, 3]`. `dtype` is the compute type; the
+    displacement is always float32. `remat`: see `layers.recomputed`.
     """
 
     embed_dim: int = 64
@@ -251,8 +255,8 @@ class RegistrationNetwork(nn.Module):
         x = near_zero_head(upsample_bicubic(x), dtype=self.dtype)
         normalised = nn.soft_sign(x.astype(jnp.float32))
 
-        height, width = pair.shape[1:3]
-        displacement = normalised * np.array([[[[height - 1, width - 1]]]], np.float32) / 2
+        span = np.array(pair.shape[1:-1], np.float32) - 1
+        displacement = normalised * span.reshape((1,) * (pair.ndim - 1) + (-1,)) / 2
         if not return_intermediates:
             return displacement
         return displacement, {
@@ -270,16 +274,16 @@ class RegistrationNetwork(nn.Module):
         if pair.shape[-1] != 2:
             raise ValueError(f"pair of shape {pair.shape}: expected 2 channels (moving, fixed)")
 
-        batch, height, width, _ = pair.shape
+        batch, *space, _ = pair.shape
         expected = [
-            (batch, height // (PATCH_SIZE * 2**level), width // (PATCH_SIZE * 2**level))
+            (batch, *(n // (PATCH_SIZE * 2**level) for n in space))
             for level in range(len(self.depths))
         ]
-        found = [group.shape[:3] for group in latent_groups or ()]
+        found = [group.shape[:-1] for group in latent_groups or ()]
         if self.fusion == "none":
             expected = []
         if found != expected:
             raise ValueError(
-                f"latent groups of shapes [B, h, w] {found}: fusion {self.fusion!r} expects"
-                f" {expected} for images of {height} x {width}"
+                f"latent groups of shapes [B, *space] {found}: fusion {self.fusion!r} expects"
+                f" {expected} for images of {' x '.join(map(str, space))}"
             )

@@ -1,8 +1,12 @@
 """Swin encoder: windowed self-attention at four resolutions (lower stream of the paper's Fig. 1).
 
+Maps are `[B, *space, C]`; windows are squares of images and cubes of volumes.
+
 Liu et al., "Swin Transformer" (2021), as used in LDM-Morph (paper equations 7 and 8). The window
 attention can also take its queries from a second map; it is then the cross attention of LGCA.
 """
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -15,48 +19,53 @@ MASKED = -100.0  # added to the attention scores of positions that must not see 
 
 
 def window_partition(x: jax.Array, window: int) -> jax.Array:
-    """Cut `[B, H, W, C]` into windows `[B, windows, window * window, C]`, both row by row.
+    """Cut `[B, *space, C]` into windows `[B, windows, window**rank, C]`, both in axis order.
 
-    H and W must be multiples of `window`.
+    Sizes must be multiples of `window`.
     """
-    batch, height, width, channels = x.shape
-    rows, columns = height // window, width // window
-    x = x.reshape(batch, rows, window, columns, window, channels)
-    return x.swapaxes(2, 3).reshape(batch, rows * columns, window * window, channels)
+    batch, *space, channels = x.shape
+    x = x.reshape(batch, *(part for n in space for part in (n // window, window)), channels)
+    counts, inside = range(1, x.ndim - 1, 2), range(2, x.ndim - 1, 2)
+    x = x.transpose(0, *counts, *inside, x.ndim - 1)
+    return x.reshape(batch, -1, window ** len(space), channels)
 
 
-def window_reverse(windows: jax.Array, window: int, height: int, width: int) -> jax.Array:
-    """Reassemble windows `[B, windows, window * window, C]` to `[B, height, width, C]`."""
+def window_reverse(windows: jax.Array, window: int, space: Sequence[int]) -> jax.Array:
+    """Reassemble windows `[B, windows, window**rank, C]` to `[B, *space, C]`."""
     batch, _, _, channels = windows.shape
-    rows, columns = height // window, width // window
-    x = windows.reshape(batch, rows, columns, window, window, channels)
-    return x.swapaxes(2, 3).reshape(batch, height, width, channels)
+    rank = len(space)
+    x = windows.reshape(batch, *(n // window for n in space), *[window] * rank, channels)
+    pairs = [axis for k in range(1, rank + 1) for axis in (k, rank + k)]
+    return x.transpose(0, *pairs, x.ndim - 1).reshape(batch, *space, channels)
 
 
-def relative_position_index(window: int) -> np.ndarray:
-    """Row of the bias table for every (query, key) of a window: `[window**2, window**2]` int.
+def relative_position_index(window: int, rank: int = 2) -> np.ndarray:
+    """Row of the bias table for every (query, key): `[window**rank, window**rank]` int.
 
-    The row is (dy + window - 1) * (2 * window - 1) + (dx + window - 1), with (dy, dx) the query's
-    position minus the key's.
+    In a plane the row is (dy + window - 1) * (2 * window - 1) + (dx + window - 1), with (dy, dx)
+    the query's position minus the key's; in a volume dz comes first.
     """
-    y, x = np.divmod(np.arange(window * window), window)
-    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
-    return (dy + window - 1) * (2 * window - 1) + (dx + window - 1)
+    position = np.indices((window,) * rank).reshape(rank, -1)
+    offset = position[:, :, None] - position[:, None, :] + window - 1
+    place = (2 * window - 1) ** np.arange(rank)[::-1]
+    return np.einsum("k,kqp->qp", place, offset)
 
 
-def shifted_window_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """Additive mask for the scores of shifted windows: `[windows, window**2, window**2]` float32.
+def shifted_window_mask(space: Sequence[int], window: int, shift: int) -> np.ndarray:
+    """Additive mask for the scores of shifted windows: `[windows, window**rank, window**rank]`.
 
-    Rolling a map by (-shift, -shift) brings opposite borders together in the last windows of each
-    row and column. The mask is -100 for pairs of positions from opposite borders, 0 otherwise.
+    Rolling a map by -shift along every axis brings opposite borders together in the last windows of
+    each axis. The mask is -100 for pairs of positions from opposite borders, 0 otherwise; float32.
     """
 
     def region(size):  # 0: before the last window; within it, 1: not rolled, 2: rolled in
         position = np.arange(size)
         return (position >= size - window).astype(int) + (position >= size - shift)
 
-    regions = 3 * region(height)[:, None] + region(width)[None, :]
-    regions = window_partition(regions[None, :, :, None], window)[0, :, :, 0]
+    regions = np.zeros((), int)
+    for size in space:
+        regions = 3 * regions[..., None] + region(size)
+    regions = window_partition(regions[None, ..., None], window)[0, :, :, 0]
     same = regions[:, :, None] == regions[:, None, :]
     return np.where(same, 0, MASKED).astype(np.float32)
 
@@ -83,10 +92,10 @@ class QueryKeyValue(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, shifted or not (paper equations 8 to 11).
 
-    Keys and values come from `x [B, H, W, C]`, queries from `query_from [B, H, W, C]` or from `x`
-    itself (self-attention). Maps are zero-padded at the right and bottom to multiples of the
+    Keys and values come from `x [B, *space, C]`, queries from `query_from [B, *space, C]` or from
+    `x` itself (self-attention). Maps are zero-padded at the end of every axis to multiples of the
     window; padded positions take part in the attention unless the mask of the shift excludes them.
-    Returns `[B, H, W, C]`. C must be a multiple of `num_heads`.
+    Returns `[B, *space, C]`. C must be a multiple of `num_heads`.
     """
 
     num_heads: int
@@ -96,18 +105,20 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, query_from: jax.Array | None = None) -> jax.Array:
-        batch, height, width, channels = x.shape
+        _, *space, channels = x.shape
         window, shift, heads = self.window_size, self.shift, self.num_heads
+        rank = len(space)
+        axes, shifts = tuple(range(1, rank + 1)), (shift,) * rank
         if channels % heads:
             raise ValueError(f"{channels} channels do not split into {heads} attention heads")
 
         # The linear maps act on single positions and map zeros to zeros. Padding after the first
         # and cropping before the last therefore gives the same result with less work.
         qkv = QueryKeyValue(dtype=self.dtype, name="qkv")(x, query_from)
-        qkv = jnp.pad(qkv, ((0, 0), (0, -height % window), (0, -width % window), (0, 0)))
-        padded_height, padded_width = qkv.shape[1:3]
+        qkv = jnp.pad(qkv, ((0, 0), *((0, -n % window) for n in space), (0, 0)))
+        padded = qkv.shape[1:-1]
         if shift:
-            qkv = jnp.roll(qkv, (-shift, -shift), axis=(1, 2))
+            qkv = jnp.roll(qkv, [-n for n in shifts], axis=axes)
 
         tokens = window_partition(qkv, window)
         tokens = tokens.reshape(*tokens.shape[:3], 3, heads, channels // heads)
@@ -118,12 +129,12 @@ class WindowAttention(nn.Module):
         table = self.param(
             "relative_position_bias_table",
             nn.initializers.normal(0.02),
-            ((2 * window - 1) ** 2, heads),
+            ((2 * window - 1) ** rank, heads),
         )
-        bias = table[relative_position_index(window)].transpose(2, 0, 1)
+        bias = table[relative_position_index(window, rank)].transpose(2, 0, 1)
         bias = bias[None, None]  # [1, 1, heads, query, key]
         if shift:
-            mask = shifted_window_mask(padded_height, padded_width, window, shift)
+            mask = shifted_window_mask(padded, window, shift)
             bias = bias + mask[None, :, None]  # [1, windows, heads, query, key]
 
         scores = jnp.einsum(
@@ -136,10 +147,11 @@ class WindowAttention(nn.Module):
         out = jnp.einsum("bnhqk,bnkhc->bnqhc", attention, value)
 
         out = out.reshape(*out.shape[:3], channels)
-        out = window_reverse(out, window, padded_height, padded_width)
+        out = window_reverse(out, window, padded)
         if shift:
-            out = jnp.roll(out, (shift, shift), axis=(1, 2))
-        return dense(out[:, :height, :width], channels, dtype=self.dtype, name="proj")
+            out = jnp.roll(out, shifts, axis=axes)
+        out = out[:, *(slice(n) for n in space)]
+        return dense(out, channels, dtype=self.dtype, name="proj")
 
 
 def layer_norm(x: jax.Array, *, dtype: Dtype, name: str | None = None) -> jax.Array:
@@ -150,7 +162,7 @@ def layer_norm(x: jax.Array, *, dtype: Dtype, name: str | None = None) -> jax.Ar
 class SwinBlock(nn.Module):
     """Window attention and MLP, pre-norm, with residuals (paper equation 7; 9 to 11 with `y`).
 
-    `x [B, H, W, C] -> [B, H, W, C]`. If `y [B, H, W, C]` is given, it passes through the same
+    `x [B, *space, C] -> [B, *space, C]`. If `y [B, *space, C]` is given, it passes through the same
     LayerNorm and provides the queries; keys, values and the residual still come from x. In
     training, each sample skips each of the two branches with probability `drop_path_rate` (key:
     rngs["dropout"]).
@@ -172,7 +184,7 @@ class SwinBlock(nn.Module):
         )
         # stochastic depth: one draw per sample; kept branches are divided by the keep probability
         drop_path = nn.Dropout(
-            self.drop_path_rate, broadcast_dims=(1, 2, 3), deterministic=not train
+            self.drop_path_rate, broadcast_dims=range(1, x.ndim), deterministic=not train
         )
         x = x + drop_path(attention(norm1(x), None if y is None else norm1(y)))
         h = layer_norm(x, dtype=self.dtype, name="norm2")
@@ -190,16 +202,18 @@ class PatchMerging(nn.Module):
     """Halve the resolution: concatenate 2x2 positions, LayerNorm, linear to 2C without bias.
 
     `[B, H, W, C] -> [B, H/2, W/2, 2C]`; H and W even. Positions in the order (0,0), (1,0), (0,1),
-    (1,1) as (row, column).
+    (1,1) as (row, column). In volumes 2x2x2 positions, the first axis running fastest.
     """
 
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        batch, *space, channels = x.shape
+        halved = [n // 2 for n in space]
+        x = x.reshape(batch, *(part for n in halved for part in (n, 2)), channels)
+        kept, merged = range(1, x.ndim - 1, 2), range(2, x.ndim - 1, 2)
+        x = x.transpose(0, *kept, *reversed(merged), x.ndim - 1).reshape(batch, *halved, -1)
         x = layer_norm(x, dtype=self.dtype, name="norm")
         return dense(x, 2 * channels, bias=False, dtype=self.dtype, name="reduction")
 
@@ -207,7 +221,7 @@ class PatchMerging(nn.Module):
 class SwinEncoder(nn.Module):
     """Feature maps of the stages: `[B, H, W, C]` -> map l is `[B, H/(p 2^l), W/(p 2^l), e 2^l]`.
 
-    p is `patch_size`, e `embed_dim`; H and W must be multiples of p 2^(stages - 1) (ValueError).
+    p is `patch_size`, e `embed_dim`; sizes must be multiples of p 2^(stages - 1) (ValueError).
     Every stage alternates between regular and shifted windows. Its output passes through a
     LayerNorm; the next stage continues from the map before that norm. The rate of stochastic depth
     rises linearly from 0 at the first block to `drop_path_rate` at the last.
@@ -262,9 +276,10 @@ class SwinEncoder(nn.Module):
 
 
 def check_image_size(x: jax.Array, multiple: int) -> None:
-    """ValueError unless x is `[B, H, W, C]` with H and W multiples of `multiple`."""
-    if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
+    """ValueError unless x is `[B, *space, C]` with sizes that are multiples of `multiple`."""
+    if x.ndim not in (4, 5) or any(n % multiple for n in x.shape[1:-1]):
+        axes, sizes = ("D, H, W", "D, H and W") if x.ndim == 5 else ("H, W", "H and W")
         raise ValueError(
-            f"images of shape {x.shape}: expected [B, H, W, C] with H and W multiples of {multiple}"
-            f" ({multiple}, {2 * multiple}, {3 * multiple}, ...); resize or pad them"
+            f"images of shape {x.shape}: expected [B, {axes}, C] with {sizes} multiples of "
+            f"{multiple} ({multiple}, {2 * multiple}, {3 * multiple}, ...); resize or pad them"
         )

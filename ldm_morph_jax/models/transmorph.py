@@ -1,4 +1,4 @@
-"""The network of TransMorph (J. Chen et al., Medical Image Analysis 2022), in 2D.
+"""The network of TransMorph (J. Chen et al., Medical Image Analysis 2022).
 
 A Swin encoder on the image pair, a convolutional decoder, and two convolutions of the pair as skip
 connections at full and half resolution.
@@ -19,11 +19,11 @@ from ldm_morph_jax.models.swin import SwinEncoder
 
 
 class TransMorphNetwork(nn.Module):
-    """Displacement `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`, near zero at the start.
+    """Displacement `[B, *space, rank]` in pixels from two images `[B, *space, 1]`.
 
-    H and W must be multiples of 32 for four stages (ValueError). A map smaller than the window (the
-    last stage at 128 x 128) is padded with zeros that take part in the attention, as published. In
-    training, stochastic depth needs rngs["dropout"].
+    It is near zero at the start. Sizes must be multiples of 32 for four stages (ValueError). A map
+    smaller than the window (the last stage at 128 x 128) is padded with zeros that take part in the
+    attention, as published. In training, stochastic depth needs rngs["dropout"].
     """
 
     embed_dim: int = 96

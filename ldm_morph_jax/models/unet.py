@@ -45,7 +45,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convs, the time added in between, plus the input: `[B, H, W, C] -> [.., features]`."""
+    """Two convs, the time added in between, plus the input: `[B, *space, C] -> [.., features]`."""
 
     features: int
     norm_groups: int = 32
@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
         h = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm1")
         h = conv(nn.silu(h), self.features, dtype=self.dtype, name="conv1")
         time = dense(nn.silu(embedding), self.features, dtype=self.dtype, name="time")
-        h = h + time[:, None, None, :]
+        h = h + jnp.expand_dims(time, range(1, x.ndim - 1))
         h = group_norm(h, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm2")
         h = conv(
             nn.silu(h),
@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over all positions, plus the input: keeps `[B, H, W, C]`."""
+    """Multi-head self-attention over all positions, plus the input: keeps `[B, *space, C]`."""
 
     head_channels: int
     norm_groups: int = 32
@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        batch, height, width, channels = x.shape
+        batch, *_, channels = x.shape
         if channels % self.head_channels:
             raise ValueError(
                 f"U-Net attention: {channels} channels do not divide into heads of "
@@ -88,7 +88,7 @@ class SelfAttention(nn.Module):
             )
         heads = channels // self.head_channels
         h = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm")
-        h = h.reshape(batch, height * width, channels)
+        h = h.reshape(batch, -1, channels)
         # convolutions of width one over the positions, so that layouts match the published ones
         h = nn.Conv(
             3 * channels,
@@ -98,10 +98,10 @@ class SelfAttention(nn.Module):
             dtype=self.dtype,
             name="qkv",
         )(h)
-        h = h.reshape(batch, height * width, heads, 3, self.head_channels)
+        h = h.reshape(batch, -1, heads, 3, self.head_channels)
         query, key, value = h[..., 0, :], h[..., 1, :], h[..., 2, :]
         h = dot_product_attention(query, key, value)
-        h = h.reshape(batch, height * width, channels)
+        h = h.reshape(batch, -1, channels)
         h = nn.Conv(
             channels, (1,), kernel_init=zeros, bias_init=zeros, dtype=self.dtype, name="out"
         )(h)
@@ -199,6 +199,8 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """eps_theta(z, t) of a latent `[B, h, w, C]`; the defaults are the paper's (where C = 1).
 
+    Latents of volumes are `[B, d, h, w, C]`.
+
     Level l has base_channels * channel_multipliers[l] channels at 1/2**l of the latent's size.
     `attention_levels` lists the levels with self-attention after every block, in heads of
     `head_channels`. Time is the 0-based index of the schedule. `dtype` is the compute type of the
@@ -250,9 +252,10 @@ class UNet(nn.Module):
 
     def _encode(self, z, t):
         factor = 2 ** (len(self.channel_multipliers) - 1)
-        if z.ndim != 4 or z.shape[1] % factor or z.shape[2] % factor:
+        if z.ndim not in (4, 5) or any(n % factor for n in z.shape[1:-1]):
+            axes, sizes = ("d, h, w", "d, h and w") if z.ndim == 5 else ("h, w", "h and w")
             raise ValueError(
-                f"U-Net: latents have shape {z.shape}, expected [B, h, w, C] with h and w "
+                f"U-Net: latents have shape {z.shape}, expected [B, {axes}, C] with {sizes} "
                 f"multiples of {factor}"
             )
         if t.shape != z.shape[:1]:

@@ -1,4 +1,4 @@
-"""The network of VoxelMorph (Balakrishnan et al., IEEE TMI 2019): a small U-Net, in 2D."""
+"""The network of VoxelMorph (Balakrishnan et al., IEEE TMI 2019): a small U-Net."""
 
 import flax.linen as nn
 import jax
@@ -9,12 +9,12 @@ from ldm_morph_jax.models.swin import check_image_size
 
 
 class VoxelMorphUNet(nn.Module):
-    """Displacement (or velocity) `[B, H, W, 2]` in pixels from two images `[B, H, W, 1]`.
+    """Displacement (or velocity) `[B, *space, rank]` in pixels from two images `[B, *space, 1]`.
 
-    Every block is a 3x3 convolution and LeakyReLU 0.2. Encoder blocks are followed by max-pooling,
-    decoder blocks by nearest-neighbour upsampling and concatenation with the encoder's map of that
-    size. The blocks of `head_channels` work at full resolution. The head starts near zero. H and W
-    must be multiples of 2^levels (ValueError).
+    Every block is a convolution of width 3 and LeakyReLU 0.2. Encoder blocks are followed by
+    max-pooling, decoder blocks by nearest-neighbour upsampling and concatenation with the encoder's
+    map of that size. The blocks of `head_channels` work at full resolution. The head starts near
+    zero. Sizes must be multiples of 2^levels (ValueError).
     """
 
     encoder_channels: tuple[int, ...] = (16, 32, 32, 32)
@@ -29,11 +29,11 @@ class VoxelMorphUNet(nn.Module):
         def block(x, features, name):
             return nn.leaky_relu(conv(x, features, name=name), 0.2)
 
-        skips = []
+        skips, halved = [], (2,) * (x.ndim - 2)
         for level, features in enumerate(self.encoder_channels):
             x = block(x, features, f"encoder{level}")
             skips.append(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = nn.max_pool(x, halved, halved)
         for level, features in enumerate(self.decoder_channels):
             x = block(x, features, f"decoder{level}")
             x = jnp.concatenate([upsample_nearest(x), skips.pop()], axis=-1)

@@ -384,6 +384,12 @@ def _check(config: ConfigDict) -> None:
             raise ValueError(f"config.{key} is {config[key]}, expected at least one, none twice")
     if not config.datasets:
         raise ValueError("config.datasets is empty, expected name -> experiment")
+    for name, base in {**config.datasets, **config.unseen}.items():
+        if base.data.depth:
+            raise ValueError(
+                f"{name} has volumes, expected images, which the figures compare; train and "
+                "evaluate networks for volumes one by one"
+            )
     both = sorted(set(config.datasets) & set(config.unseen))
     if both:
         raise ValueError(f"config.unseen has {', '.join(both)}, expected none of config.datasets")

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
 from ldm_morph_jax.models.backend import straightforward
 from ldm_morph_jax.runs.directory import abstract_unet
@@ -48,8 +49,8 @@ def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
 
 def _unet_flops(config, batch_size: int) -> float:
     unet, autoencoder = build_unet(config), build_autoencoder(config)
-    side = config.data.image_size // autoencoder.downsampling
-    z = jax.ShapeDtypeStruct((batch_size, side, side, autoencoder.latent_channels), np.float32)
+    latent = [n // autoencoder.downsampling for n in grid_shape(config)]
+    z = jax.ShapeDtypeStruct((batch_size, *latent, autoencoder.latent_channels), np.float32)
     t = jax.ShapeDtypeStruct((batch_size,), np.int32)
     return flops(
         lambda params, *inputs: unet.apply({"params": params}, *inputs), abstract_unet(config), z, t

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.devices.mesh import global_batch, replicated
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
@@ -97,10 +98,10 @@ def time_step(config, name: str, mesh, *, cached: bool, repeats: int, seconds: f
 def time_registration(config, batch: int, *, given: bool, repeats: int, seconds: float) -> dict:
     """Registration of `batch` pairs on one device; `given`: with the features of all images."""
     rng = np.random.default_rng(0)
-    method, size = build_method(config), config.data.image_size
-    params = jax.jit(lambda key: method.init(key, size))(jax.random.key(0))
+    method, space = build_method(config), grid_shape(config)
+    params = jax.jit(lambda key: method.init(key, space))(jax.random.key(0))
     frozen = random_arrays(abstract_ldm(config), rng) if method.reads_ldm else {}
-    moving, fixed = rng.random((2, batch, size, size, 1), np.float32)
+    moving, fixed = rng.random((2, batch, *space, 1), np.float32)
     arguments = params, frozen, moving, fixed
     function = method.displacement
     if given:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
@@ -37,9 +38,8 @@ def unet_name_of(config):
 
 
 def init_discriminator(config) -> dict:
-    size = config.data.image_size
     model = PatchDiscriminator(**config.autoencoder.discriminator)
-    return dict(model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)), train=True))
+    return dict(model.init(jax.random.key(0), jnp.zeros((1, *grid_shape(config), 1)), train=True))
 
 
 def abstract_discriminator(config) -> dict:
@@ -48,7 +48,7 @@ def abstract_discriminator(config) -> dict:
 
 def abstract_registration(config) -> dict:
     method = build_method(config)
-    return jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), grid_shape(config)))
 
 
 def check_published_architecture(config) -> None:

@@ -22,6 +22,14 @@ _POINTS = 120  # along a contour made from a mask
 # Share of a cavity's border that lies on its wall: 1 in short-axis views, about 0.8 in apical ones,
 # where it opens to the atrium; below 0.5 for a wall or a right ventricle taken for the cavity.
 _SURROUNDED = 0.55
+# Below this share the wall is open: an apical view. Of 656 annotated slices of ACDC none has less
+# than 0.98, of 838 apical images of CAMUS none more than 0.94 (training and validation patients).
+_CLOSED = 0.96
+_NOT_CHECKED = (
+    "the view was not checked: it is taken for short-axis; for a picture along the long axis (two, "
+    "three or four chambers) give `view` apical, which measures longitudinal strain and volume"
+)
+_VIEW_TEXT = {"sax": "short-axis", "apical": "apical"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Anatomy:
     septum: a point in the direction of the middle of the septum, or None.
     landmarks: name -> (row, column).
     level: of a short-axis slice, see `ops.segments`; 0 where it is not told.
+    view_by: who says the view: "user", "mask", "network", or "default": nobody.
+    notes: what is doubtful or assumed of the view.
     """
 
     view: str
@@ -46,6 +56,8 @@ class Anatomy:
     septum: tuple[float, float] | None = None
     landmarks: dict[str, tuple[float, float]] = field(default_factory=dict)
     level: int = 0
+    view_by: str = "user"
+    notes: tuple[str, ...] = ()
 
     @property
     def closed(self) -> bool:
@@ -70,7 +82,7 @@ def anatomy_of(
     cine: Cine,
     *,
     reference: int = 0,
-    view: str = "sax",
+    view: str | None = None,
     mask: Any = None,
     contours: Any = None,
     landmarks: Any = None,
@@ -84,7 +96,7 @@ def anatomy_of(
     Args:
         cine: of one slice.
         reference: the frame.
-        view: "sax" or "apical".
+        view: "sax" or "apical"; None: as the mask's wall shows it, else "sax" (`seen_view`).
         mask: see `movies.frame_mask_of`; of the reference frame, or of all.
         contours: in its place, the path of a CSV or name -> `[N, 2]`, see `anatomy_of_contours`.
         landmarks: the path of a CSV, see `read_landmarks`, or name -> (row, column).
@@ -97,7 +109,7 @@ def anatomy_of(
         FileError: what the functions named here refuse (an ImageError, where an image is wrong).
     """
     shape = cine.first.array.shape
-    if view not in VIEWS:
+    if view not in (None, *VIEWS):
         raise ImageError(f"`view` is {view!r}, expected {' or '.join(map(repr, VIEWS))}")
     if mask is not None and contours is not None:
         raise ImageError("a mask and contours given, expected one of them")
@@ -105,13 +117,18 @@ def anatomy_of(
         raise ImageError(f"{cine.first.source}: septum {septum} lies outside its {shape} pixels")
     if levels and levels not in LETTERS:
         raise ImageError(f"`levels` is {levels!r}, expected a letter for the one slice")
+    view, by, notes = seen_view(view, None)
     anatomy = Anatomy(view, septum=septum)
     if mask is not None:
         array = frame_mask_of(mask, cine, reference, slice).array
         source = str(mask) if isinstance(mask, str | Path) else "mask"
+        closed = closure(array, *structures(array, source, labels))
+        view, by, notes = seen_view(None if by == "default" else view, closed)
         anatomy = anatomy_of_mask(array, view, source, cavity_and_wall=labels, septum=septum)
     elif contours is not None:
         anatomy = anatomy_of_contours(contours, shape, view, septum)
+    if anatomy.has_cavity:
+        anatomy = replace(anatomy, view_by=by, notes=notes)
     if landmarks is not None:
         anatomy = replace(anatomy, landmarks=read_landmarks(landmarks, shape))
     return replace(anatomy, level=LETTERS[levels] if levels else 0)
@@ -149,6 +166,42 @@ def anatomy_of_mask(
     return Anatomy(view, labels, cavity, wall, contours, septum)
 
 
+def seen_view(told: str | None, closed: float | None) -> tuple[str, str, tuple[str, ...]]:
+    """(View, who says it, what is to be noted), see `Anatomy`.
+
+    Args:
+        told: by the user; None: not.
+        closed: `closure` of the mask; None where there is no wall.
+    """
+    if closed is None:
+        if told:
+            return told, "user", ()
+        return "sax", "default", (_NOT_CHECKED,)
+    seen = "sax" if closed >= _CLOSED else "apical"
+    ring = f"the wall lies on {100 * closed:.0f} % of the cavity's border"
+    if told not in (None, seen):
+        doubt = f"is this {_VIEW_TEXT[told]}? {ring}, as in {_VIEW_TEXT[seen]} views: check `view`"
+        return told, "user", (doubt,)
+    notes = (f"apical view, found by the mask: {ring}; `view` sax overrules it",)
+    return seen, "user" if told else "mask", notes if seen == "apical" and not told else ()
+
+
+def closure(labels: np.ndarray, cavity: int, wall: int) -> float | None:
+    """Share of the cavity's border in a mask `[..., H, W]` that lies on the wall.
+
+    None: the mask has no such cavity or no wall.
+    """
+    inside = labels == cavity
+    if not inside.any() or not (labels == wall).any():
+        return None
+    # neighbours within the plane: a slice beside it may lie beyond the ventricle
+    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), tuple(range(labels.ndim - 2)))
+    border = inside & ~ndimage.binary_erosion(inside, cross, border_value=1)
+    if not border.any():  # it fills the picture
+        return None
+    return float((border & ndimage.binary_dilation(labels == wall, cross)).sum() / border.sum())
+
+
 def structures(
     labels: np.ndarray, source: str, cavity_and_wall: tuple[int, int] | None = None
 ) -> tuple[int, int]:
@@ -169,16 +222,7 @@ def structures(
         raise ImageError(f"{source}: cannot tell the cavity from the wall; {hint}")
     if WALL not in found:
         return found[0], WALL
-    # neighbours within the plane: a slice beside it may lie beyond the ventricle
-    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), tuple(range(labels.ndim - 2)))
-    beside_wall = ndimage.binary_dilation(labels == WALL, cross)
-
-    def share_on_wall(label):
-        inside = labels == label
-        border = inside & ~ndimage.binary_erosion(inside, cross, border_value=1)
-        return (border & beside_wall).sum() / border.sum()
-
-    shares = {label: share_on_wall(label) for label in found if label != WALL}
+    shares = {label: closure(labels, label, WALL) or 0.0 for label in found if label != WALL}
     cavity = max(shares, key=shares.get)
     if shares[cavity] < _SURROUNDED:
         raise ImageError(
@@ -296,7 +340,10 @@ def _without_base(outline, wall, other, source) -> np.ndarray:
             "expected a wall or an atrium, or `contours`"
         )
     if keep.all() or not keep.any():
-        raise ImageError(f"{source}: cannot tell the base of the cavity, expected `contours`")
+        raise ImageError(
+            f"{source}: cannot tell the base of the cavity; is it an apical view? Expected `view` "
+            "sax, or `contours`"
+        )
     start = np.flatnonzero(keep & ~np.roll(keep, 1))
     runs = [np.roll(np.arange(len(keep)), -s)[: _run(np.roll(keep, -s))] for s in start]
     return _even(outline[max(runs, key=len)], closed=False)

@@ -98,12 +98,13 @@ def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list
 
 def _example(options) -> tuple[Cine, Anatomy, CineOptions]:
     """The built-in phantom's beat, short-axis or apical."""
-    beat = phantom_cine(3, look={"sax": "sax", "apical": "echo"}[options.view])
+    view = options.view or "sax"
+    beat = phantom_cine(3, look={"sax": "sax", "apical": "echo"}[view])
     spacing = FIELD_OF_VIEW_MM / len(beat.frames[0])
     cine = cine_from_arrays(beat.frames, spacing=spacing, times=beat.times)
-    name = f"phantom, {options.view}"
+    name = f"phantom, {view}"
     cine = replace(cine, first=replace(cine.first, source=name))
-    anatomy = anatomies.anatomy_of_mask(beat.masks[0], options.view, name)
+    anatomy = anatomies.anatomy_of_mask(beat.masks[0], view, name)
     return cine, anatomy, replace(options, example=False, cine=Path(name), period="whole")
 
 
@@ -179,7 +180,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
             draw_cine_pages(folder, tracked, anatomy, tracked.measures, content)
         if source is not None:
             figures = cine_figures(tracked, tracked.measures) if options.report else []
-            rows = [] if tracked.segments is None else tracked.segments.rows()
+            rows = tracked.segment_rows
             dicom_results.write_cine(
                 folder / "dicom", source, tracked, anatomy, content, rows, figures
             )
@@ -220,6 +221,11 @@ def _track_slices(options, load) -> dict:
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
     count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
+    labels = None
+    if options.mask:
+        labels = read_frame_mask(options.mask, stack, options.reference, "all").array
+    view, view_by, of_view = _view_of_stack(options, labels)
+    options = replace(options, view=view)
     chosen = range(count) if options.slice == "all" else options.slice
     if max(chosen) >= count:
         raise ImageError(
@@ -232,7 +238,7 @@ def _track_slices(options, load) -> dict:
     source = None
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
-    jobs, levels, without_cavity = _jobs_of_slices(options, stack, count)
+    jobs, levels, without_cavity = _jobs_of_slices(options, stack, count, labels)
     left_out = {k: "has no cavity in the mask" for k in without_cavity}
     left_out |= {k: "is blank in every frame" for k in stack.blank_slices}
     left_out = {k: why for k, why in left_out.items() if k in chosen}
@@ -255,13 +261,17 @@ def _track_slices(options, load) -> dict:
         "software": software(None if registrar is None else registrar.weights_sha256),
         "method": slices[0]["method"],
         "model": options.model,
-        "view": options.view,
+        "view": view,
+        "view_by": view_by,
         "reference": options.reference,
         "slices": [job.out.name for job in jobs],
         "levels": [int(level) for level in levels],
         "end_systole": None,
         **{name: slices[0][name] for name in ("heart_rate_per_min",) if name in slices[0]},
-        "notes": [f"slice {k} {why}: left out" for k, why in sorted(left_out.items())],
+        "notes": [
+            *(f"slice {k} {why}: left out" for k, why in sorted(left_out.items())),
+            *of_view,
+        ],
         "arguments": arguments(options, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
@@ -312,7 +322,19 @@ def _track_slices(options, load) -> dict:
     return content
 
 
-def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarray, list[int]]:
+def _view_of_stack(options, labels) -> tuple[str, str, tuple[str, ...]]:
+    """As `anatomy.seen_view`, of a mask of all slices: a single one near the valves may be open."""
+    if options.anatomy is not None and options.view is None:
+        return anatomy_network(options.anatomy).view, "network", ()
+    if labels is None:
+        return options.view or "sax", "user" if options.view else "default", ()
+    named = anatomies.structures(labels, str(options.mask), options.labels)
+    return anatomies.seen_view(options.view, anatomies.closure(labels, *named))
+
+
+def _jobs_of_slices(
+    options, stack, count, labels
+) -> tuple[list[CineOptions], np.ndarray, list[int]]:
     """A job for every slice, the level of each, and the slices whose mask has no cavity.
 
     Of a mask of all slices: one slice alone may not show every structure, nor its level, nor where
@@ -321,8 +343,7 @@ def _jobs_of_slices(options, stack, count) -> tuple[list[CineOptions], np.ndarra
     levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
     common, septum, with_septum = options, options.septum, np.ones(count, bool)
     without_cavity = []
-    if options.mask:
-        labels = read_frame_mask(options.mask, stack, options.reference, "all").array
+    if labels is not None:
         cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
         common = replace(options, labels=(cavity, wall))
         without_cavity = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()

@@ -35,6 +35,7 @@ class Findings:
     end_diastole, end_systole: frames.
     labels: `[H, W]` uint8 of the reference frame.
     reference: that frame.
+    whole_beat: whether the cavity returns to its first area after end-systole.
     doubts: what a reader should look at.
     """
 
@@ -45,6 +46,7 @@ class Findings:
     end_systole: int
     labels: np.ndarray
     reference: int
+    whole_beat: bool
     doubts: tuple[str, ...]
 
     def summary(self, pixel: float | None) -> dict:
@@ -58,6 +60,7 @@ class Findings:
             f"cavity_area_{unit}": np.round(self.areas * (pixel or 1.0), 1).tolist(),
             "fractional_area_change": round(float(1 - smallest / largest), 4),
             "confidence": np.round(self.confidence, 3).tolist(),
+            "whole_beat": self.whole_beat,
             "doubts": list(self.doubts),
         }
 
@@ -85,8 +88,13 @@ def known_or_found(
         cine.first.source,
         reference=reference,
     )
-    told = anatomy_of(cine, reference=findings.reference, **given)
-    return findings.reference, anatomy_found(model, findings, told), findings
+    view = given.pop("view", None)
+    told = anatomy_of(cine, reference=findings.reference, view=view or model.view, **given)
+    found = replace(anatomy_found(model, findings, told), view_by="user" if view else "network")
+    if view not in (None, model.view):
+        doubt = f"`view` is {view}, but {model.name!r} finds hearts in views that are {model.view}"
+        found = replace(found, notes=(doubt,))
+    return findings.reference, found, findings
 
 
 def find_heart(
@@ -121,14 +129,39 @@ def find_heart(
         raise ImageError(
             f"{source}: the anatomy network {model.name!r} finds no heart in frame {reference} "
             f"(confidence {confidence[reference]:.2f}, expected at least "
-            f"{model.least_confidence:.2f}); give `mask` or `contours`, or the `anatomy` of this "
-            "modality"
+            f"{model.least_confidence:.2f}; distance from its training images "
+            f"{seen[reference].distance:.2f}, expected at most {model.largest_distance:.2f}); give "
+            "`mask` or `contours`, or the `anatomy` of this modality"
         )
-    labels = _one_heart(seen[reference], cavity)
-    doubts = _doubts(model, curve, confidence, end_diastole, end_systole)
+    labels, whole = _one_heart(seen[reference], cavity), is_whole_beat(curve)
+    unsure = sum(not one.found for one in seen)
+    doubts = _doubts(curve, unsure, end_diastole, end_systole, whole)
     return Findings(
-        model.name, areas, confidence, end_diastole, end_systole, labels, reference, doubts
+        network=model.name,
+        areas=areas,
+        confidence=confidence,
+        end_diastole=end_diastole,
+        end_systole=end_systole,
+        labels=labels,
+        reference=reference,
+        whole_beat=whole,
+        doubts=doubts,
     )
+
+
+def is_whole_beat(areas: np.ndarray) -> bool:
+    """Whether a cavity's areas `[T]` fall, rise, and end about where they began.
+
+    About: within a quarter of their range, since the last frame of a beat may come a frame's time
+    before the next one begins, in the atrial kick.
+    """
+    change = np.ptp(areas)
+    inner = areas[1:-1]
+    turned = bool(len(inner)) and (
+        inner.min() < min(areas[0], areas[-1]) - change / 4
+        or inner.max() > max(areas[0], areas[-1]) + change / 4
+    )
+    return bool(turned and abs(areas[-1] - areas[0]) <= change / 4)
 
 
 def without_outliers(areas: np.ndarray) -> np.ndarray:
@@ -170,9 +203,8 @@ def _one_heart(seen: Segmentation, cavity: int) -> np.ndarray:
     return labels
 
 
-def _doubts(model, areas, confidence, end_diastole, end_systole) -> tuple[str, ...]:
+def _doubts(areas, unsure, end_diastole, end_systole, whole) -> tuple[str, ...]:
     found = []
-    unsure = int((confidence < model.least_confidence).sum())
     if unsure > _UNSURE_FRAMES * len(areas):
         found.append(f"the network is unsure of the heart in {unsure} of {len(areas)} frames")
     change = 1 - areas[end_systole] / areas[end_diastole]
@@ -180,6 +212,8 @@ def _doubts(model, areas, confidence, end_diastole, end_systole) -> tuple[str, .
         found.append(
             f"the cavity's area changes by {100 * change:.0f} % only; is this a whole beat?"
         )
+    elif len(areas) > 1 and not whole:
+        found.append("the cavity's area does not end where it began: is this a whole beat?")
     # the same phase again, at the other end of a whole beat, is no doubt
     for name, frame, alike in (
         ("end-diastole", end_diastole, areas >= areas[end_diastole] * (1 - _ALIKE)),

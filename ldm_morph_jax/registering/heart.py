@@ -26,6 +26,9 @@ from ldm_morph_jax.registering.result import Tracked
 _CHUNK = 8  # frames
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
 RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
+NO_RADIAL = (
+    "radial strain: not measured in apical views, as its error on the phantom is half of its value"
+)
 # How far a cavity may exceed that of the reference, its end-diastole, before the mask is doubted.
 LARGEST_EXCESS = 0.05
 # Directions in the patient, LPS: from the apex of a heart to its base, and by the main component
@@ -154,13 +157,16 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         curves.append(Curve("rotation", "wall", "deg", turned))
     pixels: dict[str, int] = {}
     if anatomy.has_wall:
-        both = ("radial", tangential)
         sectors, names = wall_sectors(tracked, anatomy)
         pixels["wall"] = int(np.count_nonzero(anatomy.wall))
         pixels |= {name: int((sectors == n).sum()) for n, name in enumerate(names, start=1)}
-        for k, direction in enumerate(both):
+        found = {direction: k for k, direction in enumerate(("radial", tangential))}
+        if anatomy.view == "apical":
+            del found["radial"]
+            notes.append(NO_RADIAL)
+        for direction, k in found.items():
             curves.append(Curve("strain", "wall", "", frames["strain"][:, k], direction))
-        for k, direction in enumerate(both):
+        for direction, k in found.items():
             for n, name in enumerate(names):
                 curves.append(Curve("strain", name, "", frames["sectors"][:, k, n], direction))
         notes.append(_walls(tracked, anatomy)[1])
@@ -199,7 +205,7 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
 
     @jax.jit
     def there(u, inverse, wall):
-        value = _strain(u, wall > 0, tangent, TANGENTIAL_SIGMA, tracked.spacing)
+        value = wall_strain(u, wall > 0, tangent, TANGENTIAL_SIGMA, tracked.spacing)
         both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
         value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
         return jnp.where(share > 0.5, value / jnp.maximum(share, 0.5), jnp.nan)
@@ -248,6 +254,8 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
             "registered_alone": _mean_length(tracked.unconstrained_last - first, region),
             "tracked": _mean_length(last - first, region),
         }
+    if anatomy.has_cavity and anatomy.has_wall:
+        result["mask_contrast"] = _contrast(tracked.cine.frames, anatomy).tolist()
     smallest, folded = measures.jacobian
     result["jacobian"] = {"smallest": smallest, "nonpositive_percent": 100 * folded}
     return result
@@ -273,7 +281,19 @@ def strain_numbers(
 # ---------------------------------------------------------------------------- helpers
 
 
-def _strain(u, wall, direction, sigma, spacing):
+def _contrast(frames: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+    """How well the mask of the reference frame divides cavity and wall in each frame, `[T]`.
+
+    The distance of their mean grey values over their mean standard deviation.
+    """
+    cavity, wall = (
+        frames[:, region].astype(np.float64) for region in (anatomy.cavity, anatomy.wall)
+    )
+    spread = np.sqrt((cavity.var(axis=1) + wall.var(axis=1)) / 2)
+    return np.abs(cavity.mean(axis=1) - wall.mean(axis=1)) / np.maximum(spread, 1e-9)
+
+
+def wall_strain(u, wall, direction, sigma, spacing):
     """Strain along unit vectors `[H, W, 2]`, `[..., H, W]`; to be used in the wall alone."""
     gradient = strain.regional_gradient(u, wall, sigma, spacing)
     return strain.normal_strain(strain.green_lagrange(gradient), direction)
@@ -407,7 +427,7 @@ def _of_frames(tracked, anatomy) -> dict:
         if with_strain:
             values = jnp.stack(
                 [
-                    _strain(u, regions["wall"], normal, sigma, tracked.spacing)
+                    wall_strain(u, regions["wall"], normal, sigma, tracked.spacing)
                     for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
                 ],
                 axis=1,

@@ -16,6 +16,7 @@ from ldm_morph_jax.files.movies import Cine, note_on_period
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.heart import Curve, Measures, measure, summary
+from ldm_morph_jax.registering.intervals import with_intervals
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_CINE,
     SUMMARY,
@@ -89,19 +90,26 @@ class TrackedHeart(Tracked):
         return segments_of(measures.curves, measures.pixels, times, measures.end_systole)
 
     @property
+    def segment_rows(self) -> list[dict]:
+        """Those of segments.csv; none where nothing is measured."""
+        return [] if self.segments is None else self.segments.rows(self.summary["strain"])
+
+    @property
     def notes(self) -> list[str]:
         """What is doubtful, was assumed or could not be measured."""
         of_period: tuple[str, ...] = ()
         if self.period is not None and self.cine.times is not None and not self.whole_beat:
             of_period = note_on_period(self.period)
         doubts = () if self.findings is None else self.findings.doubts
-        return [*self.cine.first.notes, *of_period, *self.measures.notes, *doubts]
+        of_view = self.anatomy.notes
+        return [*self.cine.first.notes, *of_period, *of_view, *self.measures.notes, *doubts]
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
         """What summary.json holds (docs/tracking.md)."""
         first, curves = self.cine.first, self.measures.table
         numbers = summary(self, self.anatomy, self.measures)
+        numbers = with_intervals(numbers, self, self.anatomy, self.measures.curves)
         numbers["curves"] = {name: values.tolist() for name, values in curves.items()}
         pixel = float(np.prod(first.spacing)) if first.spacing_known else None
         return {
@@ -117,6 +125,7 @@ class TrackedHeart(Tracked):
             "method": self.method,
             "model": self.model,
             "view": self.anatomy.view,
+            "view_by": self.anatomy.view_by,
             "period": self.period,
             **numbers,
             "verdict": judge_heart(numbers),
@@ -159,7 +168,7 @@ class TrackedHeart(Tracked):
         """Transforms, frames, masks and tables."""
         write_frames(folder, self, self.anatomy)
         write_tables(folder, self, self.measures)
-        rows = [] if self.segments is None else self.segments.rows()
+        rows = self.segment_rows
         if rows:
             write_segments(folder / "segments.csv", rows, time_name(self.cine.times is not None))
 

@@ -38,10 +38,15 @@ def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Re
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
-        ValueError: a directory that is no finished run.
+        ValueError: a directory that is no finished run, or one of a network for volumes.
     """
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     registrar = load_method(name, calls=calls, kind=Registrar)
+    if registrar.depth:
+        raise ValueError(
+            f"{name} registers volumes on its own grid of {registrar.depth} planes, which "
+            "`ldm-morph evaluate` scores; expected a network for images, which starts the search"
+        )
     registrar.loaded_as, registrar.by_default = name, name_or_path is None
     return registrar
 
@@ -217,7 +222,7 @@ class Registrar(TrainedMethod):
         landmarks: Any = None,
         anatomy: str | Path | None = None,
         labels: tuple[int, int] | None = None,
-        view: str = "sax",
+        view: str | None = None,
         septum: tuple[float, float] | None = None,
         levels: str | None = None,
         reference: int | None = None,
@@ -246,7 +251,7 @@ class Registrar(TrainedMethod):
             labels: (cavity, wall) of the mask; by default the wall is 2, the cavity what it
                 encloses.
             view: "sax" (short-axis: radial, circumferential strain) or "apical" (longitudinal,
-                volume).
+                volume); by default what the mask's wall or the anatomy network shows, else "sax".
             septum: (row, column) in the direction of the middle of the septum, for sectors; by
                 default the mask's right ventricle.
             levels: the level of a short-axis slice: "b" (basal), "m" (middle), "a" (apical), "c"

@@ -267,8 +267,9 @@ class CineOptions(JobOptions):
     labels: Annotated[tuple[int, int] | None, WHOLE_PAIR, Parameter(metavar="CAVITY WALL")] = None
     """of the mask (default: wall 2, cavity what it encloses)"""
 
-    view: Literal["sax", "apical"] = "sax"
-    """short-axis (radial, circumferential strain) or apical (longitudinal, volume)"""
+    view: Literal["sax", "apical"] | None = None
+    """short-axis (radial, circumferential strain) or apical (longitudinal, volume); default: as the
+    mask's wall or the anatomy network shows it, else short-axis, with a note"""
 
     septum: Annotated[tuple[float, float] | None, _PIXEL] = None
     """pixel in the direction of the middle of the septum, for sectors (default: the mask's right
@@ -313,7 +314,7 @@ class CineOptions(JobOptions):
         if self.slice == "volume":
             raise ValueError("`slice` is 'volume', expected a number or 'all': slices are tracked")
         if self.mask == Path("auto"):
-            if self.view != "sax" and self.anatomy is None:
+            if self.view == "apical" and self.anatomy is None:
                 raise ValueError(
                     "`mask` auto knows short-axis views; for apical ones name a network, "
                     "`anatomy` anatomy-echo (CC BY-NC-SA 4.0)"
@@ -326,7 +327,7 @@ class CineOptions(JobOptions):
             raise ValueError(f"{' and '.join(known)} given, expected one of them")
         if self.reference is None and self.anatomy is None:
             object.__setattr__(self, "reference", 0)
-        if self.levels and (self.view != "sax" or set(self.levels) - set("bmac-")):
+        if self.levels and (self.view == "apical" or set(self.levels) - set("bmac-")):
             raise ValueError(
                 f"`levels` is {self.levels!r}, expected b, m, a, c or - of short-axis slices"
             )

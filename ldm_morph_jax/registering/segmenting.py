@@ -3,8 +3,9 @@
 Where pixels have a known size, windows all over the image are looked at first. The window with
 the cavity most certainly in it is moved until the cavity is in its middle, and is then looked at in
 several ways: turned and mirrored. What all ways agree on is known; what they do not agree on is not
-known, and an image on which they do not agree shows no heart. Where the size of pixels does not
-matter (echo), the picture as a whole is the window.
+known, and an image on which they do not agree shows no heart. Neither does one that is unlike the
+images that the network was trained on, however sure it is. Where the size of pixels does not matter
+(echo), the picture as a whole is the window.
 """
 
 from collections.abc import Sequence
@@ -33,13 +34,15 @@ class Segmentation:
     labels: `[H, W]` uint8, the most probable; 0 everywhere without a heart.
     centre: (row, column) of the window that was looked at.
     confidence: in [0, 1], how far the ways of looking agree on the cavity and how probable it is.
-    found: whether there is a heart.
+    distance: from the images that the network was trained on, see `AnatomyModel.distance`.
+    found: whether there is a heart: confidence and distance are within the network's limits.
     """
 
     probabilities: np.ndarray
     labels: np.ndarray
     centre: tuple[float, float]
     confidence: float
+    distance: float
     found: bool
 
 
@@ -78,12 +81,24 @@ def segment(
         views = _back(model.probabilities(np.stack(seen)), ways)
         confidence = _agreement(views[..., cavity])
         on_image = _on_image(views.mean(axis=0), shape, middle, step)
-        sure = confidence >= model.least_confidence
+        [distance] = model.distance(seen[0][None])
+        sure = confidence >= model.least_confidence and distance <= model.largest_distance
         labels = on_image.argmax(axis=-1).astype(np.uint8) if sure else np.zeros(shape, np.uint8)
-        found.append(
-            Segmentation(on_image, labels, tuple(map(float, middle)), float(confidence), sure)
-        )
+        at, numbers = tuple(map(float, middle)), (float(confidence), float(distance))
+        found.append(Segmentation(on_image, labels, at, *numbers, bool(sure)))
     return found
+
+
+def window_about(
+    model: AnatomyModel,
+    image: np.ndarray,
+    spacing: tuple[float, float] | None,
+    centre: tuple[float, float],
+) -> np.ndarray:
+    """What `segment` sees first `[S, S]` of an image `[H, W]` whose cavity is at `centre`."""
+    step, middle, _ = _scale(model, [image], spacing)
+    at = centre if model.window.spacing_mm else middle
+    return sample(image, _coordinates(model, at, step, np.eye(2)))
 
 
 def _scale(model, images, spacing):

@@ -6,6 +6,7 @@ Association, each the mean over its pixels in the slices of its level.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -45,10 +46,12 @@ class Segments:
     def trusted(self, region: str) -> bool:
         return self.pixels.get(region, 0) >= MIN_PIXELS
 
-    def rows(self) -> list[dict]:
+    def rows(self, strains: Mapping[str, Mapping] = MappingProxyType({})) -> list[dict]:
         """A row per segment, the wall first; strain in percent, times as they are.
 
         A segment that is not trusted has its numbers, and says so.
+
+        strains: column of curves.csv -> numbers as in summary.json, whose intervals are shown.
         """
         found = []
         for region in (WALL, *self.regions):
@@ -63,6 +66,11 @@ class Segments:
                 curve = self.curves.get((direction, region))
                 if curve is not None:
                     row |= _numbers(curve, direction, self.times, self.end_systole)
+                    column = Curve("strain", region, "", curve, direction).column
+                    ends = strains.get(column, {}).get("peak_interval")
+                    if ends is not None:
+                        names = (f"{direction}_peak_{end}_percent" for end in ("low", "high"))
+                        row |= {name: 100 * end for name, end in zip(names, ends, strict=True)}
             found.append(row)
         return found
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.curves import Curves, curves_figure
 from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
@@ -10,6 +12,7 @@ from ldm_morph_jax.report.plots import structures_plot
 from ldm_morph_jax.report.style import png_bytes
 from ldm_morph_jax.report.tables import METRICS, STRUCTURE_METRICS, structure_columns
 from ldm_morph_jax.report.views import pair_view
+from ldm_morph_jax.report.volumes import shown_planes
 
 # plot -> keys of the score before and after, and what the axis says
 _PLOTS = {
@@ -33,7 +36,7 @@ def report_page(
         summary: content of summary.json.
         rows: a mapping per pair, the columns of pairs.csv; a missing score is NaN.
         examples: the pairs to show, each with "role" (best, ...), "row", moving, fixed,
-            displacement, moving_mask, fixed_mask, spacing.
+            displacement, moving_mask, fixed_mask, spacing; of volumes one plane is shown.
         labels: label -> name of the structures.
         curves: training curves (`report.curves`), if there are any.
     """
@@ -67,8 +70,9 @@ def report_figures(
 ) -> dict[str, bytes]:
     """Name -> PNG of the figures beside the page; arguments as `report_page`."""
     made = {name.lower(): structures_plot(rows, labels, **keys) for name, keys in _PLOTS.items()}
+    shown = shown_planes(**{key: np.stack([e[key] for e in examples]) for key in _ARRAYS})
     made["pairs"] = pairs_sheet(
-        **{key: [example[key] for example in examples] for key in _ARRAYS},
+        **shown,
         labels=labels,
         captions=[
             "{} {}\nDSC {:.3f} → {:.3f}".format(
@@ -79,6 +83,8 @@ def report_figures(
         title="{method} on {dataset} ({split})".format(**summary),
     )
     for e in examples:
+        if e["fixed"].ndim == 4:  # the numbers on this page would be those of one plane
+            continue
         title = f"{e['row']['id']} ({e['role']} of {len(rows)})"
         arrays = {key: e[key] for key in _ARRAYS}
         made[f"pair_{e['role']}"] = pair_figure(**arrays, labels=labels, title=title)
@@ -191,7 +197,8 @@ def _pair_table(rows, labels) -> dict:
 
 
 def _pair(example, labels) -> dict:
-    view = pair_view(**{key: example[key] for key in _ARRAYS}, labels=labels)
+    planes = shown_planes(**{key: example[key][None] for key in _ARRAYS})
+    view = pair_view(**{key: array[0] for key, array in planes.items()}, labels=labels)
     row = example["row"]
     scores = [
         {

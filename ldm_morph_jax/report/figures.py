@@ -22,6 +22,7 @@ from ldm_morph_jax.report.panels import (
 )
 from ldm_morph_jax.report.style import DIFFERENCE_MAP, MOTION_MAP
 from ldm_morph_jax.report.views import pair_view
+from ldm_morph_jax.report.volumes import middle_planes
 
 
 def pair_figure(
@@ -253,13 +254,13 @@ def image_grid(
     """Images in reading order. For reconstructions, concatenate inputs and outputs, name the rows.
 
     Args:
-        images: `[N, H, W, 1]`, N > 0.
+        images: `[N, H, W, 1]`, N > 0; of volumes `[N, D, H, W, 1]` the middle planes.
         columns: images per row.
         row_names: names of the first rows, left of them.
         value_range: the values shown black and white.
         title: text above.
     """
-    images = np.asarray(images, np.float32)
+    images = np.asarray(middle_planes(images), np.float32)
     if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
         raise ValueError(f"images: found shape {images.shape}, expected [N, H, W, 1] with N > 0")
     columns = min(columns, len(images))

@@ -310,11 +310,13 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
         ("fractional_area_change", "fractional area change"),
     ):
         if name in summary:
-            tiles.append((title, f"{percent.text(summary[name])} %"))
+            interval = _interval(summary.get(f"{name}_interval"))
+            tiles.append((title, f"{percent.text(summary[name])} %{interval}"))
     for curve in curves:
         if curve.quantity == "strain" and not curve.of_sector:
-            peak = summary["strain"][curve.column]["peak"]
-            tiles.append((f"peak {curve.label} strain", f"{percent.text(peak)} %"))
+            numbers = summary["strain"][curve.column]
+            text = f"{percent.text(numbers['peak'])} %{_interval(numbers.get('peak_interval'))}"
+            tiles.append((f"peak {curve.label} strain", text))
         elif curve.quantity in ("area", "volume") and curve.label != "wall area":
             unit = UNITS[curve.unit]
             ends = " → ".join(unit.text(v) for v in summary[curve.column].values())
@@ -324,8 +326,16 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
     return tiles
 
 
+def _interval(ends) -> str:
+    """Of a number that is shown in per cent: " (−17.0 to −13.0)"; "" without one."""
+    return "" if ends is None else f" ({' to '.join(map(UNITS[''].text, ends))})"
+
+
 def _rows(summary, curves) -> list[tuple[str, str]]:
     rows = []
+    if given := summary.get("intervals"):
+        text = f"{100 * given['coverage']:.0f} % intervals, {given['calibrated_on']}"
+        rows.append(("in brackets", text))
     for curve in curves:
         if not curve.direction:
             unit = UNITS[curve.unit]
@@ -353,7 +363,8 @@ def _strain_rows(summary, curves) -> list[tuple[str, str, str, str]]:
         if curve.quantity == "strain":
             label = f"{curve.direction} {curve.label}" if curve.of_sector else curve.label
             value = summary["strain"][curve.column]
-            numbers = (percent.text(value[name]) for name in ("peak", "end_systolic"))
+            peak = percent.text(value["peak"]) + _interval(value.get("peak_interval"))
+            numbers = peak, percent.text(value["end_systolic"])
             time = Unit(1, "", decimals).text(value["time_to_peak"])
             rows.append((label, *numbers, time))
     return rows

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import numpy as np
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.devices.programs import Program, options_for
+from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.models.anatomy import AnatomyUNet
+from ldm_morph_jax.ops import familiar
 from ldm_morph_jax.runs.weights import (
     DEFAULT_ANATOMY,
     FILE_NAME,
@@ -22,14 +26,15 @@ from ldm_morph_jax.runs.weights import (
     save_compact,
 )
 
-CALIBRATION = "calibration.json"  # of a run, written by its evaluation on validation patients
+# of a run, written by its evaluation on validation patients: limits, and what is known
+CALIBRATION, KNOWN = "calibration.json", "known.npz"
 
 # name -> sha256 of weights/<name>/model.safetensors
 SHA256: dict[str, str] = {
-    "anatomy": "bdb6e7e9dc8bee4af143f4aebe2d4748b43b7dcb7a51f464561ee92652ea77de",
+    "anatomy": "274a9919eaa2df21a318fd9da5b0a389fd98dfd9d6ade072e5b89165cbd47e75",
     # not under the package's licence, see LICENSE.md beside them
-    "anatomy-mri": "dd004cc39867498206fb1707540951c19632181422ad8ef8932928dba5316a10",
-    "anatomy-echo": "fb80f5d0d7416c1f6f375a3b97bb1fdccbf6abbe067f014ae7f4b4d4ef38e305",
+    "anatomy-mri": "5a976d5233bd915175796e524321713bc6c0324fcd06f95f4f35dfbfa042efcd",
+    "anatomy-echo": "60ea913ea194312850e970663ebe0c5edd7981ee7f483f7b53209389a47822e3",
 }
 
 
@@ -43,6 +48,9 @@ class AnatomyModel:
     temperature: logits are divided by it, so that probabilities are frequencies on validation
       patients.
     least_confidence: below it there is no heart (`registering.segmenting`).
+    largest_distance: beyond it an image is unlike those it was trained on, and shows no heart that
+      it knows.
+    known: `numbers` of training images, each as `ops.familiar` describes it; empty: not known.
     params: of the network.
     config: the configuration it was trained with, as a dict.
     card: the model card.
@@ -54,6 +62,8 @@ class AnatomyModel:
     window: Window
     temperature: float
     least_confidence: float
+    largest_distance: float
+    known: Mapping[str, Mapping[str, np.ndarray]]
     params: dict
     config: dict
     card: dict
@@ -80,6 +90,49 @@ class AnatomyModel:
             return self._program(self.params, jnp.asarray(images), jnp.float32(self.temperature))
 
         return in_chunks(run, size, np.asarray(windows, np.float32))
+
+    @functools.cached_property
+    def _encoder(self) -> Program:
+        network = network_of(self.config)
+
+        def make():
+            def deepest(params, images):
+                _, seen = network.apply(
+                    {"params": params}, images[..., None], mutable=["intermediates"]
+                )
+                return seen["intermediates"]["deepest"][0]
+
+            return deepest
+
+        return Program(make, f"anatomy encoder {network}", options_for(self.calls))
+
+    def numbers(self, windows: np.ndarray) -> dict[str, np.ndarray]:
+        """What tells `[N, S, S]` in [0, 1] from other kinds of images, `[N, K]` numbers each.
+
+        Their greys and texture, and what the network's encoder ends with.
+        """
+        size, windows = (1 if len(windows) == 1 else 4), np.asarray(windows, np.float32)
+
+        def run(images):
+            return self._encoder(self.params, jnp.asarray(images))
+
+        return {"greys": familiar.greys(windows), "deepest": in_chunks(run, size, windows)}
+
+    def distance(self, windows: np.ndarray) -> np.ndarray:
+        """How far `[N, S, S]` are from training images, `[N]`: about 1 for images like them.
+
+        The root mean square of the distances of its `numbers`; 0 where nothing is known.
+        """
+        if not self.known:
+            return np.zeros(len(windows))
+        numbers = self.numbers(windows)
+        squares = [familiar.distance(numbers[name], of) ** 2 for name, of in self.known.items()]
+        return np.sqrt(np.mean(squares, axis=0))
+
+    @property
+    def view(self) -> str:
+        """The view that it knows: "apical" where it knows the atrium, else "sax"."""
+        return "apical" if "left atrium" in self.structures else "sax"
 
     def label(self, structure: str) -> int | None:
         """The label of a structure; None if the network does not know it."""
@@ -143,16 +196,18 @@ def save_anatomy(model: AnatomyModel, path: str | Path, card: dict) -> str:
         "calibration": {
             "temperature": model.temperature,
             "least_confidence": model.least_confidence,
+            "largest_distance": model.largest_distance,
         },
     }
-    return save_compact({"params": model.params}, path, stored, card)
+    return save_compact({"params": model.params, "known": model.known}, path, stored, card)
 
 
 def _of_file(path: Path, expected: str | None, name: str, calls: str) -> AnatomyModel:
     params, stored, card = load_compact(path, expected)
     if "calibration" not in stored:
         raise WeightsError(f"{path}: holds no anatomy network")
-    return _model(name, params["params"], stored["config"], stored["calibration"], card, calls)
+    known = params.get("known", {})
+    return _model(name, params["params"], stored, known, card, calls)
 
 
 def _of_run(workdir: Path, calls: str) -> AnatomyModel:
@@ -167,20 +222,37 @@ def _of_run(workdir: Path, calls: str) -> AnatomyModel:
         lambda: network.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))["params"]
     )
     params = trained_part(workdir, "anatomy", {"ema": abstract}, what="anatomy network")["ema"]
-    file = workdir / CALIBRATION
-    calibration = {"temperature": 1.0, "least_confidence": 0.5}
-    if file.exists():
-        calibration = json.loads(file.read_text())
-    return _model(workdir.name, params, config.to_dict(), calibration, {}, calls)
+    stored = {"config": config.to_dict(), "calibration": {}}
+    known: dict[str, dict] = {}
+    if (workdir / CALIBRATION).exists():
+        stored["calibration"] = json.loads((workdir / CALIBRATION).read_text())
+    if (workdir / KNOWN).exists():
+        with np.load(workdir / KNOWN) as file:
+            for key, array in file.items():
+                name, of = key.split("/")
+                known.setdefault(name, {})[of] = array
+    return _model(workdir.name, params, stored, known, {}, calls)
 
 
-def _model(name, params, config, calibration, card, calls) -> AnatomyModel:
+def save_calibration(model: AnatomyModel, workdir: Path, calibration: Mapping) -> None:
+    """Write what `load_anatomy` reads in a run besides its parameters."""
+    arrays = {f"{name}/{key}": a for name, of in model.known.items() for key, a in of.items()}
+    with atomic(workdir / KNOWN) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
+    with atomic(workdir / CALIBRATION) as part:
+        part.write_text(json.dumps(calibration, indent=2) + "\n")
+
+
+def _model(name, params, stored, known, card, calls) -> AnatomyModel:
+    config, limits = stored["config"], stored["calibration"]
     return AnatomyModel(
         name,
         tuple(config["anatomy"]["structures"]),
         window_of(config),
-        calibration["temperature"],
-        calibration["least_confidence"],
+        limits.get("temperature", 1.0),
+        limits.get("least_confidence", 0.5),
+        limits.get("largest_distance", math.inf),
+        known,
         jax.tree.map(jnp.asarray, params),
         config,
         card,

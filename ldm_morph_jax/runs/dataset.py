@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.data import Dataset, load_dataset
 
 
@@ -13,15 +14,22 @@ def dataset_of(config) -> Dataset:
     c = config.data
     if c.name is None:
         raise ValueError("config.data.name is not set, expected the name of a dataset")
-    return load_dataset(
+    options = c.options.to_dict() | ({"depth": c.depth} if c.depth else {})
+    dataset = load_dataset(
         c.name,
         source=c.source,
         directory=c.directory,
         intensity=c.intensity,
         image_size=c.image_size,
         reverse=c.reverse,
-        **c.options.to_dict(),
+        **options,
     )
+    if dataset.shape != grid_shape(config):
+        raise ValueError(
+            f"data.depth is {c.depth}, expected {dataset.shape[0]}: dataset {c.name} has volumes "
+            f"of {' x '.join(map(str, dataset.shape))} voxels"
+        )
+    return dataset
 
 
 def dataset_record(dataset: Dataset) -> dict:

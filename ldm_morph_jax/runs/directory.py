@@ -20,7 +20,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import config_from_json
+from ldm_morph_jax.config import config_from_json, grid_shape
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.files.locking import held
 from ldm_morph_jax.files.writing import atomic
@@ -174,20 +174,20 @@ def trained_part(workdir: Path, stage: str, abstract, *, what: str):
 
 def abstract_autoencoder(config):
     """Shapes of the autoencoder's parameters."""
-    model, size = build_autoencoder(config), config.data.image_size
+    model, space = build_autoencoder(config), grid_shape(config)
     return jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))["params"]
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, *space, 1)))["params"]
     )
 
 
 def abstract_unet(config):
     """Shapes of the diffusion U-Net's parameters."""
     unet, model = build_unet(config), build_autoencoder(config)
-    size = config.data.image_size // model.downsampling
+    latent = [n // model.downsampling for n in grid_shape(config)]
     return jax.eval_shape(
         lambda: unet.init(
             jax.random.key(0),
-            jnp.zeros((1, size, size, model.latent_channels)),
+            jnp.zeros((1, *latent, model.latent_channels)),
             jnp.zeros(1, jnp.int32),
         )["params"]
     )

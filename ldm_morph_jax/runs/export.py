@@ -71,7 +71,9 @@ def _additions(file: str | Path | None) -> dict:
 
 
 def _training_images(method) -> dict | None:
-    """What the training images look like; None where they are not at hand."""
+    """What the training images look like; None of volumes and where they are not at hand."""
+    if method.depth:
+        return None
     try:
         pairs = dataset_of(method.config).split("train")
     except (ValueError, OSError) as error:

@@ -37,6 +37,7 @@ class TrainedMethod:
       name: the method's name.
       iterative: whether it has no weights, searches by itself and works on a grid of any size.
       image_size: side of the square grid that a network works on, in pixels; None: any.
+      depth: planes of the volumes that it registers; 0: images.
       intensity: how training images were brought to [0, 1] ("minmax" or "percentile").
       predicts_velocity: whether the displacement is the integral of a predicted velocity.
     """
@@ -57,6 +58,7 @@ class TrainedMethod:
         self.name = config["registration"]["method"] if method is None else method.name
         self.iterative = config is None
         self.image_size = None if config is None else config["data"]["image_size"]
+        self.depth = 0 if config is None else config["data"].get("depth", 0)
         self.intensity = "minmax" if config is None else config["data"]["intensity"]
         self.spacing_mm, self.card = spacing_mm, card or {}
         self.params, self.frozen = params or {}, frozen or {}
@@ -110,7 +112,7 @@ class TrainedMethod:
         return digest.hexdigest()
 
     def displacement(self, moving, fixed) -> jax.Array:
-        """`[B, H, W, 1]` twice, H = W = image_size -> displacement `[B, H, W, 2]` in pixels."""
+        """`[B, *space, 1]` twice, of the model's grid -> displacement `[B, *space, rank]`, px."""
         return self._displacement(self.params, self.frozen, moving, fixed)
 
     def velocity(self, moving, fixed) -> jax.Array:
@@ -168,16 +170,17 @@ def model_names() -> list[str]:
 
 def _of_run(workdir: Path) -> dict[str, Any]:
     """Arguments of `TrainedMethod`: those of a finished run directory."""
+    from ldm_morph_jax.config import grid_shape
     from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.runs.directory import load_config, load_ldm, trained_part
 
     config = load_config(workdir)
     method = build_method(config)
-    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), config.data.image_size))
+    abstract = jax.eval_shape(lambda: method.init(jax.random.key(0), grid_shape(config)))
     params = trained_part(workdir, "registration", {"params": abstract}, what=method.name)["params"]
     frozen = load_ldm(Path(config.ldm_from or workdir), config) if method.reads_ldm else {}
     dataset = json.loads((workdir / "dataset.json").read_text())
-    row, column = dataset["spacing_mm"]
+    *_, row, column = dataset["spacing_mm"]
     return {
         "method": method,
         "params": jax.tree.map(jnp.asarray, params),

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.data import Dataset, orient
-from ldm_morph_jax.data.pipeline import Augmentation
+from ldm_morph_jax.data.pipeline import PLANE, Augmentation
 from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.files.locking import held
 from ldm_morph_jax.methods import Method
@@ -44,7 +44,7 @@ def are_cached(config, stage: str, method: Method) -> bool:
 
 
 def encoder(config) -> Callable:
-    """(the autoencoder's parameters, images `[B, H, W, 1]`) -> latents `[B, h, w, C]`."""
+    """(the autoencoder's parameters, images `[B, *space, 1]`) -> latents."""
     autoencoder = build_autoencoder(config)
     return lambda params, x: autoencoder.apply({"params": params}, x, method="encode")
 
@@ -96,9 +96,9 @@ class FeatureCache:
     Args:
       directory: parent of all caches.
       name: what is cached; part of the directory's name, for human readers.
-      images: elements {"image": `[H, W, 1]`} by number (`data.ImageSource`).
+      images: elements {"image": `[*space, 1]`} by number (`data.ImageSource`).
       orientations: elements of the dihedral group (see `data.orient`).
-      compute: (frozen, images `[B, H, W, 1]`) -> tree of arrays `[B, ...]`.
+      compute: (frozen, images `[B, *space, 1]`) -> tree of arrays `[B, ...]`.
       frozen: the weights.
       depends_on: strings that identify the weights, settings and images.
       batch_size: images per call of `compute`.
@@ -161,7 +161,7 @@ class FeatureCache:
 
         def oriented(row):
             image, orientation = divmod(row, len(orientations))
-            return orient(images[image]["image"], orientations[orientation])
+            return orient(images[image]["image"], orientations[orientation], PLANE)
 
         began = time.perf_counter()
         for start in range(done, rows, batch_size):

@@ -47,6 +47,10 @@ def train(
     stages = trained_stages(config) if stages is None else stages
     for stage in stages:
         _check_settings(config, stage)
+    if config.data.depth and "anatomy" in stages:
+        raise ValueError(
+            f"data.depth is {config.data.depth}, expected 0: the anatomy network reads images"
+        )
     with locked(workdir):
         with processes.together():
             if processes.is_main():
@@ -195,7 +199,7 @@ def _batch_options(config, stage: str) -> dict:
 
 
 def _validation_images(dataset) -> np.ndarray:
-    """Images of the validation pairs, `[N, H, W, 1]`, spread over the patients."""
+    """Images of the validation pairs, `[N, *space, 1]`, spread over the patients."""
     images = dataset.pair_images("validation")
     count = min(len(images), VALIDATION_IMAGES)
     numbers = np.unique(np.linspace(0, len(images) - 1, count).astype(int))

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.models.autoencoder import Autoencoder
@@ -19,7 +20,7 @@ REPORTS = 20  # lines of progress
 
 
 def decoded(autoencoder: Autoencoder, frozen, z: jax.Array) -> jax.Array:
-    """Decode the diffusion model's latents `z [B, h, w, C]` to images `[B, H, W, 1]`.
+    """Decode the diffusion model's latents `z [B, h, w, C]` to images `[B, H, W, 1]` (or volumes).
 
     `frozen`: {"autoencoder": all its parameters, "latent_scale": the factor by which its latents
     were multiplied for the diffusion model}.
@@ -30,7 +31,7 @@ def decoded(autoencoder: Autoencoder, frozen, z: jax.Array) -> jax.Array:
 
 
 def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarray:
-    """Sample from the diffusion model of a run: images `[count, H, W, 1]` float32, about [0, 1].
+    """Sample from the diffusion model of a run: `[count, *space, 1]` float32, about [0, 1].
 
     Ancestral sampling through every time index (paper Eqs. 4-5), with the weights from which the
     run's features are computed (`config.features.weights`). The first images of a seed do not
@@ -46,7 +47,7 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
     autoencoder, unet, schedule = (
         build(config) for build in (build_autoencoder, build_unet, build_schedule)
     )
-    side = config.data.image_size // autoencoder.downsampling
+    latent = [n // autoencoder.downsampling for n in grid_shape(config)]
     batches, times = -(-count // BATCH_SIZE), len(schedule.betas)
     step, steps = itertools.count(1), batches * times
     progress = None
@@ -61,7 +62,7 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
             jax.debug.callback(report, t[0])
             return unet.apply({"params": frozen["unet"]}, z, t)
 
-        shape = (BATCH_SIZE, side, side, autoencoder.latent_channels)
+        shape = (BATCH_SIZE, *latent, autoencoder.latent_channels)
         return decoded(autoencoder, frozen, ddpm_sample(schedule, noise, key, shape))
 
     frozen, key = jax.device_put(frozen), jax.random.key(seed)
@@ -73,7 +74,7 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
 
 
 def write_samples(images: np.ndarray, out: str | Path, *, seed: int) -> Path:
-    """Write images `[N, H, W, 1]` to `out`: samples.npz and a contact sheet; returns its path."""
+    """Write images `[N, *space, 1]` to `out`: samples.npz and a contact sheet; returns its path."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with atomic(out / "samples.npz") as path:

@@ -61,7 +61,7 @@ def batch():
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count_at_the_papers_size(name):
     method = build_method(with_method(paper_config(), name))
-    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), 128))
+    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), (128, 128)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
 
 
@@ -70,7 +70,7 @@ def test_a_few_training_steps_lower_the_loss(name):
     config = tiny_config(name)
     method, images = build_method(config), batch()
     optimiser = adam(config.registration.train, **config.registration.optimiser)
-    params = jax.jit(lambda: method.init(jax.random.key(0), 32))()
+    params = jax.jit(lambda: method.init(jax.random.key(0), (32, 32)))()
     state, key = optimiser.init(params), jax.random.key(1)
 
     @jax.jit

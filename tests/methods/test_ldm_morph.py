@@ -19,7 +19,7 @@ def method(tmp_path, **changes):
 
 
 def initial(method):
-    return jax.jit(lambda: method.init(jax.random.key(0), 32))()
+    return jax.jit(lambda: method.init(jax.random.key(0), (32, 32)))()
 
 
 def test_the_paper_predicts_a_displacement(tmp_path):

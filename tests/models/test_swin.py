@@ -27,7 +27,7 @@ def test_windows_are_cut_row_by_row_and_put_back():
     assert windows.shape == (2, 6, 9, 5)
     # window 4 is in the second row of windows, second column
     np.testing.assert_array_equal(windows[1, 4], x[1, 3:6, 3:6].reshape(9, 5))
-    np.testing.assert_array_equal(window_reverse(windows, 3, 6, 9), x)
+    np.testing.assert_array_equal(window_reverse(windows, 3, (6, 9)), x)
 
 
 def test_relative_position_index_is_query_minus_key():
@@ -41,7 +41,7 @@ def test_relative_position_index_is_query_minus_key():
 @pytest.mark.parametrize("size", [7, 14, 21])
 def test_shift_mask_separates_what_the_roll_brought_together(size):
     """Two positions of a window may see each other iff the roll kept their distance."""
-    mask = shifted_window_mask(size, size, 7, 3)
+    mask = shifted_window_mask((size, size), 7, 3)
     rolled = np.roll(np.stack(np.mgrid[:size, :size], -1), (-3, -3), axis=(0, 1))
     original = window_partition(rolled[None], 7)[0]  # [windows, 49, 2]
     place = window_partition(np.stack(np.mgrid[:size, :size], -1)[None], 7)[0]

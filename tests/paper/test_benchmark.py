@@ -447,6 +447,7 @@ def test_unknown_names_are_refused(data, tmp_path, only, message):
         ({"weights": ()}, r"config\.weights is \(\), expected at least one"),
         ({"our_head": ("lddmm",)}, r"config\.our_head: lddmm unknown"),
         ({"seeded": ("initial",)}, r"config\.seeded: initial unknown, .*voxelmorph"),
+        ({"unseen": {"acdc_3d": experiment("acdc_3d")}}, "acdc_3d has volumes, expected images"),
     ],
 )
 def test_impossible_plans_are_refused(data, tmp_path, changes, message):
@@ -503,7 +504,9 @@ def test_every_run_of_every_configuration_builds(path):
         if network not in built:
             method = build_method(run.config)
             size = run.config.data.image_size
-            jax.eval_shape(lambda method=method, size=size: method.init(jax.random.key(0), size))
+            jax.eval_shape(
+                lambda method=method, size=size: method.init(jax.random.key(0), (size, size))
+            )
             built.add(network)
     equal = ("steps", "batch_size", "evaluate_every", "patience")
     budgets = {(run.dataset, *(run.config.registration.train[k] for k in equal)) for run in trained}

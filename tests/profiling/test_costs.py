@@ -24,7 +24,7 @@ def parts():
     config = paper_config()
     method = build_method(config)
     ldm = abstract_ldm(config)
-    params = jax.eval_shape(lambda: method.init(jax.random.key(0), 128))
+    params = jax.eval_shape(lambda: method.init(jax.random.key(0), (128, 128)))
     image = jax.ShapeDtypeStruct((1, 128, 128, 1), np.float32)
     both = jax.ShapeDtypeStruct((2, 128, 128, 1), np.float32)
     z = jax.ShapeDtypeStruct((2, 32, 32, 1), np.float32)

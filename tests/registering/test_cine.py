@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import ImageError
@@ -19,6 +20,7 @@ from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.registering.anatomy import (
     Anatomy,
+    anatomy_of,
     anatomy_of_contours,
     anatomy_of_mask,
     structures,
@@ -27,6 +29,7 @@ from ldm_morph_jax.registering.heart import measure, strain_maps, summary
 from ldm_morph_jax.registering.result import Series, Tracked
 
 T, SPACING = 7, 1.6
+LABELS = {"cavity": 1, "wall": 2}
 
 
 @functools.cache
@@ -70,6 +73,11 @@ def test_areas_and_end_systole(look):
     shift = np.sqrt(0.5)
     assert numbers["drift_px"]["registered_alone"] == pytest.approx(shift, abs=1e-3)
     assert numbers["drift_px"]["tracked"] < 1e-3
+    contrast = np.array(numbers["mask_contrast"])  # the mask fits its frame, and the beat's end
+    assert contrast.max() < 1.1 * contrast[0] and contrast[beat.end_systole] < 0.7 * contrast[0]
+    other = replace(anatomy, **{k: beat.masks[beat.end_systole] == n for k, n in LABELS.items()})
+    contrast = np.array(summary(tracked, other, measures)["mask_contrast"])
+    assert contrast.argmax() == beat.end_systole and contrast.max() > 1.2 * contrast[0]
 
 
 @pytest.mark.parametrize("look", ["sax", "echo"])
@@ -203,6 +211,32 @@ def test_an_apical_contour_runs_from_base_over_apex_to_base():
     # a half ellipsoid of that length and area: V = 8 A^2 / (3 pi L)
     area = curves["cavity_area_mm2"]
     np.testing.assert_allclose(volume, 8e-3 * area**2 / (3 * np.pi * length), rtol=0.15)
+
+
+def test_the_view_is_seen_in_the_mask_or_doubted():
+    for look, view in (("sax", "sax"), ("echo", "apical")):
+        masks = [
+            getattr(phantom_pair(1, look=look), f"{name}_mask") for name in ("moving", "fixed")
+        ]
+        for mask in masks:
+            cine = cine_from_arrays(np.stack([mask, mask]).astype("f4"))
+            seen = anatomy_of(cine, mask=mask)
+            assert (seen.view, seen.view_by) == (view, "mask")
+            assert [note for note in seen.notes if "overrules" in note] == list(seen.notes)
+            assert bool(seen.notes) == (view == "apical")  # short-axis is what is expected
+            told = anatomy_of(cine, mask=mask, view=view)
+            assert (told.view, told.view_by, told.notes) == (view, "user", ())
+        if look == "echo":
+            doubted = anatomy_of(cine, mask=mask, view="sax")
+            assert doubted.view == "sax" and "check `view`" in doubted.notes[0]
+        else:
+            with pytest.raises(ImageError, match="is it an apical view"):
+                anatomy_of(cine, mask=mask, view="apical")
+    # the cavity alone does not show it
+    alone = anatomy_of(cine, mask=(masks[0] == 1).astype(np.uint8))
+    assert (alone.view, alone.view_by) == ("sax", "default")
+    assert "the view was not checked" in alone.notes[0]
+    assert not anatomy_of(cine).notes  # nothing is measured
 
 
 def test_structures_are_told_apart():

@@ -8,8 +8,14 @@ from threshold_anatomy import Threshold, heart
 
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.registering.anatomy import Anatomy
-from ldm_morph_jax.registering.finding import anatomy_found, find_heart
+from ldm_morph_jax.registering.finding import (
+    anatomy_found,
+    find_heart,
+    is_whole_beat,
+    known_or_found,
+)
 from ldm_morph_jax.registering.segmenting import segment
 
 WHOLE = dataclasses.replace(Threshold(), window=Window(48, 0.0))
@@ -39,6 +45,16 @@ def test_where_there_is_none_no_label_is_given():
     assert not found.labels.any()
     with pytest.raises(ImageError, match=r"cine\.nii: .* finds no heart in frame 0"):
         find_heart(Threshold(), noise[None], (2.0, 2.0), "cine.nii")
+
+
+def test_an_image_unlike_those_of_training_shows_no_heart():
+    image, _ = heart()
+    strict = dataclasses.replace(Threshold(), largest_distance=0.9)
+    [found] = segment(strict, [image], (1.5, 1.0))
+    assert found.confidence > 0.8 and found.distance == 1 and not found.found
+    assert not found.labels.any()
+    with pytest.raises(ImageError, match=r"training images 1\.00, expected at most 0\.90"):
+        find_heart(strict, image[None], (1.5, 1.0), "cine.nii")
 
 
 def test_images_of_a_series_have_one_shape():
@@ -77,6 +93,30 @@ def test_what_is_doubtful_is_said():
     two_beats = [16, 12, 9, 12, 16, 15.9, 12, 9, 12, 15, 14, 13]
     found = find_heart(Threshold(), beat(two_beats), (1.5, 1.0), "cine")
     assert any("end-diastole may be frame" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("areas", "whole"),
+    [
+        ([10, 9, 6, 5, 7, 9, 10], True),
+        ([7, 9, 10, 8, 5, 6, 7], True),  # begins anywhere
+        ([10, 9, 7, 6, 5], False),  # systole alone
+        ([10, 8, 5, 6, 7], False),
+        ([10], False),
+    ],
+)
+def test_a_whole_beat_ends_as_it_began(areas, whole):
+    assert is_whole_beat(np.array(areas, float)) == whole
+
+
+def test_the_view_is_the_network_s_and_doubted_where_another_is_told():
+    cine = cine_from_arrays(beat([16, 12, 9, 12, 15]), spacing=(1.5, 1.0))
+    _, found, _ = known_or_found(cine, Threshold())
+    assert (found.view, found.view_by, found.notes) == ("sax", "network", ())
+    apical = dataclasses.replace(Threshold(), view="apical")
+    _, found, _ = known_or_found(cine, apical, view="sax")
+    assert (found.view, found.view_by) == ("sax", "user")
+    assert "finds hearts in views that are apical" in found.notes[0]
 
 
 def test_the_reference_frame_that_was_asked_for():

@@ -10,7 +10,9 @@ import pytest
 from in_process import call
 from tiny import tiny_config
 
+from ldm_morph_jax import anatomy_scores
 from ldm_morph_jax.config import anatomy_config, config_from_json
+from ldm_morph_jax.data import no_heart
 from ldm_morph_jax.runs.anatomy import is_anatomy, load_anatomy
 from ldm_morph_jax.runs.weights import WeightsError
 from ldm_morph_jax.training.run import train
@@ -22,7 +24,7 @@ STRUCTURES = ("left ventricle", "myocardium", "right ventricle")
 def anatomy_experiment(directory):
     c = tiny_config(directory).unlock()
     c.anatomy = anatomy_config(STRUCTURES)
-    c.anatomy.window.update(size=16, spacing_mm=0.0)
+    c.anatomy.window.update(size=32, spacing_mm=0.0)
     c.anatomy.model.update(channels=(8, 16), norm_groups=4)
     c.anatomy.variation = {"rotation_degrees": 20.0, "noise": 0.05, "nothing": 0.2}
     c.anatomy.train.update(steps=4, batch_size=2, log_every=2, evaluate_every=2, warmup_steps=0)
@@ -61,13 +63,15 @@ def test_the_loss_falls_on_one_batch(tmp_path):
     assert max(jax.tree.leaves(different)) > 0
 
 
-def test_calibration_scores_and_a_weights_file(run, tmp_path):
+def test_calibration_scores_and_a_weights_file(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(anatomy_scores, "_OF_EACH_KIND", 1)
     done = call("evaluate", "--workdir", run, "--split", "validation")
     assert done.returncode == 0, done.stderr
     assert "left ventricle     ED  Dice" in done.stdout
     calibration = json.loads((run / "calibration.json").read_text())
     assert 0.5 <= calibration["temperature"] <= 3.0
     assert 0 <= calibration["least_confidence"] <= 1
+    assert set(calibration["others_taken"]) == {"altered", *no_heart.KINDS, "other modality"}
     out = run / "evaluation" / "validation"
     with open(out / "patients.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -90,10 +94,13 @@ def test_calibration_scores_and_a_weights_file(run, tmp_path):
     stored, trained = load_anatomy(tmp_path / "tiny.safetensors"), load_anatomy(run)
     assert stored.card["name"] == "tiny"
     assert stored.card["metrics"]["validation"]["structures"] == summary["structures"]
-    assert stored.temperature == trained.temperature == calibration["temperature"]
+    for name in ("temperature", "least_confidence", "largest_distance"):
+        assert getattr(stored, name) == getattr(trained, name) == calibration[name]
     assert stored.config["data"]["source"] is None
     config_from_json(stored.config)
-    windows = np.random.default_rng(0).random((5, 16, 16)).astype("f4")
+    windows = np.random.default_rng(0).random((5, 32, 32)).astype("f4")
+    np.testing.assert_allclose(stored.distance(windows), trained.distance(windows), rtol=0.02)
+    assert (trained.distance(windows) > 1.2).all()  # noise
     np.testing.assert_allclose(
         stored.probabilities(windows), trained.probabilities(windows), atol=2e-3
     )
@@ -106,3 +113,18 @@ def test_what_is_no_anatomy_network(tmp_path):
     assert not is_anatomy("sunnybrook-symmetric")
     done = call("evaluate", "--workdir", tmp_path, "--refine", "3")
     assert done.returncode == 2
+
+
+def test_limits_lie_in_the_middle_of_what_is_equally_good():
+    """Hearts from 0.8 on and up to 1.2 away; others are less certain, or further away."""
+    hearts = np.array([[0.8, 1.0], [0.9, 1.2], [0.95, 0.8]])
+    others = {
+        "unsure": np.array([[0.4, 1.0], [0.0, 0.9]]),
+        "far": np.array([[0.95, 2.0], [0.9, 3.0]]),
+    }
+    level, limit = anatomy_scores._limits(hearts, others)
+    assert level == pytest.approx(0.6, abs=0.011)
+    assert limit == pytest.approx(1.6, abs=0.041)
+    # every kind counts alike, however many there are of it
+    others["as sure"] = np.array([[0.97, 1.0]] * 50)
+    assert anatomy_scores._limits(hearts, others)[0] == pytest.approx(0.6, abs=0.011)

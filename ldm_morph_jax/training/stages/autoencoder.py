@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
 from ldm_morph_jax.methods.ldm import build_autoencoder
 from ldm_morph_jax.models.autoencoder import LAST_LAYER, codebook_usage
@@ -43,11 +44,12 @@ def load_frozen(config) -> dict:
 def autoencoder_program(config) -> Program:
     """The stage.
 
-    Batches are {"image": `[B, H, W, 1]`}; validation data are images `[N, H, W, 1]`.
+    Batches are {"image": `[B, *space, 1]`}; validation data are images `[N, *space, 1]`. Of volumes
+    LPIPS compares the planes.
     """
     model = build_autoencoder(config)
     c = config.autoencoder
-    image_size = config.data.image_size
+    space = grid_shape(config)
     optimiser = adam(c.train, b1=0.5, b2=0.9)
     adversarial = c.adversarial_weight > 0 and c.adversarial_start < c.train.steps
     discriminator = PatchDiscriminator(**c.discriminator, dtype=model.dtype)
@@ -64,7 +66,7 @@ def autoencoder_program(config) -> Program:
 
     def init(key):
         generator_key, discriminator_key = jax.random.split(key)
-        images = jnp.zeros((1, image_size, image_size, 1))
+        images = jnp.zeros((1, *space, 1))
         params = model.init(generator_key, images)["params"]
         state = {"params": params, "optimiser": optimiser.init(params)}
         if adversarial:
@@ -75,7 +77,10 @@ def autoencoder_program(config) -> Program:
     def reconstruction_error(frozen, images, reconstruction):
         """L1 + LPIPS, means over the batch."""
         l1 = jnp.mean(jnp.abs(images - reconstruction))
-        p = jnp.mean(lpips(frozen["lpips"], images, reconstruction)) if perceptual else 0.0
+        p = 0.0
+        if perceptual:
+            planes = (x.reshape(-1, *x.shape[-3:]) for x in (images, reconstruction))
+            p = jnp.mean(lpips(frozen["lpips"], *planes))
         return l1 + c.perceptual_weight * p, {"l1": l1, **({"lpips": p} if perceptual else {})}
 
     def step(state, frozen, batch, key, number):
@@ -173,7 +178,7 @@ def autoencoder_program(config) -> Program:
             )
         return scores, figures
 
-    batch_shape = (c.train.batch_size, image_size, image_size, 1)
+    batch_shape = (c.train.batch_size, *space, 1)
     return Program(
         name="autoencoder",
         train=c.train,

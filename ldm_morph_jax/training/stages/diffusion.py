@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.ops.diffusion import ddim_sample, q_sample
@@ -25,17 +26,20 @@ def diffusion_program(config, *, cached: bool) -> Program:
     """The stage.
 
     `frozen` is {"autoencoder": all its parameters, "latent_scale": scalar by which the latents are
-    multiplied before they are noised}; validation data are images `[N, H, W, 1]`.
+    multiplied before they are noised}; validation data are images `[N, *space, 1]`.
 
     Args:
       config: the whole configuration.
-      cached: whether batches have {"latent": `[B, h, w, C]`} instead of {"image": `[B, H, W, 1]`}.
+      cached: whether batches have {"latent": `[B, h, w, C]`} instead of {"image": `[B, H, W, 1]`}
+        (volumes: with one axis more).
     """
     c = config.diffusion
     autoencoder, unet, schedule = (
         build(config) for build in (build_autoencoder, build_unet, build_schedule)
     )
-    size = config.data.image_size // autoencoder.downsampling
+    space = grid_shape(config)
+    latent = [n // autoencoder.downsampling for n in space]
+    latent = (*latent, autoencoder.latent_channels)
     optimiser = adam(c.train, weight_decay=c.weight_decay)
     times = len(schedule.betas)
 
@@ -43,9 +47,7 @@ def diffusion_program(config, *, cached: bool) -> Program:
         return autoencoder.apply({"params": frozen["autoencoder"]}, images, method="encode")
 
     def init(key):
-        params = unet.init(
-            key, jnp.zeros((1, size, size, autoencoder.latent_channels)), jnp.zeros(1, jnp.int32)
-        )["params"]
+        params = unet.init(key, jnp.zeros((1, *latent)), jnp.zeros(1, jnp.int32))["params"]
         return {
             "params": params,
             "ema": jax.tree.map(jnp.copy, params),
@@ -100,8 +102,8 @@ def diffusion_program(config, *, cached: bool) -> Program:
 
     @replicated_jit
     def sample(params, frozen):
-        """Latents from noise by DDIM, decoded: `[8, H, W, 1]`."""
-        z = jax.random.normal(jax.random.key(1), (8, size, size, autoencoder.latent_channels))
+        """Latents from noise by DDIM, decoded: `[8, *space, 1]`."""
+        z = jax.random.normal(jax.random.key(1), (8, *latent))
         z = ddim_sample(
             schedule, lambda z, t: unet.apply({"params": params}, z, t), z, steps=SAMPLING_STEPS
         )
@@ -125,7 +127,7 @@ def diffusion_program(config, *, cached: bool) -> Program:
     def shape(*sizes):
         return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
-    images, image_size = c.train.batch_size, config.data.image_size
+    images = c.train.batch_size
     return Program(
         name="diffusion",
         train=c.train,
@@ -133,8 +135,6 @@ def diffusion_program(config, *, cached: bool) -> Program:
         step=step,
         evaluate=evaluate,
         frozen={"autoencoder": abstract_autoencoder(config), "latent_scale": shape()},
-        batch={"latent": shape(images, size, size, autoencoder.latent_channels)}
-        if cached
-        else {"image": shape(images, image_size, image_size, 1)},
+        batch={"latent": shape(images, *latent)} if cached else {"image": shape(images, *space, 1)},
         images_per_step=images,
     )

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
 from ldm_morph_jax.methods import Method
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.losses import overlap_loss
 from ldm_morph_jax.ops.metrics import dice, nonpositive_jacobian_percent
 from ldm_morph_jax.report.figures import pairs_sheet
+from ldm_morph_jax.report.volumes import shown_planes
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.runs.directory import abstract_ldm
 from ldm_morph_jax.training.accumulation import mean_gradient
@@ -26,7 +28,7 @@ MASKS = ("moving_mask", "fixed_mask")
 class ValidationPairs(NamedTuple):
     """Pairs on which registration is scored.
 
-    pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, H, W, 1]`
+    pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, *space, 1]`
     labels: label -> structure name, scored by DSC
     """
 
@@ -47,7 +49,7 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
     optimiser = adam(c.train, **c.optimiser)
 
     def init(key):
-        params = method.init(key, config.data.image_size)
+        params = method.init(key, grid_shape(config))
         return {"params": params, "optimiser": optimiser.init(params)}
 
     def step(state, frozen, batch, key, number):
@@ -103,12 +105,11 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         if pictures:
             some = np.linspace(0, len(u) - 1, min(len(u), 4)).astype(int)
             shown = {name: array[some] for name, array in (pairs | {"displacement": u}).items()}
-            figures["pairs"] = pairs_sheet(**shown, labels=labels)
+            figures["pairs"] = pairs_sheet(**shown_planes(**shown), labels=labels)
         return metrics, figures
 
     frozen_shapes = abstract_ldm(config) if method.reads_ldm else {}
-    size = config.data.image_size
-    images = jax.ShapeDtypeStruct((c.train.batch_size, size, size, 1), jnp.float32)
+    images = jax.ShapeDtypeStruct((c.train.batch_size, *grid_shape(config), 1), jnp.float32)
     batch = {"moving": images, "fixed": images}
     if c.mask_weight:
         batch |= dict.fromkeys(MASKS, jax.ShapeDtypeStruct(images.shape, jnp.uint8))

@@ -1,0 +1,157 @@
+"""A run on volumes: all stages on the 3-D phantom, exact resume, scores, and what is refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_config
+
+from ldm_morph_jax import evaluate
+from ldm_morph_jax.config import with_method
+from ldm_morph_jax.devices.mesh import data_mesh
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.profiling import costs
+from ldm_morph_jax.profiling.timing import time_registration
+from ldm_morph_jax.registering.method import load
+from ldm_morph_jax.runs.dataset import dataset_of
+from ldm_morph_jax.runs.trained import load_run
+from ldm_morph_jax.training import run
+
+STAGES = ("autoencoder", "diffusion", "registration")
+SPACE = (8, 16, 16)
+
+
+def volume_config(directory):
+    """As tests/tiny.py, on volumes, with two levels."""
+    c = tiny_config(directory).unlock()
+    c.data.name, (c.data.depth, c.data.image_size, _) = "phantom_3d", SPACE
+    c.data.options = {"n_train": 2, "n_validation": 2, "n_test": 1}
+    c.autoencoder.update(adversarial_start=10)
+    c.autoencoder.model.channel_multipliers = (1, 1, 1)
+    c.diffusion.model.update(channel_multipliers=(1, 1), attention_levels=())
+    c.registration.model.update(depths=(1, 1), num_heads=(2, 2), window_size=2)
+    for stage in (c.autoencoder, c.diffusion, c.registration):
+        stage.augmentation.orientations = (0, 5)
+    return c.lock()
+
+
+def voxelmorph_config(directory):
+    c = with_method(volume_config(directory), "voxelmorph", "small").unlock()
+    c.registration.model.update(
+        encoder_channels=(4, 4), decoder_channels=(4, 4), head_channels=(4,)
+    )
+    c.registration.update(integration_steps=3, velocity_sigma=1.0, symmetric=True)
+    return c.lock()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("volumes") / "run"
+    return workdir, run.train(volume_config(data), workdir)
+
+
+def test_every_stage_trains_on_volumes(finished):
+    workdir, metrics = finished
+    assert list(metrics) == list(STAGES) and metrics["registration"]["dsc"] > 0
+    assert all(list((workdir / stage / "pictures").glob("*.png")) for stage in STAGES)
+    record = json.loads((workdir / "dataset.json").read_text())
+    np.testing.assert_allclose(record["spacing_mm"], [12.6, 12, 12], rtol=1e-5)
+    method = load_run(workdir)
+    moving, fixed = jax.random.uniform(jax.random.key(0), (2, 1, *SPACE, 1))
+    u = method.displacement(moving, fixed)
+    assert u.shape == (1, *SPACE, 3) and np.all(np.isfinite(u)) and np.any(u != 0)
+    v = method.velocity(moving, fixed)
+    np.testing.assert_allclose(method.velocity(fixed, moving), -v, atol=1e-5)
+
+
+def test_interrupted_run_ends_bit_equal(finished, data, tmp_path):
+    """Started again from the checkpoint at step 2 of 4; features come from the cache."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "registration/complete.json").unlink()
+    shutil.rmtree(workdir / "registration/checkpoints/00000004")
+    assert run.train(volume_config(data), workdir) == finished[1]
+    ours, expected = (load_run(folder).weights_sha256 for folder in (workdir, finished[0]))
+    assert ours == expected
+
+
+def test_a_run_is_scored_pair_by_pair(finished, tmp_path):
+    evaluate.main(["--workdir", str(finished[0]), "--split", "validation", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "pairs.csv")
+    assert len(table) == 2 and table["dsc"].between(0, 1).all()
+    columns = {"dsc_right_ventricle", "dsc_myocardium", "hd95_mm", "epe_px", "sd_log_jacobian"}
+    assert columns <= set(table)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "figures/pairs.png").stat().st_size > 5000
+
+
+def test_training_descends_and_beats_no_registration(data, tmp_path):
+    config = voxelmorph_config(data).unlock()
+    config.registration.augmentation.orientations = (0,)
+    config.registration.train.update(
+        steps=60, learning_rate=2e-2, log_every=1, evaluate_every=60, warmup_steps=0
+    )
+    metrics = run.train(config.lock(), tmp_path / "run")
+    rows = [json.loads(row) for row in (tmp_path / "run/registration/metrics.jsonl").open()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert metrics["registration"]["nonpositive_jacobian_percent"] == 0
+    evaluate.main(["--workdir", str(tmp_path / "run"), "--split", "train"])
+    table = pd.read_csv(tmp_path / "run/evaluation/train/pairs.csv")
+    assert (table["dsc"] > table["dsc_initial"]).all() and (
+        table["mse"] < table["mse_initial"]
+    ).all()
+
+
+def test_plan_and_speed_take_volumes(data):
+    config, mesh = volume_config(data), data_mesh()
+    for stage in STAGES:
+        planned = costs.plan_stage(config, stage, mesh, cached=stage != "autoencoder")
+        assert planned["flops_per_step"] > 1e6 and planned["parameters"] > 0
+    timed = time_registration(voxelmorph_config(data), 1, given=False, repeats=1, seconds=1.0)
+    assert timed["seconds_per_pair"]["median"] > 0
+
+
+# -- what is refused
+
+
+def test_methods_of_images_are_refused(data):
+    config = with_method(volume_config(data), "cyclemorph", "small")
+    expected = "'cyclemorph', which registers images; .* expected one of ldm_morph, transmorph, vox"
+    with pytest.raises(ValueError, match=expected):
+        build_method(config)
+
+
+def test_a_network_for_volumes_does_not_register_images(finished):
+    with pytest.raises(ValueError, match="registers volumes on its own grid of 8 planes"):
+        load(finished[0])
+
+
+def test_another_depth_is_refused(finished, data):
+    config = volume_config(data).unlock()
+    config.data.depth = 0
+    with pytest.raises(ValueError, match=r"data\.depth is 0, expected 32: dataset phantom_3d"):
+        dataset_of(config)
+    config.data.name, config.data.depth, config.data.options = "phantom", 8, {}
+    with pytest.raises(ValueError, match="dataset phantom: unknown options depth"):
+        dataset_of(config)
+
+
+@pytest.mark.parametrize("model", ["lddmm"])
+def test_iterative_methods_of_images_are_refused(finished, model):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--workdir", str(finished[0]), "--model", model])
+
+
+def test_unregistered_volumes_are_scored(finished, tmp_path):
+    evaluate.main(["--workdir", str(finished[0]), "--model", "initial", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "pairs.csv")
+    assert (table["dsc"] == table["dsc_initial"]).all()
