@@ -120,9 +120,9 @@ def judge_heart(numbers: Mapping) -> dict | None:
             f"the last frame lies {drift:.1f} pixels from the first, of a whole beat at most "
             f"{LARGEST_DRIFT:g}"
         )
-    fits = numbers.get("mask_contrast") or np.zeros(reference + 1)
-    best = int(np.argmax(fits))
-    if fits[best] > BETTER_FIT * fits[reference]:
+    fits = numbers.get("mask_contrast", [])
+    if fits and max(fits) > BETTER_FIT * fits[reference]:
+        best = fits.index(max(fits))
         doubts.append(
             f"the mask fits frame {best} better than the reference, frame {reference} (contrast of "
             f"cavity and wall {fits[best]:.1f} and {fits[reference]:.1f})"
