@@ -163,7 +163,7 @@ def _against(metrics: Mapping) -> list[str]:
     jacobian, correlation = metrics["jacobian"], metrics["correlation"]["after"]
     if jacobian["nonpositive_pixels"]:
         reasons.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
-    if max(metrics.get("scale", [1.0])) == 0:
+    if max(metrics.get("scale", [1.0])) == 0 and "affine" not in metrics:
         reasons.append("no deformation improved the match")
     elif not correlation >= LEAST_CORRELATION:
         reasons.append(
@@ -224,12 +224,15 @@ def _distance(registration: Registration, described: Mapping) -> float | None:
     arrays = [image.array for image in (registration.moving, registration.fixed)]
     if registration.in_space or min(n for array in arrays for n in array.shape[-2:]) < 32:
         return None
-    blank = [plane.blank for plane in registration.slices]
+    stacks = [array.reshape(-1, *array.shape[-2:]) for array in arrays]
+    blank = [[plane.blank for plane in registration.slices]] * 2
+    if registration.alignment is not None:  # those of the other stack are not these
+        blank = [[plane.min() == plane.max() for plane in stack] for stack in stacks]
     images = [
         plane
-        for array in arrays
-        for plane, empty in zip(array.reshape(-1, *array.shape[-2:]), blank, strict=True)
-        if not empty
+        for stack, empty in zip(stacks, blank, strict=True)
+        for plane, leave in zip(stack, empty, strict=True)
+        if not leave
     ]
     return float(distance(images, described).max())
 
