@@ -39,6 +39,29 @@ CONVENTION = (
 
 
 @dataclass(frozen=True)
+class Affine:
+    """T(p) = matrix p + offset: positions `[..., n]` in mm, LPS.
+
+    matrix: `[n, n]`; offset: `[n]`; components (x, y[, z]).
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        return positions @ self.matrix.T + self.offset
+
+    def after(self, first: "Affine") -> "Affine":
+        """p -> self(first(p))."""
+        return Affine(self.matrix @ first.matrix, self(first.offset))
+
+    def inverse(self) -> "Affine":
+        """Raises `numpy.linalg.LinAlgError` where there is none."""
+        matrix = np.linalg.inv(self.matrix)
+        return Affine(matrix, -matrix @ self.offset)
+
+
+@dataclass(frozen=True)
 class Transform:
     """T(p) = p + d(p), given on the pixels of the fixed image.
 
@@ -211,6 +234,19 @@ def write_transform(path: str | os.PathLike, transform: Transform) -> None:
             np.savez_compressed(part, **entries)  # type: ignore[arg-type]  # numpy's stub
     else:
         raise TransformError(f"{path}: unknown suffix, expected .nii.gz, .nii or .npz")
+
+
+def write_affine(path: str | os.PathLike, affine: Affine) -> None:
+    """Write `.tfm`, a text file of ITK that SimpleITK, ANTs and 3D Slicer read."""
+    import SimpleITK
+
+    from ldm_morph_jax.files.itk import name_for_itk
+
+    transform = SimpleITK.AffineTransform(len(affine.offset))
+    transform.SetMatrix(affine.matrix.ravel().tolist())
+    transform.SetTranslation(affine.offset.tolist())
+    with atomic(Path(path)) as part, name_for_itk(part) as name:
+        SimpleITK.WriteTransform(transform, name)
 
 
 def read_transform(path: str | os.PathLike) -> Transform:

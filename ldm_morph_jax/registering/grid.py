@@ -16,24 +16,28 @@ Both images are sampled on each grid, the moving one at the same positions.
 
 A volume has a grid of its own, in place of both: along its axes, its own slices and square pixels
 of `_VOLUME_PIXEL_MM` or coarser. Motion is found there in three dimensions, and the volumes may lie
-in any direction.
+in any direction. What a network says of its slices, on the model grid, is where that begins.
 
 A velocity on the model grid, fading to zero within half a grid beyond its border, is the start on
 the whole grid. A displacement is read, linearly, at every pixel of the *original* fixed image and
 turned into millimetres: T(p) = p + shift + d(p). `shift` is zero where both files say where they
 lie ("world"); otherwise it puts the centres of the images on each other ("centre"). Nothing is
 resampled twice: warped(p) = moving(T(p)).
+
+Where a rigid or affine map was found before (`affine`), it takes the place of the shift, in two
+halves: the grids then lie halfway between the images, d deforms there, and T = second o (id + d) o
+first. Exchanging the images still exchanges all that is compared.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ldm_morph_jax.files.images import Geometry, Image, ImageError
-from ldm_morph_jax.files.transforms import Transform, sample_vectors
+from ldm_morph_jax.files.transforms import Affine, Transform, sample_vectors
 from ldm_morph_jax.runs.trained import TrainedMethod
 
 # Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
@@ -44,6 +48,7 @@ _MOST_PIXELS = 256  # along the longer side of a grid on the whole image: bounds
 # A finer grid finds no more of a heart's motion in a volume, and a larger one takes minutes.
 _VOLUME_PIXEL_MM = 1.5
 _MOST_VOXELS = 2**21
+FEWEST_SLICES = 4  # of a volume; between fewer there is hardly a motion to be seen
 # Grey values of one scanner mean the same; of two, one range may be many times the other.
 _SAME_SCALE = 2.0
 
@@ -149,18 +154,44 @@ class OnGrid:
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """A rigid or affine map of a pair, in two halves.
+
+    kind: "rigid" or "affine".
+    first: from the fixed image halfway, positions in mm; the fixed image's centre stays.
+    second: from there to the moving image.
+    correlation: (before, after) mean local correlation of the images where they overlap.
+    """
+
+    kind: str
+    first: Affine
+    second: Affine
+    correlation: tuple[float, float]
+
+    @property
+    def whole(self) -> Affine:
+        """From the fixed to the moving image."""
+        return self.second.after(self.first)
+
+
+@dataclass(frozen=True)
 class Slice:
     """One slice of a pair (a 2-D pair has one), or a whole volume, ready to be registered.
 
     model, whole: the slice on the two grids; a volume has no model grid.
     shift: `[n]` mm, from fixed to moving, before any registration.
     blank: whether a slice of a stack shows nothing in one of the images; it is not registered.
+    alignment: what was found before and takes the place of the shift; None: nothing.
+    planes: the slices of a volume that show something in both images, by their number on the whole
+        grid: what a network sees of it; None: nothing.
     """
 
     model: OnGrid | None
     whole: OnGrid
     shift: np.ndarray
     blank: bool = False
+    alignment: Alignment | None = None
+    planes: Mapping[int, "Slice"] | None = None
 
 
 def prepare(
@@ -170,6 +201,7 @@ def prepare(
     *,
     align: str = "auto",
     centre: tuple[float, float] | None = None,
+    alignment: Alignment | None = None,
 ) -> list[Slice]:
     """Bring a pair (2-D, or two stacks with as many slices) to its grids.
 
@@ -179,26 +211,41 @@ def prepare(
         align: "world": positions as in the files; "centre": centre on centre (of every slice);
             "auto": world where both files tell their position.
         centre: see `place_model_grid`.
+        alignment: of the pair; stacks may then have any number of slices and lie in any direction.
 
     Raises:
         ImageError: the two do not fit together: different dimensions, tilts or numbers of slices,
             or hardly any overlap; no slice shows something in both images.
     """
-    align = _check_pair(moving, fixed, align)
+    if alignment is None or fixed.array.ndim == 2:
+        align = _check_pair(moving, fixed, align)
+    if alignment is not None and centre is not None:
+        centre = _halfway(centre, fixed.geometry, alignment)
     model = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
     whole = place_whole_grid(fixed, method.spacing_mm)
     slices = []
-    for k, planes in enumerate(zip(_as_stack(moving.array), _as_stack(fixed.array), strict=True)):
-        shift = np.zeros(fixed.geometry.dimension)
-        if align == "centre":
+    for k in range(len(_as_stack(fixed.array))):
+        if alignment is not None:
+            shift = _volume_shift(moving, fixed, align)
+        elif align == "centre":
             shift = _slice_centre(moving.geometry, k) - _slice_centre(fixed.geometry, k)
+        else:
+            shift = np.zeros(fixed.geometry.dimension)
 
-        def sample(grid, k=k, planes=planes, shift=shift):
-            return _sample_pair(moving, fixed, planes, k, grid, shift)
+        def sample(grid, k=k, shift=shift):
+            if alignment is not None:
+                index = _with_slice(grid.fixed_pixels(), k, fixed.geometry)
+                scale = (*[1.0] * (fixed.geometry.dimension - 2), *grid.scale)
+                return _sample_both(moving, fixed, index, scale, shift, alignment)
+            return _sample_pair(moving, fixed, k, grid, shift)
 
         values = sample(model)
+        if alignment is not None and fixed.array.ndim == 3 and _overlap(values) < MIN_OVERLAP:
+            nothing = [OnGrid(grid, *_nothing(grid.shape)) for grid in (model, whole)]
+            slices.append(Slice(*nothing, shift, True, alignment))
+            continue
         _check_overlap(values, moving, fixed)
-        blank = moving.array.ndim == 3 and any(_is_constant(sampled) for sampled in values)
+        blank = fixed.array.ndim == 3 and any(map(_is_constant, values))
         on_model = (
             np.zeros(sampled.shape, np.float32)
             if blank
@@ -207,14 +254,20 @@ def prepare(
         )
         known = np.isfinite(values).all(axis=0)
         on_whole = _on_one_scale(whole, sample(whole), method.intensity)
-        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, blank))
+        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, blank, alignment))
     if all(part.blank for part in slices):
         raise ImageError(f"{moving.source} and {fixed.source}: no slice shows anything in both")
     return slices
 
 
 def prepare_volume(
-    method: TrainedMethod, moving: Image, fixed: Image, *, align: str = "auto"
+    method: TrainedMethod,
+    moving: Image,
+    fixed: Image,
+    *,
+    align: str = "auto",
+    alignment: Alignment | None = None,
+    with_planes: bool = False,
 ) -> list[Slice]:
     """Bring two volumes `[S, H, W]` to their grid; a list of one.
 
@@ -222,53 +275,106 @@ def prepare_volume(
         method: tells how intensities are normalised.
         moving, fixed: the volumes, however they lie.
         align: see `prepare`; "centre" is that of the volumes.
+        alignment: of the pair.
+        with_planes: bring its slices to the model grid, too, for a network that knows slices.
 
     Raises:
         ImageError: hardly any overlap.
     """
-    if align == "auto":
-        align = "world" if moving.position_known and fixed.position_known else "centre"
-    shift = np.zeros(3)
-    if align == "centre":
-        middles = (
-            g.to_physical(np.array(_middle(g.shape))) for g in (moving.geometry, fixed.geometry)
-        )
-        shift = np.subtract(*middles)
+    shift = _volume_shift(moving, fixed, align)
     grid = place_volume_grid(fixed)
-    index = grid.fixed_pixels()
-    moving_index = moving.geometry.to_index(fixed.geometry.to_physical(index) + shift)
-    steps = fixed.geometry.vectors_to_physical(np.diag(grid.scale))
-    moving_scale = np.abs(moving.geometry.vectors_to_index(steps)).max(axis=0)
-    values = np.stack(
-        [
-            _sample(moving.array, moving_index, moving_scale),
-            _sample(fixed.array, index, grid.scale),
-        ]
-    )
+    values = _sample_both(moving, fixed, grid.fixed_pixels(), grid.scale, shift, alignment)
     _check_overlap(values, moving, fixed)
-    return [Slice(None, _on_one_scale(grid, values, method), shift)]
+    whole = _on_one_scale(grid, values, method)
+    planes = None
+    if with_planes:
+        planes = _planes(method, moving, fixed, whole, shift, alignment)
+    return [Slice(None, whole, shift, alignment=alignment, planes=planes)]
+
+
+def _planes(method, moving, fixed, whole, shift, alignment) -> dict[int, Slice]:
+    """The slices of a volume's grid, see `Slice.planes`."""
+    model = place_model_grid(fixed, method.image_size, method.spacing_mm)
+    pixels, planes = model.fixed_pixels(), {}
+    for k, at in enumerate(whole.grid.fixed_pixels()[:, 0, 0, 0]):
+        index = np.concatenate([np.full((*pixels.shape[:-1], 1), at), pixels], axis=-1)
+        values = _sample_both(moving, fixed, index, (1.0, *model.scale), shift, alignment)
+        if _overlap(values) < MIN_OVERLAP or any(map(_is_constant, values)):
+            continue
+        seen = (
+            _normalise(sampled, method.intensity, image.source)
+            for sampled, image in zip(values, (moving, fixed), strict=True)
+        )
+        grid = Grid(*(part[1:] for part in (whole.grid.shape, whole.grid.centre, whole.grid.scale)))
+        planes[k] = Slice(
+            OnGrid(model, *seen, np.isfinite(values).all(axis=0)),
+            OnGrid(grid, whole.moving[k], whole.fixed[k], whole.valid[k]),
+            shift,
+        )
+    return planes
+
+
+def placed_by(moving: Image, fixed: Image, align: str) -> str:
+    """What `align` means for a pair: "world" or "centre"."""
+    if align not in ("auto", "world", "centre"):
+        raise ValueError(f"align: found {align!r}, expected 'auto', 'world' or 'centre'")
+    if align == "auto":
+        return "world" if moving.position_known and fixed.position_known else "centre"
+    return align
+
+
+def middle_of(geometry: Geometry) -> np.ndarray:
+    """Position of an image's centre, mm."""
+    return geometry.to_physical(np.array(_middle(geometry.shape)))
+
+
+def _volume_shift(moving: Image, fixed: Image, align: str) -> np.ndarray:
+    """From fixed to moving in mm, of images or volumes that are placed as a whole."""
+    if placed_by(moving, fixed, align) == "centre":
+        return middle_of(moving.geometry) - middle_of(fixed.geometry)
+    return np.zeros(fixed.geometry.dimension)
+
+
+def _halfway(centre, fixed: Geometry, alignment: Alignment) -> tuple[float, float]:
+    """Where a pixel of the fixed image, of its middle slice, lies halfway to the moving one."""
+    index = np.array(_middle(fixed.shape))
+    index[-2:] = centre
+    row, column = fixed.to_index(alignment.first(fixed.to_physical(index)))[-2:]
+    last = np.array(fixed.shape[-2:]) - 1
+    return tuple(np.clip((row, column), 0, last).tolist())
 
 
 def place_volume_grid(fixed: Image) -> Grid:
     """The grid that covers a volume; see the top of this file."""
     size = np.array(fixed.array.shape) * fixed.geometry.spacing
-    pixel = min(fixed.geometry.spacing)
-    if fixed.spacing_known:
-        pixel = max(pixel, _VOLUME_PIXEL_MM)
+    pixel, most = largest_pixels(fixed)
     while True:
         spacing = np.maximum(pixel, fixed.geometry.spacing)
         # rounding must not add a pixel to an image on its own grid
         shape = tuple(max(2, math.ceil(n - 1e-6)) for n in size / spacing)
-        if math.prod(shape) <= _MOST_VOXELS:
+        if math.prod(shape) <= most:
             break
         pixel *= 1.05
     scale = tuple(float(s) for s in spacing / fixed.geometry.spacing)
     return Grid(shape, _middle(fixed.array.shape), scale)
 
 
-def _check_overlap(values, moving: Image, fixed: Image) -> None:
+def largest_pixels(fixed: Image) -> tuple[float, int]:
+    """(pixel in mm, how many there may be) of a lattice that shows all of a motion."""
+    pixel = min(fixed.geometry.spacing)
+    if fixed.geometry.dimension == 2:
+        return pixel, _MOST_PIXELS**2
+    return max(pixel, _VOLUME_PIXEL_MM) if fixed.spacing_known else pixel, _MOST_VOXELS
+
+
+def _overlap(values) -> float:
+    """Which share of what is known of the fixed image the moving one shows."""
     inside = np.isfinite(values[1])
-    overlap = np.isfinite(values[0][inside]).mean() if inside.any() else 0.0
+    return float(np.isfinite(values[0][inside]).mean()) if inside.any() else 0.0
+
+
+def _check_overlap(values, moving: Image, fixed: Image) -> None:
+    overlap = _overlap(values)
     if overlap < MIN_OVERLAP:
         raise ImageError(
             f"{moving.source}: covers {100 * overlap:.0f} % of what is registered of "
@@ -276,7 +382,29 @@ def _check_overlap(values, moving: Image, fixed: Image) -> None:
         )
 
 
-def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
+def _sample_both(moving, fixed, index, scale, shift, alignment) -> np.ndarray:
+    """Both images, NaN where unknown, at indices `[..., n]` of the fixed image's lattice.
+
+    Halfway between them where there is an alignment. scale: fixed pixels per sample.
+    """
+    at = fixed.geometry.to_physical(index)
+    steps = fixed.geometry.vectors_to_physical(np.diag(scale))
+    if alignment is None:
+        unturned = np.eye(len(shift))
+        of_moving, of_fixed = Affine(unturned, shift), None
+    else:
+        of_moving, of_fixed = alignment.second, alignment.first.inverse()
+    values = []
+    for image, way in ((moving, of_moving), (fixed, of_fixed)):
+        if way is None:
+            values.append(sample_image(image.array, index, scale))
+            continue
+        apart = np.abs(image.geometry.vectors_to_index(steps @ way.matrix.T)).max(axis=0)
+        values.append(sample_image(image.array, image.geometry.to_index(way(at)), apart))
+    return np.stack(values)
+
+
+def _sample_pair(moving, fixed, k, grid, shift) -> np.ndarray:
     """`[2, rows, columns]`: slice k of moving and fixed image on a grid, NaN where unknown."""
     pixels = grid.fixed_pixels()
     index = _with_slice(pixels, k, fixed.geometry)
@@ -289,8 +417,8 @@ def _sample_pair(moving, fixed, planes, k, grid, shift) -> np.ndarray:
     moving_scale = np.array(fixed.spacing) * grid.scale / moving.spacing
     return np.stack(
         [
-            _sample(planes[0], moving_index[..., -2:], moving_scale),
-            _sample(planes[1], pixels, grid.scale),
+            sample_image(_as_stack(moving.array)[k], moving_index[..., -2:], moving_scale),
+            sample_image(_as_stack(fixed.array)[k], pixels, grid.scale),
         ]
     )
 
@@ -301,27 +429,35 @@ def _on_one_scale(grid: Grid, values: np.ndarray, intensity: str) -> OnGrid:
     Both on the same scale, so that their difference is that of the images, unless their ranges
     show that their units differ. Outside an image its border goes on.
     """
-    limits = []
-    for sampled in values:
-        known = sampled[np.isfinite(sampled)]
-        low, high = (0, 100) if intensity == "minmax" else (1, 99)
-        low, high = np.percentile(known, [low, high])
-        limits.append((low, high) if high > low else (known.min(), known.max()))
+    shares = (0, 100) if intensity == "minmax" else (1, 99)
+    limits = [_limits(sampled, shares) for sampled in values]
     ranges = [high - low for low, high in limits]
     if max(ranges) <= _SAME_SCALE * min(ranges):
         limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * 2
     valid = np.isfinite(values).all(axis=0)
-    unit = []
-    for sampled, (low, high) in zip(values, limits, strict=True):
-        filled = np.where(np.isfinite(sampled), sampled, low)
-        unit.append(np.clip((filled - low) / max(high - low, 1e-30), 0, 1).astype(np.float32))
+    unit = [_to_unit(sampled, *ends) for sampled, ends in zip(values, limits, strict=True)]
     return OnGrid(grid, *unit, valid)
+
+
+def to_unit(values: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
+    """Values, NaN where unknown, in [0, 1] float32, from percentile to percentile."""
+    return _to_unit(values, *_limits(values, shares))
+
+
+def _limits(values, shares):
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, shares)
+    return (low, high) if high > low else (known.min(), known.max())
+
+
+def _to_unit(values, low, high):
+    filled = np.where(np.isfinite(values), values, low)
+    return np.clip((filled - low) / max(high - low, 1e-30), 0, 1).astype(np.float32)
 
 
 def _check_pair(moving: Image, fixed: Image, align: str) -> str:
     """Raise ImageError if the two cannot be registered; otherwise "world" or "centre"."""
-    if align not in ("auto", "world", "centre"):
-        raise ValueError(f"align: found {align!r}, expected 'auto', 'world' or 'centre'")
+    align = placed_by(moving, fixed, align)
     names = f"{moving.source} and {fixed.source}"
     if moving.array.ndim != fixed.array.ndim:
         raise ImageError(f"{names}: one is a stack of slices, the other a single image")
@@ -336,8 +472,6 @@ def _check_pair(moving: Image, fixed: Image, align: str) -> str:
     tilts = [np.eye(3) if image.plane is None else image.plane for image in (moving, fixed)]
     # an oblique plane differs from eye(3) by more than this tolerance, or it were not oblique
     same_tilt = np.allclose(*tilts, atol=5e-3)
-    if align == "auto":
-        align = "world" if moving.position_known and fixed.position_known else "centre"
     if align == "world" and not same_tilt:
         raise ImageError(
             f"{names}: their slice planes are tilted differently (oblique to each other); use "
@@ -362,7 +496,7 @@ def _slice_centre(geometry: Geometry, k: int) -> np.ndarray:
     return geometry.to_physical(_with_slice(middle, k, geometry))
 
 
-def _sample(image, index, scale):
+def sample_image(image: np.ndarray, index: np.ndarray, scale: Sequence[float]) -> np.ndarray:
     """`image` `[*space]` at indices `[..., rank]`, NaN outside; `scale` image pixels per sample.
 
     Where samples are further apart than pixels, the image is smoothed first, so that fine structure
@@ -381,6 +515,11 @@ def _sample(image, index, scale):
 def _is_constant(values) -> bool:
     """Whether there is no contrast; values with NaN outside the image."""
     return bool(np.nanmin(values) == np.nanmax(values))
+
+
+def _nothing(shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Moving, fixed, valid where there is nothing."""
+    return np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
 
 
 def _normalise(values, intensity, source):
@@ -409,6 +548,14 @@ def to_transform(
     fixed: Geometry,
 ) -> Transform:
     """Displacements of every slice `[*grid.shape, 2]`, or of a volume, with its grid: transform."""
+    alignment = slices[0].alignment
+    if alignment is not None:
+        here = [replace(part, alignment=None, shift=0 * part.shift) for part in slices]
+        halfway = to_transform(here, displacements, moving, fixed).displacement_mm
+        positions = fixed.to_physical(fixed.indices())
+        at = alignment.first(positions)
+        at = at + sample_vectors(halfway, fixed.to_index(at))
+        return Transform(alignment.second(at) - positions, fixed, moving)
     if slices[0].model is None:
         ((grid, u),) = displacements
         steps = sample_vectors(u, grid.pixels_at(fixed.indices())) * grid.scale

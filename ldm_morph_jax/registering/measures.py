@@ -7,6 +7,8 @@ import numpy as np
 
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.ops.metrics import dice, surface_distance
+from ldm_morph_jax.registering.affine import degrees_of
+from ldm_morph_jax.registering.grid import middle_of
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -58,11 +60,45 @@ def measure(
             dict(zip(("before", "after"), motion.correlation, strict=True))
             for motion in registration.motions
         ]
+    if registration.alignment is not None:
+        metrics["affine"] = affine_numbers(registration)
     if moving_mask is not None and fixed_mask is not None:
         metrics["dice"] = overlap(registration, moving_mask, fixed_mask)
     if inverse:
         metrics["inverse"] = inverse_numbers(registration)
     return metrics
+
+
+def affine_numbers(registration: Registration) -> dict:
+    """How far the moving image had to be brought before anything deformed.
+
+    "shift_mm" is that of the fixed image's centre, beyond what `align` puts on it; "degrees" the
+    angle of the rotation that is nearest to the matrix, "scales" what it stretches besides, along
+    directions at right angles: 1 in a rigid map. "matrix" and "offset_mm" are those of affine.tfm:
+    from the fixed to the moving image, (x, y[, z]), LPS.
+    """
+    alignment, geometry = registration.alignment, registration.fixed.geometry
+    whole, centre = alignment.whole, middle_of(geometry)
+    u, scales, v = np.linalg.svd(whole.matrix)
+    shift = whole(centre) - centre - registration.slices[0].shift
+    degrees = degrees_of(u @ v)
+    positions = geometry.to_physical(geometry.indices())
+    moved = np.linalg.norm(whole(positions) - positions - registration.slices[0].shift, axis=-1)
+    unit = "mm" if registration.fixed.spacing_known else "pixels"
+    sentence = f"shifted by {np.linalg.norm(shift):.1f} {unit}, turned by {degrees:.1f} degrees"
+    if alignment.kind == "affine":
+        sentence += f", scaled by {scales.min():.2f} to {scales.max():.2f}"
+    return {
+        "kind": alignment.kind,
+        "sentence": sentence,
+        "shift_mm": shift.tolist(),
+        "degrees": degrees,
+        "scales": scales.tolist(),
+        "moved_mm": {"mean": float(moved.mean()), "largest": float(moved.max())},
+        "local_correlation": dict(zip(("before", "after"), alignment.correlation, strict=True)),
+        "matrix": whole.matrix.tolist(),
+        "offset_mm": whole.offset.tolist(),
+    }
 
 
 def image_facts(image: Image) -> dict:
@@ -196,8 +232,9 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
         for note in image.notes
     ]
     sentences += registration.notes
+    beyond = "" if registration.alignment is None else " or beyond the moving image"
     sentences += [
-        f"slice {k} is blank: left as it is"
+        f"slice {k} is blank{beyond}: left as it is"
         for k, part in enumerate(registration.slices)
         if part.blank
     ]

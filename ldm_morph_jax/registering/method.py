@@ -88,6 +88,7 @@ class Registrar(TrainedMethod):
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
         anatomy: str | Path | None = None,
+        affine: str = "none",
         volume: bool = False,
     ) -> Result:
         """Register two images, with the defaults of `ldm-morph register`.
@@ -115,6 +116,9 @@ class Registrar(TrainedMethod):
                 default `search.STEPS` for a network, none for an iterative method.
             anatomy: a network that finds the heart in both images and guides the search by it:
                 name, run or file.
+            affine: what is found before anything deforms, of volumes in three dimensions: "rigid"
+                (shift and rotation), "affine" (also scales and shear) or "none". It is in the
+                displacement.
             volume: the arrays are one volume `[S, H, W]` each, registered in three dimensions, and
                 not a batch of images; so are those that have a spacing of three numbers.
 
@@ -173,6 +177,7 @@ class Registrar(TrainedMethod):
             refine=steps,
             volume=volume or asks_for_volume(slice),
             anatomy=guide,
+            affine=affine,
         )
         return Result(
             tuple(registrations),
@@ -200,6 +205,7 @@ class Registrar(TrainedMethod):
         refine: int | None = None,
         volume: bool | None = False,
         anatomy: AnatomyModel | None = None,
+        affine: str = "none",
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
         check_not_forked()
@@ -211,6 +217,7 @@ class Registrar(TrainedMethod):
             refine=refine,
             volume=volume,
             anatomy=anatomy,
+            affine=affine,
         )
 
     def track(

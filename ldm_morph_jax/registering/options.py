@@ -177,6 +177,10 @@ class PairOptions(JobOptions):
     """pixel of the fixed image to centre the model's grid on, e.g. the heart (default: the image's
     centre)"""
 
+    affine: Literal["none", "rigid", "affine"] = "none"
+    """before anything deforms, shift and turn the moving image onto the fixed one (rigid), or also
+    scale and shear it (affine); stacks of slices in three dimensions"""
+
     refine: Annotated[int | None, WHOLE, Parameter(metavar="N")] = None
     """steps of refinement on the whole image, from what the network predicts (default: 82; 0: the
     network alone; iterative methods are not refined)"""

@@ -7,6 +7,7 @@ warped.png / .tif        the same, rounded, when the moving image was a PNG or T
 warped_mask.nii.gz       with a mask of the moving image, nearest neighbour
 displacement.nii.gz      T(p) = p + d(p), mm, LPS: for ITK, ANTs, 3D Slicer
 displacement.npz         the same in pixels, (row, column): for SciPy
+affine.tfm               where asked for, what came before the deformation: for ITK; d contains it
 inverse_displacement.*   where asked for, on the moving image's grid
 jacobian.nii.gz          det dT/dp
 displacement.dcm, ...    with --dicom, see `dicom_results`
@@ -43,7 +44,12 @@ import numpy as np
 
 from ldm_morph_jax import __version__
 from ldm_morph_jax.files.images import Image, round_to, write_image
-from ldm_morph_jax.files.transforms import sample, sample_vectors, write_transform
+from ldm_morph_jax.files.transforms import (
+    sample,
+    sample_vectors,
+    write_affine,
+    write_transform,
+)
 from ldm_morph_jax.files.writing import json_text
 from ldm_morph_jax.registering.result import Registration, Tracked
 
@@ -56,12 +62,13 @@ if TYPE_CHECKING:
 # The record of a result, written last: all other files are there where it is.
 METRICS, SUMMARY = "metrics.json", "summary.json"
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
+_AFFINE = "affine.tfm"
 _PAGES = ("overview.png", "report.html")
 _ALWAYS = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
 _DICOM = ("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm")
 ALL_OF_PAIR = (
     *(*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz"),
-    *(*_INVERSE, *_DICOM),
+    *(*_INVERSE, *_DICOM, _AFFINE),
 )
 ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
@@ -90,13 +97,19 @@ def write_record(folder: Path, name: str, content: Mapping) -> None:
 
 
 def output_names(
-    moving: Image, *, moving_mask: Image | None, inverse: bool, report: bool
+    moving: Image,
+    *,
+    moving_mask: Image | None,
+    inverse: bool,
+    report: bool,
+    affine: bool = False,
 ) -> list[str]:
     """Names of the files that registering this image writes."""
     names, suffix = list(_ALWAYS), _picture_suffix(moving)
     names += [f"warped{suffix}"] if suffix else []
     names += ["warped_mask.nii.gz"] if moving_mask is not None else []
     names += _INVERSE if inverse else []
+    names += [_AFFINE] if affine else []
     names += _PAGES if report else []
     return names
 
@@ -127,6 +140,8 @@ def write_images(
         write_image(folder / "warped_mask.nii.gz", warped_mask, geometry)
     write_transform(folder / "displacement.nii.gz", transform)
     write_transform(folder / "displacement.npz", transform)
+    if registration.alignment is not None:
+        write_affine(folder / _AFFINE, registration.alignment.whole)
     determinant = transform.jacobian_determinant().astype(np.float32)
     write_image(folder / "jacobian.nii.gz", determinant, geometry)
     for name in _INVERSE if inverse else ():
@@ -175,7 +190,8 @@ def _arrays(registration, moving_mask, fixed_mask) -> dict[str, np.ndarray | Non
     """What `report.registered` draws, all on the fixed image's grid, arguments of `pair_view`.
 
     The moving image stands where it lay before registration; the displacement is what came on top.
-    Of a volume what the motion leads to is given, too: it leads out of the planes that are drawn.
+    What the motion leads to is given, too, where it does not follow from what is drawn: in a volume
+    it leads out of the planes, and an affine map may bring in what lay outside.
     """
 
     def warped(transform, mask):
@@ -190,7 +206,7 @@ def _arrays(registration, moving_mask, fixed_mask) -> dict[str, np.ndarray | Non
         "moving_mask": mask,
         "fixed_mask": fixed_mask,
     }
-    if registration.in_space:
+    if registration.in_space or registration.alignment is not None:
         image, mask = warped(registration.transform, moving_mask)
         arrays |= {
             "warped": _unit(image, moving),

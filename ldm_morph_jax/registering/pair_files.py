@@ -10,6 +10,7 @@ import numpy as np
 from ldm_morph_jax.files.images import VOLUME, Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
+from ldm_morph_jax.registering.affine import NONE
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
@@ -61,7 +62,11 @@ def register_files(
         options = replace(options, example=False, **files)
     moving, fixed, moving_mask, fixed_mask = read_pair(options)
     names = output_names(
-        moving, moving_mask=moving_mask, inverse=options.inverse, report=options.report
+        moving,
+        moving_mask=moving_mask,
+        inverse=options.inverse,
+        report=options.report,
+        affine=options.affine != NONE,
     )
     sources = None
     if options.dicom:
@@ -81,6 +86,7 @@ def register_files(
             refine=steps,
             volume=asks_for_volume(options.slice),
             anatomy=anatomy,
+            affine=options.affine,
         )
         registered = time.perf_counter()
         masks, inverse = (moving_mask, fixed_mask), options.inverse
@@ -155,6 +161,8 @@ def row_of(metrics: Mapping) -> dict[str, str]:
 def summary_text(metrics: dict, out: Path) -> str:
     """What `register` prints at the end."""
     lines = [f"{metrics['moving']['file']} -> {metrics['fixed']['file']}  ({metrics['model']})"]
+    if "affine" in metrics:
+        lines.append(f"{metrics['affine']['kind']:<12} {metrics['affine']['sentence']}")
     c = metrics["correlation"]
     lines.append(f"correlation  {c['before']:.3f} before, {c['after']:.3f} after")
     for label, score in metrics.get("dice", {}).items():

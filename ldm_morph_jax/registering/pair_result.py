@@ -199,7 +199,11 @@ class Result:
             return
         [registration], [masks] = self.registrations, self.masks
         names = output_names(
-            registration.moving, moving_mask=masks[0], inverse=inverse, report=report
+            registration.moving,
+            moving_mask=masks[0],
+            inverse=inverse,
+            report=report,
+            affine=registration.alignment is not None,
         )
         with staged(folder, names, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
             metrics = metrics_of(

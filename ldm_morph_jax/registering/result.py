@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Inverse, Transform
-from ldm_morph_jax.registering.grid import Grid, Slice, to_transform
+from ldm_morph_jax.registering.grid import Alignment, Grid, Slice, to_transform
 
 if TYPE_CHECKING:
     from ldm_morph_jax.files.movies import Cine
@@ -67,6 +67,11 @@ class Registration:
         return self.slices[0].model is None
 
     @property
+    def alignment(self) -> Alignment | None:
+        """What was found before anything deformed; it is in `transform`."""
+        return self.slices[0].alignment
+
+    @property
     def diffeomorphic(self) -> bool:
         """Whether the displacement is the integral of a velocity."""
         return self.motions[0].correlation is not None
@@ -74,7 +79,8 @@ class Registration:
     @functools.cached_property
     def transform(self) -> Transform:
         """From fixed to moving, see `files.transforms.Transform`."""
-        return self._transform_of([(m.grid, m.displacement) for m in self.motions])
+        displacements = [(m.grid, m.displacement) for m in self.motions]
+        return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
 
     @functools.cached_property
     def warped(self) -> np.ndarray:
@@ -95,10 +101,9 @@ class Registration:
     @functools.cached_property
     def start(self) -> Transform:
         """The transform before registration: the shift alone."""
-        return self._transform_of([(m.grid, np.zeros_like(m.displacement)) for m in self.motions])
-
-    def _transform_of(self, displacements: list[tuple[Grid, np.ndarray]]) -> Transform:
-        return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
+        nothing = [(m.grid, np.zeros_like(m.displacement)) for m in self.motions]
+        slices = [replace(part, alignment=None) for part in self.slices]
+        return to_transform(slices, nothing, self.moving.geometry, self.fixed.geometry)
 
 
 # ---------------------------------------------------------------------------- cines

@@ -13,8 +13,10 @@ smoothed a little every time (elastic regularisation), as SyN and log-demons do 
 Vercauteren et al. 2008).
 
 All lengths are multiples of the finest spacing, in every direction: where slices are further apart
-than pixels, a Gaussian is as wide in millimetres through the slices as within them, a motion of one
-millimetre costs the same, and a level does not merge slices that are as thick as its pixels.
+than pixels, a window is as wide in millimetres through the slices as within them, a motion of one
+millimetre costs the same, and a level does not merge slices that are as thick as its pixels. Motion
+is smoothed through slices that a level does not merge by no more than on the finest level, because
+slices 10 mm apart move differently.
 """
 
 import functools
@@ -141,24 +143,28 @@ class Refined(NamedTuple):
     start_gain: jax.Array
 
 
-class _Level(NamedTuple):
-    """blocks: pixels of the images in one of the level; unit: pixels of the level in one length.
+class Level(NamedTuple):
+    """blocks: pixels of the images in one of the level; unit: pixels of the level in one length;
+    smooth: the same for what smooths motion.
 
-    Both along each axis. The length is that of a pixel of the level along the finest axis.
+    All along each axis. The length is that of a pixel of the level along the finest axis.
     """
 
     blocks: tuple[int, ...]
     unit: jax.Array
+    smooth: jax.Array
 
     @classmethod
-    def of(cls, level: int | tuple[int, ...], spacing: jax.Array) -> "_Level":
+    def of(cls, level: int | tuple[int, ...], spacing: jax.Array) -> "Level":
         blocks = (level,) * len(spacing) if isinstance(level, int) else level
         pixels = spacing * jnp.array(blocks, jnp.float32)
-        return cls(blocks, max(blocks) * jnp.min(spacing) / pixels)
+        unit = max(blocks) * jnp.min(spacing) / pixels
+        merged = jnp.array(blocks) > 1
+        return cls(blocks, unit, jnp.where(merged, unit, jnp.min(spacing) / spacing))
 
     def gaussians(self, space: Sequence[int], length: float) -> list[jax.Array]:
         """Matrices that smooth by so many lengths."""
-        sigmas = length * self.unit
+        sigmas = length * self.smooth
         return [separable.gaussian_matrix(n, s) for n, s in zip(space, sigmas, strict=True)]
 
     def window(self, weight: jax.Array, length: float) -> Window:
@@ -218,7 +224,7 @@ def search(
     v = jnp.zeros((*moving.shape, rank)) if start is None else start
     check_shape("start", v, "B *space rank", sizes)
 
-    levels = [_Level.of(level, spacing) for level in settings.levels]
+    levels = [Level.of(level, spacing) for level in settings.levels]
     coarsest = [max(blocks) for blocks in zip(*(level.blocks for level in levels), strict=True)]
     multiples = [SIZE_STEP if n == max(coarsest) else n for n in coarsest]
     pad = [(0, 0), *((0, -n % m) for n, m in zip(space, multiples, strict=True))]
@@ -322,7 +328,7 @@ def _scaled_back(v, moving, fixed, weight, settings, spacing):
 def _start_gain(v, moving, fixed, weight, settings, spacing):
     """See `Refined.start_gain`; `[B]`, the mean of both ways."""
     correlate = _correlation(weight, settings, spacing)
-    weight = weight * jnp.linalg.norm(v / _Level.of(1, spacing).unit, axis=-1)
+    weight = weight * jnp.linalg.norm(v / Level.of(1, spacing).unit, axis=-1)
 
     def lacking(v):
         _, warped, others = _both_ways(v, moving, fixed)
@@ -346,7 +352,7 @@ def _both_ways(v, moving, fixed):
 
 def _correlation(weight, settings, spacing):
     """Function of images `[2, B, *space]`: their local correlation, the mean over all windows."""
-    level = _Level.of(1, spacing)
+    level = Level.of(1, spacing)
     windows = [level.window(weight, length) for length in settings.windows]
 
     def of_pair(a, b):

@@ -28,6 +28,7 @@ VOLUME_CHANGE = 0.2, 0.3  # of the wall in a stack
 LENGTHENING = 0.0, 0.03  # strain of the whole wall along itself, at end-systole
 SECTOR_LENGTHENING = 0.05, 0.15  # of one sector; an infarct may lengthen a little
 THICKENING = 0.8, 1.2  # radial strain of the whole wall
+BETTER_FIT = 1.2  # contrast of cavity and wall in another frame, over that in the reference frame
 LARGEST_DRIFT = 1.0  # pixels between the ends of a whole beat, the last frame registered by itself
 
 
@@ -119,6 +120,13 @@ def judge_heart(numbers: Mapping) -> dict | None:
             f"the last frame lies {drift:.1f} pixels from the first, of a whole beat at most "
             f"{LARGEST_DRIFT:g}"
         )
+    fits = numbers.get("mask_contrast", [])
+    if fits and max(fits) > BETTER_FIT * fits[reference]:
+        best = fits.index(max(fits))
+        doubts.append(
+            f"the mask fits frame {best} better than the reference, frame {reference} (contrast of "
+            f"cavity and wall {fits[best]:.1f} and {fits[reference]:.1f})"
+        )
     agreed = "the wall keeps its area, shortens and thickens as it does in a heart"
     return _verdict(reasons, doubts, agreed)
 
@@ -155,7 +163,7 @@ def _against(metrics: Mapping) -> list[str]:
     jacobian, correlation = metrics["jacobian"], metrics["correlation"]["after"]
     if jacobian["nonpositive_pixels"]:
         reasons.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
-    if max(metrics.get("scale", [1.0])) == 0:
+    if max(metrics.get("scale", [1.0])) == 0 and "affine" not in metrics:
         reasons.append("no deformation improved the match")
     elif not correlation >= LEAST_CORRELATION:
         reasons.append(
@@ -216,12 +224,15 @@ def _distance(registration: Registration, described: Mapping) -> float | None:
     arrays = [image.array for image in (registration.moving, registration.fixed)]
     if registration.in_space or min(n for array in arrays for n in array.shape[-2:]) < 32:
         return None
-    blank = [plane.blank for plane in registration.slices]
+    stacks = [array.reshape(-1, *array.shape[-2:]) for array in arrays]
+    blank = [[plane.blank for plane in registration.slices]] * 2
+    if registration.alignment is not None:  # those of the other stack are not these
+        blank = [[plane.min() == plane.max() for plane in stack] for stack in stacks]
     images = [
         plane
-        for array in arrays
-        for plane, empty in zip(array.reshape(-1, *array.shape[-2:]), blank, strict=True)
-        if not empty
+        for stack, empty in zip(stacks, blank, strict=True)
+        for plane, leave in zip(stack, empty, strict=True)
+        if not leave
     ]
     return float(distance(images, described).max())
 

@@ -35,6 +35,7 @@ def pair_figure(
     labels: Mapping[int, str] | None = None,
     spacing=None,
     title: str = "",
+    **more,
 ) -> Figure:
     """Everything about one registration on one page.
 
@@ -49,6 +50,7 @@ def pair_figure(
         labels: label -> name of the structures to outline and score; None for all but 0.
         spacing: pixel size (row, column) in mm, for the proportions and HD95 in mm.
         title: e.g. the id of the pair.
+        more: arguments of `pair_view`.
     """
     view = pair_view(
         moving,
@@ -58,6 +60,7 @@ def pair_figure(
         fixed_mask=fixed_mask,
         labels=labels,
         spacing=spacing,
+        **more,
     )
     height = 2.6 * view.aspect * view.moving.shape[0] / view.moving.shape[1]
     top = 0.32 + 0.34 * bool(title)

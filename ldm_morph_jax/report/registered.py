@@ -155,6 +155,9 @@ def _facts(metrics) -> list[tuple[str, str]]:
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
+    if "affine" in metrics:
+        before = metrics["affine"]
+        facts.append((f"Before, {before['kind']}", before["sentence"]))
     if "scale" in metrics:
         kept = sorted(set(metrics["scale"]))
         facts.append(("Motion that was kept", ", ".join(f"{s:g}" for s in kept)))
