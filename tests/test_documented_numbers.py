@@ -18,6 +18,7 @@ in an entry is that folder's part of the name.
 import re
 from pathlib import Path
 
+import heart_verdict_limits
 import interval_accuracy
 import numpy as np
 import pandas as pd
@@ -254,6 +255,13 @@ def test_table_of_recognised_images_follows_from_its_rows():
     table = pd.read_csv(ROOT / "docs/results/register/recognised.csv")
     _, found = table_after(text.partition("register/recognised.csv -->")[2])
     assert found == table_after(recognised_images.markdown(table))[1]
+
+
+def test_table_of_verdicts_on_hearts_follows_from_its_rows():
+    text = (ROOT / "docs/tracking.md").read_text(encoding="utf-8")
+    table = pd.read_csv(ROOT / "docs/results/tracking/verdict.csv")
+    _, found = table_after(text.partition("tracking/verdict.csv -->")[2])
+    assert found == table_after(heart_verdict_limits.markdown(table))[1]
 
 
 def test_tables_of_times_follow_from_the_logs():
