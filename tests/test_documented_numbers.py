@@ -21,6 +21,7 @@ from pathlib import Path
 import interval_accuracy
 import numpy as np
 import pandas as pd
+import phantom_peers
 import pytest
 import recognised_images
 import speed_tables
@@ -216,10 +217,10 @@ def test_tables_of_tracking_follow_from_the_rows_per_beat():
         assert missing == []
 
 
-def test_tables_of_intervals_follow_from_their_rows():
+def test_tables_of_intervals_and_of_other_programs_follow_from_their_rows():
     folder = ROOT / "docs/results/tracking"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for table in interval_accuracy.read_tables():
+    for table in (*interval_accuracy.read_tables(), phantom_peers.markdown(folder / "peers.csv")):
         assert [line for line in table.splitlines() if line not in text] == []
 
 
