@@ -96,20 +96,12 @@ def data_config(options: Options, model, workdir: Path | None):
             config.data.directory = options.data
         if options.allow_partial:
             config.data.options.allow_partial = True
-    if config.data.depth and not model.method.takes_volumes:
-        raise ValueError(
-            f"the dataset {config.data.name} has volumes, {model.name} registers images only"
-        )
-    if not model.iterative and model.depth != config.data.depth:
-        raise ValueError(
-            f"data.depth is {config.data.depth}, expected {model.depth}, which the model was "
-            "trained for"
-        )
-    if model.image_size not in (None, config.data.image_size):
-        raise ValueError(
-            f"data.image_size is {config.data.image_size}, expected {model.image_size}, which the "
-            "model was trained for"
-        )
+    for key in ("image_size", "depth") if model.image_size is not None else ():
+        found, expected = config.data[key], model.config.data[key]
+        if found != expected:
+            raise ValueError(
+                f"data.{key} is {found}, expected {expected}, which the model was trained for"
+            )
     return config
 
 
@@ -164,6 +156,10 @@ def run(options: Options) -> None:
             raise ValueError(f"--refine starts from a trained network, --model is {named}")
         name = f"{name} + {options.refine} steps"
         register = functools.partial(refined_displacement, model, steps=options.refine)
+    if config.data.depth and not model.method.takes_volumes:
+        raise ValueError(f"{config.data.name} has volumes, {name} registers images only")
+    if config.data.depth and options.refine:
+        raise ValueError(f"--refine searches in images, {config.data.name} has volumes")
     dataset = dataset_of(config)
     if options.anatomy:
         if not options.refine:

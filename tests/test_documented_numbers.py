@@ -7,12 +7,12 @@ A table is checked when a comment above it says where its numbers come from:
 One entry per row, in order, each a folder below the named one that holds a pairs.csv; a name with a
 star stands for several seeds. "A minus B" is a row of A that is also compared with B; "pairs.csv of
 docs/results/X/runs minus B:" compares every row with B, but B itself. What a column holds is known
-from its header: a score ("DSC", "% J <= 0", "HD95, px", "squared error", "end-point error", "s per
-pair"), a difference to another row ("... [95 %]"), its "p", or "p, corrected" for all rows of the
-table. Empty cells and other columns are text. With "columns of" in front, entries are the columns
-after the first, and the rows quarters of the pairs, from the least overlap before registration to
-the most. "{A,B}" in the folder's name stands for as many columns with DSC, each from one folder;
-"{}" in an entry is that folder's part of the name.
+from its header: a score ("DSC", "myocardium", "% J <= 0", "HD95, px", "s per pair" and so on), a
+difference to another row ("... [95 %]"), its "p", or "p, corrected" for all rows of the table.
+Empty cells and other columns are text. With "columns of" in front, entries are the columns after
+the first, and the rows quarters of the pairs, from the least overlap before registration to the
+most. "{A,B}" in the folder's name stands for as many columns with DSC, each from one folder; "{}"
+in an entry is that folder's part of the name.
 """
 
 import re
@@ -21,6 +21,7 @@ from pathlib import Path
 import interval_accuracy
 import numpy as np
 import pandas as pd
+import phantom_peers
 import pytest
 import recognised_images
 import speed_tables
@@ -44,11 +45,16 @@ SCORES = {  # what a header says -> key in pairs.csv
     "axes and signs": "nonpositive_jacobian_percent_both",
     "DSC": "dsc",
     "J <= 0": "nonpositive_jacobian_percent",
+    "HD95, mm": "hd95_mm",
     "HD95": "hd95_px",
     "squared error": "mse",
     "end-point error": "epe_px",
     "within structures": "epe_structures_px",
     "per pair": "seconds_per_pair",
+    "right ventricle": "dsc_right_ventricle",
+    "myocardium": "dsc_myocardium",
+    "left ventricle": "dsc_left_ventricle",
+    "SD of log J": "sd_log_jacobian",
 }
 DOCUMENTS = [
     path
@@ -211,10 +217,10 @@ def test_tables_of_tracking_follow_from_the_rows_per_beat():
         assert missing == []
 
 
-def test_tables_of_intervals_follow_from_their_rows():
+def test_tables_of_intervals_and_of_other_programs_follow_from_their_rows():
     folder = ROOT / "docs/results/tracking"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for table in interval_accuracy.read_tables():
+    for table in (*interval_accuracy.read_tables(), phantom_peers.markdown(folder / "peers.csv")):
         assert [line for line in table.splitlines() if line not in text] == []
 
 

@@ -254,6 +254,8 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
             "registered_alone": _mean_length(tracked.unconstrained_last - first, region),
             "tracked": _mean_length(last - first, region),
         }
+    if anatomy.has_cavity and anatomy.has_wall:
+        result["mask_contrast"] = _contrast(tracked.cine.frames, anatomy).tolist()
     smallest, folded = measures.jacobian
     result["jacobian"] = {"smallest": smallest, "nonpositive_percent": 100 * folded}
     return result
@@ -277,6 +279,18 @@ def strain_numbers(
 
 
 # ---------------------------------------------------------------------------- helpers
+
+
+def _contrast(frames: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+    """How well the mask of the reference frame divides cavity and wall in each frame, `[T]`.
+
+    The distance of their mean grey values over their mean standard deviation.
+    """
+    cavity, wall = (
+        frames[:, region].astype(np.float64) for region in (anatomy.cavity, anatomy.wall)
+    )
+    spread = np.sqrt((cavity.var(axis=1) + wall.var(axis=1)) / 2)
+    return np.abs(cavity.mean(axis=1) - wall.mean(axis=1)) / np.maximum(spread, 1e-9)
 
 
 def wall_strain(u, wall, direction, sigma, spacing):

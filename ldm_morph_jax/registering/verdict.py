@@ -28,6 +28,7 @@ VOLUME_CHANGE = 0.2, 0.3  # of the wall in a stack
 LENGTHENING = 0.0, 0.03  # strain of the whole wall along itself, at end-systole
 SECTOR_LENGTHENING = 0.05, 0.15  # of one sector; an infarct may lengthen a little
 THICKENING = 0.8, 1.2  # radial strain of the whole wall
+BETTER_FIT = 1.2  # contrast of cavity and wall in another frame, over that in the reference frame
 LARGEST_DRIFT = 1.0  # pixels between the ends of a whole beat, the last frame registered by itself
 
 
@@ -118,6 +119,13 @@ def judge_heart(numbers: Mapping) -> dict | None:
         doubts.append(
             f"the last frame lies {drift:.1f} pixels from the first, of a whole beat at most "
             f"{LARGEST_DRIFT:g}"
+        )
+    fits = numbers.get("mask_contrast", [])
+    if fits and max(fits) > BETTER_FIT * fits[reference]:
+        best = fits.index(max(fits))
+        doubts.append(
+            f"the mask fits frame {best} better than the reference, frame {reference} (contrast of "
+            f"cavity and wall {fits[best]:.1f} and {fits[reference]:.1f})"
         )
     agreed = "the wall keeps its area, shortens and thickens as it does in a heart"
     return _verdict(reasons, doubts, agreed)

@@ -79,6 +79,17 @@ def test_a_series_of_its_own_for_every_slice_and_heart_rates_that_differ(tmp_pat
     np.testing.assert_allclose(cine.times, 0.041 * np.arange(5))
 
 
+def test_a_series_of_its_own_for_every_file(tmp_path):
+    for t in range(5):
+        put(tmp_path / "sax", t, SeriesInstanceUID=f"1.2.{ORDER[t]}")
+    np.testing.assert_array_equal(read_cine(tmp_path / "sax").frames, FRAMES[:, 0])
+    put(tmp_path / "sax", 1, name="z", pixels=FRAMES[4, 1], SeriesInstanceUID="1.2.9")
+    with pytest.raises(
+        ImageError, match="IM010 and z have the same place"
+    ):  # two images of one time
+        read_cine(tmp_path / "sax")
+
+
 def test_one_file_of_all_frames_for_every_slice(tmp_path):
     for s in range(3):
         groups = samples.functional_groups([10 * s] * 5, (1, 0), delays=[40 * t for t in range(5)])

@@ -29,6 +29,7 @@ from ldm_morph_jax.registering.heart import measure, strain_maps, summary
 from ldm_morph_jax.registering.result import Series, Tracked
 
 T, SPACING = 7, 1.6
+LABELS = {"cavity": 1, "wall": 2}
 
 
 @functools.cache
@@ -72,6 +73,11 @@ def test_areas_and_end_systole(look):
     shift = np.sqrt(0.5)
     assert numbers["drift_px"]["registered_alone"] == pytest.approx(shift, abs=1e-3)
     assert numbers["drift_px"]["tracked"] < 1e-3
+    contrast = np.array(numbers["mask_contrast"])  # the mask fits its frame, and the beat's end
+    assert contrast.max() < 1.1 * contrast[0] and contrast[beat.end_systole] < 0.7 * contrast[0]
+    other = replace(anatomy, **{k: beat.masks[beat.end_systole] == n for k, n in LABELS.items()})
+    contrast = np.array(summary(tracked, other, measures)["mask_contrast"])
+    assert contrast.argmax() == beat.end_systole and contrast.max() > 1.2 * contrast[0]
 
 
 @pytest.mark.parametrize("look", ["sax", "echo"])

@@ -114,7 +114,8 @@ def beat(**changes):
             for direction, region, at in strains
         },
     }
-    return numbers | {k: values[k] for k in ("drift_px", "end_systole") if k in values}
+    more = "drift_px", "end_systole", "mask_contrast"
+    return numbers | {k: values[k] for k in more if k in values}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,12 @@ def beat(**changes):
         ({"radial": -0.1}, UNCERTAIN, "becomes thinner"),
         ({"folded": 0.3}, IMPLAUSIBLE, "folds at 0.3 %"),
         ({"drift_px": {"registered_alone": 2.4}}, UNCERTAIN, "2.4 pixels from the first"),
+        ({"mask_contrast": [2.0, 2.3]}, PLAUSIBLE, "the wall keeps its area"),
+        (
+            {"mask_contrast": [2.0, 2.5]},
+            UNCERTAIN,
+            "fits frame 1 better than the reference, frame 0",
+        ),
         ({"wall": 1.3, "radial": 1.5}, IMPLAUSIBLE, "; the wall's area changes by 30 %"),
     ],
 )
