@@ -49,6 +49,16 @@ class Findings:
     whole_beat: bool
     doubts: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found, for a reader, and the doubts."""
+        found = (
+            f"found by {self.network}: end-diastole in frame {self.end_diastole}, end-systole in "
+            f"frame {self.end_systole}, {'a' if self.whole_beat else 'not a'} whole beat; "
+            "`reference` and `period` overrule it"
+        )
+        return (found, *self.doubts)
+
     def summary(self, pixel: float | None) -> dict:
         """As JSON has it; `pixel`: area of one in mm2, None where unknown."""
         unit = "px" if pixel is None else "mm2"

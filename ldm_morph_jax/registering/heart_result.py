@@ -100,9 +100,9 @@ class TrackedHeart(Tracked):
         of_period: tuple[str, ...] = ()
         if self.period is not None and self.cine.times is not None and not self.whole_beat:
             of_period = note_on_period(self.period)
-        doubts = () if self.findings is None else self.findings.doubts
+        found = () if self.findings is None else self.findings.notes
         of_view = self.anatomy.notes
-        return [*self.cine.first.notes, *of_period, *of_view, *self.measures.notes, *doubts]
+        return [*self.cine.first.notes, *of_period, *of_view, *self.measures.notes, *found]
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
