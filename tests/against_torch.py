@@ -423,7 +423,7 @@ def both(config, batch=1):
     ours, size = build_method(config), config.data.image_size
     latent = size // ours.features.autoencoder.downsampling
     images = random_images(2, batch, size, size)
-    params = random_params(lambda: ours.init(jax.random.key(0), size))
+    params = random_params(lambda: ours.init(jax.random.key(0), (size, size)))
     frozen = {
         "autoencoder": random_params(
             lambda: ours.features.autoencoder.init(jax.random.key(0), images[0])["params"]

@@ -16,7 +16,7 @@ Both images are sampled on each grid, the moving one at the same positions.
 
 A volume has a grid of its own, in place of both: along its axes, its own slices and square pixels
 of `_VOLUME_PIXEL_MM` or coarser. Motion is found there in three dimensions, and the volumes may lie
-in any direction. What a network says of its slices, on the model grid, is where that begins.
+in any direction.
 
 A velocity on the model grid, fading to zero within half a grid beyond its border, is the start on
 the whole grid. A displacement is read, linearly, at every pixel of the *original* fixed image and
@@ -30,7 +30,7 @@ first. Exchanging the images still exchanges all that is compared.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -182,8 +182,6 @@ class Slice:
     shift: `[n]` mm, from fixed to moving, before any registration.
     blank: whether a slice of a stack shows nothing in one of the images; it is not registered.
     alignment: what was found before and takes the place of the shift; None: nothing.
-    planes: the slices of a volume that show something in both images, by their number on the whole
-        grid: what a network sees of it; None: nothing.
     """
 
     model: OnGrid | None
@@ -191,7 +189,6 @@ class Slice:
     shift: np.ndarray
     blank: bool = False
     alignment: Alignment | None = None
-    planes: Mapping[int, "Slice"] | None = None
 
 
 def prepare(
@@ -267,7 +264,6 @@ def prepare_volume(
     *,
     align: str = "auto",
     alignment: Alignment | None = None,
-    with_planes: bool = False,
 ) -> list[Slice]:
     """Bring two volumes `[S, H, W]` to their grid; a list of one.
 
@@ -276,7 +272,6 @@ def prepare_volume(
         moving, fixed: the volumes, however they lie.
         align: see `prepare`; "centre" is that of the volumes.
         alignment: of the pair.
-        with_planes: bring its slices to the model grid, too, for a network that knows slices.
 
     Raises:
         ImageError: hardly any overlap.
@@ -285,33 +280,7 @@ def prepare_volume(
     grid = place_volume_grid(fixed)
     values = _sample_both(moving, fixed, grid.fixed_pixels(), grid.scale, shift, alignment)
     _check_overlap(values, moving, fixed)
-    whole = _on_one_scale(grid, values, method)
-    planes = None
-    if with_planes:
-        planes = _planes(method, moving, fixed, whole, shift, alignment)
-    return [Slice(None, whole, shift, alignment=alignment, planes=planes)]
-
-
-def _planes(method, moving, fixed, whole, shift, alignment) -> dict[int, Slice]:
-    """The slices of a volume's grid, see `Slice.planes`."""
-    model = place_model_grid(fixed, method.image_size, method.spacing_mm)
-    pixels, planes = model.fixed_pixels(), {}
-    for k, at in enumerate(whole.grid.fixed_pixels()[:, 0, 0, 0]):
-        index = np.concatenate([np.full((*pixels.shape[:-1], 1), at), pixels], axis=-1)
-        values = _sample_both(moving, fixed, index, (1.0, *model.scale), shift, alignment)
-        if _overlap(values) < MIN_OVERLAP or any(map(_is_constant, values)):
-            continue
-        seen = (
-            _normalise(sampled, method.intensity, image.source)
-            for sampled, image in zip(values, (moving, fixed), strict=True)
-        )
-        grid = Grid(*(part[1:] for part in (whole.grid.shape, whole.grid.centre, whole.grid.scale)))
-        planes[k] = Slice(
-            OnGrid(model, *seen, np.isfinite(values).all(axis=0)),
-            OnGrid(grid, whole.moving[k], whole.fixed[k], whole.valid[k]),
-            shift,
-        )
-    return planes
+    return [Slice(None, _on_one_scale(grid, values, method), shift, alignment=alignment)]
 
 
 def placed_by(moving: Image, fixed: Image, align: str) -> str:

@@ -1,9 +1,8 @@
 """Register pairs of images of any size: to their grids, the start, the search, the result.
 
 A network predicts a velocity on the model grid, which is where `search.refine` starts on the whole
-image. An iterative method finds a displacement by itself. Volumes are searched in three dimensions:
-of thick slices from what the network predicts of each, of others from no motion, because networks
-here know slices of a heart.
+image. An iterative method finds a displacement by itself. Volumes are searched in three dimensions,
+from no motion: networks here know slices.
 """
 
 import functools
@@ -38,7 +37,7 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 _SIZE_CLASS = 64
 _SLICE_CLASS = 4  # the same for the slices of a volume
 # From this distance of slices on they are registered one by one: 10 mm apart, in training patients
-# of ACDC, three dimensions overlap no more (docs/results/volumes); 5 mm is a choice.
+# of ACDC, that overlaps more than three dimensions (docs/results/volumes); 5 mm is a choice.
 _THICK_MM = 5.0
 
 
@@ -85,16 +84,7 @@ def register_images(
         if affine != NONE:
             alignment = find_affine(moving, fixed, affine, align=align, calls=method.calls)
         if stacks and not reason:
-            prepared.append(
-                prepare_volume(
-                    method,
-                    moving,
-                    fixed,
-                    align=align,
-                    alignment=alignment,
-                    with_planes=_is_thick(fixed),
-                )
-            )
+            prepared.append(prepare_volume(method, moving, fixed, align=align, alignment=alignment))
         else:
             prepared.append(
                 prepare(method, moving, fixed, align=align, centre=centre, alignment=alignment)
@@ -120,7 +110,7 @@ def register_images(
             fixed,
             slices,
             [
-                _volume_motion(method, part, fixed.geometry.spacing, steps)
+                _volume_motion(method, part.whole, fixed.geometry.spacing, steps)
                 if part.model is None
                 else _still(part, steps or method.predicts_velocity)
                 if part.blank
@@ -158,18 +148,13 @@ def _why_slice_by_slice(method, moving: Image, fixed: Image, steps: int, anatomy
 
 def _why_too_thick(fixed: Image) -> str | None:
     """Why a volume should not be registered in three dimensions unasked; None: it should."""
-    if not _is_thick(fixed):
-        return None
     distance = fixed.geometry.spacing[0]
+    if not fixed.spacing_known or distance < _THICK_MM:
+        return None
     return (
-        f"slices are {distance:g} mm apart, and so thick ones overlap no more in three "
+        f"slices are {distance:g} mm apart, and so thick ones overlap more than in three "
         "dimensions, which `slice` volume asks for"
     )
-
-
-def _is_thick(fixed: Image) -> bool:
-    """Whether the slices of a stack are known to be thick, as those are that networks know."""
-    return fixed.spacing_known and fixed.geometry.spacing[0] >= _THICK_MM
 
 
 def asks_for_volume(slice: int | str | Sequence[int] | None) -> bool | None:
@@ -326,19 +311,12 @@ def _filled_up(
     return filled
 
 
-def _volume_motion(method: TrainedMethod, part: Slice, spacing, steps: int) -> SliceMotion:
+def _volume_motion(method: TrainedMethod, pair: OnGrid, spacing, steps: int) -> SliceMotion:
     """The motion of a volume on its grid; spacing of the fixed image."""
-    pair = part.whole
     spacing = tuple(float(s * k) for s, k in zip(spacing, pair.grid.scale, strict=True))
     classes = (_SLICE_CLASS, _SIZE_CLASS, _SIZE_CLASS)
     size = tuple(n * math.ceil(k / n) for k, n in zip(pair.grid.shape, classes, strict=True))
-    start = None
-    if part.planes:
-        start = np.zeros((*pair.grid.shape, 3), np.float32)
-        velocities = _predict(method, method.velocity, list(part.planes.values()))
-        for (k, plane), v in zip(part.planes.items(), velocities, strict=True):
-            start[k, ..., 1:] = velocity_on_whole(plane, np.asarray(v, np.float64))
-    filled = [array[None] for array in _filled_up(pair, start, size)]
+    filled = [array[None] for array in _filled_up(pair, None, size)]
     refining = _refining(Refinement.of(steps).on(spacing), method.calls)
     refined = refining(*filled, np.asarray(spacing, np.float32))
     return _motion({name: np.asarray(value) for name, value in refined.items()}, 0, pair.grid)
@@ -359,18 +337,13 @@ _READ = ("displacement", "scale", "correlation")  # of search.Refined
 def _refining(settings: Refinement, calls: str) -> Program:
     """(moving, fixed, valid, start[, compared]) -> `_READ` of `search.refine`.
 
-    Of volumes (moving, fixed, valid[, start], spacing).
+    Of volumes spacing for start.
     """
 
     def make():
-        def refined(moving, fixed, valid, *more):
-            if moving.ndim == 3:
-                start, *compared = more
-                options = {"start": start, "compared": tuple(compared) or None}
-            else:
-                *start, spacing = more
-                options = {"start": start[0] if start else None, "spacing": spacing}
-            whole = refine(moving, fixed, valid, settings=settings, **options)
+        def refined(moving, fixed, valid, more, *compared):
+            options = {"start" if moving.ndim == 3 else "spacing": more, "settings": settings}
+            whole = refine(moving, fixed, valid, **options, compared=compared or None)
             return {name: getattr(whole, name) for name in _READ}
 
         return refined

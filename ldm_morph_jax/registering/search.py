@@ -13,10 +13,8 @@ smoothed a little every time (elastic regularisation), as SyN and log-demons do 
 Vercauteren et al. 2008).
 
 All lengths are multiples of the finest spacing, in every direction: where slices are further apart
-than pixels, a window is as wide in millimetres through the slices as within them, a motion of one
-millimetre costs the same, and a level does not merge slices that are as thick as its pixels. Motion
-is smoothed through slices that a level does not merge by no more than on the finest level, because
-slices 10 mm apart move differently.
+than pixels, a Gaussian is as wide in millimetres through the slices as within them, a motion of one
+millimetre costs the same, and a level does not merge slices that are as thick as its pixels.
 """
 
 import functools
@@ -144,27 +142,23 @@ class Refined(NamedTuple):
 
 
 class Level(NamedTuple):
-    """blocks: pixels of the images in one of the level; unit: pixels of the level in one length;
-    smooth: the same for what smooths motion.
+    """blocks: pixels of the images in one of the level; unit: pixels of the level in one length.
 
-    All along each axis. The length is that of a pixel of the level along the finest axis.
+    Both along each axis. The length is that of a pixel of the level along the finest axis.
     """
 
     blocks: tuple[int, ...]
     unit: jax.Array
-    smooth: jax.Array
 
     @classmethod
     def of(cls, level: int | tuple[int, ...], spacing: jax.Array) -> "Level":
         blocks = (level,) * len(spacing) if isinstance(level, int) else level
         pixels = spacing * jnp.array(blocks, jnp.float32)
-        unit = max(blocks) * jnp.min(spacing) / pixels
-        merged = jnp.array(blocks) > 1
-        return cls(blocks, unit, jnp.where(merged, unit, jnp.min(spacing) / spacing))
+        return cls(blocks, max(blocks) * jnp.min(spacing) / pixels)
 
     def gaussians(self, space: Sequence[int], length: float) -> list[jax.Array]:
         """Matrices that smooth by so many lengths."""
-        sigmas = length * self.smooth
+        sigmas = length * self.unit
         return [separable.gaussian_matrix(n, s) for n, s in zip(space, sigmas, strict=True)]
 
     def window(self, weight: jax.Array, length: float) -> Window:
