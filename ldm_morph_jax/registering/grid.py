@@ -280,7 +280,7 @@ def prepare_volume(
     grid = place_volume_grid(fixed)
     values = _sample_both(moving, fixed, grid.fixed_pixels(), grid.scale, shift, alignment)
     _check_overlap(values, moving, fixed)
-    return [Slice(None, _on_one_scale(grid, values, method), shift, alignment=alignment)]
+    return [Slice(None, _on_one_scale(grid, values, method.intensity), shift, alignment=alignment)]
 
 
 def placed_by(moving: Image, fixed: Image, align: str) -> str:
