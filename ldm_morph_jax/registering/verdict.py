@@ -2,8 +2,9 @@
 
 Thresholds for pairs were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS,
 each registered in both directions, and with the images of another patient; docs/registering.md has
-the table. Those for tracked hearts were chosen on development beats of the phantom and on validation
-patients of ACDC (docs/tracking.md). A verdict is no proof: it finds what goes wrong visibly.
+the table. Those for tracked hearts were chosen on development beats of the phantom and on
+validation patients of ACDC (docs/tracking.md). A verdict is no proof: it finds what goes wrong
+visibly.
 """
 
 import math

@@ -158,7 +158,7 @@ def test_nothing_measured_is_not_judged():
 
 
 def test_a_stack_is_as_plausible_as_its_slices_and_its_wall():
-    good, bad = judge_heart(beat()), judge_heart(beat(radial=1.5))
+    good, bad = judge_heart(beat()), judge_heart(beat(radial=1.6))
     assert judge_stack({"slice-00": good, "slice-01": None}, 0.19)["level"] == PLAUSIBLE
     assert judge_stack({"slice-00": good}, None)["level"] == PLAUSIBLE
     verdict = judge_stack({"slice-00": good, "slice-01": bad}, 0.1)
