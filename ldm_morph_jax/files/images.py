@@ -429,7 +429,7 @@ def mask_of_frame(
     stack, slice = _select_frame(stored, frame, slice, source)
     in_space = image.array.ndim == 3 or image.space is not None
     if not (stack.position_known and image.position_known and in_space and stack.array.ndim == 3):
-        if image.array.ndim == 3 and not _several(slice):
+        if image.array.ndim == 3 and (slice is None or isinstance(slice, int | str)):
             slice = "all"
         stack = _select_slice(stack, slice, oblique=True)
     mask = replace(stack, array=_as_labels(stack.array, source))
@@ -620,7 +620,7 @@ def _mm(spacing: tuple[float, ...]) -> str:
 
 def _select_frame(
     stored: Stored, frame: int | None, slice: int | str | Sequence[int] | None, source: str
-) -> tuple[Image, int | str | None]:
+) -> tuple[Image, int | str | Sequence[int] | None]:
     """One frame, `[H, W]` or `[S, H, W]`, and the slice that remains to be chosen."""
     frames, slices = stored.array.shape[:2]
     notes, array, geometry = stored.notes, stored.array, stored.geometry
@@ -679,7 +679,7 @@ def _select_slice(image: Image, slice: int | str | Sequence[int] | None, oblique
     slices = image.array.shape[0]
     if slices > 1 and slice in ("all", VOLUME):
         return image  # in space, where any direction will do
-    if _several(slice):
+    if isinstance(slice, Sequence) and not isinstance(slice, str):
         return _substack(image, np.array(slice))
     normal = np.abs(image.direction[:, 2])
     tilt = np.degrees(np.arccos(np.minimum(1.0, normal)))
@@ -705,10 +705,6 @@ def _select_slice(image: Image, slice: int | str | Sequence[int] | None, oblique
         plane=None if axial else image.direction,
         space=Geometry((1, *whole.shape[1:]), whole.spacing, corner, whole.direction),
     )
-
-
-def _several(slice) -> bool:
-    return isinstance(slice, Sequence) and not isinstance(slice, str)
 
 
 def _substack(image: Image, chosen: np.ndarray) -> Image:
