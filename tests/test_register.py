@@ -690,7 +690,7 @@ def weights_file(tmp_path_factory):
         }
     )
     network = build_method(config.lock())
-    params = jax.jit(lambda key: network.init(key, 32))(jax.random.key(0))
+    params = jax.jit(lambda key: network.init(key, (32, 32)))(jax.random.key(0))
     # untrained, the last layer moves nothing: enlarge it, so that there is something to see
     last = max(jax.tree_util.tree_leaves_with_path(params), key=_is_last_kernel)
     params = jax.tree_util.tree_map_with_path(

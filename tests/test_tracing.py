@@ -54,7 +54,7 @@ def test_images_of_any_size_share_one_program(tmp_path, traced_once):
     """Also while they are refined; only the number of pairs at once is part of a program."""
     config = small_voxelmorph(tmp_path)
     network = build_method(config)
-    params = jax.jit(lambda: network.init(jax.random.key(0), 32))()
+    params = jax.jit(lambda: network.init(jax.random.key(0), (32, 32)))()
     registrar = Registrar(network, params=params, config=config, spacing_mm=3.0)
     for shape in ((40, 40), (33, 70), (90, 61)):
         pair = heart(shape, radius=0.55), heart(shape, radius=0.45)

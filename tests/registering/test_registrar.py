@@ -360,7 +360,7 @@ def diffeomorphic_voxelmorph():
     config.data.image_size = 32
     config.registration.integration_steps = 7
     method = build_method(config.lock())
-    params = jax.jit(lambda: method.init(jax.random.key(0), 32))()
+    params = jax.jit(lambda: method.init(jax.random.key(0), (32, 32)))()
     # untrained, the last layer moves nothing: enlarge it, so that there is something to see
     params = jax.tree.map(lambda leaf: leaf * 1e6 if leaf.shape[-1:] == (2,) else leaf, params)
     return Registrar(method, params=params, config=config, card={"name": "a test"})
