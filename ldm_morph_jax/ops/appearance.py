@@ -9,27 +9,17 @@ from collections.abc import Iterable
 import numpy as np
 import PIL.Image
 
+from ldm_morph_jax.ops.familiar import greys
+
 _SIDE = 64
-_SCALES = 5  # of the differences between neighbours: pixels, means of 2 x 2, ... of 16 x 16
+_FLOOR = 1e-6  # of squared differences: what interpolation leaves of a flat image
 _EMPTY = 0.05  # of the range; darker pixels show nothing
 _MARGIN = 0.02  # a row or column of which less than this is shown belongs to the margin
-_NUMBERS = 5 + _SCALES
 
 
 def appearance(images: Iterable[np.ndarray]) -> np.ndarray:
-    """Ten numbers of each image, `[B, 10]`; images `[H, W]` may differ in size.
-
-    Mean, standard deviation, three quantiles, and the logarithm of the mean squared difference of
-    neighbours on five scales, which tells texture and noise.
-    """
-    x = np.stack([_standard(np.asarray(image, np.float32)) for image in images])
-    numbers = [x.mean((1, 2)), x.std((1, 2)), *np.quantile(x, [0.25, 0.5, 0.9], axis=(1, 2))]
-    for scale in range(_SCALES):
-        rows, columns = (np.square(np.diff(x, axis=axis)).mean((1, 2)) for axis in (1, 2))
-        numbers.append(np.log(rows + columns + 1e-6))
-        side = _SIDE // 2 ** (scale + 1)
-        x = x.reshape(len(x), side, 2, side, 2).mean((2, 4))
-    return np.stack(numbers, axis=-1).astype(np.float64)
+    """`familiar.greys` of each image, `[B, 10]`; images `[H, W]` may differ in size."""
+    return greys(np.stack([_standard(np.asarray(image, np.float32)) for image in images]), _FLOOR)
 
 
 def _standard(image: np.ndarray) -> np.ndarray:
@@ -63,6 +53,7 @@ def distance(images: Iterable[np.ndarray], described: dict[str, list]) -> np.nda
     same kind.
     """
     difference = appearance(images) - np.array(described["mean"])
-    covariance = np.array(described["covariance"]) + 1e-6 * np.eye(_NUMBERS)
+    count = difference.shape[-1]
+    covariance = np.array(described["covariance"]) + 1e-6 * np.eye(count)
     squared = np.einsum("bi,bi->b", difference, np.linalg.solve(covariance, difference.T).T)
-    return np.sqrt(squared / _NUMBERS)
+    return np.sqrt(squared / count)

@@ -31,18 +31,18 @@ def distance(numbers: np.ndarray, described: Mapping[str, np.ndarray]) -> np.nda
     return np.sqrt(np.einsum("ik,ik->i", x, np.linalg.solve(shrunk, x.T).T) / len(mean))
 
 
-def greys(windows: np.ndarray) -> np.ndarray:
+def greys(windows: np.ndarray, floor: float = 1e-8) -> np.ndarray:
     """Ten numbers of each `[N, S, S]` in [0, 1] on one grid, `[N, 10]`; S at least 32.
 
     Mean, standard deviation, three quantiles, and the logarithm of the mean squared difference of
-    neighbours on five scales. Unlike those of `ops.appearance`, they know the size of what is shown
-    and what surrounds it: windows have one pixel size.
+    neighbours, plus `floor`, on five scales, which tells texture and noise. They know the size of
+    what is shown and what surrounds it; `ops.appearance` takes both away before.
     """
     x = np.asarray(windows, np.float64)
     numbers = [x.mean((1, 2)), x.std((1, 2)), *np.quantile(x, [0.25, 0.5, 0.9], axis=(1, 2))]
     for _ in range(_SCALES):
         rows, columns = (np.square(np.diff(x, axis=axis)).mean((1, 2)) for axis in (1, 2))
-        numbers.append(np.log(rows + columns + 1e-8))
+        numbers.append(np.log(rows + columns + floor))
         side = x.shape[1] // 2
         x = x[:, : 2 * side, : 2 * side].reshape(len(x), side, 2, side, 2).mean((2, 4))
     return np.stack(numbers, axis=-1)
