@@ -62,10 +62,14 @@ class Acdc(ArchiveBuilder):
         "Multi-Structures Segmentation and Diagnosis: Is the Problem Solved? IEEE TMI 37(11), 2018."
     )
 
-    def find(self) -> Found:
+    def patients(self) -> dict[int, Path]:
+        """Number -> folder of every patient in the source."""
         root = self.source / "database"
         root = root if root.is_dir() else self.source
-        patients = find_patients("acdc", [root / "training", root / "testing"], digits=3)
+        return find_patients(self.name, [root / "training", root / "testing"], digits=3)
+
+    def find(self) -> Found:
+        patients = self.patients()
         entries, not_there = {split: [] for split in SPLITS}, []
         for number in sorted({*range(1, LAST_PATIENT["test"] + 1), *patients}):
             patient = f"patient{number:03d}"

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.acdc import Acdc, phase_files, read_phases, resample
-from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveOptions, find_patients
+from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveOptions
 from ldm_morph_jax.data.base import Entry, Found, Pair, VolumeOptions
 
 FIELD_MM = (100.8, 192.0, 192.0)  # (slice, row, column)
@@ -63,9 +63,7 @@ class Acdc3d(Acdc):
     description = "Short-axis cine MRI at ED and ES with masks, whole stacks, 150 patients."
 
     def find(self) -> Found:
-        root, options = self.source / "database", self.options
-        root = root if root.is_dir() else self.source
-        patients = find_patients(self.name, [root / "training", root / "testing"], digits=3)
+        patients, options = self.patients(), self.options
         limits = dict(
             zip(SPLITS, (options.train_until, options.validation_until, LAST), strict=True)
         )

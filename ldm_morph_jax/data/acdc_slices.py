@@ -22,7 +22,6 @@ from ldm_morph_jax.data.archive import (
     NOT_THERE,
     SPLITS,
     ArchiveOptions,
-    find_patients,
 )
 from ldm_morph_jax.data.base import Entry, Found, Pair
 
@@ -52,9 +51,7 @@ class AcdcSlices(Acdc):
     description = "Short-axis cine MRI at ED and ES with masks, every slice, 150 patients."
 
     def find(self) -> Found:
-        root = self.source / "database"
-        root = root if root.is_dir() else self.source
-        patients = find_patients(self.name, [root / "training", root / "testing"], digits=3)
+        patients = self.patients()
         entries = {split: [] for split in SPLITS}
         for number, folder in sorted(patients.items()):
             split = next(s for s, last in LAST_PATIENT.items() if number <= last)

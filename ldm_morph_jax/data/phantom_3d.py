@@ -5,15 +5,15 @@ Splits train, validation and test by seed. The stacks cover 192 x 192 x 100.8 mm
 
 import dataclasses
 
-from ldm_morph_jax.data.archive import SPLITS
 from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Pair, VolumeOptions
+from ldm_morph_jax.data.phantom_dataset import SPLITS, Drawn
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, ventricle
 
 FIELD_MM = (100.8, 192.0, 192.0)  # (slice, row, column)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Phantom3dOptions(VolumeOptions):
+class Phantom3dOptions(Drawn, VolumeOptions):
     """Size and number of the hearts."""
 
     n_train: int = 100
@@ -30,16 +30,7 @@ class Phantom3dOptions(VolumeOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        for split in SPLITS:
-            if self.count(split) < 1:
-                raise ValueError(f"phantom_3d: n_{split} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"phantom_3d: seed must not be negative, found {self.seed}")
-        if self.image_size < 16:
-            raise ValueError(f"phantom_3d: image_size must be at least 16, found {self.image_size}")
-
-    def count(self, split: str) -> int:
-        return {"train": self.n_train, "validation": self.n_validation, "test": self.n_test}[split]
+        self.check_drawn("phantom_3d", least_size=16)
 
 
 class Phantom3d(DatasetBuilder):

@@ -11,8 +11,27 @@ from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
 SPLITS = ("train", "validation", "test")
 
 
+class Drawn:
+    """Of options with n_train, n_validation, n_test, seed and image_size: hearts drawn by seed."""
+
+    def check_drawn(self, name: str, least_size: int) -> None:
+        """ValueError for no hearts in a split, a negative seed or too few pixels."""
+        for split in SPLITS:
+            if self.count(split) < 1:
+                raise ValueError(f"{name}: n_{split} must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"{name}: seed must not be negative, found {self.seed}")
+        if self.image_size < least_size:
+            raise ValueError(
+                f"{name}: image_size must be at least {least_size}, found {self.image_size}"
+            )
+
+    def count(self, split: str) -> int:
+        return getattr(self, f"n_{split}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PhantomOptions(Options):
+class PhantomOptions(Drawn, Options):
     """The kind and number of hearts."""
 
     look: str = "both"
@@ -34,16 +53,7 @@ class PhantomOptions(Options):
         super().__post_init__()
         if self.look not in (*phantom.LOOKS, "both"):
             raise ValueError(f"phantom: look must be sax, echo or both, found {self.look!r}")
-        for split in SPLITS:
-            if self.count(split) < 1:
-                raise ValueError(f"phantom: n_{split} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"phantom: seed must not be negative, found {self.seed}")
-        if self.image_size < 32:
-            raise ValueError(f"phantom: image_size must be at least 32, found {self.image_size}")
-
-    def count(self, split: str) -> int:
-        return {"train": self.n_train, "validation": self.n_validation, "test": self.n_test}[split]
+        self.check_drawn("phantom", least_size=32)
 
 
 class Phantom(DatasetBuilder):
