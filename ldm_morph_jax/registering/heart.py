@@ -276,7 +276,7 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
     wall = jnp.asarray(anatomy.wall, jnp.float32)
 
     @jax.jit
-    def there(u, inverse, wall):
+    def there(u, inverse, wall, tangent):
         value = wall_strain(u, wall > 0, tangent, TANGENTIAL_SIGMA, tracked.spacing)
         both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
         value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
@@ -286,7 +286,7 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
     for first in range(0, len(tracked.times), chunk):
         rows = slice(first, first + chunk)
         yield from in_chunks(
-            lambda u, inverse: there(u, inverse, wall),
+            lambda u, inverse: there(u, inverse, wall, tangent),
             chunk,
             tracked.displacement[rows],
             tracked.inverse[rows],
@@ -529,7 +529,7 @@ def _walls(tracked, anatomy) -> tuple[bool, str]:
 
 def _of_frames(tracked, anatomy) -> dict:
     """What the displacement of a frame tells, of all frames `[T, ...]`, in one pass over them."""
-    with_strain = anatomy.has_wall and anatomy.has_cavity
+    with_strain, normals = anatomy.has_wall and anatomy.has_cavity, ()
     space = tuple(range(1, tracked.geometry.dimension + 1))
     regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}
     ends = {
@@ -545,7 +545,9 @@ def _of_frames(tracked, anatomy) -> dict:
     regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
     @jax.jit
-    def of_chunk(u, regions):  # arguments: what follows from constants is computed by the compiler
+    def of_chunk(
+        u, regions, normals
+    ):  # arguments: what follows from constants is computed by the compiler
         def move(points):
             return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
@@ -571,7 +573,7 @@ def _of_frames(tracked, anatomy) -> dict:
             measured["sectors"] = strain.regional_mean(values, regions["sector"], count)
         return measured
 
-    return in_chunks(lambda u: of_chunk(u, regions), _chunk(tracked), tracked.displacement)
+    return in_chunks(lambda u: of_chunk(u, regions, normals), _chunk(tracked), tracked.displacement)
 
 
 def _chunk(tracked) -> int:

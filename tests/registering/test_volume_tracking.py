@@ -33,9 +33,7 @@ def quick_search():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "SEARCH", Refinement(levels=(1,), steps=(40,)))
         patch.setattr(tracking, "IMPROVE", Refinement(levels=(1,), steps=(8,)))
-        patch.setattr(
-            tracking, "DEFAULTS", Tracking(key_frames=4, twicing=False, rounds=1, chunk=3)
-        )
+        patch.setattr(tracking, "DEFAULTS", Tracking(key_frames=4, rounds=1, chunk=3))
         yield
 
 
