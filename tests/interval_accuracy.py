@@ -115,7 +115,7 @@ def _fractions(beat, tracked, anatomy) -> tuple[dict[str, tuple[float, float]], 
     """(what -> change to end-systole, found and true; the frame of end-systole, as found)."""
     cavity, apical = jnp.asarray(anatomy.cavity, jnp.int32), anatomy.view == "apical"
     sizes = {
-        "area of cavity": np.asarray(strain.region_area(jnp.asarray(tracked.displacement), cavity))
+        "area of cavity": np.asarray(strain.region_size(jnp.asarray(tracked.displacement), cavity))
     }
     areas = np.linalg.det(beat.deformation)[:, anatomy.cavity].sum(axis=1)
     true = {"area of cavity": 1 - areas[beat.end_systole] / areas[0]}

@@ -58,11 +58,11 @@ def with_intervals(
         `numbers` and "intervals", their "coverage" and what they are "calibrated_on", and beside
         them those that hold, (low, high): "peak_interval" of a strain,
         "fractional_area_change_interval" and "ejection_fraction_interval". "intervals" is None, and
-        there are none, for what was not calibrated: another method than the search, a cine whose
-        spacing or period is not known, no wall.
+        there are none, for what was not calibrated: another method than the search, volumes, a cine
+        whose spacing or period is not known, no wall.
     """
     known = tracked.cine.first.spacing_known and tracked.period is not None and anatomy.has_wall
-    if tracked.method != "search" or not known:
+    if tracked.method != "search" or tracked.geometry.dimension == 3 or not known:
         return numbers | {"intervals": None}
     found = dict(numbers)
     for curve in curves:
