@@ -334,7 +334,7 @@ def _interval(ends) -> str:
 def _rows(summary, curves) -> list[tuple[str, str]]:
     rows = []
     if given := summary.get("intervals"):
-        text = f"{100 * given['coverage']:.0f} % intervals, {given['calibrated_on']}"
+        text = f"{100 * given['coverage']:.0f} % intervals, calibrated: {given['calibrated_on']}"
         rows.append(("in brackets", text))
     for curve in curves:
         if not curve.direction:
