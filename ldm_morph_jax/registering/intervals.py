@@ -1,12 +1,11 @@
 """How far measured numbers may be off: 90 % intervals by split-conformal prediction.
 
-An interval is a number plus the median error (true minus found) of `track` on hearts that were used
-for nothing else, minus and plus the 90 % quantile of the distance from it (Lei et al., J Am Stat
-Assoc 113:1094, 2018, sec. 2.2). An unseen heart is covered with that probability where it is like
-those. Strain is calibrated on beats of the phantom,
-since nobody knows that of a patient; area change and ejection fraction on annotated patients, with
-end-diastole's mask given. Widths that follow what can be seen of a region (residual, contrast,
-spread of its strain) were not narrower on the same beats.
+An interval is a number plus the median error (true minus found) of `track` on hearts whose truth is
+known, minus and plus the 90 % quantile of the distance from it (Lei et al., J Am Stat Assoc
+113:1094, 2018, sec. 2.2). An unseen heart is covered with that probability where it is like those.
+Strain is calibrated on beats of the phantom, since nobody knows that of a patient; area change and
+ejection fraction on annotated patients, with end-diastole's mask given. Widths that follow what can
+be seen of a region (residual, contrast, spread of its strain) were not narrower.
 
 `ERRORS` has the numbers whose intervals covered at least 85 % of unseen hearts;
 docs/results/tracking has all, and how they were made.
