@@ -1,4 +1,4 @@
-"""A cardiac phantom in three dimensions with known motion: `ventricle(seed)`.
+"""A cardiac phantom in three dimensions with known motion: `ventricle(seed)`, `ventricle_beat`.
 
 A left ventricle with apex, wall and two papillary muscles, and a right ventricle around a part of
 it, stand on their long axis in a thorax, as short-axis cine MRI shows them. From end-diastole to
@@ -12,6 +12,8 @@ contraction  r -> r (1 - a(z) P(r)), P a sum of two steps 1 / (1 + (r / s)^10): 
 shortening   z -> z - b exp(-r^2 / 2 w^2) S(z): the base comes down to the apex, which stays;
              S rises once from 0 to 1, so that this increases in z where b S' < 1.
 
+At other times a share of this motion has happened: that share of twist, contraction and shortening.
+
 Each is a smooth bijection of space that leaves all but one coordinate as they are, with a positive
 derivative along it. Nothing folds, det F is the product of three derivatives, and the inverse needs
 one root of an increasing function of one variable for each point.
@@ -22,7 +24,7 @@ is the Lagrangian motion of the tissue, chi(X) - X, and strain that of `ops.stra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -58,12 +60,52 @@ class Ventricle:
     centre: np.ndarray
 
 
+@dataclass(frozen=True)
+class Beat:
+    """One heart over time, at T shares of its motion from end-diastole (0) to end-systole (1).
+
+    frames: `[T, D, H, W]` float32 in [0, 1].
+    masks: `[T, D, H, W]` uint8, as of `Ventricle`.
+    displacement: `[T, D, H, W, 3]` float32 voxels, from end-diastole to each frame.
+    inverse: the same from each frame to end-diastole.
+    deformation: `[T, D, H, W, 3, 3]` float32, F of the displacement.
+    spacing, centre: as of `Ventricle`.
+    """
+
+    frames: np.ndarray
+    masks: np.ndarray
+    displacement: np.ndarray
+    inverse: np.ndarray
+    deformation: np.ndarray
+    spacing: tuple[float, float, float]
+    centre: np.ndarray
+
+
 def ventricle(
     seed: int | Sequence[int],
     shape: tuple[int, int, int] = (12, 128, 128),
     spacing: tuple[float, float, float] = (8.0, 1.5, 1.5),
 ) -> Ventricle:
     """The heart of that seed on a grid of that shape; the apex lies in the first slices."""
+    beat = ventricle_beat(seed, (1.0, 0.0), shape, spacing)
+    return Ventricle(
+        *beat.frames,
+        *beat.masks,
+        beat.displacement[0],
+        beat.inverse[0],
+        beat.deformation[0],
+        beat.spacing,
+        beat.centre,
+    )
+
+
+def ventricle_beat(
+    seed: int | Sequence[int],
+    shares: Sequence[float],
+    shape: tuple[int, int, int] = (12, 128, 128),
+    spacing: tuple[float, float, float] = (8.0, 1.5, 1.5),
+) -> Beat:
+    """The heart of that seed at those shares of its motion; every frame has noise of its own."""
     rng = np.random.default_rng([*np.ravel(seed).tolist(), 3])
     heart = Heart.draw(rng)
     motion = Motion.draw(rng, heart)
@@ -80,8 +122,6 @@ def ventricle(
 
     index = np.moveaxis(np.indices(shape, np.float64), 0, -1)
     points = millimetres(index)
-    moved, deformation = motion.forward(points)
-    before = motion.backward(points)
     texture = ndimage.gaussian_filter(rng.normal(size=(48, 96, 96)), (1.0, 1.5, 1.5), mode="wrap")
     texture /= texture.std()
 
@@ -96,17 +136,17 @@ def ventricle(
         noisy = gain * shown + rng.normal(scale=0.02, size=shape)
         return np.clip(noisy, 0, 1).astype(np.float32)
 
-    return Ventricle(
-        moving=picture(motion.backward),
-        fixed=picture(lambda x: x),
-        moving_mask=heart.labels(before, turn),
-        fixed_mask=heart.labels(points, turn),
-        displacement=((moved - points) / spacing).astype(np.float32),
-        inverse=((before - points) / spacing).astype(np.float32),
-        deformation=deformation.astype(np.float32),
-        spacing=tuple(spacing),
-        centre=centre,
-    )
+    def frame(share):
+        """Picture, labels, displacement, inverse, deformation."""
+        now = motion.at(share)
+        moved, deformation = now.forward(points)
+        before = now.backward(points) if share else points
+        moves = (((to - points) / spacing).astype(np.float32) for to in (moved, before))
+        shown = picture(now.backward if share else lambda x: x)
+        return shown, heart.labels(before, turn), *moves, deformation.astype(np.float32)
+
+    frames = (np.stack(of_all) for of_all in zip(*map(frame, shares), strict=True))
+    return Beat(*frames, tuple(spacing), centre)
 
 
 @dataclass(frozen=True)
@@ -225,6 +265,15 @@ class Motion:
             along=60.0,
             shortening=rng.uniform(8, 14),
             twist=(rng.uniform(0.1, 0.2), -rng.uniform(0.03, 0.1)),
+        )
+
+    def at(self, share: float) -> "Motion":
+        """When that share of it has happened."""
+        return replace(
+            self,
+            contraction=share * self.contraction,
+            shortening=share * self.shortening,
+            twist=tuple(share * angle for angle in self.twist),
         )
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

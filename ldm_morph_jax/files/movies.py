@@ -14,6 +14,7 @@ from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET
 from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import (
+    VOLUME,
     Image,
     Spacing,
     image_of_frame,
@@ -23,6 +24,7 @@ from ldm_morph_jax.files.images import (
     read_anything,
     read_mask,
     slices_as_frames,
+    volume_from_array,
     with_spacing,
 )
 
@@ -35,7 +37,7 @@ _SHORTEST_BEAT, _SHORTEST_STEP = 0.05, 0.0002
 class Cine:
     """Frames on one grid.
 
-    frames: `[T, H, W]`, or `[T, S, H, W]` of a stack, original values.
+    frames: `[T, H, W]`, or `[T, S, H, W]` of a stack or of volumes, original values.
     times: `[T]` seconds, increasing; None where unknown.
     first: the first frame as an `Image`, with the grid's place in space, and notes on the reading.
     slices_are_frames: whether the file is a stack whose slices were taken for frames.
@@ -61,6 +63,7 @@ def read_cine(
     fps: float | None = None,
     spacing=None,
     oblique: bool = False,
+    thin: float = 0.0,
 ) -> Cine:
     """Read a cine.
 
@@ -69,10 +72,11 @@ def read_cine(
             (H, W, T) or NPZ `[T, H, W]`, whose slices are taken as frames), a video (needs PyAV),
             or a folder: of DICOM files of any number of slices (see `files.series`), or of pictures
             or volumes by the numbers in their names. Colours become their luminance.
-        slice: of several slices, which one (from 0), or "all".
+        slice: of several slices, which one (from 0), or "all", or "volume".
         frame_times: seconds, one for each frame; in place of the file's.
         fps: frames per second; likewise.
         spacing, oblique: as in `read_image`.
+        thin: mm; slices closer than that are a volume where no `slice` is named.
 
     Raises:
         ImageError: fewer than two frames, frames that differ in grid, times that do not increase,
@@ -92,6 +96,9 @@ def read_cine(
     count = len(stored.array)
     if count < 2:
         raise ImageError(f"{source}: holds 1 frame, expected at least 2")
+    several = stored.array.shape[1] > 1 and stored.spacing_known
+    if slice is None and several and stored.geometry.spacing[0] < thin:
+        slice = VOLUME
     own_times = stored.times
     if own_times is not None and own_times.ndim == 2:  # every slice has its own
         one_slice = isinstance(slice, int) and 0 <= slice < own_times.shape[1]
@@ -111,6 +118,7 @@ def cine_of(
     fps: float | None = None,
     spacing: Spacing | None = None,
     oblique: bool = False,
+    thin: float = 0.0,
 ) -> Cine:
     """The cine of whatever a caller has: a `Cine`, a path (see `read_cine`), or an array (see
     `cine_from_arrays`)."""
@@ -121,8 +129,10 @@ def cine_of(
             )
         return value
     if isinstance(value, str | os.PathLike):
-        return read_cine(value, slice, frame_times=times, fps=fps, spacing=spacing, oblique=oblique)
-    if slice is not None:
+        return read_cine(
+            value, slice, frame_times=times, fps=fps, spacing=spacing, oblique=oblique, thin=thin
+        )
+    if slice not in (None, VOLUME):
         raise ImageError("frames: `slice` is of files; index the array")
     return cine_from_arrays(value, spacing=spacing, times=times, fps=fps)
 
@@ -137,8 +147,9 @@ def cine_from_arrays(
     """A cine without a place in space.
 
     Args:
-        frames: `[T, H, W]`, NumPy or JAX, grey values of any range.
-        spacing: mm, one number or (row, column); None where unknown.
+        frames: `[T, H, W]`, or `[T, S, H, W]` of volumes, NumPy or JAX, grey values of any range.
+        spacing: mm, one number or (row, column), of volumes (slice, row, column); None where
+            unknown.
         times: `[T]` seconds, increasing; None where unknown.
         fps: frames per second, in their place.
 
@@ -147,9 +158,18 @@ def cine_from_arrays(
             fit or increase, a spacing that no heart's image has.
     """
     frames = plain_numbers(frames, "frames")
-    if frames.ndim != 3 or len(frames) < 2:
-        raise ImageError(f"frames: found shape {frames.shape}, expected [T, H, W] with T >= 2")
-    images, _ = images_from_array(frames, spacing, source="frames")
+    if frames.ndim not in (3, 4) or len(frames) < 2:
+        raise ImageError(
+            f"frames: found shape {frames.shape}, expected [T, H, W], or [T, S, H, W] of volumes, "
+            "with T >= 2"
+        )
+    if frames.ndim == 3:
+        images, _ = images_from_array(frames, spacing, source="frames")
+    else:
+        images = [
+            volume_from_array(frame, spacing, source=f"frames[{t}]")
+            for t, frame in enumerate(frames)
+        ]
     times = _times(None, times, fps, len(frames), "frames")
     first = replace(images[0], source="frames", notes=notes_on_times(times))
     return Cine(np.stack([image.array for image in images]), times, first)
@@ -185,8 +205,8 @@ def frame_mask_of(value: Any, cine: Cine, frame: int, slice: int | str | None = 
     """The labels of one frame of a cine, on its grid.
 
     Args:
-        value: a path (see `read_frame_mask`), an `Image`, a SimpleITK image, or an array `[H, W]`,
-            of all frames `[T, H, W]`.
+        value: a path (see `read_frame_mask`), an `Image`, a SimpleITK image, or an array
+            `[*space]`, of all frames `[T, *space]`.
         cine, frame, slice: as of `read_frame_mask`.
 
     Raises:

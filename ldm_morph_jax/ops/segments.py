@@ -67,6 +67,32 @@ def slice_levels(depth: np.ndarray, cavity: np.ndarray, wall: np.ndarray) -> np.
     return levels
 
 
+def levels_of(labels: np.ndarray, cavity: int, wall: int, distance: float) -> np.ndarray:
+    """Level of every slice of a mask `[S, H, W]`, see `slice_levels`; slices `distance` mm apart.
+
+    The base is the end with the larger cavity.
+    """
+    areas = (labels == cavity).sum(axis=(1, 2))
+    inside = areas[areas > 0]
+    third = max(1, len(inside) // 3)
+    backwards = len(inside) > 1 and inside[:third].mean() < inside[-third:].mean()
+    order = slice(None, None, -1 if backwards else 1)
+    shows_wall = (labels == wall).any(axis=(1, 2))
+    depth = distance * np.arange(len(labels))
+    return slice_levels(depth, areas[order] > 0, shows_wall[order])[order]
+
+
+def outermost(levels: Sequence[int], known: Sequence[int]) -> tuple[int, int] | None:
+    """The basal and the apical one of the slices `known` that are furthest apart, for twist.
+
+    None where there are not both.
+    """
+    basal = [k for k in known if levels[k] == BASAL]
+    apical = [k for k in known if levels[k] == APICAL]
+    pairs = [(b, a) for b in basal for a in apical]
+    return max(pairs, key=lambda pair: abs(pair[0] - pair[1]), default=None)
+
+
 def segments(
     points: np.ndarray,
     centre: Sequence[float],

@@ -1,7 +1,7 @@
 """Strain, areas and volumes of a tracked heart. Conventions: `ldm_morph_jax.ops`; besides:
 
 Lagrangian
-    u_t `[T, H, W, 2]`, pixels, carries the *reference* frame to frame t: the tissue at x of the
+    u_t `[T, *space, n]`, pixels, carries the *reference* frame to frame t: the tissue at x of the
     reference is at x + u_t(x) in frame t. That is the pull-back displacement of a registration
     with moving = frame t and fixed = reference: frame_t(x + u_t(x)) ~ reference(x).
 Tensors
@@ -10,7 +10,7 @@ Tensors
     with unequal sides gradients, directions and lengths must be taken in millimetres. Strain has no
     unit: 0.1 is 10 % longer.
 Directions
-    Unit vectors `[..., 2]` of the reference frame, (row, column), in millimetres.
+    Unit vectors `[..., n]` of the reference frame, in axis order, in millimetres.
 
 Terms follow D'hooge et al., Eur J Echocardiogr 1:154, 2000, and the consensus of Voigt et al.,
 Eur Heart J Cardiovasc Imaging 16:1, 2015.
@@ -23,7 +23,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
-from ldm_morph_jax.ops.jacobian import jacobian_determinant
+from ldm_morph_jax.ops import separable
+from ldm_morph_jax.ops.jacobian import determinant, jacobian_determinant
 
 Spacing = tuple[float, ...]
 
@@ -44,9 +45,9 @@ def deformation_gradient(u: jax.Array, spacing: Spacing | None = None) -> jax.Ar
 
 
 def regional_gradient(
-    u: jax.Array, region: jax.Array, sigma: float, spacing: Spacing = (1.0, 1.0)
+    u: jax.Array, region: jax.Array, sigma: float, spacing: Spacing | None = None
 ) -> jax.Array:
-    """F of the affine motion that fits u best around every pixel, `[..., H, W, 2, 2]`.
+    """F of the affine motion that fits u best around every pixel, `[..., *space, n, n]`.
 
     Moving least squares (Lancaster and Salkauskas, Math Comput 37:141, 1981): around every pixel an
     affine motion is fitted with Gaussian weights. Pixels outside the region hardly count, so that
@@ -56,38 +57,34 @@ def regional_gradient(
     exactly.
 
     Args:
-        u: `[..., H, W, 2]` pixels.
-        region: `[H, W]` bool.
+        u: `[..., *space, n]` pixels.
+        region: `[*space]` bool.
         sigma: of the Gaussian, in the unit of `spacing`; at least half a pixel is taken.
-        spacing: of a pixel.
+        spacing: of a pixel; None: 1 along each axis.
     """
-    _check_last("u", u, ("H", "W", "2"))
+    n = _check_field(u)
+    spacing = (1.0,) * n if spacing is None else spacing
     weight = jnp.where(jnp.asarray(region, bool), 1.0, _OUTSIDE)
-    rows, columns = (
+    lines = [
         _moments(size, max(sigma / step, 0.5))
         for size, step in zip(weight.shape, spacing, strict=True)
-    )
+    ]
 
-    def moment(x, i, j):
-        """sum of weight x o_r^i o_c^j over offsets o, `[..., H, W]`."""
-        return jnp.einsum(
-            "ph,...hw,qw->...pq", rows[i], weight * x, columns[j], precision=lax.Precision.HIGHEST
-        )
+    def moment(x, *axes):
+        """Sum of weight x o over offsets, o the product of their components along `axes`."""
+        return separable.apply([line[axes.count(k)] for k, line in enumerate(lines)], weight * x)
 
-    total, *means = (moment(1.0, *power) for power in ((0, 0), (1, 0), (0, 1)))
-    offset = jnp.stack(means, -1) / total[..., None]
-    squares = [[moment(1.0, 2, 0), moment(1.0, 1, 1)], [moment(1.0, 1, 1), moment(1.0, 0, 2)]]
-    spread = jnp.stack([jnp.stack(row, -1) for row in squares], -2) / total[..., None, None]
-    spread = spread - offset[..., :, None] * offset[..., None, :]
-    (a, b), (_, d) = (jnp.moveaxis(spread[..., k, :], -1, 0) for k in (0, 1))
-    inverse = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-b, a], -1)], -2)
-    inverse = inverse / (a * d - b * b)[..., None, None]
-
-    value = jnp.moveaxis(u, -1, -3)
-    level, *along = (moment(value, *power) / total for power in ((0, 0), (1, 0), (0, 1)))
-    covariance = jnp.stack(along, -1) - level[..., None] * offset
-    slopes = jnp.einsum("...ahwk,hwkj->...hwaj", covariance, inverse)
-    return jnp.eye(2) + slopes * _per_pixel(spacing)
+    total = moment(1.0)
+    offset = [moment(1.0, i) / total for i in range(n)]
+    spread = [
+        [moment(1.0, *sorted((i, j))) / total - offset[i] * offset[j] for j in range(n)]
+        for i in range(n)
+    ]
+    value = jnp.moveaxis(u, -1, -n - 1)
+    level = moment(value) / total
+    covariance = jnp.stack([moment(value, k) / total - level * offset[k] for k in range(n)], -1)
+    slopes = jnp.einsum("...k,...kj->...j", covariance, _inverse(spread))
+    return jnp.eye(n) + jnp.moveaxis(slopes, -n - 2, -2) * _per_pixel(spacing)
 
 
 def green_lagrange(deformation: jax.Array) -> jax.Array:
@@ -135,6 +132,46 @@ def polar_directions(
     away = (points - jnp.asarray(centre)) * jnp.asarray(spacing)
     radial = away / jnp.linalg.norm(away, axis=-1, keepdims=True)
     return radial, _quarter_turn(radial)
+
+
+def slice_axis(cavity: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
+    """The long axis of a cavity `[S, H, W]` in a stack of short-axis slices.
+
+    The line that fits the centroids of its slices best, each with the weight of its area; along the
+    slices' normal where fewer than three show it.
+
+    Returns:
+        A point on it, (slice, row, column) in voxels, and its unit vector in millimetres.
+    """
+    areas = np.asarray(cavity, bool).sum(axis=(1, 2))
+    slices = np.flatnonzero(areas)
+    middles = np.array([(k, *np.argwhere(cavity[k]).mean(axis=0)) for k in slices])
+    weights = areas[slices] / areas.sum()
+    centre = weights @ middles
+    along = np.eye(3)[0]
+    if len(slices) > 2:
+        depth = middles[:, 0] - centre[0]
+        along = (weights * depth) @ (middles - centre) / (weights @ depth**2)
+    axis = along * spacing
+    return centre, axis / np.linalg.norm(axis)
+
+
+def cylinder_directions(
+    points: jax.Array, centre: jax.Array, axis: jax.Array, spacing: Spacing
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(radial, circumferential, longitudinal) at `points` `[..., 3]` about a long axis.
+
+    Args:
+        points: (slice, row, column) voxels.
+        centre, axis: see `slice_axis`. Radial points away from it; on it, radial and
+            circumferential are NaN.
+        spacing: of a voxel.
+    """
+    axis = jnp.asarray(axis)
+    away = (points - jnp.asarray(centre)) * jnp.asarray(spacing)
+    away = away - (away @ axis)[..., None] * axis
+    radial = away / jnp.linalg.norm(away, axis=-1, keepdims=True)
+    return radial, jnp.cross(axis, radial), jnp.broadcast_to(axis, radial.shape)
 
 
 def contour_directions(
@@ -245,12 +282,15 @@ def contour_length(contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed:
     return (steps if closed else steps[..., :-1]).sum(axis=-1)
 
 
-def region_area(u: jax.Array, region: jax.Array, spacing: Spacing = (1.0, 1.0)) -> jax.Array:
-    """Area to which the reference `region` `[H, W]` (0 to 1) has changed under u, `[...]`.
+def region_size(u: jax.Array, region: jax.Array, spacing: Spacing | None = None) -> jax.Array:
+    """Area or volume to which the reference `region` `[*space]` (0 to 1) has changed, `[...]`.
 
-    The integral of det F over the region: no mask has to be resampled.
+    The integral of det F over the region: no mask has to be resampled. u is `[..., *space, n]`;
+    without a spacing, pixels are counted.
     """
-    return (jacobian_determinant(u) * region).sum(axis=(-2, -1)) * spacing[0] * spacing[1]
+    n = _check_field(u)
+    total = (jacobian_determinant(u) * region).sum(axis=tuple(range(-n, 0)))
+    return total * float(np.prod((1.0,) * n if spacing is None else spacing))
 
 
 # ---------------------------------------------------------------------------- volume
@@ -351,6 +391,18 @@ def _moments(size, sigma):
     offset = np.arange(size)[None, :] - np.arange(size)[:, None]
     weights = np.exp(-0.5 * (offset / sigma) ** 2)
     return jnp.asarray(np.stack([weights, weights * offset, weights * offset**2]), jnp.float32)
+
+
+def _inverse(rows):
+    """Of small matrices, rows of arrays `[...]`: `[..., n, n]`, by their adjugates."""
+    n, whole = len(rows), determinant(rows)
+
+    def cofactor(i, j):
+        minor = [[*row[:j], *row[j + 1 :]] for k, row in enumerate(rows) if k != i]
+        return (-1) ** (i + j) * determinant(minor)
+
+    columns = [jnp.stack([cofactor(i, j) for i in range(n)], -1) for j in range(n)]
+    return jnp.stack(columns, -2) / whole[..., None, None]
 
 
 def _per_pixel(spacing):

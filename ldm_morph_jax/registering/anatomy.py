@@ -14,7 +14,7 @@ from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.files.movies import Cine, frame_mask_of
 from ldm_morph_jax.files.tables import read_rows
-from ldm_morph_jax.ops.segments import LETTERS
+from ldm_morph_jax.ops.segments import LETTERS, levels_of
 
 VIEWS = ("sax", "apical")
 WALL = 2  # of ACDC, M&Ms and CAMUS alike
@@ -34,16 +34,17 @@ _VIEW_TEXT = {"sax": "short-axis", "apical": "apical"}
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A heart in the reference frame; points are (row, column) in pixels.
+    """A heart in the reference frame, a slice or a volume; points are (row, column) in pixels.
 
     view: "sax" (short-axis) or "apical".
-    labels: `[H, W]` integers, as they were given, or 1 cavity and 2 wall within contours.
-    cavity, wall: `[H, W]` bool, of the left ventricle; without any pixel where unknown.
+    labels: `[*space]` integers, as they were given, or 1 cavity and 2 wall within contours.
+    cavity, wall: `[*space]` bool, of the left ventricle; without any pixel where unknown.
     contours: name -> `[N, 2]`; "endo" is closed in short-axis views and runs from base over apex to
-        base in apical ones. Ordered from row towards column.
+        base in apical ones. Ordered from row towards column. Volumes have none.
     septum: a point in the direction of the middle of the septum, or None.
     landmarks: name -> (row, column).
     level: of a short-axis slice, see `ops.segments`; 0 where it is not told.
+    levels: of a volume, that of each slice.
     view_by: who says the view: "user", "mask", "network", or "default": nobody.
     notes: what is doubtful or assumed of the view.
     """
@@ -56,6 +57,7 @@ class Anatomy:
     septum: tuple[float, float] | None = None
     landmarks: dict[str, tuple[float, float]] = field(default_factory=dict)
     level: int = 0
+    levels: tuple[int, ...] = ()
     view_by: str = "user"
     notes: tuple[str, ...] = ()
 
@@ -74,7 +76,7 @@ class Anatomy:
 
     @property
     def centre(self) -> np.ndarray:
-        """Centroid of the cavity, `[2]`."""
+        """Centroid of the cavity, in axis order."""
         return np.argwhere(self.cavity).mean(axis=0)
 
 
@@ -94,7 +96,7 @@ def anatomy_of(
     """What a caller tells of the heart in the reference frame.
 
     Args:
-        cine: of one slice.
+        cine: of one slice, or of volumes, which are short-axis stacks and take a mask alone.
         reference: the frame.
         view: "sax" or "apical"; None: as the mask's wall shows it, else "sax" (`seen_view`).
         mask: see `movies.frame_mask_of`; of the reference frame, or of all.
@@ -102,7 +104,8 @@ def anatomy_of(
         landmarks: the path of a CSV, see `read_landmarks`, or name -> (row, column).
         labels: (cavity, wall) of the mask, see `anatomy_of_mask`.
         septum: (row, column) in the direction of the middle of the septum.
-        levels: of a short-axis slice, its letter in `ops.segments.LETTERS`.
+        levels: of a short-axis slice, its letter in `ops.segments.LETTERS`; of a volume, a letter
+            for each slice (by default thirds of the ventricle's length).
         slice: of a file of several, the one that the cine shows.
 
     Raises:
@@ -113,10 +116,17 @@ def anatomy_of(
         raise ImageError(f"`view` is {view!r}, expected {' or '.join(map(repr, VIEWS))}")
     if mask is not None and contours is not None:
         raise ImageError("a mask and contours given, expected one of them")
-    if septum and not all(0 <= s <= n - 1 for s, n in zip(septum, shape, strict=True)):
+    if septum and not all(0 <= s <= n - 1 for s, n in zip(septum, shape[-2:], strict=True)):
         raise ImageError(f"{cine.first.source}: septum {septum} lies outside its {shape} pixels")
-    if levels and levels not in LETTERS:
-        raise ImageError(f"`levels` is {levels!r}, expected a letter for the one slice")
+    if len(shape) == 3:
+        if contours is not None or landmarks is not None:
+            raise ImageError("contours and landmarks are of one slice, expected a `slice` K")
+        if view == "apical":
+            raise ImageError("`view` is 'apical', but a volume is a stack of short-axis slices")
+        view = "sax"
+    letters = len(shape) == 2 or len(cine.first.array)
+    if levels and (len(levels) != letters or set(levels) - set(LETTERS)):
+        raise ImageError(f"`levels` is {levels!r}, expected a letter for each slice ({letters})")
     view, by, notes = seen_view(view, None)
     anatomy = Anatomy(view, septum=septum)
     if mask is not None:
@@ -124,6 +134,7 @@ def anatomy_of(
         source = str(mask) if isinstance(mask, str | Path) else "mask"
         closed = closure(array, *structures(array, source, labels))
         view, by, notes = seen_view(None if by == "default" else view, closed)
+        by = "default" if len(shape) == 3 else by
         anatomy = anatomy_of_mask(array, view, source, cavity_and_wall=labels, septum=septum)
     elif contours is not None:
         anatomy = anatomy_of_contours(contours, shape, view, septum)
@@ -131,7 +142,14 @@ def anatomy_of(
         anatomy = replace(anatomy, view_by=by, notes=notes)
     if landmarks is not None:
         anatomy = replace(anatomy, landmarks=read_landmarks(landmarks, shape))
-    return replace(anatomy, level=LETTERS[levels] if levels else 0)
+    if levels:
+        told = tuple(LETTERS[letter] for letter in levels)
+        return replace(anatomy, **({"level": told[0]} if len(shape) == 2 else {"levels": told}))
+    if len(shape) == 3 and anatomy.has_cavity:
+        distance = cine.first.geometry.spacing[0]
+        found = levels_of(anatomy.cavity + WALL * anatomy.wall, 1, WALL, distance)
+        return replace(anatomy, levels=tuple(found.tolist()))
+    return anatomy
 
 
 def anatomy_of_mask(
@@ -142,7 +160,7 @@ def anatomy_of_mask(
     cavity_and_wall: tuple[int, int] | None = None,
     septum: tuple[float, float] | None = None,
 ) -> Anatomy:
-    """Cavity, wall and contours of a mask `[H, W]`.
+    """Cavity, wall and contours of a mask `[H, W]`; of a volume `[S, H, W]` without contours.
 
     Without `cavity_and_wall` the wall is label 2, as in ACDC, M&Ms and CAMUS, and the cavity the
     label of whose border the largest share lies on the wall; a single label is the cavity. The
@@ -155,14 +173,14 @@ def anatomy_of_mask(
     cavity, wall = labels == cavity_label, labels == wall_label
     found = [label for label in np.unique(labels) if label]
     others = [label for label in found if label not in (cavity_label, wall_label)]
-    contours = {"endo": _closed_outline(cavity)}
+    contours = {} if labels.ndim == 3 else {"endo": closed_outline(cavity)}
     if view == "apical":
         other = np.isin(labels, others)
         contours["endo"] = _without_base(contours["endo"], wall, other, source)
-    elif wall.any():
-        contours["epi"] = _closed_outline(cavity | wall)
+    elif contours and wall.any():
+        contours["epi"] = closed_outline(cavity | wall)
     if septum is None and view == "sax" and len(others) == 1:
-        septum = tuple(map(float, np.argwhere(labels == others[0]).mean(axis=0)))
+        septum = tuple(map(float, np.argwhere(labels == others[0]).mean(axis=0)[-2:]))
     return Anatomy(view, labels, cavity, wall, contours, septum)
 
 
@@ -320,7 +338,7 @@ def _point(row, shape, where) -> tuple[float, float]:
     return point
 
 
-def _closed_outline(mask) -> np.ndarray:
+def closed_outline(mask) -> np.ndarray:
     """Longest outline `[N, 2]` of a mask, its staircase smoothed, ordered from row to column."""
     soft = ndimage.gaussian_filter(np.pad(mask, 2).astype(np.float64), 1.0)
     lines = contour_generator(z=soft).lines(0.5) or contour_generator(z=soft).lines(soft.max() / 2)

@@ -1,4 +1,4 @@
-"""Track a cine, all slices of a stack, or a table of many, and write every result."""
+"""Track a cine, all slices of a stack, volumes, or a table of many, and write every result."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError, in_region
+from ldm_morph_jax.files.images import VOLUME, ImageError, in_region
 from ldm_morph_jax.files.movies import (
     Cine,
     cine_from_arrays,
@@ -21,7 +21,7 @@ from ldm_morph_jax.files.movies import (
 )
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
-from ldm_morph_jax.ops.segments import LETTERS
+from ldm_morph_jax.ops.segments import LETTERS, levels_of
 from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
@@ -49,11 +49,8 @@ from ldm_morph_jax.registering.outputs import (
     write_record,
     write_segments,
 )
-from ldm_morph_jax.registering.segments import (
-    levels_of,
-    merged,
-    twist_of,
-)
+from ldm_morph_jax.registering.pairs import THICK_MM
+from ldm_morph_jax.registering.segments import merged, twist_of
 from ldm_morph_jax.registering.verdict import judge_stack
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
@@ -81,9 +78,11 @@ def track_files(options: CineOptions, load: Load) -> dict:
     if options.example:
         cine, anatomy, options = _example(options)
         return _write(cine, options, anatomy, None, load)
-    if isinstance(options.slice, str | tuple):
+    if options.slice == "all" or isinstance(options.slice, tuple):
         return _track_slices(options, load)
     cine = _read(options)
+    if cine.frames.ndim == 4:
+        replace(options, slice=VOLUME)  # refuses what is for slices
     return _write(cine, *_known_or_found(options, cine), load)
 
 
@@ -114,6 +113,7 @@ def _read(options) -> Cine:
         options.slice,
         frame_times=_frame_times(options.frame_times),
         fps=options.fps,
+        thin=THICK_MM,
         **options.reading,
     )
 
@@ -154,10 +154,11 @@ def _write(cine, options, anatomy, findings, load) -> dict:
     source = None
     if options.dicom:
         source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
+    shown = VOLUME if cine.frames.ndim == 4 else options.slice
     with staged(options.out, ALL_OF_CINE, options.overwrite, last=SUMMARY) as folder:
         registrar = load()
         begin = time.perf_counter()
-        with _progress(f"{options.cine.name} {_slice_name(options.slice)}".strip(), cine) as tell:
+        with _progress(f"{options.cine.name} {_slice_name(shown)}".strip(), cine) as tell:
             tracked = track_heart(
                 cine,
                 registrar,
@@ -167,7 +168,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
                 period=options.period,
                 progress=tell,
                 model=options.model,
-                slice=options.slice,
+                slice=shown,
             )
         done = time.perf_counter()
         content = tracked.summary | {
@@ -177,7 +178,9 @@ def _write(cine, options, anatomy, findings, load) -> dict:
         tracked.write(folder)
         written = time.perf_counter()
         if options.report:
-            draw_cine_pages(folder, tracked, anatomy, tracked.measures, content)
+            draw_cine_pages(
+                folder, tracked, anatomy, tracked.measures, content, tracked.segment_rows
+            )
         if source is not None:
             figures = cine_figures(tracked, tracked.measures) if options.report else []
             rows = tracked.segment_rows
@@ -396,7 +399,7 @@ def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
 
 
 def _slice_name(k) -> str:
-    return "" if k is None else f"slice-{k:02d}"
+    return f"slice-{k:02d}" if isinstance(k, int) else k or ""
 
 
 # ---------------------------------------------------------------------------- what is told
@@ -435,6 +438,8 @@ def summary_text(content: Mapping, out: Path) -> str:
     ):
         if key in content:
             lines.append(f"{title:<13} {100 * content[key]:.1f} %")
+    if "twist" in content:
+        lines.append(f"peak twist    {content['twist']['peak_deg']:.1f} degrees")
     for strain in content.get("strain", {}).values():
         if strain["region"] in ("wall", "endocardium"):
             kind = "endocardial " * (strain["region"] == "endocardium") + strain["direction"]

@@ -81,7 +81,7 @@ def known_or_found(
     """(The reference frame, the heart in it, and what was found to know it).
 
     Args:
-        cine: of one slice.
+        cine: of one slice; of volumes where the heart is told.
         model: the network that finds the heart; None: it is told.
         reference: the frame; None: 0, or end-diastole as found.
         given: arguments of `anatomy.anatomy_of`.
@@ -91,6 +91,11 @@ def known_or_found(
     if model is None:
         reference = reference or 0
         return reference, anatomy_of(cine, reference=reference, **given), None
+    if cine.frames.ndim == 4:
+        raise ImageError(
+            f"{cine.first.source}: the anatomy network {model.name!r} sees slices; volumes need a "
+            "`mask`, or `slice` all"
+        )
     findings = find_heart(
         model,
         cine.frames,

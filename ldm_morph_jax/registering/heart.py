@@ -2,13 +2,15 @@
 
 Strain is Green and Lagrange's, E = (F^T F - I) / 2 with F from the displacement, in the reference
 frame's directions: radial and circumferential about the cavity's centroid in short-axis views;
-along the endocardial contour (longitudinal) and across it (radial) in apical ones. A value of the
-wall or of a sector is the mean over its pixels.
+along the endocardial contour (longitudinal) and across it (radial) in apical ones; radial,
+circumferential and longitudinal about the long axis in a volume. A value of the wall or of a sector
+is the mean over its pixels.
 
 F is fitted within the wall (`strain.regional_gradient`): closely for the radial strain, which
 changes within millimetres of depth, more widely for those along the wall, which change slowly.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -20,15 +22,19 @@ from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.files.geometry import patient_letters
 from ldm_morph_jax.ops import beat, segments, strain
 from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.result import Tracked
 
-_CHUNK = 8  # frames
+_CHUNK = 8  # frames at once
+_MOST_AT_ONCE = 2**21  # voxels of them
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
 RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
+MUSCLE_G_PER_ML = 1.05  # Lang et al., J Am Soc Echocardiogr 28:1, 2015, sec. 5
 NO_RADIAL = (
     "radial strain: not measured in apical views, as its error on the phantom is half of its value"
 )
+LEAST_IN_SLICE = 12  # voxels of the wall that tell how a slice of a volume turns
 # How far a cavity may exceed that of the reference, its end-diastole, before the mask is doubted.
 LARGEST_EXCESS = 0.05
 # Directions in the patient, LPS: from the apex of a heart to its base, and by the main component
@@ -49,10 +55,11 @@ APICAL_SEGMENTS = (
 class Curve:
     """A quantity over time.
 
-    quantity: "area", "volume", "length", "rotation", "strain" or "strain rate".
-    region: "cavity", "wall", "endocardium", "long axis" or a sector of the wall.
-    unit: "mm2", "ml", "mm", or in pixels where their size is unknown; "deg" of rotation; of rates
-        "1/s" or "1/frame"; "" for strain, which is a fraction.
+    quantity: "area", "volume", "length", "rotation", "twist", "torsion", "strain" or "strain rate".
+    region: "cavity", "wall", "endocardium", "long axis", a sector of the wall, or of rotation in a
+        volume "base" or "apex".
+    unit: "mm2", "ml", "mm", or in pixels where their size is unknown; "deg" of rotation and twist,
+        "deg_per_mm" of torsion; of rates "1/s" or "1/frame"; "" for strain, which is a fraction.
     values: `[T]`.
     direction: of strain, "radial", "circumferential" or "longitudinal".
     """
@@ -85,8 +92,12 @@ class Curve:
             return self.region.replace("_", " ")
         if self.direction:
             return "endocardial " * (self.region == "endocardium") + self.direction
-        special = {"area": f"{self.region} area", "length": self.region}
-        return special.get(self.quantity, self.quantity)
+        if self.quantity == "length":
+            return self.region
+        named = ("area", "cavity"), ("area", "wall"), ("volume", "wall")
+        if (self.quantity, self.region) in named or self.region in ("base", "apex"):
+            return f"{self.region} {self.quantity}"
+        return self.quantity
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,10 @@ class Measures:
     """What was measured.
 
     curves: areas, volumes, lengths, strains and strain rates.
-    contours: name -> `[T, N, 2]` pixels, carried to every frame.
+    contours: name -> `[T, N, 2]` pixels, carried to every frame; none of volumes.
     landmarks: name -> `[T, 2]` pixels.
-    end_systole: the frame of the smallest volume (apical) or cavity area; None without a cavity.
+    end_systole: the frame of the smallest volume (apical views and volumes) or cavity area; None
+        without a cavity.
     jacobian: (smallest determinant, share of pixels at or below zero).
     notes: what could not be measured, and why.
     pixels: region of the wall ("wall" and its sectors) -> how many pixels it has.
@@ -121,10 +133,15 @@ def main_strain(view: str) -> str:
     return "circumferential" if view == "sax" else "longitudinal"
 
 
+def strain_directions(tracked: Tracked, anatomy: Anatomy) -> tuple[str, ...]:
+    """Names of `directions`."""
+    if tracked.geometry.dimension == 3:
+        return "radial", "circumferential", "longitudinal"
+    return "radial", main_strain(anatomy.view)
+
+
 def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     """All that the anatomy allows to measure."""
-    known = tracked.cine.first.spacing_known
-    length, area = ("mm", "mm2") if known else ("px", "px2")
     frames = _of_frames(tracked, anatomy)
     contours, landmarks = (  # in their order, which a compiled function loses
         {name: frames[kind][name] for name in getattr(anatomy, kind)}
@@ -136,31 +153,14 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         return Measures((), contours, landmarks, None, jacobian, (note,))
 
     notes: list[str] = []
-    curves = [Curve("area", "cavity", area, frames["cavity_area"])]
-    size = curves[0]
-    if anatomy.has_wall:
-        curves.append(Curve("area", "wall", area, frames["wall_area"]))
-    if anatomy.view == "apical":
-        volume, axis = _volumes(tracked, anatomy, contours["endo"])
-        unit, factor = ("ml", 1e-3) if known else ("px3", 1.0)
-        size = Curve("volume", "cavity", unit, factor * volume)
-        curves += [size, Curve("length", "long axis", length, axis)]
-    endo = jnp.asarray(contours["endo"])
-    lengths = np.asarray(strain.contour_length(endo, tracked.spacing, closed=anatomy.closed))
-    tangential = main_strain(anatomy.view)
-    shortening = lengths / lengths[tracked.reference] - 1
-    curves.append(Curve("strain", "endocardium", "", shortening, tangential))
-    if anatomy.view == "sax":
-        outlines = np.concatenate(list(contours.values()), axis=1)
-        turned = beat.rotation(outlines[tracked.reference], outlines, tracked.spacing)
-        turned = -turned if _walls(tracked, anatomy)[0] else turned  # mirrored
-        curves.append(Curve("rotation", "wall", "deg", turned))
+    of = _curves_of_volume if tracked.geometry.dimension == 3 else _curves_of_slice
+    size, curves = of(tracked, anatomy, frames, contours)
     pixels: dict[str, int] = {}
     if anatomy.has_wall:
         sectors, names = wall_sectors(tracked, anatomy)
-        pixels["wall"] = int(np.count_nonzero(anatomy.wall))
+        pixels["wall"] = int(np.count_nonzero(strained(anatomy)))
         pixels |= {name: int((sectors == n).sum()) for n, name in enumerate(names, start=1)}
-        found = {direction: k for k, direction in enumerate(("radial", tangential))}
+        found = {name: k for k, name in enumerate(strain_directions(tracked, anatomy))}
         if anatomy.view == "apical":
             del found["radial"]
             notes.append(NO_RADIAL)
@@ -185,6 +185,77 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
     )
 
 
+def _curves_of_slice(tracked, anatomy, frames, contours) -> tuple[Curve, list[Curve]]:
+    """(The size of the cavity, all curves but those of the wall's strain) of a slice."""
+    known = tracked.cine.first.spacing_known
+    length, area = ("mm", "mm2") if known else ("px", "px2")
+    size = Curve("area", "cavity", area, frames["cavity_size"])
+    curves = [size]
+    if anatomy.has_wall:
+        curves.append(Curve("area", "wall", area, frames["wall_size"]))
+    if anatomy.view == "apical":
+        volume, axis = _volumes(tracked, anatomy, contours["endo"])
+        unit, factor = ("ml", 1e-3) if known else ("px3", 1.0)
+        size = Curve("volume", "cavity", unit, factor * volume)
+        curves += [size, Curve("length", "long axis", length, axis)]
+    endo = jnp.asarray(contours["endo"])
+    lengths = np.asarray(strain.contour_length(endo, tracked.spacing, closed=anatomy.closed))
+    shortening = lengths / lengths[tracked.reference] - 1
+    curves.append(Curve("strain", "endocardium", "", shortening, main_strain(anatomy.view)))
+    if anatomy.view == "sax":
+        outlines = np.concatenate(list(contours.values()), axis=1)
+        turned = _turned(tracked, anatomy, outlines)
+        curves.append(Curve("rotation", "wall", "deg", turned))
+    return size, curves
+
+
+def _curves_of_volume(tracked, anatomy, frames, _) -> tuple[Curve, list[Curve]]:
+    """As `_curves_of_slice`; rotation is that of the wall in the outermost slices."""
+    known = tracked.cine.first.spacing_known
+    unit, factor = ("ml", 1e-3) if known else ("px3", 1.0)
+    size = Curve("volume", "cavity", unit, factor * frames["cavity_size"])
+    curves = [size]
+    if anatomy.has_wall:
+        curves.append(Curve("volume", "wall", unit, factor * frames["wall_size"]))
+    if ends := _ends(anatomy):
+        base, apex = (
+            _turned(tracked, anatomy, frames["ends"][name][..., 1:]) for name in ("base", "apex")
+        )
+        twist, distance = beat.twist(base, apex), tracked.spacing[0] * abs(ends[0] - ends[1])
+        curves += [
+            Curve("rotation", "base", "deg", base),
+            Curve("rotation", "apex", "deg", apex),
+            Curve("twist", "wall", "deg", twist),
+            Curve("torsion", "wall", f"deg_per_{'mm' if known else 'px'}", twist / distance),
+        ]
+    return size, curves
+
+
+def _turned(tracked, anatomy, points) -> np.ndarray:
+    """Rotation over time of points `[T, N, 2]` of a short-axis slice, see `beat.rotation`."""
+    turned = beat.rotation(points[tracked.reference], points, tracked.spacing[-2:])
+    return -turned if _walls(tracked, anatomy)[0] else turned  # mirrored
+
+
+def _ends(anatomy) -> tuple[int, int] | None:
+    """The outermost slices of a volume between which it twists; None where there are not both."""
+    if not (anatomy.levels and anatomy.has_wall):
+        return None
+    sizes = anatomy.wall.sum(axis=(1, 2))
+    return segments.outermost(anatomy.levels, np.flatnonzero(sizes >= LEAST_IN_SLICE).tolist())
+
+
+def strained(anatomy) -> np.ndarray:
+    """Where strain of the wall is measured: of a volume in the slices that show the cavity.
+
+    Directions about the long axis mean nothing in the cap of the apex.
+    """
+    if not anatomy.levels:
+        return anatomy.wall
+    inside = [level not in (0, segments.CAP) for level in anatomy.levels]
+    return anatomy.wall & np.reshape(inside, (-1, 1, 1))
+
+
 def _rate(curve: Curve, tracked: Tracked) -> Curve:
     """The strain rate of a strain."""
     values = np.asarray(strain.strain_rate(curve.values, jnp.asarray(tracked.times)))
@@ -193,9 +264,10 @@ def _rate(curve: Curve, tracked: Tracked) -> Curve:
 
 
 def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | None]:
-    """Strain of the wall where it is in frame t, `[H, W]` float32, NaN elsewhere; frame by frame.
+    """Strain of the wall where it is in frame t, `[*space]` float32, NaN elsewhere; frame by frame.
 
-    Circumferential in short-axis, longitudinal in apical views. None without a wall.
+    Circumferential in short-axis views and volumes, longitudinal in apical views. None without a
+    wall.
     """
     if not (anatomy.has_wall and anatomy.has_cavity):
         yield from (None for _ in tracked.times)
@@ -204,17 +276,18 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
     wall = jnp.asarray(anatomy.wall, jnp.float32)
 
     @jax.jit
-    def there(u, inverse, wall):
+    def there(u, inverse, wall, tangent):
         value = wall_strain(u, wall > 0, tangent, TANGENTIAL_SIGMA, tracked.spacing)
         both = jnp.stack([jnp.where(wall > 0, value, 0), jnp.broadcast_to(wall, value.shape)], -1)
         value, share = jnp.moveaxis(warp(both, inverse), -1, 0)
         return jnp.where(share > 0.5, value / jnp.maximum(share, 0.5), jnp.nan)
 
-    for first in range(0, len(tracked.times), _CHUNK):
-        rows = slice(first, first + _CHUNK)
+    chunk = _chunk(tracked)
+    for first in range(0, len(tracked.times), chunk):
+        rows = slice(first, first + chunk)
         yield from in_chunks(
-            lambda u, inverse: there(u, inverse, wall),
-            _CHUNK,
+            lambda u, inverse: there(u, inverse, wall, tangent),
+            chunk,
             tracked.displacement[rows],
             tracked.inverse[rows],
         )
@@ -245,6 +318,8 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
             fraction = fractions.get((curve.quantity, curve.region))
             if fraction:
                 result[fraction] = float(strain.fractional_change(*values.values()))
+    if tracked.geometry.dimension == 3:
+        result |= _of_ventricle(measures, tracked.reference)
     result["strain"] = strains
     result["segment_pixels"] = measures.pixels
     region = anatomy.wall if anatomy.has_wall else np.ones(tracked.geometry.shape, bool)
@@ -259,6 +334,28 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
     smallest, folded = measures.jacobian
     result["jacobian"] = {"smallest": smallest, "nonpositive_percent": 100 * folded}
     return result
+
+
+def _of_ventricle(measures: Measures, reference: int) -> dict:
+    """What only a volume tells: stroke volume, mass, the largest twist."""
+    curves, es = measures.table, measures.end_systole
+    found: dict = {}
+    for unit in ("ml", "px3"):
+        if f"volume_{unit}" in curves:
+            volume = curves[f"volume_{unit}"]
+            found[f"stroke_volume_{unit}"] = float(volume[reference] - volume[es])
+    if "wall_volume_ml" in curves:
+        found["mass_g"] = float(MUSCLE_G_PER_ML * curves["wall_volume_ml"][reference])
+    if "twist_deg" in curves:
+        twist = curves["twist_deg"]
+        [torsion] = [c for c in measures.curves if c.quantity == "torsion"]
+        peak = int(np.abs(twist).argmax())
+        found["twist"] = {
+            "peak_deg": float(twist[peak]),
+            f"peak_{torsion.unit}": float(torsion.values[peak]),
+            "end_systolic_deg": float(twist[es]),
+        }
+    return found
 
 
 def way(direction: str) -> int:
@@ -294,7 +391,7 @@ def _contrast(frames: np.ndarray, anatomy: Anatomy) -> np.ndarray:
 
 
 def wall_strain(u, wall, direction, sigma, spacing):
-    """Strain along unit vectors `[H, W, 2]`, `[..., H, W]`; to be used in the wall alone."""
+    """Strain along unit vectors `[*space, n]`, `[..., *space]`; to be used in the wall alone."""
     gradient = strain.regional_gradient(u, wall, sigma, spacing)
     return strain.normal_strain(strain.green_lagrange(gradient), direction)
 
@@ -321,9 +418,12 @@ def _volumes(tracked, anatomy, endo) -> tuple[np.ndarray, np.ndarray]:
     return in_chunks(volumes, _CHUNK, tracked.inverse, bases.astype(np.float32))
 
 
-def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array]:
-    """(radial, circumferential or longitudinal) unit vectors, `[H, W, 2]`."""
+def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, ...]:
+    """(radial, circumferential or longitudinal) unit vectors `[*space, n]`; of volumes all 3."""
     points = jnp.stack(jnp.indices(tracked.geometry.shape), axis=-1).astype(jnp.float32)
+    if tracked.geometry.dimension == 3:
+        centre, axis = strain.slice_axis(anatomy.cavity, tracked.spacing)
+        return strain.cylinder_directions(points, centre + 1e-3, axis, tracked.spacing)
     if anatomy.view == "sax":
         return strain.polar_directions(points, anatomy.centre + 1e-3, tracked.spacing)
     endo = jnp.asarray(anatomy.contours["endo"], jnp.float32)
@@ -331,8 +431,10 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, jax.Array
 
 
 def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(numbers from 1 of sectors within the wall `[H, W]`, their names); no name, no sectors."""
+    """(numbers from 1 of sectors within the wall `[*space]`, their names); no name, no sectors."""
     reverse, _ = _walls(tracked, anatomy)
+    if tracked.geometry.dimension == 3:
+        return _segments_of_volume(tracked, anatomy, reverse)
     if anatomy.view == "sax":
         if anatomy.septum is None:
             return np.zeros(tracked.geometry.shape, np.int32), ()
@@ -360,14 +462,36 @@ def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[
     return numbers, APICAL_SEGMENTS
 
 
+def _segments_of_volume(tracked, anatomy, mirrored) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `wall_sectors`: those of the 16 segments that a volume shows, about its long axis.
+
+    The septum lies in one direction in all slices.
+    """
+    numbers = np.zeros(tracked.geometry.shape, np.int32)
+    if anatomy.septum is None:
+        return numbers, ()
+    centre, axis = strain.slice_axis(anatomy.cavity, tracked.spacing)
+    slope = axis[1:] / tracked.spacing[1:] / (axis[0] / tracked.spacing[0])  # pixels per slice
+    points = np.stack(np.indices(numbers.shape[1:]), axis=-1)
+    for k in np.flatnonzero(strained(anatomy).any(axis=(1, 2))):
+        middle = centre[1:] + slope * (k - centre[0])
+        septum = middle + anatomy.septum - centre[1:]
+        level, spacing = anatomy.levels[k], tracked.spacing[1:]
+        found = segments.segments(points, middle, septum, level, spacing, mirrored=mirrored)
+        numbers[k] = np.where(anatomy.wall[k], found, 0)
+    shown = np.unique(numbers[numbers > 0])
+    names = tuple(segments.NAMES[n - 1].replace(" ", "_") for n in shown)
+    return np.searchsorted(shown, numbers) + 1 - (numbers == 0), names
+
+
 def _walls(tracked, anatomy) -> tuple[bool, str]:
     """(Whether sectors are numbered the other way round than on an unmirrored image, what to note).
 
     A short-axis array is mirrored where its columns and rows, whose cross product points to the
     base of the heart on an image seen from the apex, have it point to the apex: to the left, the
-    front and the feet. The first wall of an apical view is the one on the patient's right or, where
-    the walls lie above or in front of each other, the lower or the rear one: septal in four-chamber
-    and inferior in two-chamber views.
+    front and the feet. The slices of a volume say where the base is. The first wall of an apical
+    view is the one on the patient's right or, where the walls lie above or in front of each other,
+    the lower or the rear one: septal in four-chamber and inferior in two-chamber views.
     """
     directions = tracked.cine.first.axis_directions
     if anatomy.view == "sax":
@@ -381,7 +505,10 @@ def _walls(tracked, anatomy) -> tuple[bool, str]:
                 "names of sectors assume an image as usually shown, seen from the apex and not "
                 "mirrored: the file does not tell its orientation"
             )
-        to_base = np.cross(directions[1], directions[0]) @ (_BASE / np.linalg.norm(_BASE))
+        base = _BASE / np.linalg.norm(_BASE)
+        if ends := _ends(anatomy):
+            base = directions[0] * np.sign(ends[0] - ends[1])
+        to_base = np.cross(directions[-1], directions[-2]) @ base
         if abs(to_base) < 0.3:
             return bool(to_base < 0), (
                 "names of sectors are doubtful: this plane does not lie across the left ventricle "
@@ -402,38 +529,53 @@ def _walls(tracked, anatomy) -> tuple[bool, str]:
 
 def _of_frames(tracked, anatomy) -> dict:
     """What the displacement of a frame tells, of all frames `[T, ...]`, in one pass over them."""
-    with_strain = anatomy.has_wall and anatomy.has_cavity
+    with_strain, normals = anatomy.has_wall and anatomy.has_cavity, ()
+    space = tuple(range(1, tracked.geometry.dimension + 1))
     regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}
+    ends = {
+        name: np.insert(np.argwhere(anatomy.wall[k]), 0, k, axis=1)
+        for name, k in zip(("base", "apex"), _ends(anatomy) or (), strict=False)
+    }
     if with_strain:
         normals = directions(tracked, anatomy)
+        sigmas = (RADIAL_SIGMA, *[TANGENTIAL_SIGMA] * (len(normals) - 1))
+        regions["strained"] = strained(anatomy)
         regions["sector"], names = wall_sectors(tracked, anatomy)
         count = max(1, len(names))
     regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
     @jax.jit
-    def of_chunk(u, regions):  # arguments: what follows from constants is computed by the compiler
+    def of_chunk(
+        u, regions, normals
+    ):  # arguments: what follows from constants is computed by the compiler
         def move(points):
             return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
-        determinant = jnp.linalg.det(strain.deformation_gradient(u))
+        determinant = jacobian_determinant(u)
         measured = {
             "contours": {name: move(points) for name, points in anatomy.contours.items()},
             "landmarks": {name: move(point) for name, point in anatomy.landmarks.items()},
-            "smallest_jacobian": determinant.min(axis=(1, 2)),
-            "folded": (determinant <= 0).mean(axis=(1, 2)),
+            "ends": {name: move(points) for name, points in ends.items()},
+            "smallest_jacobian": determinant.min(axis=space),
+            "folded": (determinant <= 0).mean(axis=space),
         }
         for name in ("cavity", "wall") if "cavity" in regions else ():
-            measured[f"{name}_area"] = strain.region_area(u, regions[name], tracked.spacing)
+            measured[f"{name}_size"] = strain.region_size(u, regions[name], tracked.spacing)
         if with_strain:
             values = jnp.stack(
                 [
                     wall_strain(u, regions["wall"], normal, sigma, tracked.spacing)
-                    for normal, sigma in zip(normals, (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True)
+                    for normal, sigma in zip(normals, sigmas, strict=True)
                 ],
                 axis=1,
             )
-            measured["strain"] = strain.regional_mean(values, regions["wall"], 1)[..., 0]
+            measured["strain"] = strain.regional_mean(values, regions["strained"], 1)[..., 0]
             measured["sectors"] = strain.regional_mean(values, regions["sector"], count)
         return measured
 
-    return in_chunks(lambda u: of_chunk(u, regions), _CHUNK, tracked.displacement)
+    return in_chunks(lambda u: of_chunk(u, regions, normals), _chunk(tracked), tracked.displacement)
+
+
+def _chunk(tracked) -> int:
+    """Frames at once; volumes bound the memory."""
+    return max(1, min(_CHUNK, _MOST_AT_ONCE // math.prod(tracked.geometry.shape)))

@@ -48,7 +48,7 @@ class TrackedHeart(Tracked):
     anatomy: masks, contours and landmarks of the reference frame.
     findings: of the network that found the heart; None where it was told.
     model: what registered, as `load` was given it; None for the search alone.
-    slice: of a stack, the one that was tracked.
+    slice: of a stack, the one that was tracked; "volume" of volumes.
     weights_sha256: of the network; None for the search alone.
     """
 
@@ -112,13 +112,14 @@ class TrackedHeart(Tracked):
         told = self.findings is None
         numbers = with_intervals(numbers, self, self.anatomy, self.measures.curves, told=told)
         numbers["curves"] = {name: values.tolist() for name, values in curves.items()}
-        pixel = float(np.prod(first.spacing)) if first.spacing_known else None
+        spacing = list(self.spacing) if first.spacing_known else None
+        pixel = None if spacing is None else float(np.prod(spacing))
         return {
             "cine": {
                 "file": first.source,
                 "slice": self.slice,
                 "shape": list(self.cine.frames.shape),
-                "spacing_mm": list(first.spacing) if first.spacing_known else None,
+                "spacing_mm": spacing,
                 "axes": first.axis_letters,
                 "times": list(map(float, self.times)),
                 "times_known": self.cine.times is not None,
@@ -162,7 +163,8 @@ class TrackedHeart(Tracked):
             content = self.summary | {"software": software(self.weights_sha256)}
             self.write(stage)
             if report:
-                draw_cine_pages(stage, self, self.anatomy, self.measures, content)
+                rows = self.segment_rows
+                draw_cine_pages(stage, self, self.anatomy, self.measures, content, rows)
             write_record(stage, SUMMARY, content)
 
     def write(self, folder: Path) -> None:
@@ -187,7 +189,8 @@ def track_heart(
     model: str | None = None,
     slice: int | str | None = None,
 ) -> TrackedHeart:
-    """Track a cine of one slice; arguments as of `tracking.track_cine` and `TrackedHeart`."""
+    """Track a cine of one slice or of volumes; arguments as of `tracking.track_cine` and
+    `TrackedHeart`."""
     if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
         cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     tracked = track_cine(

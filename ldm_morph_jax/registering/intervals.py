@@ -58,11 +58,12 @@ def with_intervals(
         `numbers` and "intervals", their "coverage" and what they are "calibrated_on", and beside
         them those that hold, (low, high): "peak_interval" of a strain,
         "fractional_area_change_interval" and "ejection_fraction_interval". "intervals" is None, and
-        there are none, for what was not calibrated: another method than the search, a cine whose
-        spacing is not known; of strain, without a period or a wall; of the cavity, with a mask that
+        there are none, for what was not calibrated: another method than the search, volumes, a
+        cine whose spacing is not known; of strain, without a period or a wall; of the cavity, with a mask that
         a network found.
     """
-    known = tracked.method == "search" and tracked.cine.first.spacing_known
+    in_plane = tracked.geometry.dimension == 2
+    known = in_plane and tracked.method == "search" and tracked.cine.first.spacing_known
     strains = known and tracked.period is not None and anatomy.has_wall
     found, calibrated_on = dict(numbers), {}
     for curve in curves:

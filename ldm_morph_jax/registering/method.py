@@ -10,6 +10,7 @@ from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
+    THICK_MM,
     asks_for_volume,
     refinement_steps,
     register_images,
@@ -247,8 +248,8 @@ class Registrar(TrainedMethod):
         With a mask or contours the result has areas, volumes and strain.
 
         Args:
-            cine: the path of a file, video or folder, a `Cine`, or an array `[T, H, W]`, NumPy or
-                JAX, grey values of any range.
+            cine: the path of a file, video or folder, a `Cine`, or an array `[T, H, W]`, or `[T, S,
+                H, W]` of volumes, NumPy or JAX, grey values of any range.
             mask: labels of the reference frame: a path, an `Image`, a SimpleITK image, or an array
                 `[H, W]`, of all frames `[T, H, W]`; "auto": the anatomy network finds the heart.
             contours: in its place, the path of a CSV, or {"endo": `[N, 2]`, "epi": ...}, (row,
@@ -262,15 +263,17 @@ class Registrar(TrainedMethod):
             septum: (row, column) in the direction of the middle of the septum, for sectors; by
                 default the mask's right ventricle.
             levels: the level of a short-axis slice: "b" (basal), "m" (middle), "a" (apical), "c"
-                (cap).
+                (cap); of volumes a letter for each slice.
             reference: the frame whose tissue is followed, usually end-diastole; by default 0, or
                 end-diastole as the network finds it.
             period: of the beat, in seconds (frames, where times are unknown); "whole": the last
                 frame shows what the first one does; None: the motion need not repeat.
-            spacing: mm, one number or (row, column), where the cine does not tell it.
+            spacing: mm, one number or (row, column), of arrays of volumes (slice, row, column),
+                where the cine does not tell it.
             times: `[T]` seconds, increasing, where the cine does not tell them.
             fps: frames per second, in their place.
-            slice: of a file of several, which one (from 0).
+            slice: of a file of several, which one (from 0); "volume": tissue is followed through
+                the slices; by default so where they are thin, see `pairs`.
             oblique: accept a slice that is tilted against the x-y plane.
             settings: see `tracking.Tracking`.
             progress: called with the share that is done.
@@ -284,7 +287,16 @@ class Registrar(TrainedMethod):
         from ldm_morph_jax.registering.heart_result import track_heart
 
         check_not_forked()
-        frames = cine_of(cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique)
+        frames = cine_of(
+            cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique, thin=THICK_MM
+        )
+        if frames.frames.ndim == 4:
+            if slice not in (None, VOLUME):
+                raise ImageError(
+                    f"{frames.first.source}: has {frames.frames.shape[1]} slices, expected one at "
+                    "a time, or `slice` volume"
+                )
+            slice = VOLUME
         if isinstance(mask, str) and mask == "auto":
             mask, anatomy = None, anatomy or DEFAULT_ANATOMY
         if anatomy is not None and not (mask is contours is None):

@@ -67,8 +67,8 @@ class SliceOption:
         Parameter(converter=_slice, n_tokens=1, metavar="K|K-L|K,L|all|volume"),
     ] = None
     """which slice of a 3-D file (from 0); several, as in 2-5 or 0,2,4, or all: one by one; volume
-    (register): in three dimensions. By default register takes slices of 5 mm or more one by one,
-    thinner ones as a volume"""
+    (register, track): in three dimensions. By default slices of less than 5 mm are a volume;
+    register takes thicker ones one by one"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,8 +315,6 @@ class CineOptions(JobOptions):
         given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:
             raise ValueError(f"`{source}` does not go with {', '.join(given)}")
-        if self.slice == "volume":
-            raise ValueError("`slice` is 'volume', expected a number or 'all': slices are tracked")
         if self.mask == Path("auto"):
             if self.view == "apical" and self.anatomy is None:
                 raise ValueError(
@@ -331,6 +329,14 @@ class CineOptions(JobOptions):
             raise ValueError(f"{' and '.join(known)} given, expected one of them")
         if self.reference is None and self.anatomy is None:
             object.__setattr__(self, "reference", 0)
+        if self.slice == "volume":
+            of_slices = ("anatomy", "contours", "landmarks", "model", "dicom")
+            given = [f"`{name}`" for name in of_slices if getattr(self, name)]
+            if given or self.view == "apical":
+                raise ValueError(
+                    f"`slice` volume does not go with {', '.join(given) or '`view` apical'}, which "
+                    "is for slices"
+                )
         if self.levels and (self.view == "apical" or set(self.levels) - set("bmac-")):
             raise ValueError(
                 f"`levels` is {self.levels!r}, expected b, m, a, c or - of short-axis slices"

@@ -25,6 +25,7 @@ segments.csv                           peaks, times and rates, a row per segment
 dicom/                                 with --dicom, see `dicom_results`
 summary.json                           fractions, peaks, drift, settings
 curves.png, beat.gif, report.html
+bullseye.png                           of volumes
 
 Of a stack, a folder for each slice, and of all together:
 
@@ -72,7 +73,7 @@ ALL_OF_PAIR = (
 )
 ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
-    f"segments.csv dicom {SUMMARY} curves.png beat.gif report.html"
+    f"segments.csv dicom {SUMMARY} curves.png beat.gif bullseye.png report.html"
 ).split()
 ALL_OF_STACK = ("curves.csv", "segments.csv", "bullseye.png", "report.html", "dicom", SUMMARY)
 _GRID_LINES = 16  # along the longer side
@@ -349,36 +350,52 @@ def _cell(value) -> str:
 
 
 def draw_cine_pages(
-    folder: Path, tracked: Tracked, anatomy: "Anatomy", measures: "Measures", content: Mapping
+    folder: Path,
+    tracked: Tracked,
+    anatomy: "Anatomy",
+    measures: "Measures",
+    content: Mapping,
+    rows: Sequence[Mapping],
 ) -> None:
-    """curves.png, beat.gif and report.html."""
+    """curves.png, beat.gif and report.html; of volumes bullseye.png, too, of the `rows` of the
+    segments."""
     from ldm_morph_jax.registering.heart import main_strain
+    from ldm_morph_jax.report import stack
     from ldm_morph_jax.report import tracked as report
 
     for figure in cine_figures(tracked, measures):
         (folder / "curves.png").write_bytes(report.png_bytes(figure))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
-    pages = []
-    names, *sectors = _sectors(tracked, anatomy)
+    pages, outlines = [], []
+    in_space = tracked.geometry.dimension == 3
+    names, *sectors = ([],) if in_space else _sectors(tracked, anatomy)
+    if in_space and (figures := stack.bullseyes(rows)):
+        (folder / "bullseye.png").write_bytes(report.png_bytes(figures[0]))
+    draw = _views_of_volume if in_space else _views
+    shape: tuple[int, ...] = ()
 
     def pictures():
-        for view in _views(tracked, anatomy, measures, *sectors):
+        nonlocal shape
+        for view in draw(tracked, anatomy, measures, *sectors):
+            shape = view["image"].shape
             pages.append(report.frame_page(view))
+            outlines.extend(line for lines in view["contours"].values() for line in lines)
             yield report.frame_picture(view)
 
     report.write_animation(folder / "beat.gif", pictures(), seconds)
     report.write_report(
         folder / "report.html",
         frames=pages,
-        shape=tracked.geometry.shape,
-        spacing=tracked.spacing,
-        outlines=[line for lines in measures.contours.values() for line in lines],
+        shape=shape,
+        spacing=tracked.spacing[-2:],
+        outlines=outlines,
         times=tracked.times,
         seconds=seconds,
         time_label=_time_label(tracked),
         curves=measures.curves,
         strain_name=main_strain(anatomy.view),
         sectors=names,
+        maps=stack.bullseye_maps(rows) if in_space else (),
         summary=content,
     )
 
@@ -444,7 +461,7 @@ def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
         image = tracked.cine.frames[t].astype(np.float32)
         yield {
             "image": np.clip((image - low) / max(high - low, 1e-12), 0, 1),
-            "contours": {name: points[t] for name, points in measures.contours.items()},
+            "contours": {name: [points[t]] for name, points in measures.contours.items()},
             "closed": anatomy.closed,
             "landmarks": np.array([points[t] for points in measures.landmarks.values()]),
             "grid": [carried(line, t) for line in lines],
@@ -453,6 +470,61 @@ def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
             "strain": strain,
             "spacing": tracked.spacing,
         }
+
+
+def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
+    """As `_views`: a slice of the basal, the middle and the apical third side by side, around the
+    heart, with the outlines of what the mask has been carried to."""
+    from ldm_morph_jax.registering.anatomy import closed_outline
+    from ldm_morph_jax.registering.heart import strain_maps
+
+    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
+    slices, box = _shown_slices(anatomy, tracked.geometry.shape)
+    width = box[1].stop - box[1].start
+
+    def beside(volume):
+        return np.concatenate([volume[k][box] for k in slices], axis=1)
+
+    def outlines(mask):
+        planes = [(k * width, mask[s][box]) for k, s in enumerate(slices)]
+        return [closed_outline(plane) + [0, left] for left, plane in planes if plane.any()]
+
+    for t, strain in enumerate(strain_maps(tracked, anatomy)):
+        contours = {}
+        if anatomy.has_cavity:
+            carried = tracked.carried(anatomy.cavity + 2 * anatomy.wall, t)
+            contours["endo"] = outlines(carried == 1)
+            contours |= {"epi": outlines(carried > 0)} if anatomy.has_wall else {}
+        image = beside(tracked.cine.frames[t].astype(np.float32))
+        yield {
+            "image": np.clip((image - low) / max(high - low, 1e-12), 0, 1),
+            "contours": contours,
+            "closed": True,
+            "landmarks": np.empty((0, 2)),
+            "grid": [],
+            "sectors": [],
+            "labels": np.empty((0, 2)),
+            "strain": None if strain is None else beside(strain),
+            "spacing": tracked.spacing[1:],
+        }
+
+
+def _shown_slices(anatomy, shape) -> tuple[list[int], tuple[slice, slice]]:
+    """(The middle slice of each third, base first; the part of a slice around the heart)."""
+    if not anatomy.has_cavity:
+        return [shape[0] * k // 4 for k in (1, 2, 3)], np.s_[: shape[1], : shape[2]]
+    thirds = [np.flatnonzero(np.equal(anatomy.levels, level)) for level in (1, 2, 3)]
+    middle = np.flatnonzero(anatomy.levels).mean()  # of two in the middle of a third the inner one
+    slices = [
+        min(k.tolist(), key=lambda one, k=k: (abs(one - k.mean()), abs(one - middle)))
+        for k in thirds
+        if len(k)
+    ]
+    places = np.argwhere(anatomy.labels)[:, 1:]
+    margin = np.ptp(places, axis=0) // 4 + 2
+    first = np.maximum(places.min(axis=0) - margin, 0)
+    last = np.minimum(places.max(axis=0) + margin + 1, shape[1:])
+    return slices, tuple(map(slice, first, last))
 
 
 def _tissue_lines(shape) -> list[np.ndarray]:

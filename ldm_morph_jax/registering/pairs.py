@@ -38,7 +38,7 @@ _SIZE_CLASS = 64
 _SLICE_CLASS = 4  # the same for the slices of a volume
 # From this distance of slices on they are registered one by one: 10 mm apart, in training patients
 # of ACDC, that overlaps more than three dimensions (docs/results/volumes); 5 mm is a choice.
-_THICK_MM = 5.0
+THICK_MM = 5.0
 
 
 def register_images(
@@ -60,7 +60,7 @@ def register_images(
         align, centre: see `grid.prepare`.
         refine: see `refinement_steps`.
         volume: True: register stacks in three dimensions where that is possible; False: slice by
-            slice; None: in three dimensions where slices are thin (`_THICK_MM`). The notes of the
+            slice; None: in three dimensions where slices are thin (`THICK_MM`). The notes of the
             registration say why it was slice by slice.
         anatomy: guides the search, see `guiding`.
         affine: "rigid" or "affine": what is found before anything deforms, see `affine`.
@@ -150,7 +150,7 @@ def _why_slice_by_slice(
     if not steps:
         return f"{method.name} knows no volumes, and no refinement was asked for"
     distance = fixed.geometry.spacing[0]
-    if not asked and fixed.spacing_known and distance >= _THICK_MM:
+    if not asked and fixed.spacing_known and distance >= THICK_MM:
         return (
             f"slices are {distance:g} mm apart, and so thick ones overlap more than in three "
             "dimensions, which `slice` volume asks for"

@@ -158,16 +158,16 @@ class Series:
 class Tracked:
     """A cine and the motion of the tissue of its reference frame.
 
-    cine: frames `[T, H, W]`.
+    cine: frames `[T, *space]`, of a slice or of volumes.
     reference: number of the frame whose tissue is followed.
     times: `[T]` seconds; frame numbers where the cine does not tell.
-    displacement: `[T, H, W, 2]` float32 pixels, Lagrangian: the tissue at x of the reference is at
-        x + displacement[t](x) in frame t. Computed when it is looked at; `np.asarray` makes an
+    displacement: `[T, *space, n]` float32 pixels, Lagrangian: the tissue at x of the reference is
+        at x + displacement[t](x) in frame t. Computed when it is looked at; `np.asarray` makes an
         array of all frames.
-    inverse: `[T, H, W, 2]` float32 pixels, from frame t back to the reference; likewise.
+    inverse: `[T, *space, n]` float32 pixels, from frame t back to the reference; likewise.
     period: of the motion, in the unit of `times`; None where it was not told.
-    unconstrained_last: `[H, W, 2]`, displacement of the last frame when it is registered by itself,
-        before anything is smoothed in time; None where that was not done.
+    unconstrained_last: `[*space, n]`, displacement of the last frame when it is registered by
+        itself, before anything is smoothed in time; None where that was not done.
     method: "search", or the name of the method.
     """
 
@@ -186,9 +186,9 @@ class Tracked:
         return self.cine.first.geometry
 
     @property
-    def spacing(self) -> tuple[float, float]:
-        """(row, column) in mm; (1, 1) where unknown."""
-        return self.cine.first.spacing
+    def spacing(self) -> tuple[float, ...]:
+        """Of a pixel in mm, in axis order; 1 where unknown."""
+        return self.geometry.spacing
 
     @property
     def whole_beat(self) -> bool:
@@ -205,11 +205,11 @@ class Tracked:
         return self._transform(self.inverse[t])
 
     def warped(self, t: int) -> np.ndarray:
-        """Frame t brought to the reference frame, `[H, W]` float32, original intensities."""
+        """Frame t brought to the reference frame, `[*space]` float32, original intensities."""
         return self.transform(t).warp(self.cine.frames[t])
 
     def carried(self, labels: np.ndarray, t: int) -> np.ndarray:
-        """Labels `[H, W]` of the reference frame in frame t; nearest neighbour."""
+        """Labels `[*space]` of the reference frame in frame t; nearest neighbour."""
         return self.inverse_transform(t).warp(labels, "nearest")
 
     def _transform(self, u: np.ndarray) -> Transform:

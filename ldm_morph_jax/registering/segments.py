@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ldm_morph_jax.ops import beat
-from ldm_morph_jax.ops.segments import APICAL, BASAL, NAMES, slice_levels
+from ldm_morph_jax.ops.segments import NAMES, outermost
 from ldm_morph_jax.registering.heart import Curve, strain_numbers, way
 
 MIN_PIXELS = 12  # with fewer a segment's mean is not to be trusted
@@ -168,34 +168,16 @@ def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: int) -> Se
     return Segments(curves, pixels, times, end_systole)
 
 
-def levels_of(labels: np.ndarray, cavity: int, wall: int, distance: float) -> np.ndarray:
-    """Level of every slice of a mask `[S, H, W]`, see `ops.segments.slice_levels`.
-
-    The base is the end with the larger cavity.
-    """
-    areas = (labels == cavity).sum(axis=(1, 2))
-    inside = areas[areas > 0]
-    third = max(1, len(inside) // 3)
-    backwards = len(inside) > 1 and inside[:third].mean() < inside[-third:].mean()
-    order = slice(None, None, -1 if backwards else 1)
-    shows_wall = (labels == wall).any(axis=(1, 2))
-    depth = distance * np.arange(len(labels))
-    return slice_levels(depth, areas[order] > 0, shows_wall[order])[order]
-
-
 def twist_of(slices: Sequence[Mapping], levels: np.ndarray, distance: float) -> dict | None:
     """Twist and torsion between the outermost basal and apical slice that tell their rotation.
 
     Returns their curves and between which slices; None where there are not both.
     """
     known = [k for k, one in enumerate(slices) if "rotation_deg" in one.get("curves", {})]
-    basal = [k for k in known if levels[k] == BASAL]
-    apical = [k for k in known if levels[k] == APICAL]
-    if not basal or not apical:
+    ends = outermost(levels, known)
+    if ends is None:
         return None
-    base, apex = max(
-        ((b, a) for b in basal for a in apical), key=lambda pair: abs(pair[0] - pair[1])
-    )
+    base, apex = ends
     rotation = [np.array(slices[k]["curves"]["rotation_deg"]) for k in (base, apex)]
     twisted = beat.twist(*rotation)
     return {

@@ -27,7 +27,8 @@ How frames are registered depends on the method:
   method.
 
 Frames with pixels below `FINEST_MM`, or sides above `LARGEST` pixels, are tracked on a coarser
-grid; the result is given on their own.
+grid; the result is given on their own. Volumes are followed in three dimensions by the same code,
+on the grid that `register` has for them (`grid.place_volume_grid`).
 """
 
 import functools
@@ -51,6 +52,7 @@ from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.ops.inverse import invert
+from ldm_morph_jax.registering.grid import FEWEST_SLICES, place_volume_grid
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Series, Tracked
 from ldm_morph_jax.registering.search import Refinement
@@ -59,7 +61,7 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 
 Progress = Callable[[float], None]
 Register = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(moving `[B, H, W]`, fixed `[B, H, W]`, start `[B, H, W, 2]`) -> velocity `[B, H, W, 2]`."""
+"""(moving `[B, *space]`, fixed `[B, *space]`, start `[B, *space, rank]`) -> velocity like start."""
 
 SEARCH = Refinement()
 # Noise is averaged over time, so that correlation may look closer here than in a single pair. The
@@ -71,6 +73,7 @@ IMPROVE = Refinement(
 # some pixels wide, chosen on hearts of 1.25 mm per pixel: of finer ones they see too little.
 FINEST_MM = 1.0
 LARGEST = 320
+_MOST_AT_ONCE = 2**20  # pixels on the device, of all frames together: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ class Velocities:
     """Velocities of T frames, as sums of curves over time. `v[rows]` are those of some frames.
 
     basis: `[T, K]`, of `time_basis`.
-    coefficients: `[K, H, W, 2]` float32, pixels.
-    unconstrained_last: `[H, W, 2]`, of the last frame as the search found it, before anything is
-        smoothed in time; None where the last frame is the reference.
+    coefficients: `[K, *space, rank]` float32, pixels.
+    unconstrained_last: `[*space, rank]`, of the last frame as the search found it, before anything
+        is smoothed in time; None where the last frame is the reference.
     """
 
     basis: np.ndarray
@@ -119,16 +122,16 @@ class Velocities:
     unconstrained_last: np.ndarray | None = None
 
     @classmethod
-    def zero(cls, basis: np.ndarray, shape: tuple[int, int]) -> "Velocities":
+    def zero(cls, basis: np.ndarray, shape: tuple[int, ...]) -> "Velocities":
         """Velocities to add to, of frames of `shape`."""
-        return cls(basis, np.zeros((basis.shape[1], *shape, 2), np.float32))
+        return cls(basis, np.zeros((basis.shape[1], *shape, len(shape)), np.float32))
 
     def __getitem__(self, rows) -> np.ndarray:
-        """`[N, H, W, 2]` float32 of N rows: a slice or an array of numbers."""
+        """`[N, *space, rank]` float32 of N rows: a slice or an array of numbers."""
         return np.tensordot(self.basis[rows], self.coefficients, axes=1)
 
     def plus(self, rows, v: np.ndarray) -> None:
-        """Adds the smooth part of velocities `[N, H, W, 2]` of N frames and zero of the others."""
+        """Adds the smooth part of velocities of N frames, `[N, ...]`, and zero of the others."""
         self.coefficients[...] += np.tensordot(self.basis[rows].T, v, axes=1)
 
 
@@ -146,7 +149,7 @@ def track(
     """Velocities from the reference frame to every frame, smooth in time.
 
     Args:
-        frames: `[T, H, W]` float32.
+        frames: `[T, *space]` float32.
         search: registers from nothing; it may ignore its start, as networks do.
         improve: registers from a start near the result.
         times: `[T]`, increasing; frame numbers where None.
@@ -159,7 +162,7 @@ def track(
     Raises:
         ValueError: fewer than two frames, or times and reference that do not fit them.
     """
-    sizes = check_shape("frames", frames, "T H W")
+    sizes = check_shape("frames", frames, "T *space")
     if sizes["T"] < 2:
         raise ValueError(f"frames: found {sizes['T']}, expected at least 2")
     if not 0 <= reference < sizes["T"]:
@@ -191,15 +194,13 @@ def track(
         return (rows[k : k + settings.chunk] for k in range(0, len(rows), settings.chunk))
 
     def of_known(values):
-        """Velocities `[keys, H, W, 2]` with zero at the reference, `[known, H, W, 2]`."""
+        """Velocities of the key frames `[keys, ...]` and zero at the reference, `[known, ...]`."""
         return np.insert(values, np.searchsorted(keys, reference), 0, axis=0)
 
     v = Velocities.zero(basis, frames.shape[1:])
+    still = np.zeros((settings.chunk, *v.coefficients.shape[1:]), np.float32)
     at_keys = np.concatenate(
-        [
-            register(search, frames[rows], np.zeros((len(rows), *frames.shape[1:], 2), np.float32))
-            for rows in chunks(keys)
-        ]
+        [register(search, frames[rows], still[: len(rows)]) for rows in chunks(keys)]
     )
     v.plus(keys, at_keys)
     at_known = of_known(at_keys)
@@ -229,11 +230,11 @@ def track(
 
 
 def propagate(image: np.ndarray, velocity: np.ndarray, chunk: int = 8) -> np.ndarray:
-    """An image or labels `[H, W]` of the reference frame carried to every frame, `[T, H, W]`.
+    """An image or labels `[*space]` of the reference frame carried to every frame, `[T, *space]`.
 
     Floating images are interpolated linearly, labels take the nearest.
     """
-    return in_chunks(_warp, chunk, np.broadcast_to(image, velocity.shape[:3]), -velocity)
+    return in_chunks(_warp, chunk, np.broadcast_to(image, velocity.shape[:-1]), -velocity)
 
 
 def time_basis(
@@ -284,11 +285,12 @@ def track_cine(
     settings: Tracking | None = None,
     progress: Progress = lambda share: None,
 ) -> Tracked:
-    """Track the tissue of one frame through a cine of one slice.
+    """Track the tissue of one frame through a cine of one slice, or of volumes.
 
     Args:
-        cine: frames `[T, H, W]`.
-        method: what registers, or where the search starts; None: the search from no motion.
+        cine: frames `[T, H, W]`, or volumes `[T, S, H, W]`.
+        method: what registers, or where the search starts; None: the search from no motion, the
+            only one for volumes.
         reference: the frame whose tissue is followed, usually end-diastole.
         period: of the beat, in seconds (frames, where times are unknown); "whole": the last frame
             shows what the first one does; None: the motion need not repeat.
@@ -296,11 +298,12 @@ def track_cine(
         progress: called with the share that is done.
 
     Raises:
-        ImageError: a stack of slices; no such frame; a period shorter than the cine.
+        ImageError: volumes of fewer than `FEWEST_SLICES`, or with a method; no such frame; a period
+            shorter than the cine.
     """
     count, source = len(cine.frames), cine.first.source
-    if cine.frames.ndim != 3:
-        raise ImageError(f"{source}: has {cine.frames.shape[1]} slices, expected one at a time")
+    if cine.frames.ndim == 4:
+        _check_volumes(cine, method)
     if not 0 <= reference < count:
         raise ImageError(f"{source}: has no frame {reference}; its frames are 0 to {count - 1}")
     times = np.arange(count, dtype=float) if cine.times is None else cine.times
@@ -312,27 +315,49 @@ def track_cine(
             "expected it to be as long"
         )
     devices, settings = len(jax.devices()), settings or DEFAULTS
-    settings = replace(settings, chunk=devices * math.ceil(settings.chunk / devices))
-    factor = max(1.0, max(cine.frames.shape[1:]) / LARGEST)
-    if cine.first.spacing_known:
-        factor = max(factor, FINEST_MM / max(cine.first.spacing))
-    frames = _prepared(cine, reference, factor, settings.chunk)
+    shape, spacing = _tracked_on(cine.first)
+    at_once = max(1, min(settings.chunk, _MOST_AT_ONCE // math.prod(shape)))
+    settings = replace(settings, chunk=devices * math.ceil(at_once / devices))
+    frames = _prepared(cine, reference, shape, settings.chunk)
     arguments = {"times": times, "reference": reference, "period": period, "settings": settings}
-    if method is not None and method.iterative:
-        there, back, last = _directly(frames, cine.first, method, factor, progress, **arguments)
-    else:
-        there, back, last = _by_velocity(frames, cine.first, method, factor, progress, **arguments)
+    by = _directly if method is not None and method.iterative else _by_velocity
+    there, back, last = by(frames, cine.first, method, spacing, progress, **arguments)
     name = "search" if method is None else method.name
     return Tracked(cine, reference, times, there, back, period, last, name)
 
 
-def _prepared(cine, reference, factor, chunk) -> np.ndarray:
-    """Frames in about [0, 1] on the grid they are tracked on, `[T, h, w]`; one scale for all."""
+def _check_volumes(cine, method) -> None:
+    source, slices = cine.first.source, cine.frames.shape[1]
+    if slices < FEWEST_SLICES:
+        raise ImageError(
+            f"{source}: a stack of {slices} slices, fewer than {FEWEST_SLICES}, shows no motion "
+            "through them; expected `slice` all"
+        )
+    if method is not None:
+        raise ImageError(
+            f"{source}: {method.name} knows slices; volumes are tracked by the search alone, "
+            "without a `model`"
+        )
+
+
+def _tracked_on(first: Image) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """(shape, spacing in mm, None where unknown) of the grid that frames are tracked on."""
+    if first.array.ndim == 3:
+        grid = place_volume_grid(first)
+        return grid.shape, tuple(np.multiply(grid.scale, first.geometry.spacing).tolist())
+    factor = max(1.0, max(first.array.shape) / LARGEST)
+    if first.spacing_known:
+        factor = max(factor, FINEST_MM / max(first.spacing))
+    spacing = tuple(factor * s for s in first.spacing) if first.spacing_known else None
+    return tuple(round(n / factor) for n in first.array.shape), spacing
+
+
+def _prepared(cine, reference, shape, chunk) -> np.ndarray:
+    """Frames in about [0, 1] on the grid of `shape`, `[T, *shape]`; one scale for all."""
     first = cine.frames[reference].astype(np.float64)
     low, high = np.percentile(first, [0.2, 99.8])
     if low == high:
         low, high = first.min(), first.max()
-    shape = tuple(round(n / factor) for n in cine.frames.shape[1:])
 
     def prepared(frames):
         frames = np.clip((frames.astype(np.float32) - low) / (high - low), 0, 1)
@@ -341,27 +366,34 @@ def _prepared(cine, reference, factor, chunk) -> np.ndarray:
     return in_chunks(prepared, chunk, cine.frames)
 
 
-def _by_velocity(frames, first, method, factor, progress, *, settings, **arguments):
+def _by_velocity(frames, first, method, spacing, progress, *, settings, **arguments):
     """(displacement, inverse, unconstrained last displacement), by a velocity for each frame."""
+
+    def searched(moving, fixed, start, settings):
+        moving, fixed, start = _spread(moving, fixed, start)
+        if moving.ndim == 3:  # pixels of a slice are square, or nearly so
+            return search_velocity(moving, fixed, None, start, settings)
+        voxel = jnp.array(spacing, jnp.float32)
+        return search_velocity(moving, fixed, None, start, settings.on(spacing), voxel)
 
     def search(moving, fixed, start):
         if method is not None:
-            start = _predicted(method, moving, fixed, first, factor)
-        return _search(*_spread(moving, fixed, start), SEARCH)
+            start = _predicted(method, moving, fixed, first, spacing)
+        return searched(moving, fixed, start, SEARCH)
 
     def improve(moving, fixed, start):
-        return _search(*_spread(moving, fixed, start), IMPROVE)
+        return searched(moving, fixed, start, IMPROVE)
 
     v = track(frames, search, improve, settings=settings, progress=progress, **arguments)
     integrated = functools.partial(_integrated, shape=first.array.shape)
-    shape = (len(frames), *first.array.shape, 2)
+    shape = (len(frames), *first.array.shape, first.array.ndim)
     there = _series(lambda rows: integrated(v[rows]), shape, settings.chunk)
     back = _series(lambda rows: integrated(-v[rows]), shape, settings.chunk)
     last = v.unconstrained_last
     return there, back, None if last is None else np.asarray(integrated(last[None]))[0]
 
 
-def _directly(frames, first, method, factor, progress, *, times, reference, period, settings):
+def _directly(frames, first, method, spacing, progress, *, times, reference, period, settings):
     """As `_by_velocity`, every frame by itself."""
     basis = time_basis(times, reference, settings.harmonics, period)
     u = Velocities.zero(basis, frames.shape[1:])
@@ -369,7 +401,7 @@ def _directly(frames, first, method, factor, progress, *, times, reference, peri
     others, last = np.setdiff1d(np.arange(len(frames)), [reference]), None
     for start in range(0, len(others), settings.chunk):
         rows = others[start : start + settings.chunk]
-        of_rows = _registered(method, frames[rows], frames[reference], first, factor)
+        of_rows = _registered(method, frames[rows], frames[reference], first, spacing)
         u.plus(rows, of_rows)
         if rows[-1] == len(frames) - 1:
             last = np.asarray(enlarged(of_rows[-1:]))[0]
@@ -390,19 +422,18 @@ def _series(compute, shape, chunk) -> Series:
     return Series(of_rows, shape, chunk)
 
 
-def _predicted(method, moving, fixed, first, factor) -> np.ndarray:
+def _predicted(method, moving, fixed, first, spacing) -> np.ndarray:
     """A network's displacements of pairs `[B, h, w]`, made antisymmetric: first-order velocities.
 
     v = (u(moving, fixed) - u(fixed, moving)) / 2 changes its sign with the order of the images.
     """
-    there = _registered(method, moving, fixed, first, factor)
-    back = _registered(method, fixed, moving, first, factor)
+    there = _registered(method, moving, fixed, first, spacing)
+    back = _registered(method, fixed, moving, first, spacing)
     return ((there - back) / 2).astype(np.float32)
 
 
-def _registered(method, moving, fixed, first, factor) -> np.ndarray:
+def _registered(method, moving, fixed, first, spacing) -> np.ndarray:
     """Displacements `[B, h, w, 2]` in pixels of images on the grid that is tracked on."""
-    spacing = tuple(factor * s for s in first.spacing) if first.spacing_known else None
 
     def images(arrays) -> list[Image]:
         return images_from_array(np.asarray(arrays), spacing, source=first.source)[0]
@@ -411,10 +442,6 @@ def _registered(method, moving, fixed, first, factor) -> np.ndarray:
     pairs = list(zip(images(moving), images(fixed), strict=True))
     registrations = register_images(method, pairs, refine=0)
     return np.stack([registration.pixel_displacement for registration in registrations])
-
-
-def _search(moving, fixed, start, settings):
-    return search_velocity(moving, fixed, None, start, settings)
 
 
 def _spread(*arrays):
@@ -430,15 +457,15 @@ def _integrated(v, shape):
 @functools.partial(jax.jit, static_argnames="shape")
 def _enlarged(u, shape):
     """Displacements of a coarser grid on one of `shape`."""
-    factor = jnp.array([n / k for n, k in zip(shape, u.shape[1:3], strict=True)])
+    factor = jnp.array([n / k for n, k in zip(shape, u.shape[1:-1], strict=True)])
     return _resized(u, shape) * factor
 
 
 def _resized(x, shape):
-    """`[B, h, w, C]` on a grid of `shape` over the same field of view; linear."""
-    return (
-        x if x.shape[1:3] == shape else jax.image.resize(x, (len(x), *shape, x.shape[3]), "linear")
-    )
+    """`[B, *space, C]` on a grid of `shape` over the same field of view; linear."""
+    if x.shape[1:-1] == shape:
+        return x
+    return jax.image.resize(x, (len(x), *shape, x.shape[-1]), "linear")
 
 
 @jax.jit

@@ -26,7 +26,7 @@ LARGEST_DISTANCE = 2.2  # from the training images, see `ops.appearance.distance
 # Of tracked hearts: above the first number a result is doubted, above the second implausible.
 WALL_GROWTH = 0.35, 0.5  # of the wall's area in a slice, to end-systole: the ventricle shortens
 WALL_LOSS = 0.08, 0.35  # of the same; a slice of a heart has none, a mask that is too small has
-VOLUME_CHANGE = 0.2, 0.3  # of the wall in a stack
+VOLUME_CHANGE = 0.2, 0.3  # of the wall in a stack or a volume
 LENGTHENING = 0.0, 0.03  # strain of the whole wall along itself, at end-systole
 SECTOR_LENGTHENING = 0.05, 0.15  # of one sector; an infarct may lengthen a little
 THICKENING = 1.1, 1.5  # radial strain of the whole wall
@@ -99,6 +99,10 @@ def judge_heart(numbers: Mapping) -> dict | None:
             way = "grows" if change > 0 else "shrinks"
             text = f"the wall's area {way} by {_percent(abs(change))} to end-systole"
             object_to(abs(change), *limits, text)
+        if column.startswith("wall_volume"):
+            change = curve[end_systole] / curve[reference] - 1
+            text = f"the wall's volume changes by {_percent(change)} to end-systole"
+            object_to(abs(change), *VOLUME_CHANGE, text)
     for strain in numbers["strain"].values():
         along_wall = strain["direction"] != "radial"
         if strain["region"] == "wall" and along_wall:

@@ -23,6 +23,14 @@ def bullseyes(rows: Rows) -> list[Figure]:
     return [bullseye_figure(values, **options) for values, options in _maps(rows)]
 
 
+def bullseye_maps(rows: Rows) -> list[str]:
+    """As `bullseyes`, SVGs for a page."""
+    return [
+        bullseye_svg(values, names=NAMES, key=f"map{k}", **options)
+        for k, (values, options) in enumerate(_maps(rows))
+    ]
+
+
 def write_report(path: Path, content: Mapping, rows: Rows, parts: Mapping[str, str]) -> None:
     """report.html: numbers of the ventricle, bull's-eyes, a table of the segments.
 
@@ -32,10 +40,6 @@ def write_report(path: Path, content: Mapping, rows: Rows, parts: Mapping[str, s
         rows: of segments.csv.
         parts: name -> folder of each slice or view.
     """
-    maps = [
-        bullseye_svg(values, names=NAMES, key=f"map{k}", **options)
-        for k, (values, options) in enumerate(_maps(rows))
-    ]
     columns = [name for name in dict.fromkeys(n for row in rows for n in row) if _is_shown(name)]
     text = page.render(
         "stack.html",
@@ -44,7 +48,7 @@ def write_report(path: Path, content: Mapping, rows: Rows, parts: Mapping[str, s
         verdict=content.get("verdict"),
         notes=content["notes"],
         numbers=_numbers(content),
-        maps=maps,
+        maps=bullseye_maps(rows),
         columns=[_heading(name, content) for name in columns],
         rows=[
             {

@@ -1,8 +1,8 @@
 """What `track` shows of a cine: curves.png, beat.gif and a page with a player.
 
 The page needs nothing else, neither a network nor files beside it. A frame is a dict: image
-`[H, W]` in [0, 1]; contours name -> `[N, 2]`, landmarks `[N, 2]`, grid and sectors, lists of
-polylines `[N, 2]`, and labels `[K, 2]`, where the sectors' names stand, (row, column) in pixels;
+`[H, W]` in [0, 1]; contours name -> polylines `[N, 2]`, landmarks `[N, 2]`, grid and sectors, lists
+of polylines, and labels `[K, 2]`, where the sectors' names stand, (row, column) in pixels;
 closed, whether contours are; strain `[H, W]`, NaN where there is none, or None; spacing (row,
 column).
 
@@ -73,6 +73,8 @@ UNITS = {
     "mm": Unit(1, "mm", 1),
     "px": Unit(1, "px", 1),
     "deg": Unit(1, "°", 1),
+    "deg_per_mm": Unit(10, "°/cm", 2),
+    "deg_per_px": Unit(1, "°/px", 2),
     "1/s": Unit(1, "1/s", 2),
     "1/frame": Unit(1, "1/frame", 3),
 }
@@ -145,7 +147,7 @@ def frame_picture(frame: Mapping) -> Image.Image:
     picture = Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC).convert("RGB")
     draw = ImageDraw.Draw(picture)
     colours = {"endo": MOVING_COLOUR, "epi": FIXED_COLOUR}
-    for name, points in frame["contours"].items():
+    for name, points in ((k, line) for k, lines in frame["contours"].items() for line in lines):
         line = [tuple(((point + 0.5) * scale)[::-1]) for point in points]
         draw.line(line + line[:1] * frame["closed"], fill=colours[name], width=2)
     for point in frame["landmarks"]:
@@ -169,7 +171,7 @@ def frame_page(frame: Mapping) -> dict:
     if max(grey.size) > _PAGE_SIDE:
         grey.thumbnail((_PAGE_SIDE, _PAGE_SIDE))
     strain = frame["strain"]
-    paths = {name: _path([points], frame["closed"]) for name, points in frame["contours"].items()}
+    paths = {name: _path(lines, frame["closed"]) for name, lines in frame["contours"].items()}
     return {
         "image": _uri(grey, "JPEG", quality=88),
         "strain": "" if strain is None else _uri(_coloured(strain), "PNG"),
@@ -195,6 +197,7 @@ def write_report(
     curves: Sequence[Curve],
     strain_name: str,
     sectors: Sequence[str],
+    maps: Sequence[str] = (),
     summary: Mapping,
 ) -> None:
     """report.html: verdict, numbers, the player, ED and ES side by side, curves with a cursor.
@@ -210,6 +213,7 @@ def write_report(
         curves: what was measured.
         strain_name: of the strain that frames show.
         sectors: names of the labels of frames.
+        maps: SVGs of bull's-eyes.
         summary: the content of summary.json.
     """
     plots = [
@@ -231,7 +235,11 @@ def write_report(
     cine, frames = summary["cine"], list(frames)
     names = [name.replace("_", " ") for name in sectors]
     port = viewport(
-        shape, spacing, outlines, spacing_known=cine["spacing_mm"] is not None, axes=cine["axes"]
+        shape,
+        spacing,
+        outlines,
+        spacing_known=cine["spacing_mm"] is not None,
+        axes=cine["axes"] and cine["axes"][-2:],
     )
     events = _events(summary, curves)
     has_strain = bool(frames[0]["strain"])
@@ -259,7 +267,9 @@ def write_report(
         has_strain=has_strain,
         has_contours=bool(frames[0]["endo"] or frames[0]["landmarks"]),
         has_wall=bool(frames[0]["epi"]),
+        has_grid=bool(frames[0]["grid"]),
         sectors=names,
+        maps=maps,
         provenance=page.provenance(summary),
         data={
             "frames": frames,
@@ -278,7 +288,7 @@ def write_report(
 def _events(summary, curves) -> dict[int, str]:
     """Frame -> its name, the reference first; end-diastole where the cavity is large there."""
     reference, end_systole = summary["reference"], summary["end_systole"]
-    cavity = [c for c in curves if c.quantity in ("area", "volume") and c.label != "wall area"]
+    cavity = [c for c in curves if _is_of_cavity(c)]
     at_largest = any(c.values[reference] >= _DIASTOLE * np.max(c.values) for c in cavity[-1:])
     events = {reference: "end-diastole" if at_largest else "reference"}
     if end_systole is not None and end_systole != reference:
@@ -286,13 +296,16 @@ def _events(summary, curves) -> dict[int, str]:
     return events
 
 
+def _is_of_cavity(curve) -> bool:
+    return curve.quantity in ("area", "volume") and not curve.label.startswith("wall")
+
+
 def _subtitle(summary) -> str:
     cine = summary["cine"]
     size = " × ".join(map(str, cine["shape"][1:]))
     parts = [f"{cine['shape'][0]} frames of {size} pixels"]
     if cine["spacing_mm"] is not None:
-        row, column = (f"{s:.4g}" for s in cine["spacing_mm"])
-        parts.append(f"{row} × {column} mm")
+        parts.append(" × ".join(f"{s:.4g}" for s in cine["spacing_mm"]) + " mm")
     else:
         parts.append("pixel spacing unknown")
     if not cine["times_known"]:
@@ -317,10 +330,14 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
             numbers = summary["strain"][curve.column]
             text = f"{percent.text(numbers['peak'])} %{_interval(numbers.get('peak_interval'))}"
             tiles.append((f"peak {curve.label} strain", text))
-        elif curve.quantity in ("area", "volume") and curve.label != "wall area":
+        elif _is_of_cavity(curve):
             unit = UNITS[curve.unit]
             ends = " → ".join(unit.text(v) for v in summary[curve.column].values())
             tiles.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+    if "mass_g" in summary:
+        tiles.append(("mass of the wall", f"{summary['mass_g']:.0f} g"))
+    if "twist" in summary:
+        tiles.append(("peak twist", f"{UNITS['deg'].text(summary['twist']['peak_deg'])}°"))
     if summary.get("heart_rate_per_min") is not None:
         tiles.append(("heart rate", f"{summary['heart_rate_per_min']:.0f} / min"))
     return tiles

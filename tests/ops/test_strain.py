@@ -57,7 +57,10 @@ def test_affine_motion_of_a_volume():
     exact = deformation_gradient_of(
         lambda x: (x * spacing) @ (stretch - np.eye(3)).T / spacing, grid, spacing
     )
-    for gradient in (strain.deformation_gradient(u, spacing), exact):
+    fitted = strain.regional_gradient(u, grid[..., 1] > 1, 2.0, spacing)
+    size = strain.region_size(u, np.ones((4, 6, 5)), spacing)
+    assert size == pytest.approx(120 * 7.5 * np.linalg.det(stretch), rel=1e-4)
+    for gradient in (strain.deformation_gradient(u, spacing), exact, fitted):
         np.testing.assert_allclose(gradient, np.broadcast_to(stretch, gradient.shape), atol=1e-4)
         tensor = strain.green_lagrange(gradient)
         direction = np.array([0.6, 0.0, 0.8])
@@ -112,6 +115,26 @@ def test_leading_axes_are_kept():
         tensor = strain.green_lagrange(gradient)
         assert tensor.shape == (3, 4, *SIZE, 2, 2)
         np.testing.assert_allclose(tensor, 0, atol=1e-6)
+
+
+def test_long_axis_and_directions_of_a_tilted_tube():
+    spacing = np.array([8.0, 1.5, 1.5])
+    index = np.moveaxis(np.indices((7, 60, 60)), 0, -1)
+    slope = np.array([0.3, -0.2])  # mm per mm along the slices
+    middle = np.array([45.0, 42.0]) + slope * (index[..., :1] * 8.0 - 24)
+    cavity = np.linalg.norm(index[..., 1:] * 1.5 - middle, axis=-1) < 20
+    cavity[0] = False
+    centre, axis = strain.slice_axis(cavity, spacing)
+    np.testing.assert_allclose(axis[1:] / axis[0], slope, atol=0.01)
+    np.testing.assert_allclose(centre[1:] * 1.5, [45, 42] + 4.0 * slope, atol=0.2)
+    flat = strain.slice_axis(cavity[3:5], spacing)[1]  # of two slices nobody knows the tilt
+    np.testing.assert_array_equal(flat, [1, 0, 0])
+    directions = jnp.stack(strain.cylinder_directions(index + 0.01, centre, axis, spacing), -1)
+    products = jnp.einsum("...ki,...kj->...ij", directions, directions)
+    np.testing.assert_allclose(products, np.broadcast_to(np.eye(3), products.shape), atol=1e-4)
+    away = ((index - centre) * spacing)[..., None, :] @ np.asarray(directions)
+    assert (away[..., 0, 0] > -0.1).all()
+    np.testing.assert_allclose(away[..., 0, 1], 0, atol=0.1)
 
 
 def test_polar_directions_and_the_strain_of_a_ring():
@@ -201,7 +224,7 @@ def test_area_of_a_region():
     u = affine(STRETCH)(identity_grid(*SIZE))[None]
     region = np.zeros(SIZE)
     region[5:10, 6:12] = 1
-    area = strain.region_area(u, region, (2.0, 1.5))
+    area = strain.region_size(u, region, (2.0, 1.5))
     np.testing.assert_allclose(area, [5 * 6 * 3 * 1.2 * 0.9], rtol=1e-5)
 
 

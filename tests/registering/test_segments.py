@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ldm_morph_jax.ops.segments import levels_of
 from ldm_morph_jax.registering import segments
-from ldm_morph_jax.registering.segments import Segments, levels_of, merged, twist_of
+from ldm_morph_jax.registering.segments import Segments, merged, twist_of
 
 TIMES = np.arange(5) / 10
 CURVE = -np.array([0.0, 0.1, 0.2, 0.1, 0.0])
