@@ -59,8 +59,8 @@ def with_intervals(
         them those that hold, (low, high): "peak_interval" of a strain,
         "fractional_area_change_interval" and "ejection_fraction_interval". "intervals" is None, and
         there are none, for what was not calibrated: another method than the search, volumes, a
-        cine whose spacing is not known; of strain, without a period or a wall; of the cavity, with a mask that
-        a network found.
+        cine whose spacing is not known; of strain, without a period or a wall; of the cavity, with
+        a mask that a network found.
     """
     in_plane = tracked.geometry.dimension == 2
     known = in_plane and tracked.method == "search" and tracked.cine.first.spacing_known
