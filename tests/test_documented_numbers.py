@@ -20,6 +20,7 @@ from pathlib import Path
 
 import heart_verdict_limits
 import interval_accuracy
+import label_efficiency
 import numpy as np
 import pandas as pd
 import phantom_peers
@@ -335,6 +336,13 @@ def test_a_wrong_digit_is_found(tmp_path):
         wrong_cells(text.replace("a, b-seed*", "b-seed*"), tmp_path)
     with pytest.raises(AssertionError, match=r"no pairs\.csv"):
         wrong_cells(text.replace("b-seed*", "c"), tmp_path)
+
+
+def test_table_of_label_efficiency_follows_from_its_rows():
+    folder = ROOT / "docs/results/anatomy"
+    rows = pd.read_csv(folder / "label_efficiency.csv")
+    assert label_efficiency.markdown(rows) in (folder / "README.md").read_text(encoding="utf-8")
+    assert not rows.duplicated(["encoder", "labelled", "seed", "patient"]).any()
 
 
 def test_table_of_anatomy_follows_from_the_rows_per_patient():
