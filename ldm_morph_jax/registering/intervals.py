@@ -55,8 +55,8 @@ def with_intervals(
         told: whether the mask is a reader's, not a network's.
 
     Returns:
-        `numbers` and "intervals", their "coverage" and what they are "calibrated_on", and beside
-        them those that hold, (low, high): "peak_interval" of a strain,
+        `numbers` and "intervals", their "coverage" and a "sentence" on them, and beside them
+        those that hold, (low, high): "peak_interval" of a strain,
         "fractional_area_change_interval" and "ejection_fraction_interval". "intervals" is None, and
         there are none, for what was not calibrated: another method than the search, volumes, a
         cine whose spacing is not known; of strain, without a period or a wall; of the cavity, with
@@ -82,8 +82,11 @@ def with_intervals(
             low, high = _plus(found[name], errors)
             found[f"{name}_interval"] = [low, min(high, 1.0)]
             calibrated_on[name.replace("_", " ")] = CALIBRATED_ON[anatomy.view]
-    about = "; ".join(f"{name} on {hearts}" for name, hearts in calibrated_on.items())
-    given = {"coverage": COVERAGE, "calibrated_on": about} if about else None
+    given = None
+    if calibrated_on:
+        about = "; ".join(f"{name} on {hearts}" for name, hearts in calibrated_on.items())
+        sentence = f"{100 * COVERAGE:.0f} % intervals, calibrated: {about}"
+        given = {"coverage": COVERAGE, "sentence": sentence}
     return found | {"intervals": given}
 
 

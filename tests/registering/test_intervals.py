@@ -70,8 +70,8 @@ def test_intervals_stand_beside_their_numbers(beats, tmp_path):
     np.testing.assert_allclose(np.array(ends) - change, ERRORS["sax", "area of cavity"])
     tiles = dict(_tiles(summary, found.measures.curves))
     assert " to " in tiles["fractional area change"]
-    assert "strain on beats of the phantom" in summary["intervals"]["calibrated_on"]
-    assert "area change on patients of ACDC" in summary["intervals"]["calibrated_on"]
+    assert "strain on beats of the phantom" in summary["intervals"]["sentence"]
+    assert "area change on patients of ACDC" in summary["intervals"]["sentence"]
 
 
 @pytest.mark.parametrize("options", ({"method": "syn"}, {"spacing": None}))
@@ -85,7 +85,7 @@ def test_what_was_not_calibrated_has_no_interval(beats, options):
 def test_strain_without_a_period_and_a_found_cavity_have_none(beats):
     summary = heart(beats["sax"], period=False).summary
     assert not any("peak_interval" in one for one in summary["strain"].values())
-    assert "strain" not in summary["intervals"]["calibrated_on"]
+    assert "strain" not in summary["intervals"]["sentence"]
     measured = heart(beats["sax"])
     numbers = measured.summary | {"strain": measured.summary["strain"]}
     numbers.pop("fractional_area_change_interval")
@@ -93,7 +93,7 @@ def test_strain_without_a_period_and_a_found_cavity_have_none(beats):
         numbers, measured, measured.anatomy, measured.measures.curves, told=False
     )
     assert "fractional_area_change_interval" not in found
-    assert "area" not in found["intervals"]["calibrated_on"]
+    assert "area" not in found["intervals"]["sentence"]
 
 
 def test_radial_strain_of_an_apical_view_is_not_a_number(beats):
