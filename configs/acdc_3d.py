@@ -9,8 +9,8 @@ volumes; the paper has no settings for volumes, and these have not been trained 
 
 `--config acdc_3d:small` is for a laptop: 64 x 64 x 16 voxels of 3 x 3 x 6.3 mm, small networks with
 three levels, which predict a smoothed velocity, antisymmetric in the two images.
-`--config method:voxelmorph:acdc_3d:small` is VoxelMorph with the same head and budget, as is any
-other method that takes volumes.
+`--config method:voxelmorph:acdc_3d:small` is VoxelMorph on the same data with the same budget, and
+`method:transmorph:acdc_3d:small` TransMorph.
 """
 
 from ldm_morph_jax.config import paper_config, preset, smoothed_velocity

@@ -24,6 +24,8 @@ COMMANDS = {
     "speed": "time training steps and registration on this machine",
 }
 
+SHELLS = ("bash", "zsh", "fish", "powershell")
+
 
 def help_text() -> str:
     """What `ldm-morph --help` prints."""
@@ -38,8 +40,22 @@ def help_text() -> str:
             *(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),
             "",
             "ldm-morph COMMAND --help lists a command's options; ldm-morph --version the version.",
+            f"ldm-morph --completion {'|'.join(SHELLS)} prints what makes a shell complete them.",
         ]
     )
+
+
+def completion(shell: str) -> str:
+    """A script for one of `SHELLS`: after it, commands, options and their choices are completed."""
+    from cyclopts import App
+
+    from ldm_morph_jax.commands import application
+
+    whole = App(name="ldm-morph", version=__version__)
+    for name, what in COMMANDS.items():
+        options = importlib.import_module(f"ldm_morph_jax.{name}").Options
+        whole.command(application(options, f"ldm-morph {name}", what), name=name)
+    return whole.generate_completion(shell=shell)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(help_text())
     elif name == "--version":
         print(f"ldm-morph {__version__}")
+    elif name == "--completion":
+        if len(rest) != 1 or rest[0] not in SHELLS:
+            found = " ".join(rest) or "nothing"
+            print(
+                f"error: --completion: found {found}, expected {', '.join(SHELLS)}", file=sys.stderr
+            )
+            sys.exit(2)
+        print(completion(rest[0]))
     elif name not in COMMANDS:
         print(f"error: {unknown('the command', name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)

@@ -381,7 +381,8 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
     """A copy of an experiment with another registration method and everything else equal.
 
     Data, seed, augmentation, steps, batch size, validation interval and patience are kept;
-    networks, loss weights and optimiser are replaced by the method's (`method_config`).
+    networks, loss weights and optimiser are replaced by the method's (`method_config`). Of volumes,
+    whose few planes cannot be halved often, the levels of a transformer are kept as well.
     """
     config = copy.deepcopy(config)
     registration, before = method_config(method, size), config.registration
@@ -389,6 +390,9 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
     for key in budget:
         registration.train[key] = before.train[key]
     registration.augmentation = before.augmentation
+    if config.data.depth and "window_size" in registration.model:
+        for key in ("depths", "num_heads", "window_size"):
+            registration.model[key] = before.model[key]
     locked = config.is_locked
     with config.unlocked():
         config.registration = registration

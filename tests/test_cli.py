@@ -34,6 +34,39 @@ def call(*arguments, **environment):
 
 
 @pytest.mark.parametrize(
+    "words, completed",
+    [
+        (["tr"], {"track", "train"}),
+        (["register", "--moving-"], {"--moving-mask"}),
+        (["register", "--affine", ""], {"none", "rigid", "affine"}),
+    ],
+)
+def test_bash_completes_commands_options_and_choices(words, completed, bash_script):
+    given = " ".join(f"'{word}'" for word in ("ldm-morph", *words))
+    code = f"source {bash_script}; COMP_WORDS=({given}); COMP_CWORD={len(words)}; _ldm_morph"
+    done = subprocess.run(
+        ["bash", "-c", code + '; echo "${COMPREPLY[@]}"'], capture_output=True, text=True
+    )
+    assert set(done.stdout.split()) == completed, done.stderr
+
+
+@pytest.fixture(scope="module")
+def bash_script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("completion") / "ldm-morph.bash"
+    path.write_text(cli.completion("bash"))
+    return path
+
+
+def test_shells_that_are_not_known(capsys):
+    for arguments in (["tcsh"], []):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["--completion", *arguments])
+        assert ended.value.code == 2
+        told = capsys.readouterr().err
+        assert "expected bash, zsh, fish, powershell" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "code",
     [
         "import ldm_morph_jax; ldm_morph_jax.__version__, dir(ldm_morph_jax)",

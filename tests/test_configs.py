@@ -33,6 +33,7 @@ VARIANTS = {
     "acdc": ("", "small"),
     "acdc_3d": ("", "small"),
     "folder": ("", "small"),
+    "folder_3d": ("", "small"),
 }
 CASES = [
     (path, variant)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import heart_verdict_limits
 import interval_accuracy
+import label_efficiency
 import numpy as np
 import pandas as pd
 import phantom_peers
@@ -34,7 +35,7 @@ import volume_pairs
 from ldm_morph_jax.evaluation import read_pairs
 from ldm_morph_jax.ops.metrics import summarise
 from ldm_morph_jax.paper.statistics import compare, holm
-from ldm_morph_jax.registering.intervals import HALF_WIDTHS
+from ldm_morph_jax.registering.intervals import ERRORS
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(
@@ -222,26 +223,25 @@ def test_tables_of_tracking_follow_from_the_rows_per_beat():
 def test_tables_of_intervals_and_of_other_programs_follow_from_their_rows():
     folder = ROOT / "docs/results/tracking"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for table in (*interval_accuracy.read_tables(), phantom_peers.markdown(folder / "peers.csv")):
+    intervals = interval_accuracy.scored(*interval_accuracy.read_rows())
+    for table in (intervals, phantom_peers.markdown(folder / "peers.csv")):
         assert [line for line in table.splitlines() if line not in text] == []
 
 
-def test_half_widths_are_those_of_the_calibration_and_hold():
-    """Those whose intervals cover 85 to 95 % of unseen beats, and no others."""
-    folder = ROOT / "docs/results/tracking"
-    calibration, unseen = (
-        pd.read_csv(folder / f"intervals-{name}.csv") for name in ("calibration", "test")
-    )
+def test_intervals_are_those_of_the_calibration_and_hold():
+    """Those that cover at least 85 % of unseen hearts, and no others."""
+    calibration, unseen = interval_accuracy.read_rows()
     seeds = [set(zip(rows["look"], rows["seed"], strict=True)) for rows in (calibration, unseen)]
     assert not seeds[0] & seeds[1]
-    widths = interval_accuracy.half_widths(calibration)
-    held = {
-        (interval_accuracy.VIEWS[row.look], row.what)
-        for row in interval_accuracy.coverage(unseen, widths).itertuples()
-        if interval_accuracy.LEAST <= row.covered <= interval_accuracy.MOST
+    errors = interval_accuracy.quantiles(calibration)
+    held = [
+        (row.look, row.what)
+        for row in interval_accuracy.coverage(unseen, errors).itertuples()
+        if round(row.covered) >= interval_accuracy.LEAST
+    ]
+    assert ERRORS == {
+        (interval_accuracy.VIEW[look], what): errors[look, what] for look, what in held
     }
-    held = {key for key in held if not (key[0] == "apical" and key[1].startswith("radial"))}
-    assert HALF_WIDTHS == {key: widths[key] for key in held}
 
 
 def test_table_of_verdicts_follows_from_its_rows():
@@ -345,6 +345,13 @@ def test_a_wrong_digit_is_found(tmp_path):
         wrong_cells(text.replace("a, b-seed*", "b-seed*"), tmp_path)
     with pytest.raises(AssertionError, match=r"no pairs\.csv"):
         wrong_cells(text.replace("b-seed*", "c"), tmp_path)
+
+
+def test_table_of_label_efficiency_follows_from_its_rows():
+    folder = ROOT / "docs/results/anatomy"
+    rows = pd.read_csv(folder / "label_efficiency.csv")
+    assert label_efficiency.markdown(rows) in (folder / "README.md").read_text(encoding="utf-8")
+    assert not rows.duplicated(["encoder", "labelled", "seed", "patient"]).any()
 
 
 def test_table_of_anatomy_follows_from_the_rows_per_patient():

@@ -621,6 +621,14 @@ def test_page_in_a_browser(sax):
         assert whole[2] > shown[2] and page.box(".player .whole")[2] == pytest.approx(
             shown[2], abs=1
         )
+        # nor are names of sectors cut where the picture is small
+        value("document.getElementById('show-all').click()")
+        value("document.querySelector('.player .view').style.width = '150px'")
+        value("dispatchEvent(new Event('resize'))")
+        left, top, width, height = page.box(".player .view")
+        for k in range(1, 7):
+            x, y, w, h = page.box(f"#labels span:nth-child({k})")
+            assert left <= x and x + w <= left + width and top <= y and y + h <= top + height
         assert not page.errors
         assert {url.split(":")[0] for url in page.requests} <= {"file", "data"}
 

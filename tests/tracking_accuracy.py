@@ -308,17 +308,23 @@ def _beats(args) -> None:
     print(beats_table(beats))
 
 
-def _pairs(args) -> None:
+def prepared(name: str, source: str | None, directory: str | None, *, allow_partial: bool):
+    """A dataset of annotated pairs, with the paper's settings."""
     from ldm_morph_jax.config import paper_config
     from ldm_morph_jax.runs.dataset import dataset_of
 
     config = paper_config()
-    config.data.name = args.dataset
-    config.data.source = args.source
-    config.data.options.allow_partial = args.allow_partial
-    if args.data:
-        config.data.directory = args.data
-    table = score_pairs(dataset_of(config), args.split, args.model)
+    config.data.name = name
+    config.data.source = source
+    config.data.options.allow_partial = allow_partial
+    if directory:
+        config.data.directory = directory
+    return dataset_of(config)
+
+
+def _pairs(args) -> None:
+    dataset = prepared(args.dataset, args.source, args.data, allow_partial=args.allow_partial)
+    table = score_pairs(dataset, args.split, args.model)
     _write(table, args.out / f"pairs-{args.dataset}.csv")
     print(pairs_table({args.dataset: table}))
 

@@ -22,12 +22,16 @@ from ldm_morph_jax.files.images import VOLUME, read_image, read_mask
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.register import load_model
+from ldm_morph_jax.runs.anatomy import anatomy_network
 
 LABELS = (1, 2, 3)
+WAYS = {"ed-es": (0, 1), "es-ed": (1, 0)}
+GUIDE = "anatomy-mri"
 NAMES = {
     "none": "not registered",
     "volume": "`--slice volume`, three dimensions",
     "slices": "`--slice all`, slice by slice",
+    "guided": f"`--slice all --anatomy {GUIDE}`",
 }
 
 
@@ -37,6 +41,7 @@ def main() -> None:
     parser.add_argument("--patients", default="101-150", help="first-last")
     parser.add_argument("--step", type=int, default=1, help="every so many patients")
     parser.add_argument("--modes", nargs="+", default=["none", "volume", "slices"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--inverse", action="store_true", help="residual of the inverse, too")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -67,7 +72,8 @@ def patient_rows(args, registrar, number, done):
         read_mask(str(file).replace(".nii.gz", "_gt.nii.gz"), image, VOLUME)
         for file, image in zip(files, images, strict=True)
     ]
-    for way, (m, f) in {"ed-es": (0, 1), "es-ed": (1, 0)}.items():
+    for way in args.ways:
+        m, f = WAYS[way]
         for mode in args.modes:
             if (number, way, mode) in done:
                 continue
@@ -84,7 +90,9 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
     displacement = np.zeros((*fixed.array.shape, 3))
     started = time.perf_counter()
     if mode != "none":
-        [result] = registrar.register_images([(moving, fixed)], volume=mode == "volume")
+        anatomy = anatomy_network(GUIDE) if mode == "guided" else None
+        volume = mode == "volume"
+        [result] = registrar.register_images([(moving, fixed)], volume=volume, anatomy=anatomy)
         transform = result.transform
         warped = transform.warp(moving_mask.array, "nearest")
         displacement = transform.displacement

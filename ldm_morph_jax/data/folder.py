@@ -1,4 +1,4 @@
-"""Dataset `folder`: your own pairs, listed in a CSV file.
+"""Datasets `folder` and `folder_3d`: your own pairs of images or volumes, listed in a CSV file.
 
 The required columns are `id,split,moving,fixed`. Optional columns are `moving_mask,fixed_mask`
 (labels 0 to 255, 0 is background), `slice` (slice number, from 0, for files that hold a stack) and
@@ -10,8 +10,8 @@ If the files give their positions in space, the fixed image and the masks are re
 moving image's grid in millimetres, however they are stored. Otherwise the shapes must agree.
 
 An image of image_size x image_size is used unchanged. Any other is scaled so that its longer side
-fits (cubic; labels nearest) and padded about the centre with its darkest value. All labels that
-occur are scored.
+fits (cubic; labels nearest) and padded about the centre with its darkest value. The slices of a
+volume are scaled likewise, and to `depth` planes. All labels that occur are scored.
 """
 
 import dataclasses
@@ -21,8 +21,15 @@ import numpy as np
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import SPLITS, check_size
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
-from ldm_morph_jax.files.images import Image, read_image, read_mask, resample_image, resample_labels
+from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair, VolumeOptions
+from ldm_morph_jax.files.images import (
+    VOLUME,
+    Image,
+    read_image,
+    read_mask,
+    resample_image,
+    resample_labels,
+)
 from ldm_morph_jax.files.tables import read_rows
 
 COLUMNS = ("id", "split", "moving", "fixed")
@@ -44,6 +51,7 @@ class Folder(DatasetBuilder):
 
     name = "folder"
     Options = FolderOptions
+    volumes = False
     labels = None  # all that occur
     spacing_note = "from the files, scaled with the image; 1 if a file has none"
     source_is_file = True
@@ -87,6 +95,12 @@ class Folder(DatasetBuilder):
 
     def read(self, entry: Entry) -> Pair:
         number, *frames = entry.detail
+        if self.volumes:
+            if number is not None:
+                raise ValueError(
+                    f"{entry.id}: slice is {number}, expected none: {self.name} takes volumes"
+                )
+            number = VOLUME
         moving, own_fixed = (
             read_image(file, number, frame=frame)
             for file, frame in zip(entry.files, frames, strict=False)
@@ -106,29 +120,46 @@ class Folder(DatasetBuilder):
                     entry.files[2:], (moving, own_fixed), frames, strict=True
                 )
             ]
-        size = self.options.image_size
-        shape = moving.array.shape
+        grid, shape = self.options.shape, moving.array.shape
         return Pair(
-            *(fit(image.array, size) for image in (moving, fixed)),
-            *(fit(mask, size, nearest=True) for mask in masks),
-            spacing=preprocessing.resized_spacing(moving.spacing, shape, fitted_shape(shape, size)),
-            slice=number or 0,
+            *(fit(image.array, grid) for image in (moving, fixed)),
+            *(fit(mask, grid, nearest=True) for mask in masks),
+            spacing=preprocessing.resized_spacing(
+                moving.geometry.spacing[-len(shape) :], shape, fitted_shape(shape, grid)
+            ),
+            slice=0 if self.volumes else number or 0,
         )
 
 
-def fit(array: np.ndarray, size: int, *, nearest: bool = False) -> np.ndarray:
-    """Scales [H, W] so that its longer side is `size` and pads the other about the centre."""
-    array = preprocessing.resize(array, fitted_shape(array.shape, size), nearest=nearest)
-    return preprocessing.centre(array, (size, size), 0 if nearest else array.min())
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folder3dOptions(VolumeOptions, FolderOptions):
+    """Size of the grid."""
 
 
-def fitted_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """The shape that `fit` scales to before it pads."""
-    return tuple(max(1, round(n * size / max(shape))) for n in shape)
+class Folder3d(Folder):
+    """Pairs of volumes listed in a CSV file."""
+
+    name = "folder_3d"
+    Options = Folder3dOptions
+    volumes = True
+    description = "Pairs of volumes listed in a CSV file."
+
+
+def fit(array: np.ndarray, grid: tuple[int, ...], *, nearest: bool = False) -> np.ndarray:
+    """An image `[H, W]` or a volume on a grid: scaled so that its longer side fits, and padded."""
+    array = preprocessing.resize(array, fitted_shape(array.shape, grid), nearest=nearest)
+    return preprocessing.centre(array, grid, 0 if nearest else array.min())
+
+
+def fitted_shape(shape: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that `fit` scales to before it pads; of volumes all planes of the grid."""
+    *_, rows, columns = shape
+    scale = grid[-1] / max(rows, columns)
+    return *grid[:-2], *(max(1, round(n * scale)) for n in (rows, columns))
 
 
 def _read_mask(
-    file: Path, image: Image, number: int | None, frame: int | None, onto: Image
+    file: Path, image: Image, number: int | str | None, frame: int | None, onto: Image
 ) -> np.ndarray:
     """Labels of `image` on the grid of `onto`."""
     mask = resample_labels(read_mask(file, image, number, frame=frame), onto).array

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -437,13 +437,16 @@ def summary_text(content: Mapping, out: Path) -> str:
         ("ejection_fraction", "ejection"),
     ):
         if key in content:
-            lines.append(f"{title:<13} {100 * content[key]:.1f} %")
+            lines.append(f"{title:<13} {_percent(content[key], content.get(f'{key}_interval'))}")
     if "twist" in content:
         lines.append(f"peak twist    {content['twist']['peak_deg']:.1f} degrees")
     for strain in content.get("strain", {}).values():
         if strain["region"] in ("wall", "endocardium"):
             kind = "endocardial " * (strain["region"] == "endocardium") + strain["direction"]
-            lines.append(f"peak strain   {100 * strain['peak']:.1f} % {kind}")
+            peak = _percent(strain["peak"], strain.get("peak_interval"))
+            lines.append(f"peak strain   {peak}, {kind}")
+    if content.get("intervals"):
+        lines.append(f"in brackets   {content['intervals']['sentence']}")
     lines += [f"note: {note}" for note in content.get("notes", ())]
     if content["verdict"] is not None:
         lines.append(content["verdict"]["sentence"])
@@ -452,3 +455,9 @@ def summary_text(content: Mapping, out: Path) -> str:
         + (f"; look at {out / 'report.html'}" if (out / "report.html").exists() else "")
     )
     return "\n".join(lines)
+
+
+def _percent(value: float, interval: Sequence[float] | None) -> str:
+    """Such as "40.0 % (26.3 to 56.1)"."""
+    ends = "" if interval is None else f" ({' to '.join(f'{100 * end:.1f}' for end in interval)})"
+    return f"{100 * value:.1f} %{ends}"

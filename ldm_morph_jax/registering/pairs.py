@@ -76,9 +76,10 @@ def register_images(
     prepared, notes = [], []
     for moving, fixed in pairs:
         stacks = volume is not False and moving.array.ndim == fixed.array.ndim == 3
-        reason = _why_slice_by_slice(method, moving, fixed, steps, anatomy) if stacks else None
-        if stacks and not reason and volume is None:
-            reason = _why_too_thick(fixed)
+        reason = None
+        if stacks:
+            asked = volume is not None
+            reason = _why_slice_by_slice(method, moving, fixed, steps, anatomy, asked=asked)
         notes.append((f"registered slice by slice: {reason}",) if reason else ())
         alignment = None
         if affine != NONE:
@@ -130,8 +131,13 @@ def _plane_spacing(fixed: Image, part: Slice) -> tuple[float, float] | None:
     return tuple(np.multiply(part.whole.grid.scale, fixed.spacing).tolist())
 
 
-def _why_slice_by_slice(method, moving: Image, fixed: Image, steps: int, anatomy) -> str | None:
-    """Why two stacks are not registered in three dimensions; None: they are."""
+def _why_slice_by_slice(
+    method, moving: Image, fixed: Image, steps: int, anatomy, *, asked: bool
+) -> str | None:
+    """Why two stacks are not registered in three dimensions; None: they are.
+
+    asked: whether three dimensions were asked for, so that thick slices are no reason.
+    """
     fewest = min(len(moving.array), len(fixed.array))
     if fewest < FEWEST_SLICES:
         return (
@@ -143,18 +149,13 @@ def _why_slice_by_slice(method, moving: Image, fixed: Image, steps: int, anatomy
         return f"{method.name} knows no volumes"
     if not steps:
         return f"{method.name} knows no volumes, and no refinement was asked for"
-    return None
-
-
-def _why_too_thick(fixed: Image) -> str | None:
-    """Why a volume should not be registered in three dimensions unasked; None: it should."""
     distance = fixed.geometry.spacing[0]
-    if not fixed.spacing_known or distance < THICK_MM:
-        return None
-    return (
-        f"slices are {distance:g} mm apart, and so thick ones overlap more than in three "
-        "dimensions, which `slice` volume asks for"
-    )
+    if not asked and fixed.spacing_known and distance >= THICK_MM:
+        return (
+            f"slices are {distance:g} mm apart, and so thick ones overlap more than in three "
+            "dimensions, which `slice` volume asks for"
+        )
+    return None
 
 
 def asks_for_volume(slice: int | str | Sequence[int] | None) -> bool | None:

@@ -17,6 +17,7 @@ from ldm_morph_jax.report.style import png_bytes
 from ldm_morph_jax.report.viewport import viewport
 from ldm_morph_jax.report.views import pair_view
 
+_UNKNOWN = "–"
 _DISTANCES = {"hd95": "HD95", "mean_surface_distance": "Mean surface distance"}
 _MOST_LABELS = 3  # whose DSC is among the first numbers of the page
 _MOST_ROWS = 8  # slices of a stack in overview.png
@@ -148,9 +149,11 @@ def _facts(metrics) -> list[tuple[str, str]]:
     """Everything else, as (name, text)."""
     j, d, grid = metrics["jacobian"], metrics["displacement_mm"], metrics["model_grid"]
     unit = "voxels" if metrics.get("in_three_dimensions") else "pixels"
-    facts = [
-        ("Differences on the whole image", _difference(metrics["rms_difference"])),
-        ("Differences beyond the grid", _difference(metrics["rms_difference_beyond_grid"])),
+    facts = [("Differences on the whole image", _difference(metrics["rms_difference"]))]
+    beyond = _difference(metrics["rms_difference_beyond_grid"])
+    if _UNKNOWN not in beyond:  # the grid may cover the image
+        facts.append(("Differences beyond the grid", beyond))
+    facts += [
         ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the {unit}"),
         ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
@@ -160,7 +163,7 @@ def _facts(metrics) -> list[tuple[str, str]]:
         facts.append((f"Before, {before['kind']}", before["sentence"]))
     if "scale" in metrics:
         kept = sorted(set(metrics["scale"]))
-        facts.append(("Motion that was kept", ", ".join(f"{s:g}" for s in kept)))
+        facts.append(("Of the motion found, kept", ", ".join(f"{100 * s:g} %" for s in kept)))
     far = metrics["verdict"]["distance_from_training"]
     if far is not None:
         facts.append(("Distance from the training images", f"{far:.1f}"))
@@ -178,7 +181,7 @@ def _facts(metrics) -> list[tuple[str, str]]:
         image = metrics[name]
         size = " × ".join(str(n) for n in image["shape"])
         spacing = image["spacing_mm"]
-        text = "spacing unknown" if spacing is None else f"{spacing[0]:g} × {spacing[1]:g} mm"
+        text = " × ".join(f"{s:g}" for s in spacing) + " mm" if spacing else "spacing unknown"
         facts.append((f"{name.capitalize()} image", f"{image['file']}; {size} pixels, {text}"))
     if grid is None:
         facts.append(("Registered", "in three dimensions"))
@@ -201,4 +204,4 @@ def _difference(rms) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    return _UNKNOWN if value is None or value != value else f"{value:.{digits}f}"

@@ -351,8 +351,7 @@ def _interval(ends) -> str:
 def _rows(summary, curves) -> list[tuple[str, str]]:
     rows = []
     if given := summary.get("intervals"):
-        text = f"{100 * given['coverage']:.0f} % intervals, {given['calibrated_on']}"
-        rows.append(("in brackets", text))
+        rows.append(("in brackets", given["sentence"]))
     for curve in curves:
         if not curve.direction:
             unit = UNITS[curve.unit]

@@ -20,6 +20,7 @@ from scipy import ndimage
 from ldm_morph_jax.data import dataset_class, load_dataset, preprocessing
 from ldm_morph_jax.data.acdc import SPACING_MM, is_rotated, resample
 from ldm_morph_jax.data.echonet import fill_polygon, outline, read_frames
+from ldm_morph_jax.data.ventricle import ventricle
 from ldm_morph_jax.files.images import Geometry, write_image
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice
@@ -680,6 +681,31 @@ def test_folder_without_masks_and_with_slices(tmp_path):
     )
     assert dataset.labels == {} and not example["moving_mask"].any()
     assert dataset.metadata("test")[0]["slice"] == 2
+
+
+def test_folder_of_volumes(tmp_path):
+    """Slices fill the grid along their longer side, planes are scaled; spacing follows in mm."""
+    heart = ventricle(3, (6, 40, 30), (10.0, 2.0, 2.0))
+    spacing, names = (10.0, 2.0, 2.0), ("moving", "fixed", "moving_mask", "fixed_mask")
+    geometry = Geometry((6, 40, 30), spacing, np.array([5.0, -3.0, 7.0]), np.eye(3))
+    for name in names:
+        write_image(tmp_path / f"{name}.nii.gz", getattr(heart, name), geometry)
+    files = ",".join(f"{name}.nii.gz" for name in names)
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"id,split,{','.join(names)}\na,test,{files}\n")
+    options = {"source": table, "directory": tmp_path / "out", "image_size": 32, "depth": 11}
+    pair = load_dataset("folder_3d", **options).split("test")[0]
+    assert pair["moving"].shape == (11, 32, 32, 1)
+    np.testing.assert_allclose(pair["spacing"], (5.0, 2 * 39 / 31, 2 * 29 / 23))
+    inside = pair["fixed_mask"][..., 4:28, 0]  # 24 of 32 columns; the others are padding
+    assert not pair["fixed_mask"][..., :4, 0].any() and not pair["fixed_mask"][..., 28:, 0].any()
+    np.testing.assert_array_equal(
+        inside[::2],
+        [preprocessing.resize(plane, (32, 24), nearest=True) for plane in heart.fixed_mask],
+    )
+    table.write_text(f"id,split,slice,{','.join(names)}\na,test,2,{files}\n")
+    with pytest.raises(ValueError, match="a: slice is 2, expected none: folder_3d takes volumes"):
+        load_dataset("folder_3d", **options)
 
 
 @pytest.mark.parametrize("flipped", ["fixed", "fixed_mask", "moving_mask", "fixed fixed_mask"])

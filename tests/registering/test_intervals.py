@@ -4,21 +4,23 @@ import csv
 
 import numpy as np
 import pytest
+from interval_accuracy import conformal_ends
 
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.registering.anatomy import anatomy_of_mask
 from ldm_morph_jax.registering.heart_result import TrackedHeart
-from ldm_morph_jax.registering.intervals import HALF_WIDTHS, conformal_quantile
+from ldm_morph_jax.registering.intervals import ERRORS, with_intervals
 from ldm_morph_jax.report.tracked import _tiles
 
 
-def test_the_quantile_covers_an_unseen_score():
-    assert conformal_quantile(np.arange(1, 20), 0.9) == 18  # ceil(0.9 * 20)
-    assert conformal_quantile(np.arange(1, 10), 0.9) == 9
-    assert conformal_quantile(np.arange(1, 9), 0.9) == np.inf  # too few to say anything
-    scores = np.random.default_rng(0).gamma(1.0, size=(4000, 20))
-    covered = [row[-1] <= conformal_quantile(row[:-1], 0.9) for row in scores]
+def test_the_ends_cover_an_unseen_error():
+    assert conformal_ends(np.arange(-9, 10), 0.9) == (-9, 9)  # ceil(0.9 * 20) = 18 of 19
+    assert conformal_ends(np.arange(-19, 20), 0.9) == (-18, 18)  # 36 of 39
+    assert conformal_ends(np.arange(8), 0.9) == (-np.inf, np.inf)  # too few to say anything
+    errors = np.random.default_rng(0).gamma(1.0, size=(4000, 80))
+    ends = [conformal_ends(row[:-1], 0.9) for row in errors]
+    covered = [low <= row[-1] <= high for row, (low, high) in zip(errors, ends, strict=True)]
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
 
 
@@ -46,15 +48,14 @@ def test_intervals_stand_beside_their_numbers(beats, tmp_path):
     seen = 0
     for column, numbers in summary["strain"].items():
         curve = found.curves[column]
-        half = HALF_WIDTHS.get(
+        errors = ERRORS.get(
             ("sax", f"{curve.direction} {'segment' if curve.of_sector else curve.region}")
         )
-        assert ("peak_interval" in numbers) == (half is not None), column
-        if half is not None:
+        assert ("peak_interval" in numbers) == (errors is not None), column
+        if errors is not None:
             seen += 1
-            low, high = numbers["peak_interval"]
-            assert (low + high) / 2 == pytest.approx(numbers["peak"])
-            assert high - low == pytest.approx(2 * half)
+            ends = np.array(numbers["peak_interval"])
+            np.testing.assert_allclose(ends - numbers["peak"], errors)
     assert seen
     found.write(tmp_path)
     with (tmp_path / "segments.csv").open(newline="") as file:
@@ -65,16 +66,34 @@ def test_intervals_stand_beside_their_numbers(beats, tmp_path):
         if row and "peak_interval" in numbers:
             ends = [float(row[0][f"{direction}_peak_{end}_percent"]) for end in ("low", "high")]
             np.testing.assert_allclose(ends, 100 * np.array(numbers["peak_interval"]), rtol=1e-3)
+    change, ends = summary["fractional_area_change"], summary["fractional_area_change_interval"]
+    np.testing.assert_allclose(np.array(ends) - change, ERRORS["sax", "area of cavity"])
     tiles = dict(_tiles(summary, found.measures.curves))
-    change = tiles["fractional area change"]
-    assert (" to " in change) == ("fractional_area_change_interval" in summary)
+    assert " to " in tiles["fractional area change"]
+    assert "strain on beats of the phantom" in summary["intervals"]["sentence"]
+    assert "area change on patients of ACDC" in summary["intervals"]["sentence"]
 
 
-def test_what_was_not_calibrated_has_no_interval(beats):
-    for options in ({"method": "syn"}, {"spacing": None}, {"period": False}):
-        summary = heart(beats["sax"], **options).summary
-        assert summary["intervals"] is None, options
-        assert not any("peak_interval" in one for one in summary["strain"].values())
+@pytest.mark.parametrize("options", ({"method": "syn"}, {"spacing": None}))
+def test_what_was_not_calibrated_has_no_interval(beats, options):
+    summary = heart(beats["sax"], **options).summary
+    assert summary["intervals"] is None
+    assert "fractional_area_change_interval" not in summary
+    assert not any("peak_interval" in one for one in summary["strain"].values())
+
+
+def test_strain_without_a_period_and_a_found_cavity_have_none(beats):
+    summary = heart(beats["sax"], period=False).summary
+    assert not any("peak_interval" in one for one in summary["strain"].values())
+    assert "strain" not in summary["intervals"]["sentence"]
+    measured = heart(beats["sax"])
+    numbers = measured.summary | {"strain": measured.summary["strain"]}
+    numbers.pop("fractional_area_change_interval")
+    found = with_intervals(
+        numbers, measured, measured.anatomy, measured.measures.curves, told=False
+    )
+    assert "fractional_area_change_interval" not in found
+    assert "area" not in found["intervals"]["sentence"]
 
 
 def test_radial_strain_of_an_apical_view_is_not_a_number(beats):
@@ -82,6 +101,5 @@ def test_radial_strain_of_an_apical_view_is_not_a_number(beats):
     assert not any(curve.direction == "radial" for curve in found.measures.curves)
     assert any(note.startswith("radial strain: not measured") for note in found.notes)
     assert {"longitudinal_strain", "endocardial_longitudinal_strain"} < set(found.curves)
-    assert ("ejection_fraction_interval" in found.summary) == (
-        ("apical", "volume of cavity") in HALF_WIDTHS
-    )
+    low, high = found.summary["ejection_fraction_interval"]
+    assert low < found.summary["ejection_fraction"] < high <= 1

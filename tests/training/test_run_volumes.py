@@ -129,6 +129,9 @@ def test_plan_and_speed_take_volumes(data):
     config, mesh = volume_config(data), data_mesh()
     planned = costs.plan_stage(config, "registration", mesh, cached=True)
     assert planned["flops_per_step"] > 1e6 and planned["frozen_parameters"] > 0
+    # TransMorph's four levels would need 32 planes: it takes those of the experiment
+    transmorph = with_method(config, "transmorph", "small")
+    assert costs.plan_stage(transmorph, "registration", mesh, cached=True)["parameters"] > 0
     timed = time_registration(voxelmorph_config(data), 1, given=False, repeats=1, seconds=1.0)
     assert timed["seconds_per_pair"]["median"] > 0
 
