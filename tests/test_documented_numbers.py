@@ -29,6 +29,7 @@ import recognised_images
 import speed_tables
 import tracking_accuracy
 import verdict_limits
+import volume_cine
 import volume_motion
 import volume_pairs
 
@@ -315,6 +316,7 @@ def test_tables_of_motion_in_volumes_follow_from_their_rows():
     rows = pd.read_csv(folder / "motion.csv")
     assert volume_motion.table(rows) in text
     assert not rows.duplicated(["seed", "heart", "method"]).any()
+    assert volume_cine.table(pd.read_csv(folder / "cine.csv")) in text
 
 
 def test_a_wrong_digit_is_found(tmp_path):
