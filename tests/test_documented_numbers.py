@@ -30,6 +30,8 @@ import recognised_images
 import speed_tables
 import tracking_accuracy
 import verdict_limits
+import volume_cine
+import volume_motion
 import volume_pairs
 
 from ldm_morph_jax.evaluation import read_pairs
@@ -307,6 +309,15 @@ def test_table_of_volumes_follows_from_the_rows_of_the_test_patients():
     rows = pd.read_csv(folder / "test.csv")
     assert volume_pairs.table(rows) in (folder / "README.md").read_text(encoding="utf-8")
     assert not rows.duplicated(["patient", "way", "mode"]).any()
+
+
+def test_tables_of_motion_in_volumes_follow_from_their_rows():
+    folder = ROOT / "docs/results/volumes"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    rows = pd.read_csv(folder / "motion.csv")
+    assert volume_motion.table(rows) in text
+    assert not rows.duplicated(["seed", "heart", "method"]).any()
+    assert volume_cine.table(pd.read_csv(folder / "cine.csv")) in text
 
 
 def test_a_wrong_digit_is_found(tmp_path):

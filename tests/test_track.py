@@ -616,6 +616,8 @@ def test_page_in_a_browser(sax):
         # nothing is wider than a phone
         page.open((sax / "report.html").as_uri(), 390, 844)
         assert value("document.documentElement.scrollWidth") <= 390
+        tiles = "[...document.querySelectorAll('.tiles div')]"
+        assert value(f"{tiles}.every(tile => tile.scrollWidth <= tile.clientWidth)")
         shown, whole = page.box(".player .view"), page.box(".player .whole")
         value("document.getElementById('show-all').click()")
         assert whole[2] > shown[2] and page.box(".player .whole")[2] == pytest.approx(

@@ -25,6 +25,12 @@ from ldm_morph_jax import track
 from ldm_morph_jax.ops.metrics import dice
 
 LABELS = (1, 2, 3)
+STRAINS = ("radial", "circumferential", "longitudinal")
+NAMES = {
+    "none": "not moved",
+    "volume": "`track --slice volume`",
+    "all": "`track --slice all`, slice by slice",
+}
 
 
 def main() -> None:
@@ -70,7 +76,7 @@ def main() -> None:
                     "ef_of_track_percent": f"{100 * content.get('ejection_fraction', np.nan):.1f}",
                     **{
                         name: f"{100 * strain.get(f'{name}_strain', {}).get('peak', np.nan):.1f}"
-                        for name in ("radial", "circumferential", "longitudinal")
+                        for name in STRAINS
                     },
                     "verdict": (content.get("verdict") or {}).get("level", ""),
                     "seconds": f"{time.perf_counter() - begin:.0f}",
@@ -79,8 +85,26 @@ def main() -> None:
             pd.DataFrame(rows).to_csv(args.out, index=False)
     es_ml = voxel * (true[1] == 3).sum()
     by_masks = 100 * (1 - es_ml / float(rows[0]["ed_ml"]))
-    print(pd.DataFrame(rows).to_string(index=False))
+    print(table(pd.read_csv(args.out)))
     print(f"masks: end-systole {es_ml:.1f} ml, ejection fraction {by_masks:.1f} %")
+
+
+def table(rows: pd.DataFrame) -> str:
+    """A row per mode in Markdown."""
+    lines = [
+        "| | DSC right ventricle | myocardium | left ventricle "
+        "| end-systole by the carried mask, ml "
+        "| ejection fraction by it, % | ejection fraction of `track`, % | peak strain radial, % "
+        "| circumferential, % | longitudinal, % | verdict |",
+        "|---" * 11 + "|",
+    ]
+    for row in rows.to_dict("records"):
+        cells = [NAMES[row["mode"]], *(f"{row[f'dice_{k}']:.3f}" for k in LABELS)]
+        names = ("es_ml", "ef_percent", "ef_of_track_percent", *STRAINS)
+        cells += ["–" if np.isnan(row[name]) else f"{row[name]:.1f}" for name in names]
+        cells.append(row["verdict"] if isinstance(row["verdict"], str) else "–")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def whole(path: Path, cine) -> SimpleITK.Image:

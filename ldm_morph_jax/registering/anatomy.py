@@ -124,9 +124,11 @@ def anatomy_of(
         if view == "apical":
             raise ImageError("`view` is 'apical', but a volume is a stack of short-axis slices")
         view = "sax"
-    letters = len(shape) == 2 or len(cine.first.array)
+    letters = 1 if len(shape) == 2 else shape[0]
     if levels and (len(levels) != letters or set(levels) - set(LETTERS)):
         raise ImageError(f"`levels` is {levels!r}, expected a letter for each slice ({letters})")
+    if levels and len(shape) == 3 and not set(levels) & set("bma"):
+        raise ImageError(f"`levels` is {levels!r}, expected slices of the ventricle: b, m or a")
     view, by, notes = seen_view(view, None)
     anatomy = Anatomy(view, septum=septum)
     if mask is not None:

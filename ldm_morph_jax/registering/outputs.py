@@ -511,7 +511,7 @@ def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
 
 def _shown_slices(anatomy, shape) -> tuple[list[int], tuple[slice, slice]]:
     """(The middle slice of each third, base first; the part of a slice around the heart)."""
-    if not anatomy.has_cavity:
+    if not (anatomy.has_cavity and anatomy.levels):
         return [shape[0] * k // 4 for k in (1, 2, 3)], np.s_[: shape[1], : shape[2]]
     thirds = [np.flatnonzero(np.equal(anatomy.levels, level)) for level in (1, 2, 3)]
     middle = np.flatnonzero(anatomy.levels).mean()  # of two in the middle of a third the inner one

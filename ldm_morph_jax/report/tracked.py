@@ -323,13 +323,13 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
         ("fractional_area_change", "fractional area change"),
     ):
         if name in summary:
-            interval = _interval(summary.get(f"{name}_interval"))
-            tiles.append((title, f"{percent.text(summary[name])} %{interval}"))
+            title += _interval(summary.get(f"{name}_interval"))
+            tiles.append((title, f"{percent.text(summary[name])} %"))
     for curve in curves:
         if curve.quantity == "strain" and not curve.of_sector:
             numbers = summary["strain"][curve.column]
-            text = f"{percent.text(numbers['peak'])} %{_interval(numbers.get('peak_interval'))}"
-            tiles.append((f"peak {curve.label} strain", text))
+            title = f"peak {curve.label} strain{_interval(numbers.get('peak_interval'))}"
+            tiles.append((title, f"{percent.text(numbers['peak'])} %"))
         elif _is_of_cavity(curve):
             unit = UNITS[curve.unit]
             ends = " → ".join(unit.text(v) for v in summary[curve.column].values())

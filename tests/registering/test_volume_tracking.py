@@ -193,6 +193,7 @@ def test_thin_slices_are_a_volume_and_thick_ones_are_chosen(beat, tmp_path):
         ({"landmarks": {"apex": (3, 4)}}, "contours and landmarks are of one slice"),
         ({"view": "apical"}, "a volume is a stack of short-axis slices"),
         ({"levels": "bma"}, r"expected a letter for each slice \(10\)"),
+        ({"levels": 10 * "-"}, "expected slices of the ventricle"),
         ({"slice": 2}, "frames: `slice` is of files"),
         ({"spacing": (1.0, 2.0)}, "expected one number or"),
         ({"mask": np.ones((10, 32), int)}, "mask"),
