@@ -46,7 +46,7 @@ TURNS = (0, 1)  # quarter turns of training images: features are computed once f
 WIDTHS = (16, 32, 48, 64)  # channels at 1/4, 1/8, 1/16 and 1/32 of the image
 STEPS, BATCH = 150, 4
 ROLES = ("moving", "fixed")
-PIXELS = "pixels"
+PIXELS, CONTROL = "pixels", "taps of untrained"
 SHIPPED = "sunnybrook-small"
 
 
@@ -54,7 +54,7 @@ class Model(NamedTuple):
     """A latent diffusion model: the shipped one, trained on Sunnybrook, or another U-Net after its
     autoencoder, trained on all slices of ACDC's training patients without their masks.
 
-    width: of the U-Net in channels; steps: of 8 images; None: shipped.
+    width: of the U-Net in channels; steps: of 8 images, 0: as it was initialised; None: shipped.
     """
 
     width: int = 32
@@ -64,6 +64,7 @@ class Model(NamedTuple):
 MODELS = {
     SHIPPED: Model(),
     "acdc": Model(32, 200),
+    "untrained": Model(32, 0),
 }
 RATE = 1e-2  # of 0.003 and 0.01 the better one on validation patients, for pixels and for taps
 DATA = {"image_size": 128, "intensity": "percentile", "allow_partial": True, "field_mm": 192.0}
@@ -138,7 +139,7 @@ def latent_diffusion_model(model: Model, dataset):
     if model.steps is not None:
         with config.unlocked():
             config.diffusion.model.base_channels = model.width
-            config.diffusion.train.steps = model.steps
+            config.diffusion.train.steps = max(model.steps, 1)
         frozen = frozen | {"unet": _unet(config, frozen, dataset, model.steps)}
     return build_features(config), frozen
 
@@ -147,6 +148,8 @@ def _unet(config, frozen, dataset, steps: int):
     """Parameters of a U-Net after `steps` of the diffusion stage, averaged as it does."""
     program = diffusion_program(config, cached=True)
     state = program.init(jax.random.key(0))
+    if not steps:
+        return state["ema"]
     images = dataset.images("train")
     encode = jax.jit(lambda x: build_features(config).encode(frozen, x))
     numbers = np.arange(len(images))
@@ -339,20 +342,24 @@ def dice_by_seed(rows: pd.DataFrame, encoder: str, labelled: int) -> pd.DataFram
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """Mean Dice of every encoder and number of patients, and the difference to pixels [95 %]."""
-    numbers = sorted(rows["labelled"].unique())
+    """Mean Dice by encoder and labelled patients, differences to pixels and to untrained taps."""
+    encoders, numbers = list(rows["encoder"].unique()), sorted(rows["labelled"].unique())
     header = ["read; labelled patients:", *map(str, numbers)]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for encoder in rows["encoder"].unique():
-        cells, differences = [], []
-        for n in numbers:
-            own, pixels = (dice_by_seed(rows, name, n) for name in (encoder, PIXELS))
-            cells.append(f"{own.to_numpy().mean():.3f}")
-            difference = compare(own.to_numpy(), pixels.to_numpy(), list(own.columns))
-            differences.append("{:+.3f} [{:+.3f}, {:+.3f}]".format(*difference[:3]))
-        lines.append(f"| {encoder} | " + " | ".join(cells) + " |")
-        if encoder != PIXELS:
-            lines.append("| minus pixels [95 %] | " + " | ".join(differences) + " |")
+    for encoder in encoders:
+        scores = [dice_by_seed(rows, encoder, n) for n in numbers]
+        means = " | ".join(f"{one.to_numpy().mean():.3f}" for one in scores)
+        lines.append(f"| {encoder} | {means} |")
+        others = [PIXELS, CONTROL] if encoder.startswith("taps of") else [PIXELS]
+        for other in others if encoder != PIXELS else ():
+            if other == encoder:
+                continue
+            cells = [f"minus {other} [95 %]"]
+            for own, n in zip(scores, numbers, strict=True):
+                reference = dice_by_seed(rows, other, n).to_numpy()
+                difference = compare(own.to_numpy(), reference, list(own.columns))
+                cells.append("{:+.3f} [{:+.3f}, {:+.3f}]".format(*difference[:3]))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

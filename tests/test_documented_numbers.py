@@ -18,6 +18,7 @@ in an entry is that folder's part of the name.
 import re
 from pathlib import Path
 
+import guided_structures
 import heart_verdict_limits
 import interval_accuracy
 import label_efficiency
@@ -354,6 +355,12 @@ def test_table_of_label_efficiency_follows_from_its_rows():
     rows = pd.read_csv(folder / "label_efficiency.csv")
     assert label_efficiency.markdown(rows) in (folder / "README.md").read_text(encoding="utf-8")
     assert not rows.duplicated(["encoder", "labelled", "seed", "patient"]).any()
+
+
+def test_table_of_guided_structures_follows_from_its_rows():
+    folder = ROOT / "docs/results/anatomy"
+    table = guided_structures.markdown(pd.read_csv(folder / "structures.csv"))
+    assert table in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_of_anatomy_follows_from_the_rows_per_patient():
