@@ -689,6 +689,18 @@ def discs(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("slices", ("", "all"))
+def test_a_table_finds_hearts_and_keeps_them(discs, slices, monkeypatch, capsys):
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
+    table, name = discs / "cines.csv", "stack" if slices else "disc"
+    table.write_text(f"id,cine,mask,slice\na,{name}.nii.gz,auto,{slices}\n")
+    for kept in (False, True):
+        assert run("--batch", table, "--out", discs / "out", "--no-report") == 0
+        assert (", kept)" in capsys.readouterr().err) == kept
+    content = json.loads((discs / "out/a/summary.json").read_text())
+    assert content["reference"] == 2
+
+
 def test_heart_and_end_diastole_are_found(discs, monkeypatch):
     monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
     out = discs / "out"

@@ -1,6 +1,7 @@
 """Many jobs: the table of what to do, what is done already, the table of what came out."""
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from ldm_morph_jax import __version__
 from ldm_morph_jax.files.errors import FileError, as_flags
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import atomic, json_text
-from ldm_morph_jax.registering.options import JobOptions
+from ldm_morph_jax.registering.options import AUTO, JobOptions
 from ldm_morph_jax.runs.trained import TrainedMethod
 
 # Options that change neither numbers nor files, or that a row does not have.
@@ -40,7 +41,7 @@ def read_jobs(options: JobOptions) -> dict[str, JobOptions]:
             raise FileError(f"{where}: lacks {' or '.join(options.REQUIRED)}")
         values = {}
         for column in (*options.REQUIRED, *options.COLUMNS):
-            parse = options.COLUMNS.get(column) or table.parent.joinpath
+            parse = options.COLUMNS.get(column) or functools.partial(_path, table.parent)
             try:
                 values |= {column: parse(row[column])} if row[column] else {}
             except ValueError as error:
@@ -52,6 +53,11 @@ def read_jobs(options: JobOptions) -> dict[str, JobOptions]:
     if not jobs:
         raise FileError(f"{table}: lists no {options.NOUN}")
     return jobs
+
+
+def _path(folder: Path, text: str) -> Path:
+    """A path of a table in that folder, unless it is a word."""
+    return AUTO if text == str(AUTO) else folder / text
 
 
 # ---------------------------------------------------------------------------- records

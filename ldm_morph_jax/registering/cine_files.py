@@ -77,7 +77,7 @@ def track_files(options: CineOptions, load: Load) -> dict:
     """
     if options.example:
         cine, anatomy, options = _example(options)
-        return _write(cine, options, anatomy, None, load)
+        return _write(cine, options, options.reference, anatomy, None, load)
     if options.slice == "all" or isinstance(options.slice, tuple):
         return _track_slices(options, load)
     cine = _read(options)
@@ -129,9 +129,9 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
         raise FileError(f"{path}: {error}, expected seconds in the column time") from None
 
 
-def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
-    """The options with their reference frame, the heart in it, and what was found to know it."""
-    reference, anatomy, findings = known_or_found(
+def _known_or_found(options, cine) -> tuple[CineOptions, int, Anatomy, Findings | None]:
+    """The options, the reference frame, the heart in it, and what was found to know it."""
+    return options, *known_or_found(
         cine,
         None if options.anatomy is None else anatomy_network(options.anatomy),
         reference=options.reference,
@@ -144,10 +144,9 @@ def _known_or_found(options, cine) -> tuple[CineOptions, Anatomy, Findings | Non
         levels=options.levels,
         slice=options.slice,
     )
-    return replace(options, reference=reference), anatomy, findings
 
 
-def _write(cine, options, anatomy, findings, load) -> dict:
+def _write(cine, options, reference, anatomy, findings, load) -> dict:
     """Track, measure, write."""
     if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
         cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
@@ -164,7 +163,7 @@ def _write(cine, options, anatomy, findings, load) -> dict:
                 registrar,
                 anatomy,
                 findings,
-                reference=options.reference,
+                reference=reference,
                 period=options.period,
                 progress=tell,
                 model=options.model,
@@ -214,6 +213,7 @@ def _track_slices(options, load) -> dict:
     The volume is the sum of the cavity's areas times the distance of slices; segments are those of
     the levels, see `ops.segments`.
     """
+    asked = options
     stack = _read(replace(options, slice="all"))
     if stack.frames.ndim == 3:
         return track_files(replace(options, slice=None), load)
@@ -275,7 +275,7 @@ def _track_slices(options, load) -> dict:
             *(f"slice {k} {why}: left out" for k, why in sorted(left_out.items())),
             *of_view,
         ],
-        "arguments": arguments(options, registrar),
+        "arguments": arguments(asked, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
     times = np.array(content["cine"]["times"])
@@ -388,13 +388,13 @@ def _end_diastole(options, stack) -> int:
     return int(without_outliers(areas).argmax())
 
 
-def _of_slice(options, cine) -> tuple[CineOptions, Anatomy, Findings | None]:
+def _of_slice(options, cine) -> tuple[CineOptions, int, Anatomy, Findings | None]:
     """A slice in which the network finds no heart is tracked, and nothing measured."""
     if options.anatomy is not None:
         try:
             return _known_or_found(options, cine)
         except ImageError:
-            return options, Anatomy(options.view), None
+            return options, options.reference, Anatomy(options.view), None
     return _known_or_found(options, cine)
 
 

@@ -57,6 +57,9 @@ def _period(_, tokens) -> float | str:
         raise ValueError(f"{text!r} is neither seconds nor 'whole'") from None
 
 
+AUTO = Path("auto")  # in place of a mask: the anatomy network finds the heart
+
+
 @dataclass(frozen=True, kw_only=True)
 class SliceOption:
     """Chooses a slice."""
@@ -315,7 +318,7 @@ class CineOptions(JobOptions):
         given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:
             raise ValueError(f"`{source}` does not go with {', '.join(given)}")
-        if self.mask == Path("auto"):
+        if self.mask == AUTO:
             if self.view == "apical" and self.anatomy is None:
                 raise ValueError(
                     "`mask` auto knows short-axis views; for apical ones name a network, "
@@ -327,7 +330,7 @@ class CineOptions(JobOptions):
         known = [text for name, text in kinds.items() if getattr(self, name)]
         if len(known) > 1:
             raise ValueError(f"{' and '.join(known)} given, expected one of them")
-        if self.reference is None and self.anatomy is None:
+        if self.reference is None and self.anatomy is None and self.batch is None:
             object.__setattr__(self, "reference", 0)
         if self.slice == "volume":
             of_slices = ("anatomy", "contours", "landmarks", "model", "dicom")
