@@ -601,6 +601,8 @@ def test_report_in_a_browser(pair, analytic, which):
     url = (pair / "out" / "report.html").as_uri()
     with browser.page() as page:
         page.open(url)
+        grid = "getComputedStyle(document.querySelector('.maps svg'))"  # lies on its image
+        assert page.evaluate(f"{grid}.maxHeight") == "none"
         assert page.evaluate("document.title") == "ed.nii.gz registered to es.nii.gz"
         # every picture of the page has been decoded
         pictures = "[...document.images]"
