@@ -51,7 +51,6 @@ class Folder(DatasetBuilder):
 
     name = "folder"
     Options = FolderOptions
-    volumes = False
     labels = None  # all that occur
     spacing_note = "from the files, scaled with the image; 1 if a file has none"
     source_is_file = True
@@ -95,7 +94,8 @@ class Folder(DatasetBuilder):
 
     def read(self, entry: Entry) -> Pair:
         number, *frames = entry.detail
-        if self.volumes:
+        grid = self.options.shape
+        if volumes := len(grid) == 3:
             if number is not None:
                 raise ValueError(
                     f"{entry.id}: slice is {number}, expected none: {self.name} takes volumes"
@@ -120,14 +120,14 @@ class Folder(DatasetBuilder):
                     entry.files[2:], (moving, own_fixed), frames, strict=True
                 )
             ]
-        grid, shape = self.options.shape, moving.array.shape
+        shape = moving.array.shape
         return Pair(
             *(fit(image.array, grid) for image in (moving, fixed)),
             *(fit(mask, grid, nearest=True) for mask in masks),
             spacing=preprocessing.resized_spacing(
                 moving.geometry.spacing[-len(shape) :], shape, fitted_shape(shape, grid)
             ),
-            slice=0 if self.volumes else number or 0,
+            slice=0 if volumes else number or 0,
         )
 
 
@@ -141,7 +141,6 @@ class Folder3d(Folder):
 
     name = "folder_3d"
     Options = Folder3dOptions
-    volumes = True
     description = "Pairs of volumes listed in a CSV file."
 
 

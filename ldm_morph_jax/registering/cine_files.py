@@ -33,6 +33,7 @@ from ldm_morph_jax.registering.finding import (
     known_or_found,
     without_outliers,
 )
+from ldm_morph_jax.registering.heart import twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
@@ -302,13 +303,8 @@ def _track_slices(options, load) -> dict:
         curves |= segments.table
         if twisted := twist_of(slices, levels, distance):
             twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
-            peak = int(np.abs(twist).argmax())
-            content["twist"] = {
-                "slices": twisted["slices"],
-                "peak_deg": float(twist[peak]),
-                "peak_deg_per_mm": float(torsion[peak]),
-                "end_systolic_deg": float(twist[smallest]),
-            }
+            numbers = twist_numbers(twist, torsion, "deg_per_mm", smallest)
+            content["twist"] = {"slices": twisted["slices"]} | numbers
             curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
     column = time_name(content["cine"]["times_known"])
     with staged(options.out, (), True, all_names=ALL_OF_STACK, last=SUMMARY) as folder:

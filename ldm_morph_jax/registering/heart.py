@@ -347,15 +347,19 @@ def _of_ventricle(measures: Measures, reference: int) -> dict:
     if "wall_volume_ml" in curves:
         found["mass_g"] = float(MUSCLE_G_PER_ML * curves["wall_volume_ml"][reference])
     if "twist_deg" in curves:
-        twist = curves["twist_deg"]
         [torsion] = [c for c in measures.curves if c.quantity == "torsion"]
-        peak = int(np.abs(twist).argmax())
-        found["twist"] = {
-            "peak_deg": float(twist[peak]),
-            f"peak_{torsion.unit}": float(torsion.values[peak]),
-            "end_systolic_deg": float(twist[es]),
-        }
+        found["twist"] = twist_numbers(curves["twist_deg"], torsion.values, torsion.unit, es)
     return found
+
+
+def twist_numbers(twist: np.ndarray, torsion: np.ndarray, unit: str, end_systole: int) -> dict:
+    """What twist in degrees and torsion in `unit`, `[T]` each, come down to."""
+    peak = int(np.abs(twist).argmax())
+    return {
+        "peak_deg": float(twist[peak]),
+        f"peak_{unit}": float(torsion[peak]),
+        "end_systolic_deg": float(twist[end_systole]),
+    }
 
 
 def way(direction: str) -> int:
@@ -544,10 +548,9 @@ def _of_frames(tracked, anatomy) -> dict:
         count = max(1, len(names))
     regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
+    # regions and directions are arguments: what follows from constants the compiler computes
     @jax.jit
-    def of_chunk(
-        u, regions, normals
-    ):  # arguments: what follows from constants is computed by the compiler
+    def of_chunk(u, regions, normals):
         def move(points):
             return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
