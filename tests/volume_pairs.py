@@ -37,7 +37,7 @@ NAMES = {
     "ants-affine": "ANTsPy, affine",
     "ants-syn": "ANTsPy, SyN",
 }
-# Of ants.registration, in three dimensions: all else as it is by default. SyN starts from no motion.
+# Options of ants.registration, all others as they are by default; SyN starts from no motion.
 ANTS = {
     "ants-affine": {"type_of_transform": "Affine"},
     "ants-syn": {
