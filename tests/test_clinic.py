@@ -261,7 +261,7 @@ def stack(tmp_path_factory):
     write_image(folder / "mask.nii.gz", np.stack(masks), place)
     files = ("--cine", folder / "stack.nii.gz", "--mask", folder / "mask.nii.gz")
     out = folder / "out"
-    options = ("--slice", "all", "--septum", "20", "2", "--levels", "bba")
+    options = ("--slice", "all", "--septum", "20", "2", "--levels", "bba", "--valves", "AVC=150")
     assert run(track, *files, *options, "--out", out) == 0
     return out
 
@@ -284,6 +284,10 @@ def test_segments_of_a_stack(stack):
     row = rows[4]
     assert row["segment"] == "basal inferior" and int(row["pixels"]) == sum(sizes)
     assert float(row["circumferential_peak_percent"]) == pytest.approx(expected, rel=1e-4)
+    # at the closure of the aortic valve, between frames 1 and 2
+    expected = 100 * np.average(curves, axis=0, weights=sizes)[1:3].mean()
+    assert float(row["circumferential_end_systolic_percent"]) == pytest.approx(expected, rel=1e-4)
+    assert summary["valves_ms"] == {"AVC": 150}
     timing = summary["timing"]["circumferential"]
     times = [float(r["circumferential_time_to_peak_s"]) for r in rows[1:] if r["trusted"] == "yes"]
     assert timing["mechanical_dispersion"] == pytest.approx(np.std(times, ddof=1), abs=1e-6)
