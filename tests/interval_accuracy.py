@@ -63,7 +63,7 @@ def rows_of(look: str, seed: tuple[int, int], beat: PhantomCine, tracked: Tracke
     for curve in found.curves:
         if curve.quantity == "strain":
             number, expected = (
-                strain_numbers(values, curve.direction, at, found.end_systole)["peak"]
+                strain_numbers(values, curve.direction, at, at[found.end_systole])["peak"]
                 for values in (curve.values, true[curve.column])
             )
             about = {"what": kind(curve), "region": curve.region}

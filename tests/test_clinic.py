@@ -52,6 +52,49 @@ def assert_valid(path):
         assert not [line for line in lines if line.startswith("Error")], path
 
 
+def ranges(measurement):
+    """(low, high, coverage in percent) as the properties of a measurement tell them, or None."""
+    items = getattr(measurement[0], "ContentSequence", [])
+    found = {item.name.value: item for item in items if item.relationship_type.value != "CONTAINS"}
+    if "371886008" not in found:
+        assert not {"371885007", "COVERAGE", "CALIBRATION"} & set(found)
+        return None
+    above, below, coverage = (found[k] for k in ("371886008", "371885007", "COVERAGE"))
+    assert above.unit == below.unit == measurement.unit and coverage.unit.value == "%"
+    assert "calibrated" in found["CALIBRATION"].value
+    value = measurement.value
+    return value - below.value, value + above.value, coverage.value
+
+
+def assert_intervals(report, out, strains):
+    """Those of summary.json and segments.csv and no others; `strains`: whether peaks have one."""
+    summary = json.loads((out / "summary.json").read_text())
+    with open(out / "segments.csv", newline="") as file:
+        rows = {row["segment"]: row for row in csv.DictReader(file) if row["trusted"] == "yes"}
+    assert summary["intervals"]["coverage"] == 0.9
+    expected = [100 * np.array(summary["fractional_area_change_interval"])]
+    for numbers in summary["strain"].values():
+        if numbers["region"] in ("wall", "endocardium"):
+            assert ("peak_interval" in numbers) == strains
+            expected += [100 * np.array(numbers["peak_interval"])] if strains else []
+    for name, row in rows.items():
+        for direction in ("radial", "circumferential") if strains and name != "wall" else ():
+            ends = [float(row[f"{direction}_peak_{end}_percent"]) for end in ("low", "high")]
+            expected.append(ends)
+    groups = report.content.get_image_measurement_groups()
+    found = [ranges(m) for group in groups for m in group.get_measurements()]
+    found = [one for one in found if one is not None]
+    assert len(found) == len(expected) and {one[2] for one in found} == {90}
+    for ends in expected:
+        assert min(np.abs(np.subtract(one[:2], ends)).max() for one in found) < 1e-3
+    change = [
+        ranges(m)[:2]
+        for m in groups[0].get_measurements()
+        if m.name.meaning == "Left Ventricular Fractional Area Change"
+    ]
+    np.testing.assert_allclose(change, [expected[0]], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["MR, single frames", "US, one file"])
 def test_track_writes_dicom(tmp_path, kind):
     source = dicom_sources.SOURCES[kind](tmp_path)
@@ -60,7 +103,8 @@ def test_track_writes_dicom(tmp_path, kind):
     write_image(mask, dicom_sources.labels()[:1], cine.first.space)
     out = tmp_path / "out"
     files = ("--cine", source, "--mask", mask, "--out", out)
-    assert run(track, *files, "--oblique", "--dicom", "--levels", "m") == 0
+    period = ("--period", "whole") if kind.startswith("US") else ()  # strain has an interval then
+    assert run(track, *files, "--oblique", "--dicom", "--levels", "m", *period) == 0
     written = sorted(path.name for path in (out / "dicom").iterdir())
     frames = [f"{t:03d}.dcm" for t in range(dicom_sources.FRAMES)]
     assert written == sorted(
@@ -101,6 +145,7 @@ def test_track_writes_dicom(tmp_path, kind):
     )
     peak = 100 * summary["strain"]["circumferential_strain"]["peak"]
     assert min(abs(v - peak) for v in values["Circumferential Lagrangian Strain"]) < 1e-5
+    assert_intervals(report, out, strains=bool(period))
     page = pydicom.dcmread(out / "dicom" / "page.dcm")
     assert page.EncapsulatedDocument.startswith(b"%PDF") and page.PatientID == "P-17"
     assert b"P-17" not in page.EncapsulatedDocument  # nothing burnt in
@@ -216,7 +261,7 @@ def stack(tmp_path_factory):
     write_image(folder / "mask.nii.gz", np.stack(masks), place)
     files = ("--cine", folder / "stack.nii.gz", "--mask", folder / "mask.nii.gz")
     out = folder / "out"
-    options = ("--slice", "all", "--septum", "20", "2", "--levels", "bba")
+    options = ("--slice", "all", "--septum", "20", "2", "--levels", "bba", "--valves", "AVC=150")
     assert run(track, *files, *options, "--out", out) == 0
     return out
 
@@ -239,6 +284,10 @@ def test_segments_of_a_stack(stack):
     row = rows[4]
     assert row["segment"] == "basal inferior" and int(row["pixels"]) == sum(sizes)
     assert float(row["circumferential_peak_percent"]) == pytest.approx(expected, rel=1e-4)
+    # at the closure of the aortic valve, between frames 1 and 2
+    expected = 100 * np.average(curves, axis=0, weights=sizes)[1:3].mean()
+    assert float(row["circumferential_end_systolic_percent"]) == pytest.approx(expected, rel=1e-4)
+    assert summary["valves_ms"] == {"AVC": 150}
     timing = summary["timing"]["circumferential"]
     times = [float(r["circumferential_time_to_peak_s"]) for r in rows[1:] if r["trusted"] == "yes"]
     assert timing["mechanical_dispersion"] == pytest.approx(np.std(times, ddof=1), abs=1e-6)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import browser
@@ -86,7 +87,8 @@ def sax(folder):
     out = folder / "sax"
     options = ("--period", "whole", "--landmarks", folder / "landmarks.csv")
     files = ("--cine", folder / "sax.nii.gz", "--mask", folder / "sax_mask.nii.gz")
-    assert run(*files, *options, "--out", out) == 0
+    valves = ("--valves", "avc=140,MVO=210")
+    assert run(*files, *options, *valves, "--out", out) == 0
     return out
 
 
@@ -138,6 +140,24 @@ def test_areas_and_strain_are_near_those_of_the_phantom(sax, beats):
     assert -0.3 < strain["circumferential_strain"]["peak"] < -0.08
     assert 0.08 < strain["radial_strain"]["peak"] < 0.8
     wall = strain["circumferential_strain"]
+    # end-systolic strain is that of the aortic valve's closure, between two frames
+    assert content["valves_ms"] == {"AVC": 140, "MVO": 210}
+    values = curve(sax, "circumferential_strain")
+    closed = np.interp(0.14, 0.04 * np.arange(T), values)
+    assert wall["end_systolic"] == pytest.approx(closed, rel=1e-4)
+    late = wall["time_to_peak"] > 0.14
+    assert wall["post_systolic_index"] == pytest.approx(
+        late * (1 - closed / wall["peak"]), abs=1e-4
+    )
+    page = (sax / "report.html").read_text()
+    assert "AVC 140 ms, MVO 210 ms" in page
+    moments = json.loads(re.search(r'"moments": (\[.*?\])', page)[1])
+    assert [(one["name"], one["time"], one["valve"]) for one in moments] == [
+        ("ED", 0, False),
+        ("ES", pytest.approx(0.04 * beat.end_systole), False),
+        ("AVC", 0.14, True),
+        ("MVO", 0.21, True),
+    ]
     assert wall["time_to_peak"] == pytest.approx(0.04 * beat.end_systole, abs=0.041)
     assert wall["systolic_rate"] < -0.7 and max(wall["early_rate"], wall["late_rate"]) > 0.5
 
@@ -218,6 +238,7 @@ def test_in_python_as_on_the_command_line(sax, folder, tmp_path):
         mask=folder / "sax_mask.nii.gz",
         landmarks=folder / "landmarks.csv",
         period="whole",
+        valves={"AVC": 140, "MVO": 210},
     )
     assert repr(heart) == (
         f"<TrackedHeart: {T} frames of {SIZE} x {SIZE} pixels, reference 0, by 'search'; sax, "
@@ -503,6 +524,11 @@ BAD = {
     "two points": "has 2 points, expected at least 3",
     "septum outside": "septum (99.0, 3.0) lies outside",
     "short period": "expected it to be as long",
+    "valve beyond": "--valves has AVC at 900 ms, expected 0, the reference frame, to 320",
+    "no such valve": "--valves has 'AVR', expected MVC, AVO, AVC, MVO",
+    "valve without name": "found '350', expected times in ms as in AVC=350,MVO=420",
+    "valves unordered": "expected AVC to come first",
+    "valves without times": "the times of the frames are not known",
     "sizes differ": "expected the same in all frames",
     "both": "expected one of them",
     "shard": "--shard needs --batch",
@@ -536,6 +562,9 @@ def test_bad_input_is_told_in_one_line(case, folder, beats, tmp_path, capsys):
             picture = np.random.default_rng(k).integers(0, 255, (size, 32), np.uint8)
             PIL.Image.fromarray(picture).save(tmp_path / "frames" / f"{k}.png")
         arguments = ["--cine", tmp_path / "frames"]
+    elif case == "valves without times":
+        np.savez(tmp_path / "cine.npz", image=beats["sax"].frames)
+        arguments = ["--cine", tmp_path / "cine.npz", "--valves", "AVC=200"]
     elif case in ("shard", "nothing", "example with mask"):
         arguments = {
             "shard": [*arguments, "--shard", "1/2"],
@@ -556,6 +585,10 @@ def test_bad_input_is_told_in_one_line(case, folder, beats, tmp_path, capsys):
             "two points": lambda: ["--contours", text(endo)],
             "septum outside": lambda: ["--mask", mask(labels), "--septum", "99", "3"],
             "short period": lambda: ["--period", "0.1"],
+            "valve beyond": lambda: ["--valves", "AVC=900"],
+            "no such valve": lambda: ["--valves", "AVR=300"],
+            "valve without name": lambda: ["--valves", "350"],
+            "valves unordered": lambda: ["--valves", "AVC=200,MVO=180"],
             "both": lambda: ["--mask", mask(labels), "--contours", text(endo)],
         }[case]()
     out = tmp_path / "out"
@@ -609,6 +642,7 @@ def test_page_in_a_browser(sax):
         page.press(" ")
         assert value("document.getElementById('play').textContent") == "Play"
         told = value("document.querySelector('#plots').textContent")
+        assert all(name in told for name in ("ED", "ES", "AVC", "MVO"))
         assert "Strain, %" in told and "e-" not in told.replace("end-", "")
         # every control says what it is
         named = "[...document.querySelectorAll('input, select, button')].every(c => c.ariaLabel || "

@@ -28,7 +28,7 @@ from ldm_morph_jax.register import load_model
 from ldm_morph_jax.registering.anatomy import anatomy_of
 from ldm_morph_jax.registering.heart import directions, measure, strained, wall_sectors
 from ldm_morph_jax.registering.result import Tracked
-from ldm_morph_jax.registering.tracking import track_cine
+from ldm_morph_jax.registering.tracking import Tracking, track_cine
 
 SHAPE, SPACING = (32, 128, 128), (3.15, 1.5, 1.5)
 DIRECTIONS = ("radial", "circumferential", "longitudinal")
@@ -71,7 +71,7 @@ def score(heart, method: str, registrar, laws: bool) -> dict:
         {"residual": "", "identity": "", "exchanged": "", "exchanged_most": ""},
     )
     if method == "track":
-        u = track_cine(cine).displacement[1]
+        u = track_cine(cine, settings=Tracking(chunk=1)).displacement[1]
     else:
         [found] = registrar.register_images([(cine.image(1), cine.image(0))], volume=True)
         u = found.pixel_displacement

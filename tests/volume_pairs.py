@@ -1,6 +1,7 @@
-"""Score `register` on whole stacks of ACDC, in three dimensions and slice by slice.
+"""Score `register` on whole stacks of ACDC, in three dimensions and slice by slice, and ANTs.
 
     PYTHONPATH=. python tests/volume_pairs.py --data DIR --patients 101-150 --out volumes.csv
+    PYTHONPATH=. python tests/volume_pairs.py --data DIR --modes ants-affine ants-syn --out ants.csv
 
 DIR holds `*/patientXXX/patientXXX_frameYY.nii.gz` with their masks `_gt`. Every patient is
 registered from end-diastole to end-systole and back. A row is one pair: DSC and HD95 of right
@@ -12,6 +13,7 @@ with 95 % intervals by patient (bootstrap, seed 0).
 
 import argparse
 import csv
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,6 +35,19 @@ NAMES = {
     "slices": "`--slice all`, slice by slice",
     "guided": f"`--slice all --anatomy {GUIDE}`",
     "guided-volume": f"`--slice volume --anatomy {GUIDE}`",
+    "ants-affine": "ANTsPy, affine",
+    "ants-syn": "ANTsPy, SyN",
+}
+# Options of ants.registration, all others as they are by default; SyN starts from no motion.
+ANTS = {
+    "ants-affine": {"type_of_transform": "Affine"},
+    "ants-syn": {
+        "type_of_transform": "SyNOnly",
+        "initial_transform": "Identity",
+        "syn_metric": "CC",
+        "syn_sampling": 2,
+        "reg_iterations": (100, 70, 30),
+    },
 }
 
 
@@ -90,7 +105,12 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
     warped, residual = moving_mask.array, ""
     displacement = np.zeros((*fixed.array.shape, 3))
     started = time.perf_counter()
-    if mode != "none":
+    if mode in ANTS:
+        spacing = fixed.geometry.spacing
+        warped, displacement = by_ants(
+            moving.array, fixed.array, moving_mask.array, spacing, **ANTS[mode]
+        )
+    elif mode != "none":
         anatomy = anatomy_network(GUIDE) if mode.startswith("guided") else None
         volume = mode.endswith("volume")
         [result] = registrar.register_images([(moving, fixed)], volume=volume, anatomy=anatomy)
@@ -111,6 +131,27 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
         "inverse_residual_voxels": residual,
         "seconds": f"{seconds:.2f}",
     }
+
+
+def by_ants(moving, fixed, labels, spacing, **options) -> tuple[np.ndarray, np.ndarray]:
+    """(Labels of the moving image on the fixed one, displacement in voxels, axis order) by ANTsPy.
+
+    Arrays `[D, H, W]` on one grid. ANTs' axes are ours turned round, its displacements in mm.
+    """
+    import ants
+
+    fixed, moving, labels = (
+        ants.from_numpy(np.asarray(array, np.float32).T, spacing=tuple(spacing[::-1]))
+        for array in (fixed, moving, labels)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        found = ants.registration(fixed, moving, outprefix=f"{folder}/", **options)
+        both = {"fixed": fixed, "transformlist": found["fwdtransforms"]}
+        warped = ants.apply_transforms(**both, moving=labels, interpolator="nearestNeighbor")
+        whole = ants.apply_transforms(**both, moving=moving, compose=f"{folder}/whole")
+        vectors = ants.image_read(whole).numpy()
+    displacement = np.moveaxis(vectors, (0, 1, 2), (2, 1, 0))[..., ::-1] / spacing
+    return np.rint(warped.numpy()).T.astype(int), displacement
 
 
 def table(rows: pd.DataFrame) -> str:

@@ -1,19 +1,28 @@
 """What readers ask of curves over a beat: peaks, their timing, uniformity, rates, twist.
 
 Curves are `[T]` or `[T, K]` of K segments, NumPy, times `[T]` increasing from the reference frame,
-which is end-diastole. `end_systole` is the index of a frame. A segment that is not measured is NaN;
-it makes its own values NaN, and those over all segments leave it out.
+which is end-diastole. `end_systole` is a time, that of a frame or of the aortic valve's closure
+between two frames. A segment that is not measured is NaN; it makes its own values NaN, and those
+over all segments leave it out.
 
 Terms follow the consensus of Voigt et al., Eur Heart J Cardiovasc Imaging 16:1, 2015; where another
 source defines a number, it is named there.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 SHORTENING = -1  # circumferential and longitudinal strain fall in systole
 THICKENING = 1  # radial strain rises
+# What valves do in a beat, in this order (Voigt 2015, sec. 3.1 and fig. 6).
+VALVES = {
+    "MVC": "mitral valve closure",
+    "AVO": "aortic valve opening",
+    "AVC": "aortic valve closure",
+    "MVO": "mitral valve opening",
+}
 
 
 class Peak(NamedTuple):
@@ -40,25 +49,50 @@ class Rates(NamedTuple):
     late: np.ndarray
 
 
-def peaks(curves: np.ndarray, times: np.ndarray, end_systole: int, direction: int) -> Peak:
+def check_valves(valves: Mapping[str, float], length: float = np.inf) -> None:
+    """ValueError unless times of `VALVES` follow each other from 0 to `length`, all in ms."""
+    for name, time in valves.items():
+        if name not in VALVES:
+            raise ValueError(f"`valves` has {name!r}, expected {', '.join(VALVES)}")
+        if not 0 <= time <= length:
+            end = f"to {length:g}, the last one" if np.isfinite(length) else "or more"
+            raise ValueError(
+                f"`valves` has {name} at {time:g} ms, expected 0, the reference frame, {end}"
+            )
+    told = [name for name in VALVES if name in valves]
+    for before, after in zip(told, told[1:], strict=False):
+        if not valves[before] < valves[after]:
+            raise ValueError(
+                f"`valves` has {before} at {valves[before]:g} ms and {after} at {valves[after]:g} "
+                f"ms, expected {before} to come first"
+            )
+
+
+def valves_told(valves: Mapping[str, float]) -> str:
+    """Such as "AVC 350 ms, MVO 420 ms"."""
+    return ", ".join(f"{name} {valves[name]:g} ms" for name in VALVES if name in valves)
+
+
+def peaks(curves: np.ndarray, times: np.ndarray, end_systole: float, direction: int) -> Peak:
     """Peak strain and its timing (Voigt 2015, sec. 3.3).
 
-    The post-systolic index is that of Voigt et al., J Am Soc Echocardiogr 16:415, 2003. Where a
-    segment never moves in its direction, the peak is the reference frame, 0, and the index NaN.
+    The strain at an `end_systole` between two frames is interpolated linearly. The post-systolic
+    index is that of Voigt et al., J Am Soc Echocardiogr 16:415, 2003. Where a segment never moves
+    in its direction, the peak is the reference frame, 0, and the index NaN.
 
     Args:
         curves: `[T, ...]`.
         times: `[T]`.
-        end_systole: frame.
+        end_systole: a time.
         direction: `SHORTENING` or `THICKENING`.
     """
     curves, times = _checked(curves, times, end_systole)
     known = ~np.isnan(curves).any(axis=0)
     at = np.argmax(np.where(known, direction * curves, 0), axis=0)
     value = np.where(known, np.take_along_axis(curves, at[None], axis=0)[0], np.nan)
-    systolic = np.where(known, curves[end_systole], np.nan)
+    systolic = np.where(known, _at(curves, times, end_systole), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        index = np.where(at > end_systole, (value - systolic) / value, 0.0)
+        index = np.where(times[at] > end_systole, (value - systolic) / value, 0.0)
     index = np.where(known & (value != 0), index, np.nan)
     return Peak(value, np.where(known, times[at], np.nan), systolic, index)
 
@@ -105,7 +139,7 @@ def uniformity(curves: np.ndarray) -> float:
     return float(np.sqrt(mean / (mean + first))) if mean + first > 0 else float("nan")
 
 
-def peak_rates(curves: np.ndarray, times: np.ndarray, end_systole: int, direction: int) -> Rates:
+def peak_rates(curves: np.ndarray, times: np.ndarray, end_systole: float, direction: int) -> Rates:
     """Peak systolic (S), early (E) and late diastolic (A) strain rate (D'hooge et al., Eur J
     Echocardiogr 1:154, 2000).
 
@@ -120,12 +154,11 @@ def peak_rates(curves: np.ndarray, times: np.ndarray, end_systole: int, directio
     """
     curves, times = _checked(curves, times, end_systole)
     rates = np.gradient(curves, times, axis=0) if len(times) > 1 else np.zeros_like(curves)
-    middle = (times[end_systole] + times[-1]) / 2
-    frames = np.arange(len(times))
+    middle = (end_systole + times[-1]) / 2
     windows = (
-        (frames <= end_systole, direction),
-        ((frames >= end_systole) & (times <= middle), -direction),
-        ((times > middle) & (frames > end_systole), -direction),
+        (times <= end_systole, direction),
+        ((times >= end_systole) & (times <= middle), -direction),
+        ((times > middle) & (times > end_systole), -direction),
     )
     found = []
     for window, way in windows:
@@ -174,9 +207,20 @@ def _checked(curves, times, end_systole):
     curves, times = np.asarray(curves, np.float64), np.asarray(times, np.float64)
     if times.shape != curves.shape[:1] or not len(times):
         raise ValueError(f"times: found shape {times.shape}, expected {curves.shape[:1]}")
-    if not 0 <= end_systole < len(times):
-        raise ValueError(f"end_systole: found {end_systole}, expected 0 to {len(times) - 1}")
+    if not times[0] <= end_systole <= times[-1]:
+        raise ValueError(
+            f"end_systole: found {end_systole:g}, expected {times[0]:g} to {times[-1]:g}"
+        )
     return curves, times
+
+
+def _at(curves, times, time) -> np.ndarray:
+    """`[...]`, curves `[T, ...]` at a time, linearly between frames."""
+    if len(times) == 1:
+        return curves[0]
+    k = int(np.clip(np.searchsorted(times, time, side="right") - 1, 0, len(times) - 2))
+    share = (time - times[k]) / (times[k + 1] - times[k])
+    return (1 - share) * curves[k] + share * curves[k + 1]
 
 
 def _known(values) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.segments import NAMES, VIEWS
-from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, Curve
+from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, Curve, end_of_systole
 from ldm_morph_jax.registering.options import ViewsOptions
 from ldm_morph_jax.registering.outputs import (
     SUMMARY,
@@ -49,7 +49,8 @@ def merge_views(options: ViewsOptions) -> dict:
         "method": first["method"],
         "view": "apical",
         "views": {view: str(folder) for view, folder in folders.items()},
-        "end_systole": segments.end_systole,
+        "end_systole": int(np.abs(times - segments.end_systole).argmin()),
+        **({"valves_ms": first["valves_ms"]} if "valves_ms" in first else {}),
         "strain": segments.summary(),
         "timing": segments.timing(),
         "notes": [*_notes(records), *(f"{v}: {n}" for v, r in records.items() for n in r["notes"])],
@@ -68,14 +69,15 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
     """The 16 segments of views' summaries, and the times of their curves `[T]`.
 
     The beats of two views differ in length. Time runs from the reference frame, and is stretched
-    from there to end-systole so that all views reach it together; after it, diastole is only
+    from there to end-systole (where told, to the closure of the aortic valve) so that all views
+    reach it together; after it, diastole is only
     shifted. The times are those of the first view which all views have.
 
     Args:
         records: "4ch", "2ch" or "3ch" -> summary of `track`.
     """
     first = next(iter(records.values()))
-    end_systole = _time_of(first, first["end_systole"])
+    end_systole = _end_of_systole(first)
     aligned = {view: _aligned(record, end_systole) for view, record in records.items()}
     start, end = max(t[0] for t in aligned.values()), min(t[-1] for t in aligned.values())
     times = next(iter(aligned.values()))
@@ -94,8 +96,9 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
     curves = {(_DIRECTION, name): np.mean(seen[k], axis=0) for k, name in names.items()}
     wall = {(_DIRECTION, WALL): np.mean(list(curves.values()), axis=0)}
     sizes = {WALL: sum(pixels.values())} | {name: pixels[k] for k, name in names.items()}
-    at = int(np.abs(times - end_systole).argmin())
-    return Segments(wall | curves, sizes, times, at), times
+    nearest = times[np.abs(times - end_systole).argmin()]
+    ends = nearest if abs(nearest - end_systole) < 1e-6 else end_systole
+    return Segments(wall | curves, sizes, times, ends), times
 
 
 def _record(folder: Path) -> dict:
@@ -116,17 +119,17 @@ def _column(region: str) -> str:
     return Curve("strain", region, "", np.empty(0), _DIRECTION).column
 
 
-def _time_of(record, frame: int) -> float:
-    """From the reference frame."""
-    times = record["cine"]["times"]
-    return times[frame] - times[record["reference"]]
+def _end_of_systole(record) -> float:
+    times = np.array(record["cine"]["times"], np.float64)
+    from_reference = times - times[record["reference"]]
+    return end_of_systole(from_reference, record["end_systole"], record.get("valves_ms", {}))
 
 
 def _aligned(record, end_systole: float) -> np.ndarray:
     """Times of a view's frames, its end-systole moved to `end_systole`."""
     times = np.array(record["cine"]["times"], np.float64)
     times -= times[record["reference"]]
-    own = _time_of(record, record["end_systole"])
+    own = _end_of_systole(record)
     if not (own > 0 and end_systole > 0):  # the reference is not before end-systole: leave it
         return times
     return np.where(times <= own, times * end_systole / own, times - own + end_systole)

@@ -21,6 +21,7 @@ from ldm_morph_jax.files.movies import (
 )
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.ops.beat import valves_told
 from ldm_morph_jax.ops.segments import LETTERS, levels_of
 from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
@@ -33,7 +34,7 @@ from ldm_morph_jax.registering.finding import (
     known_or_found,
     without_outliers,
 )
-from ldm_morph_jax.registering.heart import twist_numbers
+from ldm_morph_jax.registering.heart import end_of_systole, twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import CineOptions
@@ -169,6 +170,7 @@ def _write(cine, options, reference, anatomy, findings, load) -> dict:
                 progress=tell,
                 model=options.model,
                 slice=shown,
+                valves=options.valves,
             )
         done = time.perf_counter()
         content = tracked.summary | {
@@ -182,7 +184,7 @@ def _write(cine, options, reference, anatomy, findings, load) -> dict:
                 folder, tracked, anatomy, tracked.measures, content, tracked.segment_rows
             )
         if source is not None:
-            figures = cine_figures(tracked, tracked.measures) if options.report else []
+            figures = cine_figures(tracked, tracked.measures, content) if options.report else []
             rows = tracked.segment_rows
             dicom_results.write_cine(
                 folder / "dicom", source, tracked, anatomy, content, rows, figures
@@ -271,7 +273,7 @@ def _track_slices(options, load) -> dict:
         "slices": [job.out.name for job in jobs],
         "levels": [int(level) for level in levels],
         "end_systole": None,
-        **{name: slices[0][name] for name in ("heart_rate_per_min",) if name in slices[0]},
+        **{k: slices[0][k] for k in ("heart_rate_per_min", "valves_ms") if k in slices[0]},
         "notes": [
             *(f"slice {k} {why}: left out" for k, why in sorted(left_out.items())),
             *of_view,
@@ -297,7 +299,9 @@ def _track_slices(options, load) -> dict:
             {job.out.name: s["verdict"] for job, s in zip(jobs, slices, strict=True)},
             float(wall[smallest] / wall[options.reference] - 1) if known else None,
         )
-        segments = merged(slices, times - times[options.reference], smallest)
+        from_reference = times - times[options.reference]
+        ends = end_of_systole(from_reference, smallest, options.valves or {})
+        segments = merged(slices, from_reference, ends)
         rows = segments.rows() if segments.pixels else []
         content["strain"], content["timing"] = segments.summary(), segments.timing()
         curves |= segments.table
@@ -428,6 +432,8 @@ def summary_text(content: Mapping, out: Path) -> str:
         lines.append(
             f"frames        reference {content['reference']}, end-systole {content['end_systole']}"
         )
+    if "valves_ms" in content:
+        lines.append(f"valves        {valves_told(content['valves_ms'])}")
     for key, title in (
         ("fractional_area_change", "area change"),
         ("ejection_fraction", "ejection"),

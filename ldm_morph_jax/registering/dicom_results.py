@@ -16,7 +16,7 @@ import numpy as np
 
 from ldm_morph_jax.files.dicom_objects.document import write_document
 from ldm_morph_jax.files.dicom_objects.registration import write_registration
-from ldm_morph_jax.files.dicom_objects.report import Group, Measurement, write_report
+from ldm_morph_jax.files.dicom_objects.report import Group, Interval, Measurement, write_report
 from ldm_morph_jax.files.dicom_objects.segmentation import write_segmentation
 from ldm_morph_jax.files.dicom_objects.source import (
     Series,
@@ -247,6 +247,15 @@ def _groups(content: Mapping, rows: Sequence[Mapping]) -> list[Group]:
     both = tuple(frame for _, frame in ends.values())
     in_seconds = "s" if content["cine"]["times_known"] else None
     one, found = Measurement, []
+    given = content.get("intervals")
+
+    def interval(ends, percent=100.0):
+        """Of a number that has one, in per cent."""
+        if ends is None:
+            return None
+        low, high = (percent * end for end in ends)
+        return Interval(low, high, given["coverage"], given["sentence"])
+
     apical = content.get("view") == "apical"
     for key, quantity, unit, method in (
         ("volume_ml", "volume", "ml", "discs" if apical else "slices"),
@@ -261,12 +270,14 @@ def _groups(content: Mapping, rows: Sequence[Mapping]) -> list[Group]:
         ("fractional_area_change", None),
     ):
         if key in content:
-            found.append(one(key, 100 * content[key], "%", "", method, both))
+            ends = interval(content.get(f"{key}_interval"))
+            found.append(one(key, 100 * content[key], "%", "", method, both, ends))
     for numbers in content.get("strain", {}).values():
         method = {"wall": "wall", "endocardium": "endocardial"}.get(numbers["region"])
         if method:
             quantity = f"{numbers['direction']}_strain"
-            found += _of_strain(quantity, numbers, method, in_seconds, 100.0)
+            ends = interval(numbers.get("peak_interval"))
+            found += _of_strain(quantity, numbers, method, in_seconds, 100.0, ends)
     for direction, numbers in content.get("timing", {}).items():
         if in_seconds:
             for key in ("mechanical_dispersion", "earliest_to_latest"):
@@ -289,16 +300,21 @@ def _groups(content: Mapping, rows: Sequence[Mapping]) -> list[Group]:
                 "post_systolic_index": row.get(f"{direction}_post_systolic_index_percent"),
             }
             if numbers["peak"] is not None:
-                measured += _of_strain(f"{direction}_strain", numbers, "wall", in_seconds, 1.0)
+                quantity = f"{direction}_strain"
+                ends = [row.get(f"{direction}_peak_{end}_percent") for end in ("low", "high")]
+                ends = None if None in ends else interval(ends, 1.0)
+                measured += _of_strain(quantity, numbers, "wall", in_seconds, 1.0, ends)
         groups.append(Group(NAMES[row["number"] - 1], tuple(measured), row["number"]))
     finite = [m for group in groups for m in group.measurements if np.isfinite(m.value)]
     return groups if finite else []
 
 
-def _of_strain(quantity, numbers, method, in_seconds, percent) -> list[Measurement]:
+def _of_strain(quantity, numbers, method, in_seconds, percent, interval) -> list[Measurement]:
+    """`interval` is that of the peak."""
     name = quantity.replace("_", " ")
+    peak = percent * numbers["peak"]
     found = [
-        Measurement(quantity, percent * numbers["peak"], "%", "peak", method),
+        Measurement(quantity, peak, "%", "peak", method, interval=interval),
         Measurement(quantity, percent * numbers["end_systolic"], "%", "end-systolic", method),
         Measurement(
             "post_systolic_index", percent * numbers["post_systolic_index"], "%", name, method

@@ -11,8 +11,9 @@ changes within millimetres of depth, more widely for those along the wall, which
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -293,12 +294,23 @@ def strain_maps(tracked: Tracked, anatomy: Anatomy) -> Iterator[np.ndarray | Non
         )
 
 
-def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
-    """Numbers of the curves: at the reference and end-systole, fractions, peaks and their times."""
+def summary(
+    tracked: Tracked,
+    anatomy: Anatomy,
+    measures: Measures,
+    valves: Mapping[str, float] = MappingProxyType({}),
+) -> dict:
+    """Numbers of the curves: at the reference and end-systole, fractions, peaks and their times.
+
+    valves: times of `beat.VALVES` in ms from the reference frame, where they are known.
+    """
     result: dict = {"reference": tracked.reference, "end_systole": measures.end_systole}
+    if valves:
+        result["valves_ms"] = dict(valves)
     if tracked.period is not None and tracked.cine.times is not None:
         result["heart_rate_per_min"] = 60 / tracked.period
     at = tracked.times - tracked.times[tracked.reference]
+    systole_ends = end_of_systole(at, measures.end_systole, valves)
     ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
     fractions = {
         ("area", "cavity"): "fractional_area_change",
@@ -310,7 +322,7 @@ def summary(tracked: Tracked, anatomy: Anatomy, measures: Measures) -> dict:
             strains[curve.column] = {
                 "direction": curve.direction,
                 "region": curve.region,
-                **strain_numbers(curve.values, curve.direction, at, measures.end_systole),
+                **strain_numbers(curve.values, curve.direction, at, systole_ends),
             }
         elif curve.quantity != "strain rate":
             values = {when: float(curve.values[t]) for when, t in ends.items()}
@@ -367,8 +379,20 @@ def way(direction: str) -> int:
     return beat.THICKENING if direction == "radial" else beat.SHORTENING
 
 
+def end_of_systole(
+    times: np.ndarray, end_systole: int | None, valves: Mapping[str, float]
+) -> float | None:
+    """When the aortic valve closes, as told in ms, else the time of the frame of end-systole.
+
+    Voigt 2015, sec. 3.1. Both from the reference frame, as `times`.
+    """
+    if "AVC" in valves:
+        return valves["AVC"] / 1000
+    return None if end_systole is None else times[end_systole]
+
+
 def strain_numbers(
-    curve: np.ndarray, direction: str, times: np.ndarray, end_systole: int
+    curve: np.ndarray, direction: str, times: np.ndarray, end_systole: float
 ) -> dict[str, float]:
     """What a strain curve `[T]` comes down to, see `ops.beat`; `times` from the reference frame."""
     peak = beat.peaks(curve, times, end_systole, way(direction))

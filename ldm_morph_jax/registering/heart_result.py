@@ -4,18 +4,19 @@
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_morph_jax.files.images import in_region
+from ldm_morph_jax.files.images import ImageError, in_region
 from ldm_morph_jax.files.movies import Cine, note_on_period
 from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.ops.beat import check_valves
 from ldm_morph_jax.registering.anatomy import Anatomy
-from ldm_morph_jax.registering.heart import Curve, Measures, measure, summary
+from ldm_morph_jax.registering.heart import Curve, Measures, end_of_systole, measure, summary
 from ldm_morph_jax.registering.intervals import with_intervals
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_CINE,
@@ -50,6 +51,7 @@ class TrackedHeart(Tracked):
     model: what registered, as `load` was given it; None for the search alone.
     slice: of a stack, the one that was tracked; "volume" of volumes.
     weights_sha256: of the network; None for the search alone.
+    valves: times of `beat.VALVES` in ms from the reference frame, as they were told.
     """
 
     anatomy: Anatomy
@@ -57,6 +59,7 @@ class TrackedHeart(Tracked):
     model: str | None = None
     slice: int | str | None = None
     weights_sha256: str | None = None
+    valves: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         frames, *shape = self.cine.frames.shape
@@ -87,7 +90,8 @@ class TrackedHeart(Tracked):
         if measures.end_systole is None or not measures.pixels:
             return None
         times = self.times - self.times[self.reference]
-        return segments_of(measures.curves, measures.pixels, times, measures.end_systole)
+        ends = end_of_systole(times, measures.end_systole, self.valves)
+        return segments_of(measures.curves, measures.pixels, times, ends)
 
     @property
     def segment_rows(self) -> list[dict]:
@@ -108,7 +112,7 @@ class TrackedHeart(Tracked):
     def summary(self) -> dict[str, Any]:
         """What summary.json holds (docs/tracking.md)."""
         first, curves = self.cine.first, self.measures.table
-        numbers = summary(self, self.anatomy, self.measures)
+        numbers = summary(self, self.anatomy, self.measures, self.valves)
         told = self.findings is None
         numbers = with_intervals(numbers, self, self.anatomy, self.measures.curves, told=told)
         numbers["curves"] = {name: values.tolist() for name, values in curves.items()}
@@ -143,7 +147,7 @@ class TrackedHeart(Tracked):
 
     def plot(self) -> "Figure":
         """The figure of curves.png. Raises ValueError where nothing was measured."""
-        figures = cine_figures(self, self.measures)
+        figures = cine_figures(self, self.measures, self.summary)
         if not figures:
             raise ValueError(f"nothing to plot: {'; '.join(self.measures.notes)}")
         return figures[0]
@@ -188,14 +192,27 @@ def track_heart(
     progress: Callable[[float], None] = lambda share: None,
     model: str | None = None,
     slice: int | str | None = None,
+    valves: Mapping[str, float] | None = None,
 ) -> TrackedHeart:
     """Track a cine of one slice or of volumes; arguments as of `tracking.track_cine` and
-    `TrackedHeart`."""
+    `TrackedHeart`. Raises ImageError where times of valves do not fit the cine, too."""
+    valves = dict(valves or {})
+    if valves and cine.times is None:
+        raise ImageError(
+            f"{cine.first.source}: `valves` are told in ms, and the times of the frames are not "
+            "known; `fps` or `frame_times` tell them"
+        )
+    if valves and 0 <= reference < len(cine.frames):
+        try:
+            check_valves(valves, 1000 * float(cine.times[-1] - cine.times[reference]))
+        except ValueError as error:
+            raise ImageError(f"{cine.first.source}: {error}") from None
     if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
         cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     tracked = track_cine(
         cine, method, reference=reference, period=period, settings=settings, progress=progress
     )
-    values = {field.name: getattr(tracked, field.name) for field in fields(tracked)}
+    values = {one.name: getattr(tracked, one.name) for one in fields(tracked)}
     values |= {"weights_sha256": None if method is None else method.weights_sha256}
-    return TrackedHeart(**values, anatomy=anatomy, findings=findings, model=model, slice=slice)
+    about = {"model": model, "slice": slice, "valves": valves}
+    return TrackedHeart(**values, anatomy=anatomy, findings=findings, **about)

@@ -1,6 +1,6 @@
 """Register images in Python: `load(name)(moving, fixed)`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +238,7 @@ class Registrar(TrainedMethod):
         spacing: Spacing | None = None,
         times: Sequence[float] | np.ndarray | None = None,
         fps: float | None = None,
+        valves: Mapping[str, float] | None = None,
         slice: int | str | None = None,
         oblique: bool = False,
         settings: "Tracking | None" = None,
@@ -272,6 +273,8 @@ class Registrar(TrainedMethod):
                 where the cine does not tell it.
             times: `[T]` seconds, increasing, where the cine does not tell them.
             fps: frames per second, in their place.
+            valves: when they open and close, ms from the reference frame, as {"AVC": 350}: "MVC",
+                "AVO", "AVC", "MVO". Strain at end-systole and what comes after it are those of AVC.
             slice: of a file of several, which one (from 0); "volume": tissue is followed through
                 the slices; by default so where they are thin, see `pairs`.
             oblique: accept a slice that is tilted against the x-y plane.
@@ -325,4 +328,5 @@ class Registrar(TrainedMethod):
             progress=progress,
             model=None if self.by_default else self.model,
             slice=slice,
+            valves=valves,
         )

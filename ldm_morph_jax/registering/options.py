@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cyclopts import Group, Parameter
 
+from ldm_morph_jax.ops.beat import check_valves
 from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR
 from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
@@ -55,6 +56,21 @@ def _period(_, tokens) -> float | str:
         return text if text == "whole" else float(text)
     except ValueError:
         raise ValueError(f"{text!r} is neither seconds nor 'whole'") from None
+
+
+def parse_valves(text: str) -> dict[str, float]:
+    """ "AVC=350,MVO=420" -> their times in ms; ValueError otherwise."""
+    valves = {}
+    for part in re.split(r"[,;\s]+", text.strip()):
+        match = re.fullmatch(r"([A-Za-z]+)=(\d+(?:\.\d*)?)", part)
+        if not match or match[1].upper() in valves:
+            raise ValueError(f"found {text!r}, expected times in ms as in AVC=350,MVO=420")
+        valves[match[1].upper()] = float(match[2])
+    return valves
+
+
+def _valves(_, tokens) -> dict[str, float]:
+    return parse_valves(tokens[0].value)
 
 
 AUTO = Path("auto")  # in place of a mask: the anatomy network finds the heart
@@ -240,6 +256,7 @@ class CineOptions(JobOptions):
         "landmarks": None,
         "slice": parse_slice,
         "reference": int,
+        "valves": parse_valves,
     }
     RECORD = "summary.json"
 
@@ -298,6 +315,13 @@ class CineOptions(JobOptions):
     fps: Annotated[float | None, Parameter(metavar="N")] = None
     """frames per second"""
 
+    valves: Annotated[
+        dict[str, float] | None,
+        Parameter(converter=_valves, n_tokens=1, accepts_keys=False, metavar="AVC=MS,MVO=MS"),
+    ] = None
+    """when valves close and open (MVC, AVO, AVC, MVO), ms from the reference frame, as Doppler or
+    M-mode shows it; strain at end-systole is then that of AVC, else that of the smallest cavity"""
+
     report: Annotated[bool, Parameter(negative="--no-report")] = True
     """draw curves.png, beat.gif and report.html"""
 
@@ -313,6 +337,7 @@ class CineOptions(JobOptions):
             raise ValueError(f"found {found}, expected one of `cine`, `batch` and `example`")
         [source] = sources
         of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "levels", "reference"]
+        of_a_cine += ["valves"]
         of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period", "dicom"]
         refused = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
         given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
@@ -340,6 +365,7 @@ class CineOptions(JobOptions):
                     f"`slice` volume does not go with {', '.join(given) or '`view` apical'}, which "
                     "is for slices"
                 )
+        check_valves(self.valves or {})
         if self.levels and (self.view == "apical" or set(self.levels) - set("bmac-")):
             raise ValueError(
                 f"`levels` is {self.levels!r}, expected b, m, a, c or - of short-axis slices"

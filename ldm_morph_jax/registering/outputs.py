@@ -363,7 +363,7 @@ def draw_cine_pages(
     from ldm_morph_jax.report import stack
     from ldm_morph_jax.report import tracked as report
 
-    for figure in cine_figures(tracked, measures):
+    for figure in cine_figures(tracked, measures, content):
         (folder / "curves.png").write_bytes(report.png_bytes(figure))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
     pages, outlines = [], []
@@ -400,15 +400,15 @@ def draw_cine_pages(
     )
 
 
-def cine_figures(tracked: Tracked, measures: "Measures") -> list["Figure"]:
-    """The plot of the curves; none where nothing was measured."""
+def cine_figures(tracked: Tracked, measures: "Measures", content: Mapping) -> list["Figure"]:
+    """The plot of the curves; none where nothing was measured. `content` is of summary.json."""
     from ldm_morph_jax.report import tracked as report
 
     groups = report.curve_groups(measures.curves)
     if not groups:
         return []
-    frames = measures.end_systole, tracked.reference
-    return [report.curves_figure(tracked.times, groups, _time_label(tracked), *frames)]
+    moments = report.moments(content, measures.curves, tracked.times)
+    return [report.curves_figure(tracked.times, groups, _time_label(tracked), moments)]
 
 
 def _time_label(tracked) -> str:

@@ -26,13 +26,13 @@ class Segments:
     curves: (direction, region) -> `[T]`; a region is "wall" or a segment.
     pixels: region -> how many it has, in all slices.
     times: `[T]` from the reference frame.
-    end_systole: frame.
+    end_systole: a time.
     """
 
     curves: Mapping[tuple[str, str], np.ndarray]
     pixels: Mapping[str, int]
     times: np.ndarray
-    end_systole: int
+    end_systole: float
 
     @property
     def regions(self) -> list[str]:
@@ -137,9 +137,9 @@ class Segments:
 
 
 def segments_of(
-    curves: Sequence[Curve], pixels: Mapping[str, int], times: np.ndarray, end_systole: int
+    curves: Sequence[Curve], pixels: Mapping[str, int], times: np.ndarray, end_systole: float
 ) -> Segments:
-    """Of one slice; `times` from the reference frame."""
+    """Of one slice; `times` and `end_systole` from the reference frame."""
     strains = {
         (curve.direction, curve.region): curve.values
         for curve in curves
@@ -148,7 +148,7 @@ def segments_of(
     return Segments(strains, pixels, times, end_systole)
 
 
-def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: int) -> Segments:
+def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> Segments:
     """Of a stack: means over pixels of the slices' records (summary.json)."""
     total, pixels = {}, {}
     for record in slices:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ldm_morph_jax.ops.beat import valves_told
 from ldm_morph_jax.ops.segments import NAMES
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.bullseye import bullseye_figure, bullseye_svg
@@ -121,6 +122,8 @@ def _numbers(content) -> list[tuple[str, str]]:
         found.append(("ejection fraction", f"{100 * content['ejection_fraction']:.1f} %"))
     if content.get("heart_rate_per_min") is not None:
         found.append(("heart rate", f"{content['heart_rate_per_min']:.0f} / min"))
+    if "valves_ms" in content:
+        found.append(("valves, from the reference", valves_told(content["valves_ms"])))
     for direction, timing in content.get("timing", {}).items():
         known = content["cine"]["times_known"]
         unit, scale, decimals = ("ms", 1000, 0) if known else ("frames", 1, 1)

@@ -20,6 +20,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from ldm_morph_jax.ops.beat import valves_told
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.style import (
     DASHES,
@@ -38,6 +39,7 @@ __all__ = [
     "curves_figure",
     "frame_page",
     "frame_picture",
+    "moments",
     "png_bytes",
     "write_animation",
     "write_report",
@@ -46,6 +48,7 @@ __all__ = [
 STRAIN_LIMIT = 0.3
 _STRAIN_MAP = colormaps["RdBu"]  # shortening red
 _PAGE_SIDE, _GIF_SIDE = 512, 384  # pixels, longer side
+_FRAMES = {"end-diastole": "ED", "end-systole": "ES", "reference": "ref."}
 _DIASTOLE = 0.97  # of the largest cavity: a frame with more is shown as end-diastole
 
 
@@ -115,10 +118,9 @@ def curves_figure(
     times: np.ndarray,
     groups: Sequence[Group],
     time_label: str,
-    end_systole: int | None,
-    reference: int = 0,
+    moments: Mapping[str, float],
 ) -> Figure:
-    """One panel per group of curves over time; reference and end-systole are thin lines."""
+    """One panel per group of curves over time, with thin lines at the moments (`moments`)."""
     figure = Figure(figsize=(4.2 * min(3, len(groups)), 2.9 * -(-len(groups) // 3)), dpi=120)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).ravel()
@@ -128,8 +130,12 @@ def curves_figure(
         for k, (name, values) in enumerate(group.lines.items()):
             colour = colours[k % len(colours)]
             axis.plot(times, values, color=colour, ls=line_style(k), linewidth=1.5, label=name)
-        for frame in {reference, end_systole} - {None}:
-            axis.axvline(times[frame], color="#64748b", linewidth=0.8, linestyle=":")
+        for name, time in moments.items():
+            of_frame = name in _FRAMES.values()
+            axis.axvline(time, color="#64748b", linewidth=0.8, ls=":" if of_frame else "--")
+            style = {"fontsize": 6, "color": text_colour(False), "rotation": 90, "ha": "right"}
+            y, side = (0.02, "bottom") if of_frame else (0.98, "top")
+            axis.text(time, y, name, va=side, transform=axis.get_xaxis_transform(), **style)
         axis.set_xlabel(time_label)
         axis.set_ylabel(group.unit.name)
         axis.set_title(group.title, loc="left", fontsize=9.5, color=text_colour(False))
@@ -277,6 +283,10 @@ def write_report(
             "seconds": _rounded(seconds),
             "timeLabel": time_label,
             "events": {str(t): name for t, name in events.items()},
+            "moments": [
+                {"name": name, "time": round(time, 4), "valve": name not in _FRAMES.values()}
+                for name, time in moments(summary, curves, times).items()
+            ],
             "reference": summary["reference"],
             "plots": plots,
         },
@@ -294,6 +304,13 @@ def _events(summary, curves) -> dict[int, str]:
     if end_systole is not None and end_systole != reference:
         events[end_systole] = "end-systole"
     return events
+
+
+def moments(summary: Mapping, curves: Sequence[Curve], times: np.ndarray) -> dict[str, float]:
+    """Short name -> time, in the unit of `times`: ED, ES and the valves that were told of."""
+    found = {_FRAMES[name]: float(times[t]) for t, name in _events(summary, curves).items()}
+    start = float(times[summary["reference"]])
+    return found | {name: start + ms / 1000 for name, ms in summary.get("valves_ms", {}).items()}
 
 
 def _is_of_cavity(curve) -> bool:
@@ -357,6 +374,8 @@ def _rows(summary, curves) -> list[tuple[str, str]]:
             unit = UNITS[curve.unit]
             ends = " → ".join(unit.text(value) for value in summary[curve.column].values())
             rows.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+    if "valves_ms" in summary:
+        rows.append(("valves, from the reference", valves_told(summary["valves_ms"])))
     if "drift_px" in summary:
         drift = summary["drift_px"]
         text = f"{drift['registered_alone']:.2f} px alone, {drift['tracked']:.2f} px tracked"

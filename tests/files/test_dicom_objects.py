@@ -243,12 +243,13 @@ def test_report(cine_and_source, tmp_path):
     _, source = cine_and_source
     path = tmp_path / "sr.dcm"
     one = report.Measurement
+    interval = report.Interval(-19.5, -17.0, 0.9, "90 % intervals, calibrated: beats")
     groups = [
         report.Group(
             "left ventricle",
             (
                 one("ejection_fraction", 55.123456, "%", method="discs", frames=(0, 2)),
-                one("circumferential_strain", -18.25, "%", "peak", "endocardial", (2,)),
+                one("circumferential_strain", -18.25, "%", "peak", "endocardial", (2,), interval),
                 one("torsion", 0.125, "deg/mm"),
                 one("twist", float("nan"), "deg"),
             ),
@@ -278,8 +279,17 @@ def test_report(cine_and_source, tmp_path):
     frame = source.frames[2][0]
     assert image.referenced_sop_instance_uid == frame.header.SOPInstanceUID
     assert image.referenced_frame_numbers == (None if frame.number is None else [frame.number])
+    properties = {
+        item.name.value: (item.value, item.unit.value)
+        for item in strain[0].ContentSequence
+        if item.relationship_type.value == "HAS PROPERTIES" and item.value_type.value == "NUM"
+    }
+    assert properties == {"371886008": (1.25, "%"), "371885007": (1.25, "%"), "COVERAGE": (90, "%")}
     with pytest.raises(ValueError, match="no measurement"):
         report.write_report(path, groups[2:], source, SERIES)
+    beside = report.Group("heart", (one("twist", 3.0, "deg", interval=interval),))
+    with pytest.raises(ValueError, match="twist: the interval -19.5 to -17 is without its value"):
+        report.write_report(path, [beside], source, SERIES)
 
 
 def test_document(cine_and_source, tmp_path):

@@ -17,19 +17,46 @@ CURVES = -0.01 * np.array(
 
 
 def test_peaks():
-    found = beat.peaks(CURVES.T, TIMES, 3, beat.SHORTENING)
+    found = beat.peaks(CURVES.T, TIMES, 0.3, beat.SHORTENING)
     assert np.allclose(found.value, [-0.20, -0.16, -0.16, 0])
     assert np.allclose(found.time, [0.3, 0.4, 0.2, 0])
     assert np.allclose(found.end_systolic, [-0.20, -0.12, -0.08, 0.02])
     assert np.allclose(found.post_systolic_index, [0, 0.25, 0, np.nan], equal_nan=True)
-    one = beat.peaks(-CURVES[1], TIMES, 3, beat.THICKENING)
+    one = beat.peaks(-CURVES[1], TIMES, 0.3, beat.THICKENING)
     assert (one.value, one.time, one.post_systolic_index) == pytest.approx((0.16, 0.4, 0.25))
+
+
+def test_end_systole_between_two_frames():
+    found = beat.peaks(CURVES.T, TIMES, 0.25, beat.SHORTENING)
+    assert np.allclose(found.value, [-0.20, -0.16, -0.16, 0])
+    assert np.allclose(found.end_systolic, [-0.15, -0.10, -0.12, 0.03])
+    assert np.allclose(found.post_systolic_index, [0.25, 0.375, 0, np.nan], equal_nan=True)
+    last = beat.peaks(CURVES.T, TIMES, 0.7, beat.SHORTENING)
+    assert np.allclose(last.end_systolic, CURVES[:, -1])
+    assert beat.peaks(CURVES[0, :1], TIMES[:1], 0.0, beat.SHORTENING).end_systolic == 0
+    assert beat.peak_rates(CURVES[0], TIMES, 0.25, beat.SHORTENING).systolic == pytest.approx(-0.75)
+
+
+@pytest.mark.parametrize(
+    ("valves", "message"),
+    [
+        ({"AVR": 350}, "has 'AVR', expected MVC, AVO, AVC, MVO"),
+        ({"AVC": -1}, "AVC at -1 ms, expected 0, the reference frame, to 800, the last one"),
+        ({"AVC": 350, "MVO": 900}, "MVO at 900 ms, expected 0, the reference frame, to 800"),
+        ({"MVO": 350, "AVC": 350}, "AVC at 350 ms and MVO at 350 ms, expected AVC to come first"),
+    ],
+)
+def test_times_of_valves_follow_each_other_within_the_beat(valves, message):
+    with pytest.raises(ValueError, match=message):
+        beat.check_valves(valves, 800)
+    beat.check_valves({"MVO": 800, "MVC": 0, "AVC": 350}, 800)
+    beat.check_valves({"MVO": 900})
 
 
 def test_a_segment_that_is_not_measured_is_nan_and_left_out():
     curves = CURVES.T.copy()
     curves[2, 0] = np.nan
-    found = beat.peaks(curves, TIMES, 3, beat.SHORTENING)
+    found = beat.peaks(curves, TIMES, 0.3, beat.SHORTENING)
     assert [np.isnan(part[0]) for part in found] == [True] * 4
     assert np.allclose(found.time[1:], [0.4, 0.2, 0])
     assert beat.mechanical_dispersion(found.time) == pytest.approx(0.2)  # of 0.4, 0.2, 0
@@ -65,11 +92,11 @@ def test_rates():
     times = np.arange(0, 1.01, 0.05)
     points = [0, 0.3, 0.4, 0.5, 0.75, 0.95, 1.0]
     curve = np.interp(times, points, [0, -0.3, -0.3, -0.1, -0.1, 0.0, 0.0])
-    found = beat.peak_rates(curve, times, 7, beat.SHORTENING)
+    found = beat.peak_rates(curve, times, times[7], beat.SHORTENING)
     assert (found.systolic, found.early, found.late) == pytest.approx((-1.0, 2.0, 0.5))
-    other = beat.peak_rates(-curve, times, 7, beat.THICKENING)
+    other = beat.peak_rates(-curve, times, times[7], beat.THICKENING)
     assert (other.systolic, other.early, other.late) == pytest.approx((1.0, -2.0, -0.5))
-    short = beat.peak_rates(curve[:9], times[:9], 7, beat.SHORTENING)
+    short = beat.peak_rates(curve[:9], times[:9], times[7], beat.SHORTENING)
     assert short.systolic == pytest.approx(-1.0)
     assert np.isnan([short.early, short.late]).all()
 
@@ -97,6 +124,6 @@ def test_rotation_twist_and_torsion():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="times: found shape"):
-        beat.peaks(CURVES.T, TIMES[:3], 2, beat.SHORTENING)
-    with pytest.raises(ValueError, match="end_systole: found 8, expected 0 to 7"):
-        beat.peak_rates(CURVES.T, TIMES, 8, beat.SHORTENING)
+        beat.peaks(CURVES.T, TIMES[:3], 0.2, beat.SHORTENING)
+    with pytest.raises(ValueError, match="end_systole: found 0.8, expected 0 to 0.7"):
+        beat.peak_rates(CURVES.T, TIMES, 0.8, beat.SHORTENING)

@@ -48,7 +48,7 @@ def test_a_segment_is_the_mean_over_its_pixels():
             **{name: 2 * CURVE},
         ),
     ]
-    found = merged(slices, TIMES, 2)
+    found = merged(slices, TIMES, 0.2)
     assert found.pixels == {"wall": 150, "basal_anterior": 80}
     expected = (20 * CURVE + 120 * CURVE) / 80
     np.testing.assert_allclose(found.curves["circumferential", "basal_anterior"], expected)
@@ -74,12 +74,12 @@ def ring(level, peaks_at, pixels=30):
 
 def test_what_segments_say_together():
     curves, pixels = ring("basal", [0.2, 0.2, 0.2, 0.2, 0.3, 0.3])
-    timing = Segments(curves, pixels, TIMES, 2).timing()["circumferential"]
+    timing = Segments(curves, pixels, TIMES, 0.2).timing()["circumferential"]
     assert timing["mechanical_dispersion"] == pytest.approx(np.std([2] * 4 + [3] * 2, ddof=1) / 10)
     assert timing["earliest_to_latest"] == pytest.approx(0.1)
     assert 0.8 < timing["uniformity"] < 1
     alike, pixels = ring("mid", [0.2] * 6)
-    assert Segments(alike, pixels, TIMES, 2).timing()["circumferential"] == {
+    assert Segments(alike, pixels, TIMES, 0.2).timing()["circumferential"] == {
         "mechanical_dispersion": pytest.approx(0, abs=1e-12),
         "earliest_to_latest": 0.0,
         "uniformity": pytest.approx(1),
@@ -89,7 +89,7 @@ def test_what_segments_say_together():
 def test_a_segment_of_few_pixels_is_left_out():
     curves, pixels = ring("basal", [0.2, 0.2, 0.2, 0.2, 0.2, 0.4])
     pixels["basal_anterolateral"] = segments.MIN_PIXELS - 1
-    found = Segments(curves, pixels, TIMES, 2)
+    found = Segments(curves, pixels, TIMES, 0.2)
     assert not found.trusted("basal_anterolateral")
     assert [row["trusted"] for row in found.rows()[1:]] == [True] * 5 + [False]
     timing = found.timing()["circumferential"]

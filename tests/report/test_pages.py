@@ -107,8 +107,11 @@ def test_curves_are_shown_in_one_unit():
     ]
     np.testing.assert_allclose(groups["Strain"].lines["radial"], [0, -20])
     np.testing.assert_allclose(groups["Area"].lines["cavity"], [29, 17])
-    figure = tracked.curves_figure(np.arange(2.0), list(groups.values()), "time, s", 1)
+    figure = tracked.curves_figure(
+        np.arange(2.0), list(groups.values()), "time, s", {"ED": 0.0, "AVC": 1.0}
+    )
     assert [axis.get_ylabel() for axis in figure.axes[:4]] == ["%", "%", "cm²", "1/s"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["ED", "AVC"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,10 @@
 A group for the whole ventricle and one for every segment of the wall. Quantities have codes of
 DICOM, SNOMED CT or LOINC where there is one that means the same; what has none has a code of ours,
 in the scheme 99LDMMORPH. Units are UCUM's.
+
+An interval goes into the properties of its measurement (TID 310): how far it reaches above and
+below the value, as the ranges of upper and lower measurement uncertainty of CID 225, in the unit of
+the value. DICOM has no code for how often such a range holds, nor for what it was calibrated on.
 """
 
 import math
@@ -82,6 +86,25 @@ SEGMENTS = {
     17: ("128564006", "Apex of left ventricle"),
 }
 _VENTRICLE = ("87878005", "Left ventricle")
+ABOVE = ("371886008", "SCT", "+, range of upper measurement uncertainty")
+BELOW = ("371885007", "SCT", "-, range of lower measurement uncertainty")
+COVERAGE = ("COVERAGE", SCHEME, "Nominal coverage of the range of measurement uncertainty")
+CALIBRATION = ("CALIBRATION", SCHEME, "Calibration of the range of measurement uncertainty")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the true value lies.
+
+    low, high: in the unit of the measurement; the value is between them.
+    coverage: how often it does, a fraction.
+    calibration: what that rests on, for people.
+    """
+
+    low: float
+    high: float
+    coverage: float
+    calibration: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +116,7 @@ class Measurement:
     label: what it is among others of its quantity, such as "peak" or "end-systolic".
     method: in `METHODS`, or None.
     frames: (from 0) of the source that it was taken from; none: of all.
+    interval: None where there is none.
     """
 
     quantity: str
@@ -101,6 +125,7 @@ class Measurement:
     label: str = ""
     method: str | None = None
     frames: tuple[int, ...] = ()
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +178,7 @@ def write_report(
             ),
             algorithm_id=algorithm,
             method=None if one.method is None else Code(*METHODS[one.method]),
+            properties=None if one.interval is None else _properties(one),
             referenced_images=images or None,
         )
 
@@ -201,3 +227,31 @@ def write_report(
             ],
         )
     save(path, new)
+
+
+def _properties(one: Measurement):
+    """The interval of a measurement, as its properties (TID 310).
+
+    Those of highdicom give the ranges of uncertainty no unit, which is not that of the value.
+    """
+    from highdicom import sr
+    from pydicom.sr.coding import Code
+
+    value, interval = round(float(one.value), 6), one.interval
+    if not interval.low <= value <= interval.high:
+        raise ValueError(
+            f"{one.quantity}: the interval {interval.low:g} to {interval.high:g} is without its "
+            f"value, {value:g}"
+        )
+    relation = sr.RelationshipTypeValues.HAS_PROPERTIES
+    properties = sr.MeasurementProperties()
+    for name, number, unit in (
+        (ABOVE, interval.high - value, one.unit),
+        (BELOW, value - interval.low, one.unit),
+        (COVERAGE, 100 * interval.coverage, "%"),
+    ):
+        code = Code(unit, "UCUM", UNITS[unit])
+        properties.append(sr.NumContentItem(Code(*name), round(number, 6), code, None, relation))
+    text = sr.TextContentItem(Code(*CALIBRATION), interval.calibration, relation)
+    properties.append(text)
+    return properties
