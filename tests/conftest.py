@@ -64,6 +64,7 @@ QUICKLY_COMPILED = {
     "test_accumulation",
     "test_stages",
     "test_tracing",
+    "test_alternatives",
     "test_parity_cyclemorph",
     "test_parity_diffusemorph",
     "test_parity_transmatch",

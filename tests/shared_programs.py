@@ -10,7 +10,7 @@ import json
 
 import jax
 
-from ldm_morph_jax.training import features, loop, run
+from ldm_morph_jax.training import features, loop, program, run
 from ldm_morph_jax.training.stages import STAGES
 
 # of a stage's `train`: read by the loop, not by the program
@@ -20,7 +20,7 @@ READ_BY_LOOP = ("log_every", "evaluate_every", "sample_every", "patience")
 def share(patch):
     """Make `training.run` use shared programs; returns a function that forgets them."""
     programs, compiled, methods, encoders = everything = {}, {}, {}, {}
-    stage_program, lower_step = run.stage_program, loop.lower_step
+    stage_program, lower_step = run.stage_program, program.lower_step
     build_method, encoder = run.build_method, features.encoder
 
     def shared_program(config, stage, *, cached):
@@ -32,10 +32,10 @@ def share(patch):
             programs[key] = stage_program(config, stage, cached=cached)
         return dataclasses.replace(programs[key], train=config[stage].train)
 
-    def shared_step(program, mesh, *, seed):
-        key = (program.step, seed)
+    def shared_step(stage, mesh, *, seed):
+        key = (stage.step, seed)
         if key not in compiled:
-            compiled[key] = _Once(lower_step(program, mesh, seed=seed))
+            compiled[key] = _Once(lower_step(stage, mesh, seed=seed))
         return compiled[key]
 
     def shared_method(config):
@@ -53,7 +53,8 @@ def share(patch):
         return encoders[key]
 
     patch.setattr(run, "stage_program", shared_program)
-    patch.setattr(loop, "lower_step", shared_step)
+    for module in (run, loop):  # a run of several stages lowers their steps before the loop
+        patch.setattr(module, "lower_step", shared_step)
     patch.setattr(run, "build_method", shared_method)
     patch.setattr(features, "encoder", shared_encoder)
     return lambda: [kept.clear() for kept in everything]
@@ -73,7 +74,8 @@ def _depends_on(config, stage: str) -> str:
 
 
 class _Once:
-    """A lowered program that is compiled once."""
+    """A lowered program that is compiled, and its cost counted, once."""
 
     def __init__(self, lowered):
         self.compile = functools.cache(lowered.compile)
+        self.cost_analysis = functools.cache(lowered.cost_analysis)

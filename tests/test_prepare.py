@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import archives
+import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
@@ -14,6 +15,7 @@ from tiny import tiny_config
 from ldm_morph_jax import prepare
 from ldm_morph_jax.data import load_dataset
 from ldm_morph_jax.training import run
+from ldm_morph_jax.training.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 WRITERS = {
@@ -110,26 +112,72 @@ def test_second_run_changes_nothing_and_two_labs_agree(prepared, root, tmp_path)
     assert other.read_text() == (path / "manifest.csv").read_text()
 
 
-def test_four_training_steps(prepared, root, tmp_path):
-    """`train --config configs/X.py:small`, made as small as tests/tiny.py, on prepared files.
-
-    The steps are those of other tests, whose compiled programs are found in the cache.
-    """
-    name, source, _ = prepared
-    command(name, source, root / "data", "--image-size", "32")
+def config_for(name, root):
+    """`--config configs/X.py:small`, made as small as tests/tiny.py."""
     config, tiny = load_config(name, "small"), tiny_config(root)
-    for stage in ("autoencoder", "diffusion", "registration"):
+    for stage in STAGES:
         config[stage] = tiny[stage]
         config[stage].train.log_every = 1
     config.data.update(directory=str(root / "data"), image_size=32)
     if name != "folder":
         config.data.options.allow_partial = True
-    metrics = run.train(config.lock(), tmp_path / "run")
-    assert list(metrics) == ["autoencoder", "diffusion", "registration"]
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """A run of every stage on one of the datasets, and its metrics."""
+    source = WRITERS["folder"](root / WRITERS["folder"].__name__)
+    command("folder", source, root / "data", "--image-size", "32")
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    return workdir, run.train(config_for("folder", root), workdir)
+
+
+def test_four_training_steps(trained):
+    workdir, metrics = trained
+    assert list(metrics) == list(STAGES)
     assert 0 < metrics["registration"]["dsc"] <= 1
     for stage in metrics:
-        rows = (tmp_path / "run" / stage / "metrics.jsonl").read_text().splitlines()
+        rows = (workdir / stage / "metrics.jsonl").read_text().splitlines()
         assert len(rows) >= 4
+
+
+def test_what_training_reads(prepared, root, trained, tmp_path, monkeypatch):
+    """Every stage's step gets batches of the shapes that it was compiled for, and finds its labels.
+
+    The datasets differ in no more: in place of its steps a stage gets what another dataset's left.
+    """
+    name, source, _ = prepared
+    command(name, source, root / "data", "--image-size", "32")
+    reached = []
+
+    def read_and_done(program, directory, *, frozen, batches, validation, **_):
+        batch = next(batches)
+        for key, shape in program.batch.items():
+            found = jax.tree.map(lambda a: (np.shape(a), a.dtype), batch[key])
+            assert found == jax.tree.map(lambda a: (a.shape, a.dtype), shape), (program.name, key)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(batch[key]))
+        shapes = [jax.tree.map(np.shape, tree) for tree in (frozen, program.frozen)]
+        assert shapes[0] == shapes[1]
+        images = [batch[key] for key in ("image", "moving", "fixed") if key in batch]
+        if program.name == "registration":
+            pairs, labels = validation
+            assert labels == dataset_of(prepared, root).labels
+            for moving, fixed in zip(pairs["moving_mask"], pairs["fixed_mask"], strict=True):
+                assert np.isin(moving, list(labels)).any() and np.isin(fixed, list(labels)).any()
+            images += [pairs["moving"], pairs["fixed"]]
+        else:
+            images.append(validation)
+        for image in images:
+            assert image.shape[1:] == (32, 32, 1) and image.dtype == np.float32
+            assert 0 <= image.min() and image.max() <= 1 and image.std() > 0.05
+        reached.append(program.name)
+        shutil.copytree(trained[0] / program.name, directory, dirs_exist_ok=True)
+        return trained[1][program.name]
+
+    monkeypatch.setattr(run, "run_stage", read_and_done)
+    assert run.train(config_for(name, root), tmp_path / "run") == trained[1]
+    assert reached == list(STAGES)
 
 
 def load_config(name, *arguments):

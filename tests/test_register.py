@@ -675,38 +675,22 @@ def test_report_names_are_escaped(tmp_path, analytic):
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    """A tiny untrained LDM-Morph as a weights file."""
-    from ldm_morph_jax.config import paper_config
+    """An untrained network of two levels as a weights file."""
+    from ldm_morph_jax.config import paper_config, with_method
     from ldm_morph_jax.methods import build_method
 
     config = paper_config()
     config.data.name = "phantom"
     config.data.image_size = 32
-    config.registration.pixel_weight = 1.0  # no latent loss and no taps: quick to compile
-    config.registration.model.update(
-        {
-            "embed_dim": 16,
-            "depths": (1, 1, 1, 1),
-            "num_heads": (2, 2, 2, 2),
-            "fusion": "none",
-        }
-    )
-    network = build_method(config.lock())
-    params = jax.jit(lambda key: network.init(key, (32, 32)))(jax.random.key(0))
-    # untrained, the last layer moves nothing: enlarge it, so that there is something to see
-    last = max(jax.tree_util.tree_leaves_with_path(params), key=_is_last_kernel)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf * 3e3 if path == last[0] else leaf, params
-    )
+    config = with_method(config, "voxelmorph", "small")
+    config.registration.model.update(encoder_channels=(4,) * 2, decoder_channels=(4,) * 2)
+    network, rng = build_method(config.lock()), np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: network.init(key, (32, 32)), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)
     method = Registrar(network, params=params, config=config, spacing_mm=3.0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(method, path, {"name": "tiny"})
     return path, method
-
-
-def _is_last_kernel(entry):
-    path, leaf = entry
-    return path[-1].key == "kernel" and leaf.shape[-1] == 2
 
 
 def test_weights_file_gives_the_same_network(weights_file):

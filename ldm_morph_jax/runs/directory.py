@@ -6,6 +6,7 @@ evaluation/<split>/                      pairs.csv summary.json report.html figu
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -174,23 +175,22 @@ def trained_part(workdir: Path, stage: str, abstract, *, what: str):
 
 def abstract_autoencoder(config):
     """Shapes of the autoencoder's parameters."""
-    model, space = build_autoencoder(config), grid_shape(config)
-    return jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, *space, 1)))["params"]
-    )
+    return _shapes(build_autoencoder(config), (*grid_shape(config), 1))
 
 
 def abstract_unet(config):
     """Shapes of the diffusion U-Net's parameters."""
-    unet, model = build_unet(config), build_autoencoder(config)
+    model = build_autoencoder(config)
     latent = [n // model.downsampling for n in grid_shape(config)]
-    return jax.eval_shape(
-        lambda: unet.init(
-            jax.random.key(0),
-            jnp.zeros((1, *latent, model.latent_channels)),
-            jnp.zeros(1, jnp.int32),
-        )["params"]
-    )
+    times = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return _shapes(build_unet(config), (*latent, model.latent_channels), times)
+
+
+@functools.cache  # a run asks for them several times, and each time takes seconds
+def _shapes(network, shape: tuple[int, ...], *more):
+    """Shapes of the parameters of a network that reads arrays `[1, *shape]`, and `more`."""
+    inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32), *more
+    return jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
 
 
 def abstract_ldm(config) -> dict:

@@ -61,9 +61,7 @@ def shapes_once():
 
     with pytest.MonkeyPatch.context() as patch:
         for name, sections in {
-            "abstract_autoencoder": ["autoencoder"],
             "abstract_discriminator": ["autoencoder"],
-            "abstract_unet": ["autoencoder", "diffusion"],
             "abstract_registration": ["autoencoder", "diffusion", "registration"],
         }.items():
             patch.setattr(published, name, remembered(name, sections, getattr(published, name)))
