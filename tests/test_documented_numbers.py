@@ -28,6 +28,7 @@ import phantom_peers
 import pytest
 import recognised_images
 import speed_tables
+import stack_twist
 import tracking_accuracy
 import verdict_limits
 import volume_cine
@@ -317,6 +318,11 @@ def test_tables_of_motion_in_volumes_follow_from_their_rows():
     rows = pd.read_csv(folder / "motion.csv")
     assert volume_motion.table(rows) in text
     assert not rows.duplicated(["seed", "heart", "method"]).any()
+    same = rows["heart"] < (rows["method"] == "track").sum()  # of both methods
+    assert volume_motion.table(rows[same]) in text
+    twists = pd.read_csv(folder / "twist.csv")
+    assert stack_twist.sentence(twists) in " ".join(text.split())
+    assert not twists.duplicated(["seed", "heart"]).any()
     assert volume_cine.table(pd.read_csv(folder / "cine.csv")) in text
 
 
