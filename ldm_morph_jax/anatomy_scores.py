@@ -33,7 +33,7 @@ _MOST_DISTANT = 4.0  # no largest distance is beyond
 _TEMPERATURES = np.geomspace(0.5, 3.0, 41)
 
 
-def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path, masks=None) -> dict:
+def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> dict:
     """Segment every image of a split, score it, write `out`, return the summary.
 
     Nothing but an image and its spacing is given: the network finds the heart by itself, in each
@@ -44,7 +44,6 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path, mas
         dataset: an opened dataset; masks are read as the network's labels.
         split: which of its splits.
         out: directory to write patients.csv, slices.csv and summary.json.
-        masks: label of the dataset's masks -> label of the network, for another dataset's masks.
 
     Returns:
         {"structures": {name: {phase: {"mean", "std", "low", "high", "n"}}}, ...}: Dice by patient,
@@ -52,16 +51,12 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path, mas
     """
     pairs, metadata = dataset.split(split), dataset.metadata(split)
     names = dict(enumerate(model.structures, start=1))
-    if masks is not None:
-        names = {label: names[label] for label in masks.values()}
     rows, slices = [], []
     for number, (pair, about) in enumerate(zip(pairs, metadata, strict=True)):
         for role, phase in PHASES.items():
             spacing = tuple(map(float, pair["spacing"]))
             [found] = segment(model, [pair[role][..., 0]], spacing)
             labels, truth = found.probabilities.argmax(-1), pair[f"{role}_mask"][..., 0]
-            if masks is not None:
-                truth = sum(np.where(truth == old, new, 0) for old, new in masks.items())
             who = {"patient": about["patient"], "phase": phase}
             cavity = model.label(CAVITY)
             slices.append(
@@ -149,8 +144,8 @@ def calibrate(model: AnatomyModel, dataset) -> tuple[AnatomyModel, dict]:
     spacing = (millimetres,) * 2 if millimetres else None
 
     def seen(pictures, spacing=spacing):
-        found = [segment(free, [picture], spacing)[0] for picture in pictures]
-        return np.array([[one.confidence, one.distance] for one in found]).reshape(-1, 2)
+        segmentations = [segment(free, [picture], spacing)[0] for picture in pictures]
+        return np.array([[s.confidence, s.distance] for s in segmentations]).reshape(-1, 2)
 
     large = (truth[..., 0] == cavity).sum(axis=(1, 2)) >= _LEAST_CAVITY * truth[0].size
     look = "sax" if millimetres else "echo"
@@ -255,8 +250,8 @@ def _interval(values) -> dict:
     values = values.dropna().to_numpy()
     draws = np.random.default_rng(0).choice(values, (_DRAWS, len(values))).mean(axis=1)
     low, high = np.quantile(draws, (0.025, 0.975))
-    found = {"mean": values.mean(), "std": values.std(ddof=1), "low": low, "high": high}
-    return {key: round(float(v), 4) for key, v in found.items()} | {"n": len(values)}
+    interval = {"mean": values.mean(), "std": values.std(ddof=1), "low": low, "high": high}
+    return {key: round(float(v), 4) for key, v in interval.items()} | {"n": len(values)}
 
 
 def _area_change(table) -> dict:

@@ -141,14 +141,14 @@ def found_strains(u: np.ndarray, tracked: Tracked, anatomy: Anatomy) -> dict[str
 def _strains(maps: Sequence[jax.Array], u, tracked, anatomy) -> dict[str, np.ndarray]:
     """Of maps `[T, H, W]`, radial and tangential: means over the wall and its segments."""
     sectors, names = wall_sectors(tracked, anatomy)
-    found = {}
+    by_column = {}
     for direction, values in zip(("radial", main_strain(anatomy.view)), maps, strict=True):
         of_wall = strain.regional_mean(values, jnp.asarray(anatomy.wall, jnp.int32), 1)
         of_sectors = strain.regional_mean(values, jnp.asarray(sectors), max(1, len(names)))
         for region, curve in zip(
             ("wall", *names), np.concatenate([of_wall, of_sectors], axis=1).T, strict=False
         ):
-            found[Curve("strain", region, "", curve, direction).column] = curve
+            by_column[Curve("strain", region, "", curve, direction).column] = curve
     points = jnp.asarray(anatomy.contours["endo"], jnp.float32)
     before, after = (
         strain.contour_length(line, tracked.spacing, closed=anatomy.closed)
@@ -157,7 +157,7 @@ def _strains(maps: Sequence[jax.Array], u, tracked, anatomy) -> dict[str, np.nda
     curve = Curve(
         "strain", "endocardium", "", np.asarray(after / before - 1), main_strain(anatomy.view)
     )
-    return found | {curve.column: curve.values}
+    return by_column | {curve.column: curve.values}
 
 
 def _tensor(truth: Path, frame: int) -> np.ndarray:
@@ -183,8 +183,8 @@ def _of_strains(curves: Mapping[str, Mapping[str, np.ndarray]], view: str) -> di
     tangential = main_strain(view)
     columns = (f"{direction}_strain" for direction in ("radial", tangential))
     for name, column in zip(STRAINS, (*columns, f"endocardial_{tangential}_strain"), strict=True):
-        for which, found in curves.items():
-            row[f"{name}_{which}"] = float(found[column][0])
+        for which, of_column in curves.items():
+            row[f"{name}_{which}"] = float(of_column[column][0])
         segments = [key for key in curves["true"] if key.startswith(f"{column}_")]
         if segments:
             errors = [curves["found"][key][0] - curves["true"][key][0] for key in segments]

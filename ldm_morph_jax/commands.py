@@ -68,16 +68,16 @@ def parse_options(
     parser = application(options, prog, description)
     try:
         call, bound, _ = parser.parse_args(arguments, exit_on_error=False, print_error=False)
-        found = call(*bound.args, **bound.kwargs)
+        parsed = call(*bound.args, **bound.kwargs)
     except (CycloptsError, ValueError) as error:
         _fail(_in_one_line(error))
-    if not isinstance(found, options):  # help or the version was printed
+    if not isinstance(parsed, options):  # help or the version was printed
         sys.exit(0)
-    if isinstance(found, OptionalConfig):
-        return dataclasses.replace(found, overrides=tuple(overrides))
+    if isinstance(parsed, OptionalConfig):
+        return dataclasses.replace(parsed, overrides=tuple(overrides))
     if overrides:
         _fail(f"unexpected arguments {' '.join(overrides)}")
-    return found
+    return parsed
 
 
 def application(options: type, prog: str, description: str) -> App:

@@ -154,14 +154,14 @@ def register_pairs(
         (moving, fixed), _ = fill_up(images, batch_size)
         if first_call is None:
             first_call = _timed(register, moving, fixed)[1]
-        found, elapsed = _timed(register, moving, fixed)
-        found = np.asarray(found, np.float32)
+        batch, elapsed = _timed(register, moving, fixed)
+        batch = np.asarray(batch, np.float32)
         expected = (*moving.shape[:-1], moving.ndim - 2)
-        if found.shape != expected:
+        if batch.shape != expected:
             raise ValueError(
-                f"{method}: found a displacement of shape {found.shape}, expected {expected}"
+                f"{method}: found a displacement of shape {batch.shape}, expected {expected}"
             )
-        for i, u in zip(here, found, strict=False):
+        for i, u in zip(here, batch, strict=False):
             if not np.isfinite(u).all():
                 raise ValueError(
                     f"{method}: found NaN or infinity in the displacement of pair {ids[i]}, "
@@ -213,11 +213,11 @@ def score_pair(example: Mapping, displacement: np.ndarray, labels: Mapping[int, 
         before, after = (
             score(mask, fixed_mask, columns, **options) for mask in (moving_mask, warped_mask)
         )
-        found = {f"{key}_initial{unit}": _mean(before), f"{key}{unit}": _mean(after)}
+        means = {f"{key}_initial{unit}": _mean(before), f"{key}{unit}": _mean(after)}
         for label, column in columns.items():
-            found[f"{key}_initial{unit}_{column}"] = before[label]
-            found[f"{key}{unit}_{column}"] = after[label]
-        return found
+            means[f"{key}_initial{unit}_{column}"] = before[label]
+            means[f"{key}{unit}_{column}"] = after[label]
+        return means
 
     row = before_and_after(metrics.dice, "dsc") | before_and_after(metrics.hd95, "hd95", "_px")
     spacing = tuple(np.asarray(example["spacing"], np.float64))
@@ -279,8 +279,8 @@ def _hardware() -> str:
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
-        model = found.group(1) if found else model
+        match = re.search(r"^model name\s*:\s*(.+)$", information.read_text(), re.MULTILINE)
+        model = match.group(1) if match else model
     return f"{os.cpu_count()} cores of {model}"
 
 

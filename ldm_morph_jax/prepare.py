@@ -85,9 +85,9 @@ def summary(prepared) -> str:
     paper = facts["paper_pairs"]
     lines = [f"{'split':<12}{'pairs':>7}{'paper':>7}   initial DSC, mean (standard deviation)"]
     for split in dict.fromkeys([*paper, *facts["pairs"]]):
-        found, dsc = facts["pairs"].get(split, 0), scores[split]
+        pairs, dsc = facts["pairs"].get(split, 0), scores[split]
         overlap = f"{np.mean(dsc):.3f} ({np.std(dsc):.3f})" if dsc else "-"
-        lines.append(f"{split:<12}{found:>7}{paper.get(split, '-'):>7}   {overlap}")
+        lines.append(f"{split:<12}{pairs:>7}{paper.get(split, '-'):>7}   {overlap}")
     for reason, names in facts["left_out"].items():
         if names:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -294,6 +294,7 @@ def test_segments_of_a_stack(stack):
     assert timing["earliest_to_latest"] == pytest.approx(np.ptp(times), abs=1e-6)
     assert 0.5 < timing["uniformity"] <= 1
     assert summary["twist"]["slices"] == [0, SLICES - 1]
+    assert any(note.startswith("twist: the base moves through") for note in summary["notes"])
     with open(stack / "curves.csv") as file:
         header = next(csv.reader(file))
     assert {"volume_ml", "twist_deg", "circumferential_strain_apical_septal"} <= set(header)

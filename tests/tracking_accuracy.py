@@ -17,6 +17,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from exact_strain import shared_border
 from matplotlib.figure import Figure
 
 from ldm_morph_jax.beat_scores import found_strains, true_strains
@@ -257,7 +258,7 @@ def ejected(dataset: str, before, after, spacing) -> float:
 
 def _volume(mask, spacing) -> float:
     ventricle = mask == CAVITY["camus_4ch"]
-    base = strain.shared_border(ventricle, mask == LABELS[2])
+    base = shared_border(ventricle, mask == LABELS[2])
     apex, base = strain.long_axis(ventricle, base, spacing)
     return float(strain.disc_volume(jnp.asarray(ventricle, jnp.float32), apex, base, spacing))
 

@@ -28,7 +28,7 @@ def read_nifti(
         reason = str(error).removeprefix(f"{file}: ")
         raise ImageError(f"{file}: not a readable NIfTI file ({reason})") from None
     shape, spacing = stored.array.shape[::-1], stored.geometry.spacing[::-1]
-    found = 4 if shape[3] > 1 else stored.geometry.dimension
-    if found < dimension or any(n != 1 for n in shape[dimension:]):
-        raise ImageError(f"{file}: has shape {shape[:found]}, expected {dimension} dimensions")
+    rank = 4 if shape[3] > 1 else stored.geometry.dimension
+    if rank < dimension or any(n != 1 for n in shape[dimension:]):
+        raise ImageError(f"{file}: has shape {shape[:rank]}, expected {dimension} dimensions")
     return stored.array.transpose().reshape(shape[:dimension]), spacing[:dimension]

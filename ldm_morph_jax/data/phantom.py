@@ -251,8 +251,8 @@ def _smooth_map(rng: np.random.Generator) -> Callable[[float], Map]:
 
 def _chain(*maps: Map) -> Map:
     def apply(p: Points) -> Points:
-        for one in maps:
-            p = one(p)
+        for transform in maps:
+            p = transform(p)
         return p
 
     return apply

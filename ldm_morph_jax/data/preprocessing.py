@@ -63,13 +63,13 @@ def min_max(image: np.ndarray) -> np.ndarray:
     return ((image.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def percentile(image: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:
-    """Clips an image to its `low`-th to `high`-th percentile, then scales to [0, 1], float32.
+def percentile(image: np.ndarray) -> np.ndarray:
+    """Clips an image to its 1st to 99th percentile, then scales to [0, 1], float32.
 
     A few very bright pixels (fat, vessels) determine the scale of `min_max`. Clipping them makes
     the intensities of two phases of one heart more similar.
     """
-    below, above = np.percentile(image, [low, high])
+    below, above = np.percentile(image, [1, 99])
     if below == above:  # at least 98 % of the pixels are equal: clipping would erase the rest
         return min_max(image)
     return min_max(np.clip(image, below, above))

@@ -208,8 +208,8 @@ def plain_window(element: dict, window: Window) -> dict:
 
 def validation_windows(source, window: Window) -> dict[str, np.ndarray]:
     """{"image", "mask"} `[N, S, S, 1]`: the middle window of all annotated images, unvaried."""
-    found = [plain_window(source[k], window) for k in range(len(source))]
-    return {name: np.stack([one[name] for one in found]) for name in ("image", "mask")}
+    windows = [plain_window(source[k], window) for k in range(len(source))]
+    return {name: np.stack([element[name] for element in windows]) for name in ("image", "mask")}
 
 
 def squeezed(at: np.ndarray, mask: np.ndarray, share: float) -> np.ndarray:

@@ -87,8 +87,8 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int):
         rows = jax.tree.map(lambda a, at=start: np.asarray(a)[at : at + batch_size], arrays)
         batch, valid = fill_up(rows, batch_size)
         batch = jax.tree.map(lambda a: _from_all_hosts(a, mesh), batch)
-        found = jax.device_get(function(shared, batch))
-        parts.append(jax.tree.map(lambda a, valid=valid: a[valid], found))
+        results = jax.device_get(function(shared, batch))
+        parts.append(jax.tree.map(lambda a, valid=valid: a[valid], results))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

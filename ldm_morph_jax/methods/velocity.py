@@ -76,10 +76,10 @@ class VelocityHead:
 
     def terms(self, directed: Callable, moving, fixed, field: jax.Array) -> dict[str, jax.Array]:
         """Terms of a loss, `directed(moving, fixed, field)`; of both directions where symmetric."""
-        found = directed(moving, fixed, field)
+        forward = directed(moving, fixed, field)
         if not self.symmetric:
-            return found
-        return jax.tree.map(lambda a, b: (a + b) / 2, found, directed(fixed, moving, -field))
+            return forward
+        return jax.tree.map(lambda a, b: (a + b) / 2, forward, directed(fixed, moving, -field))
 
     def to_displacement(self, field: jax.Array) -> jax.Array:
         """Field -> displacement, both `[B, *space, rank]` in pixels."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import PIL.Image
 
-from ldm_morph_jax.ops.familiar import greys
+from ldm_morph_jax.ops.familiar import greys, mahalanobis
 
 _SIDE = 64
 _FLOOR = 1e-6  # of squared differences: what interpolation leaves of a flat image
@@ -53,7 +53,5 @@ def distance(images: Iterable[np.ndarray], described: dict[str, list]) -> np.nda
     same kind.
     """
     difference = appearance(images) - np.array(described["mean"])
-    count = difference.shape[-1]
-    covariance = np.array(described["covariance"]) + 1e-6 * np.eye(count)
-    squared = np.einsum("bi,bi->b", difference, np.linalg.solve(covariance, difference.T).T)
-    return np.sqrt(squared / count)
+    covariance = np.array(described["covariance"])
+    return mahalanobis(difference, covariance + 1e-6 * np.eye(len(covariance)))

@@ -160,14 +160,14 @@ def peak_rates(curves: np.ndarray, times: np.ndarray, end_systole: float, direct
         ((times >= end_systole) & (times <= middle), -direction),
         ((times > middle) & (times > end_systole), -direction),
     )
-    found = []
+    peaks = []
     for window, way in windows:
         inside = rates[window]
         if len(inside) < 2:
-            found.append(np.full(curves.shape[1:], np.nan))
+            peaks.append(np.full(curves.shape[1:], np.nan))
         else:
-            found.append(way * (way * inside).max(axis=0))
-    return Rates(*found)
+            peaks.append(way * (way * inside).max(axis=0))
+    return Rates(*peaks)
 
 
 def rotation(points: np.ndarray, moved: np.ndarray, spacing=(1.0, 1.0)) -> np.ndarray:

@@ -28,7 +28,13 @@ def distance(numbers: np.ndarray, described: Mapping[str, np.ndarray]) -> np.nda
     )
     x = (np.asarray(numbers, np.float64) - mean) / deviation
     shrunk = (1 - _SHRINKAGE) * correlation + _SHRINKAGE * np.eye(len(mean))
-    return np.sqrt(np.einsum("ik,ik->i", x, np.linalg.solve(shrunk, x.T).T) / len(mean))
+    return mahalanobis(x, shrunk)
+
+
+def mahalanobis(difference: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """sqrt(d C^-1 d / K) of differences d `[N, K]` from a mean with covariance C, `[N]`."""
+    squared = np.einsum("ik,ik->i", difference, np.linalg.solve(covariance, difference.T).T)
+    return np.sqrt(squared / len(covariance))
 
 
 def greys(windows: np.ndarray, floor: float = 1e-8) -> np.ndarray:

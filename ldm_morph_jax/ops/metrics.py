@@ -102,8 +102,8 @@ def hd95(
     spacing: Sequence[float] | None = None,
 ) -> dict[int, float]:
     """`SurfaceDistance.hd95` of each label, see `surface_distance`."""
-    found = surface_distance(a, b, labels, spacing)
-    return {label: distance.hd95 for label, distance in found.items()}
+    distances = surface_distance(a, b, labels, spacing)
+    return {label: distance.hd95 for label, distance in distances.items()}
 
 
 def nonpositive_jacobian_percent(displacement: np.ndarray) -> float:

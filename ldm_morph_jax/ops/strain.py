@@ -20,7 +20,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
 from ldm_morph_jax.ops import separable
@@ -31,17 +30,6 @@ Spacing = tuple[float, ...]
 _OUTSIDE = 1e-3  # what a pixel outside the region counts in a fit: where it is thin, enough
 
 # ---------------------------------------------------------------------------- tensors
-
-
-def deformation_gradient(u: jax.Array, spacing: Spacing | None = None) -> jax.Array:
-    """F = d(x + u)/dx of a displacement on a grid, `[..., *space, n]` -> `[..., *space, n, n]`.
-
-    Central differences, one-sided at the border. (Holzapfel, Nonlinear Solid Mechanics, 2000,
-    eq. 2.38.)
-    """
-    n = _check_field(u)
-    gradient = jnp.stack(jnp.gradient(u, axis=tuple(range(-n - 1, -1))), axis=-1)
-    return jnp.eye(n) + gradient * _per_pixel((1.0,) * n if spacing is None else spacing)
 
 
 def regional_gradient(
@@ -296,25 +284,6 @@ def region_size(u: jax.Array, region: jax.Array, spacing: Spacing | None = None)
 # ---------------------------------------------------------------------------- volume
 
 
-def shared_border(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Middle of the border between masks `[H, W]`, (row, column) `[2]`; NaN where they don't touch.
-
-    Of ventricle and atrium in apical views: the middle of the mitral plane.
-    """
-    a, b = jnp.asarray(a, bool), jnp.asarray(b, bool)
-    total, number = jnp.zeros(2), 0
-    for axis in (0, 1):
-        (a0, b0), (a1, b1) = (
-            [lax.slice_in_dim(m, k, m.shape[axis] - 1 + k, axis=axis) for m in (a, b)]
-            for k in (0, 1)
-        )
-        touch = (a0 & b1) | (b0 & a1)
-        between = jnp.stack(jnp.indices(touch.shape), axis=-1) + 0.5 * np.eye(2)[axis]
-        total += jnp.where(touch[..., None], between, 0).sum((0, 1))
-        number += touch.sum()
-    return total / number
-
-
 def long_axis(
     ventricle: jax.Array, base: jax.Array, spacing: Spacing = (1.0, 1.0)
 ) -> tuple[jax.Array, jax.Array]:
@@ -322,7 +291,7 @@ def long_axis(
 
     Args:
         ventricle: the cavity.
-        base: `[2]`, the middle of the mitral plane; see `shared_border`.
+        base: `[2]`, the middle of the mitral plane.
         spacing: of a pixel.
 
     Returns:

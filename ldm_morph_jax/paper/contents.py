@@ -132,34 +132,36 @@ def _pairs(rows: Sequence[Row]) -> list[str]:
         return []
     pairs = sorted({len(scores.patients) for scores in done})
     patients = sorted({len(set(scores.patients)) for scores in done})
-    told = (
+    sentence = (
         f"Mean (std) over {' or '.join(map(str, pairs))} test pairs of "
         f"{' or '.join(map(str, patients))} patients"
     )
     seeds = sorted({r.seed for scores in done for r in scores.done if r.seed is not None})
     if len(seeds) == 1:
-        told += f", seed {seeds[0]}"
+        sentence += f", seed {seeds[0]}"
     elif seeds:
         several = [row.label for row in rows if len(row.scores.done) > 1]
-        told += f"; averaged over seeds {', '.join(map(str, seeds))}: {'; '.join(several)}"
-    return [f"{told}. Intervals resample patients and seeds; p is corrected for the whole table."]
+        sentence += f"; averaged over seeds {', '.join(map(str, seeds))}: {'; '.join(several)}"
+    return [
+        f"{sentence}. Intervals resample patients and seeds; p is corrected for the whole table."
+    ]
 
 
 def _budgets(config, own) -> list[str]:
     """The budget of training, in words; `own` is the experiment."""
     c = own.registration.train
     batch = f"{c.batch_size} pair{'s' * (c.batch_size > 1)}"
-    told = f"Budget of every learned method: {c.steps} steps of {batch}"
+    sentences = f"Budget of every learned method: {c.steps} steps of {batch}"
     if c.patience:
-        told += f" at most, until {c.patience} validations in a row are no better"
-    told = [f"{told}; best of the validations every {c.evaluate_every} steps."]
+        sentences += f" at most, until {c.patience} validations in a row are no better"
+    sentences = [f"{sentences}; best of the validations every {c.evaluate_every} steps."]
     if own.ldm_from is None and OURS in config.methods:
         a, d = own.autoencoder.train, own.diffusion.train
-        told.append(
+        sentences.append(
             "The latent diffusion model, trained once for all of LDM-Morph: autoencoder "
             f"{a.steps} steps of {a.batch_size} images, diffusion {d.steps} of {d.batch_size}."
         )
-    return told
+    return sentences
 
 
 def _weights(config, rows: Sequence[Row]) -> list[str]:
@@ -196,14 +198,14 @@ def _times(rows: Sequence[Row]) -> list[str]:
 
 def plots(config, results: Sequence[Result]) -> dict[str, tuple[str, Callable[[bool], Figure]]]:
     """Figs. 4 and 7: name -> (caption, function that draws for a light or `dark` page)."""
-    found = {}
+    figures = {}
     for dataset in config.datasets:
         scores = [select(results, name, dataset, dataset) for name in table_rows(config)]
         values = {  # variants on a second line, where they have room
             method_title(s.name).replace(", ", ",\n"): s.pair_means("dsc") for s in scores if s.done
         }
         if values:
-            found[f"fig4-{dataset}"] = (
+            figures[f"fig4-{dataset}"] = (
                 f"Fig. 4: DSC of the test pairs of {dataset_title(dataset)}",
                 lambda dark, values=values: box_plot(values, ylabel="DSC", dark=dark),
             )
@@ -215,42 +217,42 @@ def plots(config, results: Sequence[Result]) -> dict[str, tuple[str, Callable[[b
                 means = [scores.summary(key)["mean"] for _, scores in points]
                 panels[panel][dataset_title(dataset)] = betas, means
     if panels["DSC"]:
-        found["fig7"] = (
+        figures["fig7"] = (
             "Fig. 7: DSC and folds of LDM-Morph over β, the weight of the pixel similarity "
             "(1 − β is that of the latent similarity)",
             lambda dark: sweep_plot(panels, xlabel="β", dark=dark),
         )
-    return found
+    return figures
 
 
 def beta_sweeps(config, results: Sequence[Result]) -> dict[str, list[tuple[float, Scores]]]:
     """Dataset -> (beta, scores) of the betas that are done, ascending."""
-    found = {}
+    sweeps = {}
     for dataset, own in config.datasets.items():
         points = [
             (beta, select(results, name, dataset, dataset))
             for name, beta in sweep(own.registration, config.betas).items()
         ]
-        found[dataset] = [point for point in points if point[1].done]
-    return found
+        sweeps[dataset] = [point for point in points if point[1].done]
+    return sweeps
 
 
 def sheets(config, results: Sequence[Result], out: Path) -> dict[str, tuple[str, Figure]]:
     """Figs. 5 and 6, name -> (caption, figure): a pair of every dataset, and of every transfer."""
     pictures = [(f"fig5-{name}", "Fig. 5", name, name) for name in config.datasets]
     pictures += [(f"fig6-{a}-{b}", "Fig. 6", a, b) for a, b in config.transfer]
-    found = {}
+    figures = {}
     for name, number, trained_on, tested_on in pictures:
         scores = [select(results, row, trained_on, tested_on) for row in table_rows(config)]
-        shown = [one.done[0] for one in scores if one.done]
+        shown = [score.done[0] for score in scores if score.done]
         if not shown:
             continue
         where = dataset_title(tested_on)
         if trained_on != tested_on:
             where += f", methods trained on {dataset_title(trained_on)}"
         caption = f"{number}: the pair of {where} whose overlap before registration is the median"
-        found[name] = caption, _sheet(shown, out)
-    return found
+        figures[name] = caption, _sheet(shown, out)
+    return figures
 
 
 def _sheet(results: Sequence[Result], out: Path) -> Figure:

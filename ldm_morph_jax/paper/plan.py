@@ -242,18 +242,18 @@ def ablation_rows(own: ConfigDict) -> dict[str, tuple[bool, bool, bool]]:
 
 def sweep(own: ConfigDict, betas: Sequence[float]) -> dict[str, float]:
     """Fig. 7: run -> beta, in ascending order, the method's own among them."""
-    wanted = sorted({*betas, own.pixel_weight}) if betas else ()
-    return {variant_name(own, own.model.fusion, beta): beta for beta in wanted}
+    weights = sorted({*betas, own.pixel_weight}) if betas else ()
+    return {variant_name(own, own.model.fusion, beta): beta for beta in weights}
 
 
 def _variants(config: ConfigDict, own: ConfigDict) -> dict[str, tuple[str, float]]:
     """All variants of LDM-Morph that are trained beyond its own: name -> (fusion, beta)."""
-    wanted = [(own.model.fusion, beta) for beta in config.betas]
+    settings_of_all = [(own.model.fusion, beta) for beta in config.betas]
     if config.ablation:
-        wanted += [("none", 1.0), ("concat", 1.0), (own.model.fusion, 1.0)]
-    found = {variant_name(own, *settings): settings for settings in wanted}
-    found.pop(OURS, None)
-    return found
+        settings_of_all += [("none", 1.0), ("concat", 1.0), (own.model.fusion, 1.0)]
+    variants = {variant_name(own, *settings): settings for settings in settings_of_all}
+    variants.pop(OURS, None)
+    return variants
 
 
 # -- the plan
@@ -335,7 +335,7 @@ def _learned_runs(config, dataset: str, out: Path) -> Iterator[Run]:
 
 def _settings(config, base: ConfigDict) -> dict[str, ConfigDict]:
     """The configuration of every row of Table 1 that is trained."""
-    found = {}
+    configs = {}
     for method in config.methods:
         if not method_class(method).trained:
             continue
@@ -344,24 +344,24 @@ def _settings(config, base: ConfigDict) -> dict[str, ConfigDict]:
                 papers = paper_config().registration.smoothness_weight
                 changed = copy.deepcopy(base)
                 changed.registration.update({"similarity": "mse", "smoothness_weight": papers})
-                found[f"{OURS}-{PAPER_LOSS}"] = changed
-            found[OURS] = copy.deepcopy(base)
+                configs[f"{OURS}-{PAPER_LOSS}"] = changed
+            configs[OURS] = copy.deepcopy(base)
             continue
-        found[method] = with_method(base, method, config.baseline_size)
+        configs[method] = with_method(base, method, config.baseline_size)
         if config.baseline_size == "small":
             ours = {key: base.registration.train[key] for key in SMALL_TRAINING_KEYS}
-            found[method].registration.train.update(ours)
+            configs[method].registration.train.update(ours)
         if method in config.our_head:
-            second = copy.deepcopy(found[method])
+            second = copy.deepcopy(configs[method])
             second.registration.update({key: base.registration[key] for key in HEAD_KEYS})
             if "smoothness_of" in second.registration:
                 second.registration.smoothness_of = "displacement"  # as LDM-Morph's
-            found[f"{method}-{OUR_HEAD}"] = second
+            configs[f"{method}-{OUR_HEAD}"] = second
     if len(config.weights) == 1:
-        for settings in found.values():
+        for settings in configs.values():
             if "smoothness_weight" in settings.registration:
                 settings.registration.smoothness_weight *= config.weights[0]
-    return found
+    return configs
 
 
 def _changed(base: ConfigDict, **changes) -> ConfigDict:
@@ -428,15 +428,15 @@ def restrict(
     Methods without weights belong to every seed. Raises ValueError for an unknown name.
     """
     kept = list(evaluations)
-    for what, wanted, of in (
-        ("--methods", methods, lambda one: one.name),
-        ("--datasets", datasets, lambda one: one.target),
-        ("--seeds", seeds, lambda one: one.run.seed),
+    for what, chosen, of in (
+        ("--methods", methods, lambda evaluation: evaluation.name),
+        ("--datasets", datasets, lambda evaluation: evaluation.target),
+        ("--seeds", seeds, lambda evaluation: evaluation.run.seed),
     ):
-        if wanted is not None:
-            known = dict.fromkeys(of(one) for one in evaluations if of(one) is not None)
-            refuse_unknown(what, wanted, tuple(known))
-            kept = [one for one in kept if of(one) is None or of(one) in wanted]
+        if chosen is not None:
+            known = dict.fromkeys(value for value in map(of, evaluations) if value is not None)
+            refuse_unknown(what, chosen, tuple(known))
+            kept = [evaluation for evaluation in kept if of(evaluation) in (None, *chosen)]
     return kept
 
 
@@ -448,10 +448,10 @@ def tasks(evaluations: Sequence[Evaluation]) -> list[Run | Evaluation]:
     """
     ordered: list[Run | Evaluation] = []
     trained = set()
-    for target in dict.fromkeys(one.target for one in evaluations):
-        here = [one for one in evaluations if one.target == target]
-        for one in here:
-            for needed in one.needs:
+    for target in dict.fromkeys(evaluation.target for evaluation in evaluations):
+        here = [evaluation for evaluation in evaluations if evaluation.target == target]
+        for evaluation in here:
+            for needed in evaluation.needs:
                 for run in (*needed.needs, needed):
                     if run.stages and run.workdir not in trained:
                         trained.add(run.workdir)

@@ -42,9 +42,9 @@ def failure(task: Run | Evaluation) -> str | None:
     """Why a task, or what it needs, failed the last time; None if it did not, or has succeeded."""
     if finished(task):
         return None
-    for one in (*task.needs, task):
-        path = place(one) / ERROR
-        if not finished(one) and path.exists():
+    for part in (*task.needs, task):
+        path = place(part) / ERROR
+        if not finished(part) and path.exists():
             return json.loads(path.read_text())["error"]
     return None
 
@@ -113,13 +113,13 @@ class Result:
 
 def read_result(task: Evaluation, out: Path) -> Result:
     """What is on disk of an evaluation of the benchmark in `out`."""
-    run, found = task.run, {}
+    run, done = task.run, {}
     if finished(task):
-        found["summary"] = json.loads((task.directory / "summary.json").read_text())
-        found["pairs"] = read_pairs(task.directory / "pairs.csv")
+        done["summary"] = json.loads((task.directory / "summary.json").read_text())
+        done["pairs"] = read_pairs(task.directory / "pairs.csv")
         if run.stages:
-            found["smoothness_weight"] = chosen_config(run).registration.get("smoothness_weight")
-            found["converged"] = converged(run)
+            done["smoothness_weight"] = chosen_config(run).registration.get("smoothness_weight")
+            done["converged"] = converged(run)
     return Result(
         name=task.name,
         trained_on=run.dataset,
@@ -128,7 +128,7 @@ def read_result(task: Evaluation, out: Path) -> Result:
         run=run.workdir.relative_to(out).as_posix(),
         directory=task.directory.relative_to(out).as_posix(),
         error=failure(task),
-        **found,
+        **done,
     )
 
 
@@ -146,10 +146,10 @@ class Scores:
     @property
     def ids(self) -> list[str]:
         """The pairs, `[N]`, the same of every training."""
-        found = [list(result.pairs["id"]) for result in self.done]
-        if any(ids != found[0] for ids in found):
+        by_seed = [list(result.pairs["id"]) for result in self.done]
+        if any(ids != by_seed[0] for ids in by_seed):
             raise ValueError(f"{self.name}: found other pairs by seed, expected the same")
-        return found[0]
+        return by_seed[0]
 
     @property
     def patients(self) -> list[str]:

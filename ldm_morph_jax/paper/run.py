@@ -79,12 +79,12 @@ def run_benchmark(
         raise ValueError(f"found {jax.process_count()} processes, expected 1 with all its devices")
     everything = all_evaluations(config, out)
     todo = tasks(restrict(everything, methods=methods, datasets=datasets, seeds=seeds))
-    for one in everything:
-        _check_same(one)
+    for evaluation in everything:
+        _check_same(evaluation)
     dataset = functools.cache(lambda name: dataset_of({**config.datasets, **config.unseen}[name]))
 
     def write():
-        write_benchmark(config, [read_result(one, out) for one in everything], out)
+        write_benchmark(config, [read_result(evaluation, out) for evaluation in everything], out)
 
     with locked(out):
         clock = _Clock(todo)

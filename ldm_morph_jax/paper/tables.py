@@ -116,11 +116,11 @@ class Block:
     def compared(self, row: Row) -> tuple[Comparison, float] | None:
         """A row minus its reference, and the corrected p."""
         reference = self.references[self.rows.index(row)]
-        for one in self.claims:
-            if one.first is row and one.second is reference:
-                return one.comparison, one.corrected_p
-            if one.first is reference and one.second is row:
-                return one.comparison.reversed, one.corrected_p
+        for claim in self.claims:
+            if claim.first is row and claim.second is reference:
+                return claim.comparison, claim.corrected_p
+            if claim.first is reference and claim.second is row:
+                return claim.comparison.reversed, claim.corrected_p
         return None
 
     def cells(self, row: Row) -> list[str]:
@@ -156,10 +156,10 @@ class Block:
     @property
     def notes(self) -> list[str]:
         """What a reader has to know: facts, marks, failures."""
-        told = list(self.facts)
+        lines = list(self.facts)
         late = [row.label for row in self.rows if NOT_CONVERGED in _marks(row.scores)]
         if late:
-            told.append(
+            lines.append(
                 f"{NOT_CONVERGED} Not converged, validation was still getting better at the last "
                 f"step: {', '.join(late)}."
             )
@@ -167,8 +167,8 @@ class Block:
             for result in row.scores.results:
                 if result.error is not None:
                     seed = "" if result.seed is None else f", seed {result.seed}"
-                    told.append(f"Failed: {row.label}{seed}: {result.error}")
-        return told
+                    lines.append(f"Failed: {row.label}{seed}: {result.error}")
+        return lines
 
 
 def difference_text(c: Comparison) -> str:
@@ -252,13 +252,14 @@ class Table:
 
 def corrected(table: Table) -> Table:
     """The table with all its claims' p-values corrected for their number."""
-    claims = [one for block in table.blocks for one in block.claims]
-    p_values = iter(holm([one.comparison.p_value for one in claims]))
+    claims = [claim for block in table.blocks for claim in block.claims]
+    p_values = iter(holm([claim.comparison.p_value for claim in claims]))
     blocks = tuple(
         dataclasses.replace(
             block,
             claims=tuple(
-                dataclasses.replace(one, corrected_p=float(next(p_values))) for one in block.claims
+                dataclasses.replace(claim, corrected_p=float(next(p_values)))
+                for claim in block.claims
             ),
         )
         for block in table.blocks

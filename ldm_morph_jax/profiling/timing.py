@@ -31,8 +31,8 @@ PEAKS = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak of one device; None if it is not known, as for CPUs."""
-    found = [peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)]
-    return found[0] if found else None
+    peaks = [peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)]
+    return peaks[0] if peaks else None
 
 
 def clock(call: Callable[[], object], repeats: int, seconds: float) -> dict:

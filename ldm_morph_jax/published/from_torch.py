@@ -264,8 +264,8 @@ def _take_schedule(betas, c, source) -> None:
     """Set the noise schedule's length and ends, unless they already agree with the file."""
 
     def says_the_same(steps, start, end):
-        found = linear_schedule(steps, start, end).betas
-        return found.shape == betas.shape and np.allclose(found, betas, rtol=1e-5, atol=0)
+        linear = linear_schedule(steps, start, end).betas
+        return linear.shape == betas.shape and np.allclose(linear, betas, rtol=1e-5, atol=0)
 
     if betas.ndim != 1 or not betas.size:
         raise CheckpointError(f"{source}: betas has shape {betas.shape}, expected one axis")

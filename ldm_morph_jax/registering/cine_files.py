@@ -57,6 +57,10 @@ from ldm_morph_jax.registering.verdict import judge_stack
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
 Load = Callable[[], Registrar | None]
+DOUBTFUL_TWIST = (
+    "twist: the base moves through its slices, which then show other tissue; on the 3-D phantom "
+    "twist was wrong by several degrees. `slice` volume follows tissue through the slices"
+)
 COLUMNS = (
     "id status verdict seconds frames end_systole fractional_area_change ejection_fraction "
     "circumferential_strain longitudinal_strain radial_strain drift_px error"
@@ -309,6 +313,7 @@ def _track_slices(options, load) -> dict:
             twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
             numbers = twist_numbers(twist, torsion, "deg_per_mm", smallest)
             content["twist"] = {"slices": twisted["slices"]} | numbers
+            content["notes"].append(DOUBTFUL_TWIST)
             curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
     column = time_name(content["cine"]["times_known"])
     with staged(options.out, (), True, all_names=ALL_OF_STACK, last=SUMMARY) as folder:

@@ -50,8 +50,6 @@ def segment(
     model: AnatomyModel,
     images: Sequence[np.ndarray],
     spacing: tuple[float, float] | None = None,
-    *,
-    centre: tuple[float, float] | None = None,
 ) -> list[Segmentation]:
     """Look for the heart in the images of one series: frames of a cine, or one image.
 
@@ -59,7 +57,6 @@ def segment(
         model: the network.
         images: `[H, W]` grey values of any range, all of one shape.
         spacing: mm of (row, column); None where unknown: the longer side is then taken for 300 mm.
-        centre: (row, column) of the heart, where known.
 
     Raises ValueError: no image, or images of different shapes.
     """
@@ -69,9 +66,7 @@ def segment(
         raise ValueError(f"images: found shapes {sorted(shapes)}, expected one shape [H, W]")
     [shape] = shapes
     step, middle, ways = _scale(model, images, spacing)
-    if centre is not None:
-        middle = np.asarray(centre, float)
-    elif model.window.spacing_mm:
+    if model.window.spacing_mm:
         some = np.unique(np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).astype(int))
         middle = _find(model, [images[k] for k in some], step, middle)
     cavity = model.label(CAVITY)

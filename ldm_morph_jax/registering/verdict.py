@@ -84,10 +84,13 @@ def judge_heart(numbers: Mapping) -> dict | None:
     reasons, doubts = [], []
 
     def object_to(value: float, doubtful: float, wrong: float, text: str) -> None:
-        if value > wrong:
-            reasons.append(f"{text}, at most {_percent(wrong)} in a heart")
-        elif value > doubtful:
-            doubts.append(f"{text}, usually at most {_percent(doubtful)}")
+        """`text` with the value in place of {}, where the value's size is beyond a limit."""
+        if abs(value) > wrong:
+            shown, limit = _percents(value, wrong)
+            reasons.append(f"{text.format(shown)}, at most {limit} in a heart")
+        elif abs(value) > doubtful:
+            shown, limit = _percents(value, doubtful)
+            doubts.append(f"{text.format(shown)}, usually at most {limit}")
 
     folded = numbers["jacobian"]["nonpositive_percent"]
     if folded:
@@ -97,23 +100,20 @@ def judge_heart(numbers: Mapping) -> dict | None:
             change = curve[end_systole] / curve[reference] - 1
             limits = WALL_GROWTH if change > 0 else WALL_LOSS
             way = "grows" if change > 0 else "shrinks"
-            text = f"the wall's area {way} by {_percent(abs(change))} to end-systole"
-            object_to(abs(change), *limits, text)
+            object_to(abs(change), *limits, f"the wall's area {way} by {{}} to end-systole")
         if column.startswith("wall_volume"):
             change = curve[end_systole] / curve[reference] - 1
-            text = f"the wall's volume changes by {_percent(change)} to end-systole"
-            object_to(abs(change), *VOLUME_CHANGE, text)
+            object_to(change, *VOLUME_CHANGE, "the wall's volume changes by {} to end-systole")
     for strain in numbers["strain"].values():
         along_wall = strain["direction"] != "radial"
         if strain["region"] == "wall" and along_wall:
-            value = strain["end_systolic"]
-            text = f"the wall lengthens: {strain['direction']} strain {_percent(value)}"
-            object_to(value, *LENGTHENING, text)
+            value = max(strain["end_systolic"], 0)
+            object_to(value, *LENGTHENING, f"the wall lengthens: {strain['direction']} strain {{}}")
         elif strain["region"] == "wall":
             value = strain["end_systolic"]
-            object_to(value, *THICKENING, f"radial strain is {_percent(value)}")
+            object_to(max(value, 0), *THICKENING, "radial strain is {}")
             if value < 0:
-                doubts.append(f"the wall becomes thinner: radial strain {_percent(value)}")
+                doubts.append(f"the wall becomes thinner: radial strain {100 * value:.0f} %")
     of_sectors = [
         (strain["end_systolic"], strain["region"].replace("_", " "))
         for strain in numbers["strain"].values()
@@ -121,7 +121,7 @@ def judge_heart(numbers: Mapping) -> dict | None:
     ]
     if of_sectors:
         value, region = max(of_sectors)
-        object_to(value, *SECTOR_LENGTHENING, f"the {region} sector lengthens by {_percent(value)}")
+        object_to(max(value, 0), *SECTOR_LENGTHENING, f"the {region} sector lengthens by {{}}")
     drift = numbers.get("drift_px", {}).get("registered_alone", 0.0)
     if drift > LARGEST_DRIFT:
         doubts.append(
@@ -149,10 +149,10 @@ def judge_stack(of_slices: Mapping[str, Mapping | None], wall_change: float | No
     """
     reasons, doubts = [], []
     if wall_change is not None and abs(wall_change) > VOLUME_CHANGE[0]:
-        text = f"the wall's volume changes by {_percent(wall_change)} to end-systole"
         wrong = abs(wall_change) > VOLUME_CHANGE[1]
-        limit = f"at most {_percent(VOLUME_CHANGE[wrong])}"
-        (reasons if wrong else doubts).append(f"{text}, in a heart {limit}")
+        change, limit = _percents(wall_change, VOLUME_CHANGE[wrong])
+        text = f"the wall's volume changes by {change} to end-systole, in a heart at most {limit}"
+        (reasons if wrong else doubts).append(text)
     doubts += [
         f"{name} is {verdict['level']}"
         for name, verdict in of_slices.items()
@@ -161,8 +161,13 @@ def judge_stack(of_slices: Mapping[str, Mapping | None], wall_change: float | No
     return _verdict(reasons, doubts, "every slice is plausible, and the wall keeps its volume")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+def _percents(value: float, limit: float) -> tuple[str, str]:
+    """A value and the limit that it is beyond, with the digits that it takes to see that."""
+    for digits in range(4):
+        shown, allowed = (f"{100 * x:.{digits}f}" for x in (value, limit))
+        if shown.lstrip("-") != allowed:
+            break
+    return f"{shown} %", f"{allowed} %"
 
 
 def _against(metrics: Mapping) -> list[str]:

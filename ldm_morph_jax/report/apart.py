@@ -47,11 +47,11 @@ class Apart:
         return self._wait
 
     def _wait(self) -> None:
-        told = self._process.stdout.read()
+        answer = self._process.stdout.read()
         status = self._process.wait()
-        if not told:
+        if not answer:
             raise OSError(f"the process that draws ended with status {status}")
-        error = pickle.loads(told)
+        error = pickle.loads(answer)
         if error is not None:
             raise error
 

@@ -49,13 +49,13 @@ def parts(count: int) -> list[Part]:
     cap = 0.22 if count == 17 else 0.0
     edges = np.linspace(1, cap, 4)
     rings = ((6, 1, edges[1], edges[0]), (6, 7, edges[2], edges[1]), (4, 13, cap, edges[2]))
-    found = []
+    parts = []
     for number, first, inner, outer in rings:
         width = 360 / number
         for k in range(number):
             start = 90 - width / 2 + k * width  # the anterior one above, then to the septum
-            found.append(Part(first + k, float(inner), float(outer), start, start + width))
-    return found + [Part(17, 0.0, cap, 0.0, 360.0)] * (count == 17)
+            parts.append(Part(first + k, float(inner), float(outer), start, start + width))
+    return parts + [Part(17, 0.0, cap, 0.0, 360.0)] * (count == 17)
 
 
 def bullseye_figure(
@@ -131,11 +131,11 @@ def bullseye_svg(
     shapes, labels = [], []
     for part, value, colour, trust in _drawn(values, limit, trusted):
         name = names[part.number - 1]
-        told = f"{name}: {_text(value)} {unit}" + ("" if trust else ", not to be trusted")
+        tooltip = f"{name}: {_text(value)} {unit}" + ("" if trust else ", not to be trusted")
         path = _path(part)
         shapes.append(
             f'<path d="{path}" fill="{colour}" stroke="{_EDGE}">'
-            f"<title>{escape(told)}</title></path>"
+            f"<title>{escape(tooltip)}</title></path>"
         )
         halo = ""
         if not trust:

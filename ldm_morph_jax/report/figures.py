@@ -251,16 +251,14 @@ def image_grid(
     *,
     columns: int = 8,
     row_names: Sequence[str] = (),
-    value_range: tuple[float, float] = (0.0, 1.0),
     title: str = "",
 ) -> Figure:
     """Images in reading order. For reconstructions, concatenate inputs and outputs, name the rows.
 
     Args:
-        images: `[N, H, W, 1]`, N > 0; of volumes `[N, D, H, W, 1]` the middle planes.
+        images: `[N, H, W, 1]` in [0, 1], N > 0; of volumes `[N, D, H, W, 1]` the middle planes.
         columns: images per row.
         row_names: names of the first rows, left of them.
-        value_range: the values shown black and white.
         title: text above.
     """
     images = np.asarray(middle_planes(images), np.float32)
@@ -277,7 +275,7 @@ def image_grid(
         axis.axis("off")
     for axis, image in zip(axes.flat, images, strict=False):
         axis.axis("on")
-        show(axis, image[..., 0], 1.0, vmin=value_range[0], vmax=value_range[1])
+        show(axis, image[..., 0], 1.0, vmin=0, vmax=1)
     for axis, name in zip(axes[:, 0], row_names, strict=False):
         axis.set_ylabel(name, fontsize=8.5, labelpad=4)
     _title(figure, title, left, size=11)

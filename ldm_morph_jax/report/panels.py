@@ -105,8 +105,8 @@ def _score_rows(view, moving_mask, fixed_mask, labels, spacing) -> list[tuple[st
     if moving_mask is not None and fixed_mask is not None:
         moving_mask, fixed_mask = np.asarray(moving_mask), np.asarray(fixed_mask)
         if labels is None:
-            found = np.union1d(moving_mask, fixed_mask)
-            labels = {int(k): f"label {k}" for k in found if k != 0}
+            present = np.union1d(moving_mask, fixed_mask)
+            labels = {int(k): f"label {k}" for k in present if k != 0}
         moving_mask = moving_mask.reshape(view.moving.shape)
         fixed_mask = fixed_mask.reshape(view.moving.shape)
         warped_mask = warp_labels(moving_mask, view.displacement)

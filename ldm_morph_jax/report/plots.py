@@ -14,7 +14,6 @@ def box_plot(
     values_by_name: Mapping[str, Sequence[float] | Mapping[str, Sequence[float]]],
     *,
     ylabel: str,
-    title: str = "",
     dark: bool = False,
 ) -> Figure:
     """Distributions side by side: quartile box, median, dotted mean, whiskers to 1.5 IQR, dots.
@@ -23,7 +22,6 @@ def box_plot(
         values_by_name: name -> values, or name -> {"before": values, "after": values} for boxes
             that belong together. NaN are left out and said so under the name.
         ylabel: quantity and unit.
-        title: text above.
         dark: light text for a dark page.
     """
     if not values_by_name:
@@ -69,8 +67,6 @@ def box_plot(
             fontsize=9,
             labelcolor=text_colour(dark),
         )
-    if title:
-        axis.set_title(title, loc="left", fontsize=10, color=text_colour(dark))
     return figure
 
 

@@ -28,10 +28,10 @@ def prepare() -> None:
     image = np.eye(16)
     mask = np.zeros((16, 16), int)
     mask[4:8, 4:8] = 1
-    one = {"moving": image, "fixed": image.T, "displacement": np.zeros((16, 16, 2))}
-    one |= {"moving_mask": mask, "fixed_mask": mask}
-    png_bytes(pair_figure(**one, title="→"))
-    page.pair_pictures(pair_view(**one), white=1.0)
+    pair = {"moving": image, "fixed": image.T, "displacement": np.zeros((16, 16, 2))}
+    pair |= {"moving_mask": mask, "fixed_mask": mask}
+    png_bytes(pair_figure(**pair, title="→"))
+    page.pair_pictures(pair_view(**pair), white=1.0)
 
 
 def write_pages(
@@ -94,7 +94,7 @@ def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> Non
         tiles=_tiles(metrics),
         rows=_rows(metrics),
         facts=_facts(metrics),
-        slices=[_pictures(one, metrics["fixed"]) for one in slices],
+        slices=[_pictures(plane, metrics["fixed"]) for plane in slices],
         has_masks=slices[0]["moving_mask"] is not None or slices[0]["fixed_mask"] is not None,
         provenance=page.provenance(metrics),
         **page.colours(),

@@ -74,9 +74,9 @@ def _maps(rows: Rows):
         name = f"{direction}_peak_percent"
         if not any(name in row for row in by_number.values()):
             continue
-        found = [by_number.get(k, {}) for k in range(1, _COUNT + 1)]
-        values = np.array([row.get(name, np.nan) for row in found], float)
-        trusted = [row.get("trusted", True) for row in found]
+        segments = [by_number.get(k, {}) for k in range(1, _COUNT + 1)]
+        values = np.array([row.get(name, np.nan) for row in segments], float)
+        trusted = [row.get("trusted", True) for row in segments]
         title = f"peak {direction} strain"
         yield values, {"title": title, "unit": "%", "limit": limit, "trusted": trusted}
 
@@ -114,16 +114,16 @@ def _subtitle(content) -> str:
 
 
 def _numbers(content) -> list[tuple[str, str]]:
-    found = []
+    facts = []
     if "volume_ml" in content:
         ends = content["volume_ml"]
         text = f"{ends['reference']:.1f} → {ends['end_systole']:.1f} ml"
-        found.append(("volume, reference → end-systole", text))
-        found.append(("ejection fraction", f"{100 * content['ejection_fraction']:.1f} %"))
+        facts.append(("volume, reference → end-systole", text))
+        facts.append(("ejection fraction", f"{100 * content['ejection_fraction']:.1f} %"))
     if content.get("heart_rate_per_min") is not None:
-        found.append(("heart rate", f"{content['heart_rate_per_min']:.0f} / min"))
+        facts.append(("heart rate", f"{content['heart_rate_per_min']:.0f} / min"))
     if "valves_ms" in content:
-        found.append(("valves, from the reference", valves_told(content["valves_ms"])))
+        facts.append(("valves, from the reference", valves_told(content["valves_ms"])))
     for direction, timing in content.get("timing", {}).items():
         known = content["cine"]["times_known"]
         unit, scale, decimals = ("ms", 1000, 0) if known else ("frames", 1, 1)
@@ -134,9 +134,9 @@ def _numbers(content) -> list[tuple[str, str]]:
         ):
             if math.isfinite(timing[name]):
                 text = f"{factor * timing[name]:.{digits}f}{suffix}"
-                found.append((f"{name.replace('_', ' ')}, {direction}", text))
+                facts.append((f"{name.replace('_', ' ')}, {direction}", text))
     if "twist" in content:
         twist = content["twist"]
-        found.append(("peak twist", f"{twist['peak_deg']:.1f}°"))
-        found.append(("peak torsion", f"{10 * twist['peak_deg_per_mm']:.2f}° per cm"))
-    return found
+        facts.append(("peak twist", f"{twist['peak_deg']:.1f}°"))
+        facts.append(("peak torsion", f"{10 * twist['peak_deg_per_mm']:.2f}° per cm"))
+    return facts

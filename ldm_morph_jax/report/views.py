@@ -213,12 +213,12 @@ def sector_labels(numbers: np.ndarray) -> np.ndarray:
     without pixels.
     """
     middle = np.argwhere(numbers > 0).mean(axis=0)
-    found = np.full((int(numbers.max()), 2), np.nan)
-    for k in range(len(found)):
+    places = np.full((int(numbers.max()), 2), np.nan)
+    for k in range(len(places)):
         pixels = np.argwhere(numbers == k + 1)
         if len(pixels):
-            found[k] = middle + _LABEL_DISTANCE * (pixels.mean(axis=0) - middle)
-    return found
+            places[k] = middle + _LABEL_DISTANCE * (pixels.mean(axis=0) - middle)
+    return places
 
 
 def _plane(name, array):

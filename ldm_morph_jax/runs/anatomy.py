@@ -13,7 +13,7 @@ import numpy as np
 
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.devices.batches import in_chunks
-from ldm_morph_jax.devices.programs import Program, options_for
+from ldm_morph_jax.devices.programs import Program
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.models.anatomy import AnatomyUNet
 from ldm_morph_jax.ops import familiar
@@ -54,7 +54,6 @@ class AnatomyModel:
     params: of the network.
     config: the configuration it was trained with, as a dict.
     card: the model card.
-    calls: see `devices.programs.options_for`.
     """
 
     name: str
@@ -67,7 +66,6 @@ class AnatomyModel:
     params: dict
     config: dict
     card: dict
-    calls: str = "often"
 
     @functools.cached_property
     def _program(self) -> Program:
@@ -80,7 +78,7 @@ class AnatomyModel:
 
             return probabilities
 
-        return Program(make, f"anatomy {network}", options_for(self.calls))
+        return Program(make, f"anatomy {network}")
 
     def probabilities(self, windows: np.ndarray) -> np.ndarray:
         """`[N, S, S]` in [0, 1] -> `[N, S, S, 1 + structures]` float32, background first."""
@@ -104,7 +102,7 @@ class AnatomyModel:
 
             return deepest
 
-        return Program(make, f"anatomy encoder {network}", options_for(self.calls))
+        return Program(make, f"anatomy encoder {network}")
 
     def numbers(self, windows: np.ndarray) -> dict[str, np.ndarray]:
         """What tells `[N, S, S]` in [0, 1] from other kinds of images, `[N, K]` numbers each.
@@ -153,18 +151,18 @@ def window_of(config) -> Window:
     return Window(config["anatomy"]["window"]["size"], config["anatomy"]["window"]["spacing_mm"])
 
 
-def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY, *, calls: str = "often"):
-    """An `AnatomyModel`: shipped weights by name, a run directory or weights file by path.
+def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY) -> AnatomyModel:
+    """Shipped weights by name, a run directory or weights file by path.
 
     Raises WeightsError: unknown name, damaged file; ValueError: not a finished run.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if name in SHA256:
-        return _of_file(FOLDER / name / FILE_NAME, SHA256[name], name, calls)
+        return _of_file(FOLDER / name / FILE_NAME, SHA256[name], name)
     if path.suffix == ".safetensors":
-        return _of_file(path, None, path.stem, calls)
+        return _of_file(path, None, path.stem)
     if path.is_dir():
-        return _of_run(path, calls)
+        return _of_run(path)
     raise WeightsError(
         f"unknown anatomy network {name!r}: not a directory, a .safetensors file, nor one of: "
         f"{', '.join(sorted(SHA256))}"
@@ -202,15 +200,15 @@ def save_anatomy(model: AnatomyModel, path: str | Path, card: dict) -> str:
     return save_compact({"params": model.params, "known": model.known}, path, stored, card)
 
 
-def _of_file(path: Path, expected: str | None, name: str, calls: str) -> AnatomyModel:
+def _of_file(path: Path, expected: str | None, name: str) -> AnatomyModel:
     params, stored, card = load_compact(path, expected)
     if "calibration" not in stored:
         raise WeightsError(f"{path}: holds no anatomy network")
     known = params.get("known", {})
-    return _model(name, params["params"], stored, known, card, calls)
+    return _model(name, params["params"], stored, known, card)
 
 
-def _of_run(workdir: Path, calls: str) -> AnatomyModel:
+def _of_run(workdir: Path) -> AnatomyModel:
     from ldm_morph_jax.runs.directory import load_config, trained_part
 
     config = load_config(workdir)
@@ -231,7 +229,7 @@ def _of_run(workdir: Path, calls: str) -> AnatomyModel:
             for key, array in file.items():
                 name, of = key.split("/")
                 known.setdefault(name, {})[of] = array
-    return _model(workdir.name, params, stored, known, {}, calls)
+    return _model(workdir.name, params, stored, known, {})
 
 
 def save_calibration(model: AnatomyModel, workdir: Path, calibration: Mapping) -> None:
@@ -243,7 +241,7 @@ def save_calibration(model: AnatomyModel, workdir: Path, calibration: Mapping) -
         part.write_text(json.dumps(calibration, indent=2) + "\n")
 
 
-def _model(name, params, stored, known, card, calls) -> AnatomyModel:
+def _model(name, params, stored, known, card) -> AnatomyModel:
     config, limits = stored["config"], stored["calibration"]
     return AnatomyModel(
         name,
@@ -256,5 +254,4 @@ def _model(name, params, stored, known, card, calls) -> AnatomyModel:
         jax.tree.map(jnp.asarray, params),
         config,
         card,
-        calls,
     )

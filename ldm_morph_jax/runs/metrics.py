@@ -32,8 +32,8 @@ def _read(path: Path) -> dict[str, dict[str, tuple[list, list]]]:
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):  # truncated: the process was killed while writing
                 continue
-            found = f"{path}:{number}: found {line[:80]!r}, expected a JSON object with a step"
-            raise ValueError(found) from error
+            message = f"{path}:{number}: found {line[:80]!r}, expected a JSON object with a step"
+            raise ValueError(message) from error
         for name, value in record.items():
             if value is None or isinstance(value, int | float):
                 kind, _, quantity = name.rpartition("/")

@@ -103,11 +103,11 @@ def _check_masks(c, dataset) -> None:
     masks, and of training, if masks are in the loss."""
     if not 0 <= c.mask_weight < np.inf:
         raise ValueError(f"registration.mask_weight is {c.mask_weight}, expected 0 or more")
-    wanted = {"validation": ("training validates by the overlap of masks", list(dataset.labels))}
+    needs = {"validation": ("training validates by the overlap of masks", list(dataset.labels))}
     if c.mask_weight:
         reason = f"registration.mask_weight is {c.mask_weight}"
-        wanted["train"] = f"{reason}, mask_labels {c.mask_labels}", list(c.mask_labels)
-    for split, (reason, labels) in wanted.items():
+        needs["train"] = f"{reason}, mask_labels {c.mask_labels}", list(c.mask_labels)
+    for split, (reason, labels) in needs.items():
         names = [
             name
             for name, pair in zip(dataset.ids(split), dataset.split(split), strict=True)

@@ -33,7 +33,7 @@ SHAPE = (40, 44)
 )
 def test_tables_that_others_wrote(tmp_path, content):
     (tmp_path / "pairs.csv").write_bytes(content)
-    jobs = register.read_batch(tmp_path / "pairs.csv", tmp_path / "out")
+    jobs = read_jobs(PairOptions(batch=tmp_path / "pairs.csv", out=tmp_path / "out"))
     assert list(jobs) == ["a"]
     assert (jobs["a"].moving, jobs["a"].fixed) == (tmp_path / "ed.nii", tmp_path / "es.nii")
     assert jobs["a"].out == tmp_path / "out" / "a"
@@ -45,7 +45,7 @@ def test_optional_columns(tmp_path):
         "a.nii,b.nii,Jos\xe9,m.nii,all,0 9\n"
         "a.nii,b.nii,,,3,7\n".encode("latin-1")
     )
-    first, second = register.read_batch(tmp_path / "pairs.csv", tmp_path).items()
+    first, second = read_jobs(PairOptions(batch=tmp_path / "pairs.csv", out=tmp_path)).items()
     assert first[0] == "Jos\xe9" and first[1].fixed_mask == tmp_path / "m.nii"
     assert first[1].slice == "all" and first[1].frames == (0, 9)
     assert second[0] == "0002" and second[1].fixed_mask is None
@@ -69,7 +69,7 @@ def test_optional_columns(tmp_path):
 def test_bad_tables(tmp_path, text, message):
     (tmp_path / "pairs.csv").write_text(text)
     with pytest.raises(FileError, match=message) as refusal:
-        register.read_batch(tmp_path / "pairs.csv", tmp_path / "out")
+        read_jobs(PairOptions(batch=tmp_path / "pairs.csv", out=tmp_path / "out"))
     assert str(tmp_path / "pairs.csv") in str(refusal.value)
 
 

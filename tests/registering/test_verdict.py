@@ -134,6 +134,12 @@ def beat(**changes):
         ({"circumferential": 0.13}, IMPLAUSIBLE, "the wall lengthens"),
         ({"sector": 0.08}, UNCERTAIN, "the inferior sector lengthens by 8 %"),
         ({"sector": 0.2}, IMPLAUSIBLE, "the inferior sector"),
+        # a value and its limit that would print alike
+        (
+            {"sector": 0.152},
+            IMPLAUSIBLE,
+            "the inferior sector lengthens by 15.2 %, at most 15.0 % in a heart",
+        ),
         ({"radial": 1.2}, UNCERTAIN, "radial strain is 120 %"),
         ({"radial": 1.6}, IMPLAUSIBLE, "radial strain is 160 %, at most 150 % in a heart"),
         ({"radial": -0.1}, UNCERTAIN, "becomes thinner"),
@@ -165,6 +171,8 @@ def test_a_stack_is_as_plausible_as_its_slices_and_its_wall():
     assert verdict["level"] == UNCERTAIN and "slice-01 is implausible" in verdict["sentence"]
     verdict = judge_stack({"slice-00": good}, 0.37)
     assert verdict["level"] == IMPLAUSIBLE and "volume changes by 37 %" in verdict["sentence"]
+    verdict = judge_stack({"slice-00": good}, -0.304)
+    assert "changes by -30.4 % to end-systole, in a heart at most 30.0 %" in verdict["sentence"]
 
 
 def test_masks_doubt_what_the_images_do_not():

@@ -99,7 +99,7 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
             return {SCORE: float("nan"), "dsc": float("nan")}, {}
         masks = zip(warped_mask, pairs["fixed_mask"], strict=True)
         dsc = float(np.mean([np.nanmean(list(dice(*both, labels).values())) for both in masks]))
-        folds = float(np.mean([nonpositive_jacobian_percent(one) for one in u]))
+        folds = float(np.mean([nonpositive_jacobian_percent(displacement) for displacement in u]))
         metrics = {SCORE: dsc, "dsc": dsc, "nonpositive_jacobian_percent": folds}
         figures = {}
         if pictures:
