@@ -650,6 +650,11 @@ def test_page_in_a_browser(sax):
         # nothing is wider than a phone
         page.open((sax / "report.html").as_uri(), 390, 844)
         assert value("document.documentElement.scrollWidth") <= 390
+        beyond = """[...document.querySelectorAll('.bar')].filter(bar => {
+            const text = document.createRange(); text.selectNodeContents(bar);
+            return text.getBoundingClientRect().right > bar.getBoundingClientRect().right + 1;
+        }).length"""
+        assert value(beyond) == 0  # labels of scale bars are not cut off
         tiles = "[...document.querySelectorAll('.tiles div')]"
         assert value(f"{tiles}.every(tile => tile.scrollWidth <= tile.clientWidth)")
         shown, whole = page.box(".player .view"), page.box(".player .whole")
