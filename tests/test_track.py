@@ -421,6 +421,7 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch, capsys):
     assert content["notes"] == [
         "slice 2 has no cavity in the mask: left out",
         "slice 3 is blank in every frame: left out",
+        cine_files.DOUBTFUL_TWIST,
     ]
     assert not (out / "slice-02").exists()
     assert run(*arguments) == 0 and len(calls) == 3
