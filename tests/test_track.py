@@ -485,13 +485,16 @@ def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monk
 def test_batch(folder, tmp_path, capsys):
     table = folder / "many.csv"
     table.write_text(
-        "id,cine,mask\na,sax.nii.gz,sax_mask.nii.gz\nb,missing.nii.gz,\nc,sax.nii.gz,\n"
+        "id,cine,mask,valves\na,sax.nii.gz,sax_mask.nii.gz,AVC=140 MVO=210\nb,missing.nii.gz,,\n"
+        "c,sax.nii.gz,,\n"
     )
     out = tmp_path / "out"
     assert run("--batch", table, "--shard", "1/2", "--no-report", "--out", out) == 0
     first = rows(out / "summary-1-of-2.csv")
     assert [row["id"] for row in first] == ["a", "c"]
     assert float(first[0]["fractional_area_change"]) > 0.1
+    valves = json.loads((out / "a" / "summary.json").read_text())["valves_ms"]
+    assert valves == {"AVC": 140, "MVO": 210}
     written = (out / "a" / "summary.json").stat().st_mtime_ns
     assert run("--batch", table, "--no-report", "--out", out) == 1
     assert "2 of 3 cines tracked" in capsys.readouterr().out
