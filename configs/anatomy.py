@@ -19,6 +19,7 @@ SHORT_AXIS = {
     "aspect": 0.1,
     "shift": 0.12,
     "bend": 1.5,
+    "squeeze": 0.0,
     "gamma": 0.3,
     "field": 0.25,
     "contrast": 0.12,
@@ -53,8 +54,9 @@ def get_config(variant: str = "sunnybrook"):
     with c.unlocked():
         c.anatomy = anatomy_config(STRUCTURES[variant])
         c.anatomy.variation = SHORT_AXIS
-        c.anatomy.train.steps = {"sunnybrook": 1500, "acdc": 5000, "camus": 3500}[variant]
+        c.anatomy.train.steps = {"sunnybrook": 3000, "acdc": 5000, "camus": 3500}[variant]
     if variant == "sunnybrook":
+        c.anatomy.variation.squeeze = 0.7  # few patients, and only the cavity is labelled
         c.data.name, c.data.image_size = "sunnybrook", 256
     elif variant == "acdc":
         c.data.name, c.data.image_size = "acdc_slices", 160

@@ -4,6 +4,7 @@
     python tests/interval_accuracy.py patients --dataset acdc --source DIR --out patients.csv
     python tests/interval_accuracy.py calibrate      # prints the table of registering/intervals.py
     python tests/interval_accuracy.py score          # prints coverage and width
+    python tests/interval_accuracy.py bias           # prints relative errors of peak strain
 
 `beats` tracks beats of the phantom, both views, 12 frames each, and writes a row per strain, found
 and true; a file that is there goes on where it ended. `patients` carries end-diastole's mask to
@@ -159,6 +160,35 @@ def scored(calibration: pd.DataFrame, rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def bias(calibration: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Markdown: relative errors of peak strain of the beats, and the factor that fits them best.
+
+    The factor is that of found = factor x true, by least squares: below 1, motion is shrunk.
+    """
+    lines = [
+        "| strain | beats | error, %, mean | SD | RMS | factor | RMS if divided by the development "
+        "beats' factor |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (look, what), development in calibration.groupby(["look", "what"], sort=False):
+        if look not in VIEWS or what.endswith("segment"):
+            continue
+        unseen = rows[(rows.look == look) & (rows.what == what)]
+        divisor = _factor(development)
+        for name, part in (("development", development), ("unseen", unseen)):
+            error, divided = (100 * (part.found / f / part.true - 1) for f in (1, divisor))
+            numbers = error.mean(), error.std(), np.sqrt(np.mean(error**2))
+            lines.append(
+                f"| {what} | {len(part)} {name} | {numbers[0]:+.1f} | {numbers[1]:.1f} | "
+                f"{numbers[2]:.1f} | {_factor(part):.3f} | {np.sqrt(np.mean(divided**2)):.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def _factor(part: pd.DataFrame) -> float:
+    return float((part.found * part.true).sum() / (part.true**2).sum())
+
+
 def _named(what: str) -> str:
     fractions = {"area of cavity": "area change", "volume of cavity": "ejection fraction"}
     return fractions.get(what, f"peak {what}")
@@ -171,7 +201,7 @@ def read_rows(folder: Path = RESULTS) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("beats", "patients", "calibrate", "score"))
+    parser.add_argument("what", choices=("beats", "patients", "calibrate", "score", "bias"))
     parser.add_argument("--dataset", choices=PATIENTS, help="of patients; see tracking_accuracy.py")
     parser.add_argument("--source")
     parser.add_argument("--data")
@@ -206,7 +236,7 @@ def main() -> None:
             holds = round(one.covered) >= LEAST
             print(text if holds else f"{text}  # covers {one.covered:.0f} %")
     else:
-        print(scored(*read_rows()))
+        print({"score": scored, "bias": bias}[args.what](*read_rows()))
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:

@@ -227,6 +227,7 @@ def test_tables_of_intervals_and_of_other_programs_follow_from_their_rows():
     folder = ROOT / "docs/results/tracking"
     text = (folder / "README.md").read_text(encoding="utf-8")
     intervals = interval_accuracy.scored(*interval_accuracy.read_rows())
+    assert interval_accuracy.bias(*interval_accuracy.read_rows()) in text
     for table in (intervals, phantom_peers.markdown(folder / "peers.csv")):
         assert [line for line in table.splitlines() if line not in text] == []
 
@@ -320,6 +321,16 @@ def test_tables_of_motion_in_volumes_follow_from_their_rows():
     assert not rows.duplicated(["seed", "heart", "method"]).any()
     same = rows["heart"] < (rows["method"] == "track").sum()  # of both methods
     assert volume_motion.table(rows[same]) in text
+    tracked = rows[rows["method"] == "track"]
+    near = tracked["epe_voxels"] <= 0.5
+    turned = (tracked["twist_found"] - tracked["twist_true"]).abs()
+    assert f"{near.sum()} of {len(tracked)} with `track`" in text
+    assert f"{(turned <= 1).sum()} of {len(tracked)} ({turned.max():.1f})" in text
+    by = {
+        d: 100 * np.sqrt(np.mean(tracked[f"{d}_segments"] ** 2)) for d in volume_motion.DIRECTIONS
+    }
+    told = ", ".join(f"{direction} {error:.1f}" for direction, error in by.items())
+    assert f"`track`: {told}." in " ".join(text.split())
     twists = pd.read_csv(folder / "twist.csv")
     assert stack_twist.sentence(twists) in " ".join(text.split())
     assert not twists.duplicated(["seed", "heart"]).any()

@@ -421,6 +421,7 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch, capsys):
     assert content["notes"] == [
         "slice 2 has no cavity in the mask: left out",
         "slice 3 is blank in every frame: left out",
+        cine_files.DOUBTFUL_TWIST,
     ]
     assert not (out / "slice-02").exists()
     assert run(*arguments) == 0 and len(calls) == 3
@@ -484,13 +485,16 @@ def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monk
 def test_batch(folder, tmp_path, capsys):
     table = folder / "many.csv"
     table.write_text(
-        "id,cine,mask\na,sax.nii.gz,sax_mask.nii.gz\nb,missing.nii.gz,\nc,sax.nii.gz,\n"
+        "id,cine,mask,valves\na,sax.nii.gz,sax_mask.nii.gz,AVC=140 MVO=210\nb,missing.nii.gz,,\n"
+        "c,sax.nii.gz,,\n"
     )
     out = tmp_path / "out"
     assert run("--batch", table, "--shard", "1/2", "--no-report", "--out", out) == 0
     first = rows(out / "summary-1-of-2.csv")
     assert [row["id"] for row in first] == ["a", "c"]
     assert float(first[0]["fractional_area_change"]) > 0.1
+    valves = json.loads((out / "a" / "summary.json").read_text())["valves_ms"]
+    assert valves == {"AVC": 140, "MVO": 210}
     written = (out / "a" / "summary.json").stat().st_mtime_ns
     assert run("--batch", table, "--no-report", "--out", out) == 1
     assert "2 of 3 cines tracked" in capsys.readouterr().out
@@ -650,6 +654,11 @@ def test_page_in_a_browser(sax):
         # nothing is wider than a phone
         page.open((sax / "report.html").as_uri(), 390, 844)
         assert value("document.documentElement.scrollWidth") <= 390
+        beyond = """[...document.querySelectorAll('.bar')].filter(bar => {
+            const text = document.createRange(); text.selectNodeContents(bar);
+            return text.getBoundingClientRect().right > bar.getBoundingClientRect().right + 1;
+        }).length"""
+        assert value(beyond) == 0  # labels of scale bars are not cut off
         tiles = "[...document.querySelectorAll('.tiles div')]"
         assert value(f"{tiles}.every(tile => tile.scrollWidth <= tile.clientWidth)")
         shown, whole = page.box(".player .view"), page.box(".player .whole")

@@ -34,6 +34,7 @@ NAMES = {
     "volume": "`--slice volume`, three dimensions",
     "slices": "`--slice all`, slice by slice",
     "guided": f"`--slice all --anatomy {GUIDE}`",
+    "guided-volume": f"`--slice volume --anatomy {GUIDE}`",
     "ants-affine": "ANTsPy, affine",
     "ants-syn": "ANTsPy, SyN",
 }
@@ -110,8 +111,8 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
             moving.array, fixed.array, moving_mask.array, spacing, **ANTS[mode]
         )
     elif mode != "none":
-        anatomy = anatomy_network(GUIDE) if mode == "guided" else None
-        volume = mode == "volume"
+        anatomy = anatomy_network(GUIDE) if mode.startswith("guided") else None
+        volume = mode.endswith("volume")
         [result] = registrar.register_images([(moving, fixed)], volume=volume, anatomy=anatomy)
         transform = result.transform
         warped = transform.warp(moving_mask.array, "nearest")

@@ -93,6 +93,8 @@ class Variation:
       aspect: one axis more than the other by exp(s), s uniform in +-.
       shift: of the window, standard deviation as a share of its side.
       bend: standard deviation of a smooth displacement, in pixels.
+      squeeze: what is labelled shrinks to 1 / (1 + s) in its middle, or grows, s uniform in +-, as
+        a cavity does between end-diastole and end-systole; the tissue about it thickens, or thins.
       gamma: image ** exp(g), g normal.
       field: logarithm of a smooth gain, standard deviation.
       contrast: the range of greys is stretched or cut by so much at either end, uniform in +-.
@@ -110,6 +112,7 @@ class Variation:
     aspect: float = 0.0
     shift: float = 0.0
     bend: float = 0.0
+    squeeze: float = 0.0
     gamma: float = 0.0
     field: float = 0.0
     contrast: float = 0.0
@@ -136,6 +139,8 @@ class Variation:
             bent = np.stack([smooth_noise(at.shape[1:], 5, rng) for _ in range(2)])
             step = window.step(image.shape, element["spacing"]).reshape(2, 1, 1)
             at = at + step * self.bend * bent
+        if self.squeeze and mask.any():
+            at = squeezed(at, mask, rng.uniform(-1, 1) * self.squeeze)
         seen = sample(image, at)
         label = sample_labels(mask, at)
         if rng.random() < self.nothing:
@@ -205,6 +210,19 @@ def validation_windows(source, window: Window) -> dict[str, np.ndarray]:
     """{"image", "mask"} `[N, S, S, 1]`: the middle window of all annotated images, unvaried."""
     windows = [plain_window(source[k], window) for k in range(len(source))]
     return {name: np.stack([element[name] for element in windows]) for name in ("image", "mask")}
+
+
+def squeezed(at: np.ndarray, mask: np.ndarray, share: float) -> np.ndarray:
+    """Coordinates `[2, H, W]` that show the middle of a mask smaller by 1 / (1 + share).
+
+    Offsets d from the mask's middle become d (1 + share exp(-|d|^2 / (2 R^2))), R the radius of a
+    disc as large as the mask: steepest where d is 0, less than 1 beyond R, monotonic for shares in
+    (-1, 2.2), so that nothing folds.
+    """
+    middle = np.reshape(ndimage.center_of_mass(mask > 0), (2, 1, 1))
+    offset = at - middle
+    squared_radius = np.count_nonzero(mask) / np.pi
+    return middle + offset * (1 + share * np.exp(-(offset**2).sum(0) / (2 * squared_radius)))
 
 
 def smooth_noise(shape, waves: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,44 +1,30 @@
-"""Anatomy in the search: what a network says of both images, mixed into what is compared.
+"""Anatomy in the search: what a network says of both images, compared beside the images.
 
-Intensities do not say where a cavity ends. A drawing of the structures, each in a grey of its own
-times its probability, does. What is found is judged on the images themselves, as without.
+Intensities do not say where a cavity ends; the probability of being inside it does. Where the
+network is unsure of one image, the search compares the images alone. What is found is judged on
+the images themselves, as without.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ldm_morph_jax.registering.grid import OnGrid
-from ldm_morph_jax.registering.segmenting import segment
+from ldm_morph_jax.registering.segmenting import CAVITY, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
-
-class Drawing(NamedTuple):
-    """How structures are drawn: greys by name, and the share of the drawing in the mixture."""
-
-    greys: dict[str, float]
-    share: float
-
-
-# chosen on validation patients (docs/results/anatomy); a cavity alone made Sunnybrook's worse
-DRAWINGS = {
-    frozenset({"left ventricle", "myocardium", "left atrium"}): Drawing(
-        {"left ventricle": -1.0}, 0.4
-    ),
-    frozenset({"right ventricle", "myocardium", "left ventricle"}): Drawing(
-        {"right ventricle": 0.6, "left ventricle": 1.0}, 0.2
-    ),
-}
+WALL = "myocardium"
+# of the squared difference, by what a network sees; chosen on validation patients
+# (docs/results/anatomy)
+WEIGHTS = {"sax": 3.0, "apical": 10.0}
 
 
 class Guided(NamedTuple):
-    """What is compared in place of a pair's images.
+    """Channels of a pair for `search.refine`.
 
-    moving, fixed: `[rows, columns]` float32.
-    confidence: of the heart in both images; where the network is unsure of one of them, the images
-        themselves are compared.
-    used: whether they are not.
+    moving, fixed: `[*space, K]` float32, times the root of their weight; zero where not used.
+    confidence: of the heart in both images; of volumes the mean over their slices.
+    used: whether the network is sure of both, in a volume in any slice.
     """
 
     moving: np.ndarray
@@ -47,34 +33,39 @@ class Guided(NamedTuple):
     used: bool
 
 
-def guide(
-    model: AnatomyModel, pairs: Sequence[OnGrid], spacing: tuple[float, float] | None
-) -> list[Guided]:
-    """Mix the anatomy into pairs of images; exchanging the images exchanges the results.
+def guide(model: AnatomyModel, pair: OnGrid, spacing: tuple[float, float] | None) -> Guided:
+    """Channels for a pair of images or volumes; exchanging the images exchanges the results.
 
     Args:
-        model: the network. Raises ValueError if it is not known how to draw its structures.
-        pairs: on the grid of the search.
-        spacing: of that grid in mm, None where unknown.
+        model: the network. It sees every slice of a volume by itself.
+        pair: on the grid of the search.
+        spacing: of that grid within a slice in mm, None where unknown.
     """
-    drawing = DRAWINGS.get(frozenset(model.structures))
-    if drawing is None:
-        raise ValueError(
-            f"anatomy network {model.name!r} knows {', '.join(model.structures)}; a search is "
-            f"guided by one of {[sorted(names) for names in DRAWINGS]}"
-        )
-    greys = np.zeros(1 + len(model.structures), np.float32)
-    for name, grey in drawing.greys.items():
-        greys[model.label(name)] = grey
-    guided = []
-    for pair in pairs:
-        seen = [segment(model, [image], spacing)[0] for image in (pair.moving, pair.fixed)]
-        used = all(one.found for one in seen)
-        share = drawing.share if used else 0.0
-        moving, fixed = (
-            ((1 - share) * image + share * one.probabilities @ greys).astype(np.float32)
-            for image, one in zip((pair.moving, pair.fixed), seen, strict=True)
-        )
-        confidence = (seen[0].confidence, seen[1].confidence)
-        guided.append(Guided(moving, fixed, confidence, used))
-    return guided
+    if pair.moving.ndim == 2:
+        return _of_images(model, pair.moving, pair.fixed, spacing)
+    slices = zip(pair.moving, pair.fixed, strict=True)
+    guides = [_of_images(model, moving, fixed, spacing) for moving, fixed in slices]
+    moving, fixed, confidence, used = zip(*guides, strict=True)
+    means = np.mean(confidence, axis=0).tolist()
+    return Guided(np.stack(moving), np.stack(fixed), (means[0], means[1]), any(used))
+
+
+def _of_images(model, moving, fixed, spacing):
+    seen = [segment(model, [image], spacing)[0] for image in (moving, fixed)]
+    used = all(one.found for one in seen)
+    drawn = [channels(model, one.probabilities) * np.float32(used) for one in seen]
+    return Guided(*drawn, (seen[0].confidence, seen[1].confidence), used)
+
+
+def channels(model: AnatomyModel, probabilities: np.ndarray) -> np.ndarray:
+    """`[*space, 1 + structures]` -> `[*space, K]`, times the root of their weight.
+
+    A channel is what a border surrounds: the wall counts together with the cavity within.
+    """
+    drawn = []
+    for name in model.structures:
+        inside = probabilities[..., model.label(name)]
+        if name == WALL:
+            inside = inside + probabilities[..., model.label(CAVITY)]
+        drawn.append(np.sqrt(WEIGHTS[model.view]) * inside)
+    return np.stack(drawn, axis=-1).astype(np.float32)

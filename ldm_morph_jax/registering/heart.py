@@ -310,7 +310,8 @@ def summary(
     if tracked.period is not None and tracked.cine.times is not None:
         result["heart_rate_per_min"] = 60 / tracked.period
     at = tracked.times - tracked.times[tracked.reference]
-    systole_ends = end_of_systole(at, measures.end_systole, valves)
+    if measures.end_systole is not None:  # else nothing is measured
+        systole_ends = end_of_systole(at, measures.end_systole, valves)
     ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
     fractions = {
         ("area", "cavity"): "fractional_area_change",
@@ -379,16 +380,14 @@ def way(direction: str) -> int:
     return beat.THICKENING if direction == "radial" else beat.SHORTENING
 
 
-def end_of_systole(
-    times: np.ndarray, end_systole: int | None, valves: Mapping[str, float]
-) -> float | None:
+def end_of_systole(times: np.ndarray, end_systole: int, valves: Mapping[str, float]) -> float:
     """When the aortic valve closes, as told in ms, else the time of the frame of end-systole.
 
     Voigt 2015, sec. 3.1. Both from the reference frame, as `times`.
     """
     if "AVC" in valves:
         return valves["AVC"] / 1000
-    return None if end_systole is None else times[end_systole]
+    return float(times[end_systole])
 
 
 def strain_numbers(

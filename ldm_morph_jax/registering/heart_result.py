@@ -197,14 +197,15 @@ def track_heart(
     """Track a cine of one slice or of volumes; arguments as of `tracking.track_cine` and
     `TrackedHeart`. Raises ImageError where times of valves do not fit the cine, too."""
     valves = dict(valves or {})
-    if valves and cine.times is None:
-        raise ImageError(
-            f"{cine.first.source}: `valves` are told in ms, and the times of the frames are not "
-            "known; `fps` or `frame_times` tell them"
-        )
-    if valves and 0 <= reference < len(cine.frames):
+    if valves:
+        if cine.times is None:
+            raise ImageError(
+                f"{cine.first.source}: `valves` are told in ms, and the times of the frames are "
+                "not known; `fps` or `frame_times` tell them"
+            )
+        last = 1000 * float(cine.times[-1] - cine.times[min(reference, len(cine.times) - 1)])
         try:
-            check_valves(valves, 1000 * float(cine.times[-1] - cine.times[reference]))
+            check_valves(valves, last)
         except ValueError as error:
             raise ImageError(f"{cine.first.source}: {error}") from None
     if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
@@ -214,5 +215,5 @@ def track_heart(
     )
     values = {one.name: getattr(tracked, one.name) for one in fields(tracked)}
     values |= {"weights_sha256": None if method is None else method.weights_sha256}
-    about = {"model": model, "slice": slice, "valves": valves}
-    return TrackedHeart(**values, anatomy=anatomy, findings=findings, **about)
+    values |= {"model": model, "slice": slice, "valves": valves}
+    return TrackedHeart(**values, anatomy=anatomy, findings=findings)

@@ -8,7 +8,6 @@ from no motion: networks here know slices.
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +78,7 @@ def register_images(
         reason = None
         if stacks:
             asked = volume is not None
-            reason = _why_slice_by_slice(method, moving, fixed, steps, anatomy, asked=asked)
+            reason = _why_slice_by_slice(method, moving, fixed, steps, asked=asked)
         notes.append((f"registered slice by slice: {reason}",) if reason else ())
         alignment = None
         if affine != NONE:
@@ -90,49 +89,48 @@ def register_images(
             prepared.append(
                 prepare(method, moving, fixed, align=align, centre=centre, alignment=alignment)
             )
-    planes = [
-        part for slices in prepared for part in slices if part.model is not None and not part.blank
+
+    guides = [
+        [_guide(anatomy, fixed, part) for part in slices]
+        for (_, fixed), slices in zip(pairs, prepared, strict=True)
     ]
-    guides = None
-    if anatomy is not None:
-        guides = [
-            one
-            for (_, fixed), slices in zip(pairs, prepared, strict=True)
-            for one in guide(
-                anatomy,
-                [part.whole for part in slices if not part.blank],
-                _plane_spacing(fixed, slices[0]),
-            )
-        ]
-    motions = iter(_motions(method, planes, steps, guides) if planes else ())
+    planes = [
+        (part, guided)
+        for slices, of_slices in zip(prepared, guides, strict=True)
+        for part, guided in zip(slices, of_slices, strict=True)
+        if part.model is not None and not part.blank
+    ]
+    motions = iter(_motions(method, *zip(*planes, strict=True), steps) if planes else ())
     return [
         Registration(
             moving,
             fixed,
             slices,
             [
-                _volume_motion(method, part.whole, fixed.geometry.spacing, steps)
+                _volume_motion(method, part.whole, fixed.geometry.spacing, steps, guided)
                 if part.model is None
                 else _still(part, steps or method.predicts_velocity)
                 if part.blank
                 else next(motions)
-                for part in slices
+                for part, guided in zip(slices, of_slices, strict=True)
             ],
             said,
         )
-        for (moving, fixed), slices, said in zip(pairs, prepared, notes, strict=True)
+        for (moving, fixed), slices, of_slices, said in zip(
+            pairs, prepared, guides, notes, strict=True
+        )
     ]
 
 
-def _plane_spacing(fixed: Image, part: Slice) -> tuple[float, float] | None:
-    """Of the pixels of the whole grid in mm."""
-    if not fixed.spacing_known:
+def _guide(anatomy: AnatomyModel | None, fixed: Image, part: Slice) -> Guided | None:
+    if anatomy is None or part.blank:
         return None
-    return tuple(np.multiply(part.whole.grid.scale, fixed.spacing).tolist())
+    spacing = tuple(np.multiply(part.whole.grid.scale[-2:], fixed.spacing).tolist())
+    return guide(anatomy, part.whole, spacing if fixed.spacing_known else None)
 
 
 def _why_slice_by_slice(
-    method, moving: Image, fixed: Image, steps: int, anatomy, *, asked: bool
+    method, moving: Image, fixed: Image, steps: int, *, asked: bool
 ) -> str | None:
     """Why two stacks are not registered in three dimensions; None: they are.
 
@@ -143,8 +141,6 @@ def _why_slice_by_slice(
         return (
             f"a stack of {fewest} slices, fewer than {FEWEST_SLICES}, shows no motion through them"
         )
-    if anatomy is not None:
-        return "anatomy guides the search of slices"
     if method.iterative:
         return f"{method.name} knows no volumes"
     if not steps:
@@ -197,18 +193,18 @@ def refined_displacement(
         for m, f in zip(np.asarray(moving)[..., 0], np.asarray(fixed)[..., 0], strict=True)
     ]
     slices = [Slice(pair, pair, np.zeros(2)) for pair in pairs]
-    guides = None if anatomy is None else guide(anatomy, pairs, spacing)
-    motions = _motions(method, slices, refinement_steps(method, steps), guides)
+    guides = [None if anatomy is None else guide(anatomy, pair, spacing) for pair in pairs]
+    motions = _motions(method, slices, guides, refinement_steps(method, steps))
     return np.stack([motion.displacement for motion in motions]).astype("f4")
 
 
 def _motions(
     method: TrainedMethod,
     slices: Sequence[Slice],
+    guides: Sequence[Guided | None],
     steps: int,
-    guides: Sequence[Guided] | None = None,
 ) -> list[SliceMotion]:
-    """Register slices, in any order and number; none sees another."""
+    """Register slices, in any order and number, all guided or none; none sees another."""
     if not (steps or method.predicts_velocity):
         displacements = _predict(method, method.displacement, slices)
         return [
@@ -219,7 +215,10 @@ def _motions(
     classes = [_size_class(plane.whole.grid.shape) for plane in slices]
     if method.calls == "once":  # two programs to load: both at once
         shapes = _shapes(_batch_size(len(slices)), classes[0])
-        refining.prepare(*shapes, *(shapes[:2] if guides else ()))
+        if guides[0] is not None:
+            channels = (*shapes[0].shape, guides[0].moving.shape[-1])
+            shapes += [jax.ShapeDtypeStruct(channels, np.float32)] * 2
+        refining.prepare(*shapes)
     velocities = _predict(method, method.velocity, slices)
     starts = [
         velocity_on_whole(plane, np.asarray(v, np.float64))
@@ -228,17 +227,11 @@ def _motions(
     motions: list[SliceMotion | None] = [None] * len(slices)
     for size in dict.fromkeys(classes):
         members = [k for k, size_class in enumerate(classes) if size_class == size]
-        inputs = [
-            _filled_up(slices[k].whole, starts[k], size, guides[k] if guides else None)
-            for k in members
-        ]
+        inputs = [_filled_up(slices[k].whole, starts[k], size, guides[k]) for k in members]
         for part, filled in _batches([np.stack(arrays) for arrays in zip(*inputs, strict=True)]):
             refined = {name: np.asarray(value) for name, value in refining(*filled).items()}
             for row, k in enumerate(members[part]):
-                motion = _motion(refined, row, slices[k].whole.grid)
-                if guides:
-                    motion = replace(motion, anatomy=(guides[k].used, *guides[k].confidence))
-                motions[k] = motion
+                motions[k] = _motion(refined, row, slices[k].whole.grid, guides[k])
     return motions
 
 
@@ -296,9 +289,9 @@ def _filled_up(
     pair: OnGrid,
     velocity: np.ndarray | None,
     size: tuple[int, ...],
-    guided: Guided | None = None,
+    guided: Guided | None,
 ) -> list:
-    """[moving, fixed, valid(, velocity(, compared))] of `size`; what is new does not count."""
+    """[moving, fixed, valid(, velocity)(, two channels)] of `size`; what is new does not count."""
     more = [(0, n - old) for n, old in zip(size, pair.grid.shape, strict=True)]
     filled = [
         np.pad(pair.moving, more, mode="edge"),
@@ -308,19 +301,23 @@ def _filled_up(
     if velocity is not None:
         filled.append(np.pad(velocity, [*more, (0, 0)], mode="edge"))
     if guided is not None:
-        filled += [np.pad(image, more, mode="edge") for image in (guided.moving, guided.fixed)]
+        channels = (guided.moving, guided.fixed)
+        filled += [np.pad(channel, [*more, (0, 0)], mode="edge") for channel in channels]
     return filled
 
 
-def _volume_motion(method: TrainedMethod, pair: OnGrid, spacing, steps: int) -> SliceMotion:
+def _volume_motion(
+    method: TrainedMethod, pair: OnGrid, spacing, steps: int, guided: Guided | None
+) -> SliceMotion:
     """The motion of a volume on its grid; spacing of the fixed image."""
     spacing = tuple(float(s * k) for s, k in zip(spacing, pair.grid.scale, strict=True))
     classes = (_SLICE_CLASS, _SIZE_CLASS, _SIZE_CLASS)
     size = tuple(n * math.ceil(k / n) for k, n in zip(pair.grid.shape, classes, strict=True))
-    filled = [array[None] for array in _filled_up(pair, None, size)]
+    moving, fixed, valid, *channels = (a[None] for a in _filled_up(pair, None, size, guided))
     refining = _refining(Refinement.of(steps).on(spacing), method.calls)
-    refined = refining(*filled, np.asarray(spacing, np.float32))
-    return _motion({name: np.asarray(value) for name, value in refined.items()}, 0, pair.grid)
+    refined = refining(moving, fixed, valid, np.asarray(spacing, np.float32), *channels)
+    refined = {name: np.asarray(value) for name, value in refined.items()}
+    return _motion(refined, 0, pair.grid, guided)
 
 
 def _still(part: Slice, of_velocity) -> SliceMotion:
@@ -336,15 +333,15 @@ _READ = ("displacement", "scale", "correlation")  # of search.Refined
 
 @functools.cache
 def _refining(settings: Refinement, calls: str) -> Program:
-    """(moving, fixed, valid, start[, compared]) -> `_READ` of `search.refine`.
+    """(moving, fixed, valid, start[, two channels]) -> `_READ` of `search.refine`.
 
     Of volumes spacing for start.
     """
 
     def make():
-        def refined(moving, fixed, valid, more, *compared):
+        def refined(moving, fixed, valid, more, *channels):
             options = {"start" if moving.ndim == 3 else "spacing": more, "settings": settings}
-            whole = refine(moving, fixed, valid, **options, compared=compared or None)
+            whole = refine(moving, fixed, valid, **options, channels=channels or None)
             return {name: getattr(whole, name) for name in _READ}
 
         return refined
@@ -354,11 +351,14 @@ def _refining(settings: Refinement, calls: str) -> Program:
     return Program(make, f"refine {settings}", options)
 
 
-def _motion(refined: dict[str, np.ndarray], row: int, grid: Grid) -> SliceMotion:
+def _motion(
+    refined: dict[str, np.ndarray], row: int, grid: Grid, guided: Guided | None
+) -> SliceMotion:
     inside = (row, *map(slice, grid.shape))
     return SliceMotion(
         grid,
         refined["displacement"][inside].astype(np.float64),
         float(refined["scale"][row]),
         tuple(map(float, refined["correlation"][row])),
+        None if guided is None else (guided.used, *guided.confidence),
     )

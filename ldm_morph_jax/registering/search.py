@@ -12,6 +12,9 @@ there is no step size to choose. Steps are smooth (fluid regularisation), and wh
 smoothed a little every time (elastic regularisation), as SyN and log-demons do (Avants et al. 2008,
 Vercauteren et al. 2008).
 
+Channels that mean the same in both images, such as probabilities of a structure, are compared by
+squared differences beside them: the same step, with the difference for the correlation.
+
 All lengths are multiples of the finest spacing, in every direction: where slices are further apart
 than pixels, a Gaussian is as wide in millimetres through the slices as within them, a motion of one
 millimetre costs the same, and a level does not merge slices that are as thick as its pixels.
@@ -173,7 +176,7 @@ def refine(
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
     spacing: jax.Array | None = None,
-    compared: tuple[jax.Array, jax.Array] | None = None,
+    channels: tuple[jax.Array, jax.Array] | None = None,
 ) -> Refined:
     """Register `[B, *space]` images in about [0, 1]; pairs do not see each other.
 
@@ -183,8 +186,8 @@ def refine(
         start: `[B, *space, rank]`, a velocity to begin with; None: zero.
         settings: see `Refinement`, and `Refinement.on` for volumes of thick slices.
         spacing: `[rank]`, of the pixels along each axis; only ratios count. None: equal.
-        compared: what the search compares in place of (moving, fixed), for example with anatomy
-            mixed in; what it finds is judged on the images themselves.
+        channels: `[B, *space, K]` of the moving and the fixed image, for example of anatomy. What
+            the search finds is judged on the images alone.
     """
     spacing = _known(spacing, moving.ndim - 1)
     weight = jnp.ones(moving.shape) if valid is None else valid.astype(jnp.float32)
@@ -192,7 +195,7 @@ def refine(
     if start is not None:
         gain = _start_gain(start, moving, fixed, weight, settings, spacing)
         start = jnp.where(_per_pair(gain >= settings.least_gain, start), start, 0)
-    v = search(*(compared or (moving, fixed)), weight, start, settings, spacing)
+    v = search(moving, fixed, weight, start, settings, spacing, channels)
     return _scaled_back(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
 
 
@@ -204,6 +207,7 @@ def search(
     start: jax.Array | None = None,
     settings: Refinement = Refinement(),
     spacing: jax.Array | None = None,
+    channels: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """The velocity `[B, *space, rank]` of `refine` before it is compared with no motion.
 
@@ -222,7 +226,12 @@ def search(
     coarsest = [max(blocks) for blocks in zip(*(level.blocks for level in levels), strict=True)]
     multiples = [SIZE_STEP if n == max(coarsest) else n for n in coarsest]
     pad = [(0, 0), *((0, -n % m) for n, m in zip(space, multiples, strict=True))]
-    images = jnp.concatenate([jnp.pad(image, pad, mode="edge") for image in (moving, fixed)])
+    layers = [jnp.concatenate([moving, fixed])]  # the images, then every channel
+    if channels is not None:
+        for name, channel in zip(("moving", "fixed"), channels, strict=True):
+            check_shape(f"channels of the {name} image", channel, "B *space K", sizes)
+        layers += list(jnp.moveaxis(jnp.concatenate(channels), -1, 0))
+    layers = jnp.stack([jnp.pad(layer, pad, mode="edge") for layer in layers])
     weight = jnp.pad(weight, pad)
     first = jnp.moveaxis(jnp.pad(v, [*pad, (0, 0)], mode="edge"), -1, 1)  # [B, rank, *space]
     added, blocks = jnp.zeros_like(first), (1,) * rank
@@ -230,7 +239,7 @@ def search(
         added = _search(
             _rescale(first, (1,) * rank, level.blocks),
             _rescale(added, blocks, level.blocks),
-            separable.block_means(images, level.blocks),
+            separable.block_means(layers, level.blocks),
             separable.block_means(weight, level.blocks),
             level,
             steps,
@@ -241,8 +250,11 @@ def search(
     return v + jnp.moveaxis(_rescale(added, blocks, (1,) * rank), 1, -1)[inside]
 
 
-def _search(start, added, images, weight, level, steps, settings):
-    """What is `added` to the start, `[B, rank, *space]` both, after `steps` on one level."""
+def _search(start, added, layers, weight, level, steps, settings):
+    """What is `added` to the start, `[B, rank, *space]` both, after `steps` on one level.
+
+    layers: `[1 + K, 2 B, *space]`, images and channels, of the moving before the fixed images.
+    """
     rank = start.shape[1]
     windows = [level.window(weight, length) for length in settings.windows]
     fluid, elastic = (
@@ -253,8 +265,9 @@ def _search(start, added, images, weight, level, steps, settings):
     def step(_, added):
         v = start + added
         both = jnp.moveaxis(jnp.concatenate([v, -v]), 1, -1) / 2
-        halfway = warp(images[..., None], integrate_velocity(both, _HALF_SQUARINGS))[..., 0]
-        contrast = jnp.stack(jnp.gradient(halfway, axis=tuple(range(1, rank + 1))), axis=1) * unit
+        grid = integrate_velocity(both, _HALF_SQUARINGS)
+        halfway, *others = jnp.moveaxis(warp(jnp.moveaxis(layers, 0, -1), grid), -1, 0)
+        contrast = _contrast(halfway) * unit
         force, squared = jnp.zeros_like(v), jnp.zeros_like(v[:, :1])
         for window in windows:
             likeness = correlation_gradient(halfway, window, settings.floor)
@@ -264,6 +277,11 @@ def _search(start, added, images, weight, level, steps, settings):
             )
             force += (forces[0] - forces[1]) / 2
             squared += jnp.sum(jnp.square((contrasts[0] + contrasts[1]) / 2), axis=1, keepdims=True)
+        for channel in others:
+            of_moving, of_fixed = channel.reshape(2, *weight.shape)
+            contrast = jnp.mean(_contrast(channel).reshape(2, *v.shape), axis=0) * unit
+            force += ((of_fixed - of_moving) * weight)[:, None] * contrast
+            squared += jnp.sum(jnp.square(contrast), axis=1, keepdims=True) * weight[:, None]
         around = separable.apply(fluid, jnp.concatenate([force, squared], axis=1))
         move = around[:, :rank] / (around[:, rank:] + settings.stiffness)
         length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
@@ -271,6 +289,11 @@ def _search(start, added, images, weight, level, steps, settings):
         return separable.apply(elastic, added + move)
 
     return lax.fori_loop(0, steps, step, added)
+
+
+def _contrast(image):
+    """Derivatives along each axis of space, `[B, *space]` -> `[B, rank, *space]`."""
+    return jnp.stack(jnp.gradient(image, axis=tuple(range(1, image.ndim))), axis=1)
 
 
 def _scaled_back(v, moving, fixed, weight, settings, spacing):

@@ -31,9 +31,9 @@ CALIBRATION, KNOWN = "calibration.json", "known.npz"
 
 # name -> sha256 of weights/<name>/model.safetensors
 SHA256: dict[str, str] = {
-    "anatomy": "274a9919eaa2df21a318fd9da5b0a389fd98dfd9d6ade072e5b89165cbd47e75",
+    "anatomy": "6cc38842679730fa01db4b20f318e7e27fadf55780494400a65bbfe618ff009f",
     # not under the package's licence, see LICENSE.md beside them
-    "anatomy-mri": "5a976d5233bd915175796e524321713bc6c0324fcd06f95f4f35dfbfa042efcd",
+    "anatomy-mri": "4e5bd274f9de2d5de9f48c45db07e5710222d2f3bc6eeaa349d33b484c8916f0",
     "anatomy-echo": "60ea913ea194312850e970663ebe0c5edd7981ee7f483f7b53209389a47822e3",
 }
 

@@ -10,7 +10,9 @@ from ldm_morph_jax.data.windows import (
     nothing,
     plain_window,
     sample,
+    sample_labels,
     smooth_noise,
+    squeezed,
 )
 
 
@@ -62,6 +64,25 @@ def test_images_and_masks_are_varied_alike():
         assert 2 * (bright & mask).sum() / (bright.sum() + mask.sum()) > 0.9
         places.append(np.argwhere(mask).mean(axis=0))
     assert np.std(places, axis=0).min() > 2  # it does move
+
+
+def test_a_squeezed_cavity_is_smaller_and_its_surroundings_do_not_fold():
+    element = disc(centre=(28, 42))
+    mask, at = element["mask"][..., 0], np.indices((60, 80)).astype(float)
+    for share in (-0.7, 0.7):
+        moved = squeezed(at, mask, share)
+        seen = sample_labels(mask, moved)
+        assert (seen.sum() < 0.6 * mask.sum()) if share > 0 else (seen.sum() > 1.5 * mask.sum())
+        np.testing.assert_allclose(np.argwhere(seen).mean(0), (28, 42), atol=0.5)
+        assert np.abs(moved - at)[:, 0, 0].max() < 0.1  # far away nothing moves
+        (dyy, dyx), (dxy, dxx) = (np.gradient(m) for m in moved)
+        assert (dyy * dxx - dyx * dxy).min() > 0
+    variation = Variation(squeeze=0.7)
+    areas = [
+        variation.window(element, Window(64, 1.5), np.random.default_rng(k))["mask"].sum()
+        for k in range(12)
+    ]
+    assert max(areas) > 1.3 * min(areas)
 
 
 def test_appearance_changes_no_mask_and_the_same_draws_give_the_same_window():

@@ -1,4 +1,4 @@
-"""Anatomy in the search: what is mixed in, when it is left out, what the search does with it."""
+"""Anatomy in the search: which channels, when they are left out, what the search does with them."""
 
 import dataclasses
 
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from threshold_anatomy import Threshold, heart
 
+from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.registering.grid import Grid, OnGrid
-from ldm_morph_jax.registering.guiding import DRAWINGS, guide
-from ldm_morph_jax.registering.search import Refinement, refine
+from ldm_morph_jax.registering.guiding import WEIGHTS, guide
+from ldm_morph_jax.registering.search import Refinement, refine, search
+from ldm_morph_jax.registering.segmenting import segment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,41 +30,71 @@ def pair(*radii):
     return OnGrid(grid, *images, np.ones((96, 96), bool))
 
 
-def test_a_drawing_is_mixed_into_both_images():
+def test_every_structure_is_a_channel_and_the_wall_counts_with_its_cavity():
     one = pair(16, 11)
-    [found] = guide(Cavity(), [one], (1.5, 1.5))
-    greys, share = DRAWINGS[frozenset(Cavity().structures)]
-    assert set(greys) == {"left ventricle"}
+    found = guide(Cavity(), one, (1.5, 1.5))
     assert found.used and min(found.confidence) > 0.8
-    inside, outside = (48, 48), (5, 5)
-    drawn = share * greys["left ventricle"]
-    assert found.moving[inside] == pytest.approx((1 - share) * one.moving[inside] + drawn, abs=0.01)
-    assert found.fixed[outside] == pytest.approx((1 - share) * one.fixed[outside], abs=1e-6)
-    [exchanged] = guide(Cavity(), [pair(11, 16)], (1.5, 1.5))
+    assert found.moving.shape == (96, 96, 3)
+    [seen] = segment(Cavity(), [one.moving], (1.5, 1.5))
+    cavity, wall, atrium = (seen.probabilities[..., k] for k in (1, 2, 3))
+    expected = np.sqrt(WEIGHTS["sax"]) * np.stack([cavity, cavity + wall, atrium], axis=-1)
+    np.testing.assert_allclose(found.moving, expected, atol=1e-5)
+    assert found.moving[48, 48, 0] > 1 and found.moving[5, 5, 0] < 0.1
+    exchanged = guide(Cavity(), pair(11, 16), (1.5, 1.5))
     np.testing.assert_array_equal(exchanged.moving, found.fixed)
 
 
 def test_it_is_left_out_where_one_image_shows_no_heart():
     one = pair(16, 11)
     noise = (np.random.default_rng(0).random((96, 96)) > 0.96).astype("f4")
-    [found] = guide(Cavity(), [dataclasses.replace(one, fixed=noise)], (1.5, 1.5))
+    found = guide(Cavity(), dataclasses.replace(one, fixed=noise), (1.5, 1.5))
     assert not found.used
-    np.testing.assert_array_equal(found.moving, one.moving)
-    np.testing.assert_array_equal(found.fixed, noise)
+    assert not found.moving.any() and not found.fixed.any()
 
 
-def test_structures_that_nobody_knows_how_to_draw():
-    with pytest.raises(ValueError, match="'threshold' knows left ventricle, myocardium; a search"):
-        guide(Threshold(), [pair(16, 11)], (1.5, 1.5))
+def test_slices_of_a_volume_are_guided_one_by_one():
+    noise = (np.random.default_rng(0).random((96, 96)) > 0.96).astype("f4")
+    sure, unsure = pair(16, 11), dataclasses.replace(pair(16, 11), fixed=noise)
+    slices = [guide(Cavity(), one, (1.5, 1.5)) for one in (sure, unsure)]
+    images = [
+        np.stack([getattr(one, name) for one in (sure, unsure)]) for name in ("moving", "fixed")
+    ]
+    grid = Grid((2, 96, 96), (0.5, 47.5, 47.5), (1.0, 1.0, 1.0))
+    found = guide(Cavity(), OnGrid(grid, *images, np.ones((2, 96, 96), bool)), (1.5, 1.5))
+    np.testing.assert_array_equal(found.moving, np.stack([one.moving for one in slices]))
+    np.testing.assert_allclose(found.confidence, np.mean([one.confidence for one in slices], 0))
+    assert found.used and found.moving[0].any() and not found.moving[1].any()
 
 
-def test_the_search_compares_what_it_is_given_and_judges_the_images():
+@pytest.mark.parametrize("space", [(48, 48), (16, 48, 48)])
+def test_channels_move_what_images_do_not_show(space):
+    """Two flat images, whose channels are a disc (a ball) of 10 and of 7 pixels."""
+    settings = Refinement(levels=(2, 1), steps=(30, 20))
+    offset = np.indices(space) - (np.reshape(space, (-1, *[1] * len(space))) - 1) / 2
+    offset[: len(space) - 2] *= 2
+    distance = np.sqrt((offset**2).sum(0))
+    large, small = (
+        jnp.asarray(3 / (1 + np.exp(distance - r)), jnp.float32)[None, ..., None] for r in (10, 7)
+    )
+    flat = jnp.full((1, *space), 0.5)
+    v = search(flat, flat, settings=settings, channels=(large, small))
+    moved = warp(large, integrate_velocity(v))
+    assert float(jnp.abs(moved - small).mean()) < 0.25 * float(jnp.abs(large - small).mean())
+    back = search(flat, flat, settings=settings, channels=(small, large))
+    np.testing.assert_allclose(back, -v, atol=1e-4)
+    assert not search(flat, flat, settings=settings, channels=(large, large)).any()
+
+
+def test_images_are_what_a_guided_search_is_judged_on():
     settings = Refinement(levels=(2,), steps=(12,))
     one = pair(16, 12)
     images = jnp.asarray(one.moving)[None], jnp.asarray(one.fixed)[None]
     plain = refine(*images, settings=settings)
-    same = refine(*images, settings=settings, compared=images)
+    nothing = (jnp.zeros((1, 96, 96, 2)),) * 2
+    same = refine(*images, settings=settings, channels=nothing)
     np.testing.assert_allclose(same.displacement, plain.displacement, atol=1e-5)
-    still = refine(*images, settings=settings, compared=(images[1], images[1]))
-    assert float(jnp.abs(still.displacement).max()) < 1e-4
-    np.testing.assert_allclose(still.rms[:, 0], plain.rms[:, 0], rtol=1e-5)  # of the images
+    wrong = tuple(30 * image[..., None] for image in images[::-1])  # the opposite of the images
+    led_astray = refine(*images, settings=settings, channels=wrong)
+    np.testing.assert_allclose(led_astray.rms[:, 0], plain.rms[:, 0], rtol=1e-5)
+    assert float(led_astray.scale[0]) < 1
+    assert float(led_astray.rms[0, 1]) <= float(led_astray.rms[0, 0])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from analytic_method import AnalyticMethod
 from scipy.ndimage import map_coordinates
+from threshold_anatomy import Threshold
 
 from ldm_morph_jax import register
 from ldm_morph_jax.data.ventricle import ventricle
@@ -84,6 +85,22 @@ def test_same_volume_twice_does_not_move_and_exchanged_ones_are_inverse(registra
         axis=-1,
     )
     assert np.abs(exchanged.displacement + there)[1:-1, 4:-4, 4:-4].max() < 0.1
+
+
+def test_anatomy_guides_a_volume(registrar, heart):
+    images = [Image(a, plain_geometry(a.shape, SPACING)) for a in (heart.moving, heart.fixed)]
+    anatomy = Threshold(least_confidence=0.0)
+    plain, guided, exchanged = (
+        registrar.register_images([pair], volume=True, refine=6, anatomy=network)[0]
+        for pair, network in ((images, None), (images, anatomy), (images[::-1], anatomy))
+    )
+    assert plain.motions[0].anatomy is None
+    used, *confidence = guided.motions[0].anatomy
+    assert used and min(confidence) > 0
+    assert exchanged.motions[0].anatomy[1:] == tuple(confidence[::-1])
+    assert guided.in_space
+    difference = guided.transform.displacement - plain.transform.displacement
+    assert np.abs(difference).max() > 0.05
 
 
 def test_files_that_simpleitk_and_ants_apply(registrar, heart, tmp_path, monkeypatch, capsys):
