@@ -805,7 +805,7 @@ def test_documented_commands_and_code_run(pair, analytic, monkeypatch):
     assert checked == 2
 
 
-def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
+def test_a_search_guided_by_anatomy(tmp_path, analytic, monkeypatch):
     """What guided it is written down; where the network is unsure, a note says so."""
     structures = ("left ventricle", "myocardium", "left atrium")
     model = dataclasses.replace(threshold_anatomy.Threshold(), structures=structures)
@@ -823,7 +823,7 @@ def test_a_search_guided_by_anatomy(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["anatomy"]["network"] == "threshold" and metrics["anatomy"]["used"] == [True]
     monkeypatch.setattr(method, "anatomy_network", lambda name: model)
-    result = method.load()(**files, anatomy="x", spacing=1.5, refine=6)
+    result = analytic(**files, anatomy="x", spacing=1.5, refine=6)
     assert result.metrics["anatomy"] == metrics["anatomy"]
     object.__setattr__(model, "least_confidence", 1.1)
     done = call("register", *arguments, "6", "--out", tmp_path / "unsure")

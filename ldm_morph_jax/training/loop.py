@@ -148,7 +148,7 @@ def run_stage(
                         writer.picture(step, name, figure)
                     # a copy: on the CPU the arrays being written may share memory with the state,
                     # which is donated and overwritten by the next step
-                    checkpoints.save(step, jax.tree.map(jnp.copy, state), batches, scores)
+                    checkpoints.save(step, _copied(state), batches, scores)
                 if train.patience and out_of_patience(step):
                     log.info(
                         "%s: ended at step %d, %d validations without a new best",
@@ -178,6 +178,11 @@ def run_stage(
         stop.restore()
         checkpoints.close()
         writer.close()
+
+
+@jax.jit  # one program for all arrays, not one for each of their shapes
+def _copied(tree):
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _check_finite(stage: str, step: int, values: dict[str, float]) -> None:
