@@ -41,7 +41,8 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> 
 
     Args:
         model: the network.
-        dataset: an opened dataset; masks are read as the network's labels.
+        dataset: an opened dataset. Masks have the network's labels, unless the dataset names a
+            structure by another one: then those count that both name.
         split: which of its splits.
         out: directory to write patients.csv, slices.csv and summary.json.
 
@@ -50,7 +51,9 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> 
         with a 95 % bootstrap interval over patients (seed 0).
     """
     pairs, metadata = dataset.split(split), dataset.metadata(split)
-    names = dict(enumerate(model.structures, start=1))
+    named = {name: label for label, name in dataset.labels.items() if name in model.structures}
+    if all(model.label(name) == label for name, label in named.items()):
+        named = {name: model.label(name) for name in model.structures}
     rows, slices = [], []
     for number, (pair, about) in enumerate(zip(pairs, metadata, strict=True)):
         for role, phase in PHASES.items():
@@ -65,12 +68,12 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> 
                     "slice": about["slice"],
                     "confidence": round(found.confidence, 4),
                     "distance": round(found.distance, 3),
-                    "cavity_in_mask": int((truth == cavity).any()),
+                    "cavity_in_mask": int((truth == named.get(CAVITY, -1)).any()),
                     "cavity_found": int((labels == cavity).any()),
                 }
             )
-            for label, name in names.items():
-                a, b = truth == label, labels == label
+            for name, label in named.items():
+                a, b = truth == label, labels == model.label(name)
                 both, pixel = int((a & b).sum()), spacing[0] * spacing[1]
                 areas = {"mask_mm2": a.sum() * pixel, "network_mm2": b.sum() * pixel}
                 rows.append(who | {"structure": name, "both_mm2": both * pixel} | areas)
@@ -96,7 +99,7 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> 
                 )
                 for phase in PHASES.values()
             }
-            for name in names.values()
+            for name in named
         },
         "area_change": _area_change(table),
     }
