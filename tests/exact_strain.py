@@ -16,10 +16,10 @@ def deformation_gradient_of(displacement, points, spacing=None):
 
 
 def deformation_gradient(u, spacing=None):
-    """F of a displacement on a grid by central differences, `[*space, n]` -> `[*space, n, n]`."""
+    """F by central differences, `[..., *space, n]` -> `[..., *space, n, n]`."""
     n = u.shape[-1]
     spacing = np.ones(n) if spacing is None else np.asarray(spacing)
-    gradient = jnp.stack(jnp.gradient(u, axis=tuple(range(n))), axis=-1)
+    gradient = jnp.stack(jnp.gradient(u, axis=tuple(range(-n - 1, -1))), axis=-1)
     return jnp.eye(n) + gradient * spacing[:, None] / spacing
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from in_process import call
 
@@ -119,6 +120,10 @@ def test_a_run_as_one_compact_file(evaluated, tmp_path):
     assert registrar.card["metrics"]["test"]["dsc"]["n"] == 2
     assert registrar.image_size == 32
     assert str(workdir).encode() not in file.read_bytes()
+    images = np.random.default_rng(0).uniform(size=(2, 1, 32, 32, 1)).astype(np.float32)
+    expected = np.asarray(load(workdir).displacement(*images))
+    tolerance = 0.02 * np.abs(expected).max()  # parameters are stored in half precision
+    np.testing.assert_allclose(registrar.displacement(*images), expected, atol=tolerance)
     assert str(registrar.config.data.directory) == "data"
     (tmp_path / "card.json").write_text("[1]")
     message = refused("convert", *arguments)

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from exact_strain import engineering_strain
+from exact_strain import deformation_gradient, engineering_strain
 from scipy import ndimage
 
 from ldm_morph_jax.data import phantom_cine as module
@@ -70,7 +70,7 @@ def test_displacement_carries_the_first_frame_to_every_other(look):
 @pytest.mark.parametrize("look", LOOKS)
 def test_deformation_is_the_derivative_of_the_displacement(look):
     cine = beat(look, 128)
-    differences = np.asarray(strain.deformation_gradient(cine.displacement))
+    differences = np.asarray(deformation_gradient(cine.displacement))
     wall = cine.masks[0] == MYOCARDIUM
     error = np.abs(differences - cine.deformation)[:, wall]
     assert error.mean() < 1e-3 and error.max() < 0.1  # that of the differences, at the apex
