@@ -113,10 +113,24 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def heap_of_earlier_files():
-    """Spare the garbage collector what earlier files left, over which it takes most of its time."""
+def heap_of_earlier_files(shared_programs):
+    """Spare the garbage collector what earlier files left, over which it takes most of its time.
+
+    A compiled program is mapped into memory in pieces, of which Linux gives a process 65,530; with
+    more XLA crashes. So programs are forgotten long before, those that runs share last.
+    """
     gc.collect()
+    for forget in (jax.clear_caches, shared_programs):
+        if _mapped_pieces() > 20_000:
+            gc.unfreeze()
+            forget()
+            gc.collect()
     gc.freeze()
+
+
+def _mapped_pieces() -> int:
+    maps = Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
