@@ -5,7 +5,6 @@ ldm-morph register --example --out pair/
 PYTHONPATH=tests python docs/pages.py beat/ pair/
 """
 
-import base64
 import io
 import sys
 from pathlib import Path
@@ -24,8 +23,7 @@ def main(*folders: str) -> None:
             for (width, height), scheme in ((WIDE, "light"), (PHONE, "dark")):
                 page.look(scheme)
                 page.open(html, width=width, height=height)
-                shot = page.call("Page.captureScreenshot", format="png")["data"]
-                shots.append(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))
+                shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         both = Image.new("RGB", (WIDE[0] + 20 + PHONE[0], WIDE[1]), "white")
         both.paste(shots[0], (0, 0))
         both.paste(shots[1], (WIDE[0] + 20, 0))

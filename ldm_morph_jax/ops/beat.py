@@ -158,7 +158,7 @@ def peak_rates(curves: np.ndarray, times: np.ndarray, end_systole: float, direct
     windows = (
         (times <= end_systole, direction),
         ((times >= end_systole) & (times <= middle), -direction),
-        ((times > middle) & (times > end_systole), -direction),
+        (times > middle, -direction),
     )
     peaks = []
     for window, way in windows:
