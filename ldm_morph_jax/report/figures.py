@@ -21,7 +21,7 @@ from ldm_morph_jax.report.panels import (
     show,
 )
 from ldm_morph_jax.report.style import DIFFERENCE_MAP, MOTION_MAP
-from ldm_morph_jax.report.views import pair_view
+from ldm_morph_jax.report.views import PairView, pair_view
 from ldm_morph_jax.report.volumes import middle_planes
 
 
@@ -169,14 +169,8 @@ def pairs_sheet(
 
 
 def methods_sheet(
-    moving,
-    fixed,
-    displacements: Mapping[str, np.ndarray],
+    views: Mapping[str, PairView],
     *,
-    moving_mask=None,
-    fixed_mask=None,
-    labels: Mapping[int, str] | None = None,
-    spacing=None,
     captions: Mapping[str, str] | None = None,
     title: str = "",
 ) -> Figure:
@@ -186,28 +180,12 @@ def methods_sheet(
     one scale, and so do all grids.
 
     Args:
-        moving, fixed: `[H, W]` or `[H, W, 1]` in [0, 1].
-        displacements: name of a method -> `[H, W, 2]`, pixels, pull-back.
-        moving_mask, fixed_mask: integer labels of the same size, or None.
-        labels: label -> name of the structures to outline; None for all but 0.
-        spacing: pixel size (row, column), for the proportions.
+        views: name of a method -> the pair as it registered it.
         captions: name of a method -> text below its name, e.g. its scores.
         title: text above.
     """
-    if not displacements:
-        raise ValueError("displacements: found none, expected method -> displacement")
-    views = {
-        name: pair_view(
-            moving,
-            fixed,
-            displacement,
-            moving_mask=moving_mask,
-            fixed_mask=fixed_mask,
-            labels=labels,
-            spacing=spacing,
-        )
-        for name, displacement in displacements.items()
-    }
+    if not views:
+        raise ValueError("views: found none, expected method -> view of the pair")
     pair = next(iter(views.values()))
     limit = max(view.difference_limit for view in views.values())
     norm = Normalize(0, max(view.motion_limit for view in views.values()))
