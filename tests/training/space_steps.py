@@ -36,6 +36,7 @@ def main():
             parts = ("terms", "gradients", "validation")
             found[stage][f"{count} of 4"] = {part: apart(alone, shared, part) for part in parts}
             found[stage][f"{count} of 4"]["bytes"] = shared["bytes"]
+            print(found, file=sys.stderr, flush=True)
     print(json.dumps(found))
 
 
