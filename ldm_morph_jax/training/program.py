@@ -5,6 +5,7 @@ with `lower_step`, so that the program measured is the one that trains.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,7 @@ def lower_step(program: Program, *, seed: int) -> jax.stages.Lowered:
     of a step is a function of the seed and the step's number, so that a resumed run makes the same
     random draws as an uninterrupted one.
 
-    Raises ValueError for a batch that the devices cannot share equally.
+    Raises ValueError for a batch that the devices cannot share equally, and see `_check_maps`.
     """
     train, mesh = program.train, program.mesh
     check_batch_size(train.batch_size, mesh, train.micro_batches)
@@ -101,12 +102,33 @@ def lower_step(program: Program, *, seed: int) -> jax.stages.Lowered:
 
     on_all = replicated(mesh)
     jitted = jax.jit(for_mesh(step, mesh), out_shardings=(on_all, on_all), donate_argnums=0)
-    return jitted.lower(
+    lowered = jitted.lower(
         placed(program.state, on_all),
         placed(program.frozen, on_all),
         jax.tree.map(lambda a: placed(a, sharded(mesh, a.shape)), program.batch),
         np.int32(0),
     )
+    if min(mesh.shape.values()) > 1:
+        _check_maps(lowered.as_text())
+    return lowered
+
+
+def _check_maps(program_text: str) -> None:
+    """Raise ValueError for convolutions that XLA partitions wrongly over both axes of a mesh.
+
+    In jaxlib 0.10.2 the gradient with respect to a map of two planes (rows) of at most two rows and
+    columns comes out n times too large where n groups of devices share images, a plane to each
+    device. Maps so small are refused, whatever their number of planes.
+    """
+    shapes = re.findall(r"stablehlo\.convolution\(.*: \(tensor<([\dx]+)x[a-z]", program_text)
+    maps = [[int(n) for n in shape.split("x")[1:-1]] for shape in shapes]
+    small = ["x".join(map(str, space)) for space in maps if max(space[1:], default=3) < 3]
+    if small:
+        raise ValueError(
+            f"compute.devices_per_image is above 1, and a network has maps of {small[0]} pixels; "
+            "with several images in a step expected at least 3 rows and columns: larger images, "
+            "fewer levels, or all devices for one image"
+        )
 
 
 def placed(shapes, sharding):

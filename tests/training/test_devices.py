@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -28,7 +29,7 @@ from ldm_morph_jax.devices.mesh import (
 )
 from ldm_morph_jax.methods.ldm import build_autoencoder
 from ldm_morph_jax.runs.checkpoints import restore_part
-from ldm_morph_jax.training.program import mesh_of
+from ldm_morph_jax.training.program import _check_maps, mesh_of
 from ldm_morph_jax.training.stages.diffusion import diffusion_program
 
 ROOT = Path(__file__).parents[2]
@@ -383,6 +384,24 @@ def test_latents_that_do_not_divide_are_refused():
     config.data.depth = 12  # latents of 3 planes
     with pytest.raises(ValueError, match=r"of the 1 devices and of the 3 planes of the latents: 1"):
         mesh_of(config)
+
+
+def conv_text(*plane):
+    """The program of a convolution of two planes, and its gradient."""
+    x, w = jnp.zeros((4, 2, *plane, 3)), jnp.zeros((3, 3, 3, 3, 5))
+    names = ("NDHWC", "DHWIO", "NDHWC")
+
+    def loss(x, w):
+        y = jax.lax.conv_general_dilated(x, w, (1,) * 3, "SAME", dimension_numbers=names)
+        return jnp.sum(y**2)
+
+    return jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
+
+
+def test_maps_that_would_be_differentiated_wrongly_are_refused():
+    _check_maps(conv_text(4, 4))
+    with pytest.raises(ValueError, match=r"maps of 2x2x2 pixels; .* at least 3 rows and columns"):
+        _check_maps(conv_text(2, 2))
 
 
 def test_incomplete_coordinates_are_refused():
