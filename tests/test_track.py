@@ -402,11 +402,11 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch, capsys):
     arguments = (*arguments, "--slice", "all", "--no-report", "--out", out)
     calls, real = [], cine_files.track_heart
 
-    def stops_at_the_second(cine, *rest, **options):
+    def stops_at_the_second(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise OSError("power cut")
-        return real(cine, *rest, **options)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(cine_files, "track_heart", stops_at_the_second)
     assert run(*arguments) == 2
@@ -466,8 +466,8 @@ def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monk
     files = ("--cine", tmp_path / "us.dcm", "--mask", tmp_path / "masks.npy")
     tracked, labels, real = [], [], cine_files.anatomies.anatomy_of_mask
 
-    def stops(cine, *rest, **options):
-        tracked.append(cine)
+    def stops(known, *rest, **options):
+        tracked.append(known.cine)
         raise OSError("far enough")
 
     def looks(mask, *rest, **options):

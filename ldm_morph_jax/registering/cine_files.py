@@ -12,13 +12,8 @@ from tqdm import tqdm
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import VOLUME, ImageError, in_region
-from ldm_morph_jax.files.movies import (
-    Cine,
-    cine_from_arrays,
-    read_cine,
-    read_frame_mask,
-)
+from ldm_morph_jax.files.images import VOLUME, ImageError
+from ldm_morph_jax.files.movies import Cine, cine_from_arrays, read_cine, read_frame_mask
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import valves_told
@@ -29,7 +24,7 @@ from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
 from ldm_morph_jax.registering.finding import (
-    Findings,
+    Known,
     find_heart,
     known_or_found,
     without_outliers,
@@ -82,14 +77,13 @@ def track_files(options: CineOptions, load: Load) -> dict:
             the slice at hand.
     """
     if options.example:
-        cine, anatomy, options = _example(options)
-        return _write(cine, options, options.reference, anatomy, None, load)
+        return _write(*_example(options), load)
     if options.slice == "all" or isinstance(options.slice, tuple):
         return _track_slices(options, load)
     cine = _read(options)
     if cine.frames.ndim == 4:
         replace(options, slice=VOLUME)  # refuses what is for slices
-    return _write(cine, *_known_or_found(options, cine), load)
+    return _write(options, _known_or_found(options, cine), load)
 
 
 def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list[dict], Path]:
@@ -101,7 +95,7 @@ def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list
     return run_batch(options, registrar, work, row_of, COLUMNS)
 
 
-def _example(options) -> tuple[Cine, Anatomy, CineOptions]:
+def _example(options) -> tuple[CineOptions, Known]:
     """The built-in phantom's beat, short-axis or apical."""
     view = options.view or "sax"
     beat = phantom_cine(3, look={"sax": "sax", "apical": "echo"}[view])
@@ -110,7 +104,8 @@ def _example(options) -> tuple[Cine, Anatomy, CineOptions]:
     name = f"phantom, {view}"
     cine = replace(cine, first=replace(cine.first, source=name))
     anatomy = anatomies.anatomy_of_mask(beat.masks[0], view, name)
-    return cine, anatomy, replace(options, example=False, cine=Path(name), period="whole")
+    options = replace(options, example=False, cine=Path(name), period="whole")
+    return options, Known(cine, options.reference, anatomy)
 
 
 def _read(options) -> Cine:
@@ -135,28 +130,16 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
         raise FileError(f"{path}: {error}, expected seconds in the column time") from None
 
 
-def _known_or_found(options, cine) -> tuple[CineOptions, int, Anatomy, Findings | None]:
-    """The options, the reference frame, the heart in it, and what was found to know it."""
-    return options, *known_or_found(
-        cine,
-        None if options.anatomy is None else anatomy_network(options.anatomy),
-        reference=options.reference,
-        view=options.view,
-        mask=options.mask,
-        contours=options.contours,
-        landmarks=options.landmarks,
-        labels=options.labels,
-        septum=options.septum,
-        levels=options.levels,
-        slice=options.slice,
-    )
+def _known_or_found(options, cine) -> Known:
+    """The heart that the options tell of, or that the network finds."""
+    names = "reference view mask contours landmarks labels septum levels slice".split()
+    model = None if options.anatomy is None else anatomy_network(options.anatomy)
+    return known_or_found(cine, model, **{name: getattr(options, name) for name in names})
 
 
-def _write(cine, options, reference, anatomy, findings, load) -> dict:
+def _write(options, known: Known, load) -> dict:
     """Track, measure, write."""
-    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
-        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
-    source = None
+    cine, anatomy, source = known.cine, known.anatomy, None
     if options.dicom:
         source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
     shown = VOLUME if cine.frames.ndim == 4 else options.slice
@@ -165,11 +148,8 @@ def _write(cine, options, reference, anatomy, findings, load) -> dict:
         begin = time.perf_counter()
         with _progress(f"{options.cine.name} {_slice_name(shown)}".strip(), cine) as tell:
             tracked = track_heart(
-                cine,
+                known,
                 registrar,
-                anatomy,
-                findings,
-                reference=reference,
                 period=options.period,
                 progress=tell,
                 model=options.model,
@@ -263,8 +243,7 @@ def _track_slices(options, load) -> dict:
     for job in jobs:
         record = None if options.overwrite else finished(job, arguments(job, registrar))
         if record is None:
-            cine = _read(job)
-            record = _write(cine, *_of_slice(job, cine), lambda: registrar)
+            record = _write(job, _of_slice(job, _read(job)), lambda: registrar)
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": options.slice},
@@ -393,14 +372,14 @@ def _end_diastole(options, stack) -> int:
     return int(without_outliers(areas).argmax())
 
 
-def _of_slice(options, cine) -> tuple[CineOptions, int, Anatomy, Findings | None]:
+def _of_slice(options, cine) -> Known:
     """A slice in which the network finds no heart is tracked, and nothing measured."""
-    if options.anatomy is not None:
-        try:
-            return _known_or_found(options, cine)
-        except ImageError:
-            return options, options.reference, Anatomy(options.view), None
-    return _known_or_found(options, cine)
+    try:
+        return _known_or_found(options, cine)
+    except ImageError:
+        if options.anatomy is None:
+            raise
+        return Known(cine, options.reference, Anatomy(options.view))
 
 
 def _slice_name(k) -> str:

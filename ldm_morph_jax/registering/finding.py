@@ -7,11 +7,12 @@ said: each finding can be overruled by the option that names it.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.images import ImageError, in_region
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask
 from ldm_morph_jax.registering.segmenting import CAVITY, Segmentation, segment
@@ -75,10 +76,25 @@ class Findings:
         }
 
 
+class Known(NamedTuple):
+    """A cine and the heart in its reference frame.
+
+    cine: of several ultrasound regions it has the scale of the one that shows the heart.
+    reference: number of the frame.
+    anatomy: the heart in it.
+    findings: of the network; None where the heart was told.
+    """
+
+    cine: Cine
+    reference: int
+    anatomy: Anatomy
+    findings: Findings | None = None
+
+
 def known_or_found(
     cine: Cine, model: AnatomyModel | None, *, reference: int | None = None, **given
-) -> tuple[int, Anatomy, Findings | None]:
-    """(The reference frame, the heart in it, and what was found to know it).
+) -> Known:
+    """The heart in the reference frame, told or found.
 
     Args:
         cine: of one slice; of volumes where the heart is told.
@@ -88,9 +104,20 @@ def known_or_found(
 
     Raises ImageError: what `anatomy_of` and `find_heart` refuse.
     """
+    findings = None
     if model is None:
         reference = reference or 0
-        return reference, anatomy_of(cine, reference=reference, **given), None
+        anatomy = anatomy_of(cine, reference=reference, **given)
+    else:
+        findings, anatomy = _found(cine, model, reference, **given)
+        reference = findings.reference
+    if anatomy.labels is not None:
+        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
+    return Known(cine, reference, anatomy, findings)
+
+
+def _found(cine, model, reference, *, view=None, **given) -> tuple[Findings, Anatomy]:
+    """What the network finds; the view, septum, landmarks and levels are those `given`."""
     if cine.frames.ndim == 4:
         raise ImageError(
             f"{cine.first.source}: the anatomy network {model.name!r} sees slices; volumes need a "
@@ -103,13 +130,12 @@ def known_or_found(
         cine.first.source,
         reference=reference,
     )
-    view = given.pop("view", None)
     told = anatomy_of(cine, reference=findings.reference, view=view or model.view, **given)
     found = replace(anatomy_found(model, findings, told), view_by="user" if view else "network")
     if view not in (None, model.view):
         doubt = f"`view` is {view}, but {model.name!r} finds hearts in views that are {model.view}"
         found = replace(found, notes=(doubt,))
-    return findings.reference, found, findings
+    return findings, found
 
 
 def find_heart(

@@ -315,25 +315,28 @@ def _halfway(centre, fixed: Geometry, alignment: Alignment) -> tuple[float, floa
 
 def place_volume_grid(fixed: Image) -> Grid:
     """The grid that covers a volume; see the top of this file."""
-    size = np.array(fixed.array.shape) * fixed.geometry.spacing
-    pixel, most = largest_pixels(fixed)
+    own = np.array(fixed.geometry.spacing)
+    spacing, shape = lattice(fixed, np.array(fixed.array.shape) * own)
+    return Grid(shape, _middle(fixed.array.shape), tuple((spacing / own).tolist()))
+
+
+def lattice(fixed: Image, size: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(spacing in mm, shape) of one of `size` mm that shows all of a motion.
+
+    Its pixels are at least as large as those of the fixed image, and as few as memory bounds.
+    """
+    own, in_space = fixed.geometry.spacing, fixed.geometry.dimension == 3
+    most = _MOST_VOXELS if in_space else _MOST_PIXELS**2
+    pixel = min(own)
+    if in_space and fixed.spacing_known:
+        pixel = max(pixel, _VOLUME_PIXEL_MM)
     while True:
-        spacing = np.maximum(pixel, fixed.geometry.spacing)
+        spacing = np.maximum(pixel, own)
         # rounding must not add a pixel to an image on its own grid
         shape = tuple(max(2, math.ceil(n - 1e-6)) for n in size / spacing)
         if math.prod(shape) <= most:
-            break
+            return spacing, shape
         pixel *= 1.05
-    scale = tuple(float(s) for s in spacing / fixed.geometry.spacing)
-    return Grid(shape, _middle(fixed.array.shape), scale)
-
-
-def largest_pixels(fixed: Image) -> tuple[float, int]:
-    """(pixel in mm, how many there may be) of a lattice that shows all of a motion."""
-    pixel = min(fixed.geometry.spacing)
-    if fixed.geometry.dimension == 2:
-        return pixel, _MOST_PIXELS**2
-    return max(pixel, _VOLUME_PIXEL_MM) if fixed.spacing_known else pixel, _MOST_VOXELS
 
 
 def _overlap(values) -> float:
@@ -399,7 +402,7 @@ def _on_one_scale(grid: Grid, values: np.ndarray, intensity: str) -> OnGrid:
     show that their units differ. Outside an image its border goes on.
     """
     shares = (0, 100) if intensity == "minmax" else (1, 99)
-    limits = [_limits(sampled, shares) for sampled in values]
+    limits = [grey_limits(sampled, shares) for sampled in values]
     ranges = [high - low for low, high in limits]
     if max(ranges) <= _SAME_SCALE * min(ranges):
         limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * 2
@@ -410,10 +413,11 @@ def _on_one_scale(grid: Grid, values: np.ndarray, intensity: str) -> OnGrid:
 
 def to_unit(values: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
     """Values, NaN where unknown, in [0, 1] float32, from percentile to percentile."""
-    return _to_unit(values, *_limits(values, shares))
+    return _to_unit(values, *grey_limits(values, shares))
 
 
-def _limits(values, shares):
+def grey_limits(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, float]:
+    """Percentiles of what is known (not NaN); its ends where these are one value."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, shares)
     return (low, high) if high > low else (known.min(), known.max())

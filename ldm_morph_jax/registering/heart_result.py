@@ -5,14 +5,14 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_morph_jax.files.images import ImageError, in_region
-from ldm_morph_jax.files.movies import Cine, note_on_period
+from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.movies import note_on_period
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import check_valves
 from ldm_morph_jax.registering.anatomy import Anatomy
@@ -39,7 +39,7 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ldm_morph_jax.registering.finding import Findings
+    from ldm_morph_jax.registering.finding import Findings, Known
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,12 +181,9 @@ class TrackedHeart(Tracked):
 
 
 def track_heart(
-    cine: Cine,
+    known: "Known",
     method: TrainedMethod | None,
-    anatomy: Anatomy,
-    findings: "Findings | None" = None,
     *,
-    reference: int = 0,
     period: float | str | None = None,
     settings: Tracking | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -196,6 +193,7 @@ def track_heart(
 ) -> TrackedHeart:
     """Track a cine of one slice or of volumes; arguments as of `tracking.track_cine` and
     `TrackedHeart`. Raises ImageError where times of valves do not fit the cine, too."""
+    cine, reference, anatomy, findings = known
     valves = dict(valves or {})
     if valves:
         if cine.times is None:
@@ -208,8 +206,6 @@ def track_heart(
             check_valves(valves, last)
         except ValueError as error:
             raise ImageError(f"{cine.first.source}: {error}") from None
-    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
-        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     tracked = track_cine(
         cine, method, reference=reference, period=period, settings=settings, progress=progress
     )

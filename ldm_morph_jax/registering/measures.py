@@ -15,11 +15,11 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 
 def measure(
     registration: Registration,
+    moving_mask: np.ndarray | None,
+    fixed_mask: np.ndarray | None,
     *,
-    moving_mask: np.ndarray | None = None,
-    fixed_mask: np.ndarray | None = None,
-    steps: int = 0,
-    inverse: bool = False,
+    steps: int,
+    inverse: bool,
 ) -> dict:
     """The numbers of one pair.
 

@@ -36,7 +36,7 @@ dicom/                                 with --dicom, report and page
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ from ldm_morph_jax.files.transforms import (
     write_transform,
 )
 from ldm_morph_jax.files.writing import json_text
+from ldm_morph_jax.registering.grid import grey_limits
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:
@@ -256,9 +257,7 @@ def _planes(arrays, spacing) -> dict[str, dict]:
 def _unit(array, like=None) -> np.ndarray:
     """To [0, 1], on the scale of `like` (or itself), which a few very bright pixels do not set."""
     like = array if like is None else like
-    low, high = np.percentile(like, [0.2, 99.8])
-    if low == high:
-        low, high = like.min(), like.max()
+    low, high = grey_limits(like, (0.2, 99.8))
     return np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
 
 
@@ -283,37 +282,21 @@ def write_frames(folder: Path, tracked: Tracked, anatomy: "Anatomy") -> None:
 
 def write_tables(folder: Path, tracked: Tracked, measures: "Measures") -> None:
     """curves.csv, contours.csv, landmarks.csv."""
-    write_curves(
-        folder / "curves.csv",
-        tracked.times,
-        measures.table,
-        time_name(tracked.cine.times is not None),
-    )
-    place = tracked.geometry.to_physical
-    for name, kind, carried in (
-        ("contours.csv", "contour", measures.contours),
-        ("landmarks.csv", "landmark", {k: p[:, None] for k, p in measures.landmarks.items()}),
-    ):
-        if not carried:
-            continue
-        with open(folder / name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                [
-                    "frame",
-                    time_name(tracked.cine.times is not None),
-                    kind,
-                    "row",
-                    "column",
-                    "x_mm",
-                    "y_mm",
-                ]
-            )
-            for t, time in enumerate(tracked.times):
-                for which, points in carried.items():
-                    for point, position in zip(points[t], place(points[t]), strict=True):
-                        numbers = [f"{value:.4f}" for value in (*point, *position)]
-                        writer.writerow([t, f"{time:.6g}", which, *numbers])
+    column = time_name(tracked.cine.times is not None)
+    write_curves(folder / "curves.csv", tracked.times, measures.table, column)
+    landmarks = {name: points[:, None] for name, points in measures.landmarks.items()}
+    for kind, carried in (("contour", measures.contours), ("landmark", landmarks)):
+        if carried:
+            header = ["frame", column, kind, "row", "column", "x_mm", "y_mm"]
+            _write_csv(folder / f"{kind}s.csv", header, _rows_of_points(tracked, carried))
+
+
+def _rows_of_points(tracked: Tracked, carried: Mapping[str, np.ndarray]) -> Iterator[list]:
+    """Of points by name, `[T, N, 2]` each: where they are, in pixels and mm."""
+    for t, time in enumerate(tracked.times):
+        for name, points in carried.items():
+            for place in np.hstack([points[t], tracked.geometry.to_physical(points[t])]):
+                yield [t, f"{time:.6g}", name, *(f"{value:.4f}" for value in place)]
 
 
 def time_name(known: bool) -> str:
@@ -323,22 +306,24 @@ def time_name(known: bool) -> str:
 
 def write_curves(path: Path, times, curves: Mapping[str, np.ndarray], time_column: str) -> None:
     """A row per frame, a column per curve."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", time_column, *curves])
-        for t, values in enumerate(zip(times, *curves.values(), strict=True)):
-            writer.writerow([t, *(f"{value:.6g}" for value in values)])
+    table = enumerate(zip(times, *curves.values(), strict=True))
+    rows = ([t, *(f"{value:.6g}" for value in values)] for t, values in table)
+    _write_csv(path, ["frame", time_column, *curves], rows)
 
 
 def write_segments(path: Path, rows: Sequence[Mapping], time_column: str) -> None:
     """A row per segment; times in the unit of `time_column`. Opens in a spreadsheet."""
     unit = time_column.removeprefix("time")
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    header = [n + unit if n.endswith("time_to_peak") else n for n in columns]
+    _write_csv(path, header, ([_cell(row.get(name)) for name in columns] for row in rows))
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([n + unit if n.endswith("time_to_peak") else n for n in columns])
-        for row in rows:
-            writer.writerow([_cell(row.get(name)) for name in columns])
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _cell(value) -> str:
