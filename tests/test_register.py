@@ -26,8 +26,9 @@ from analytic_method import AnalyticMethod, heart
 from in_process import call
 
 from ldm_morph_jax import __version__, jacobian, register, warp
-from ldm_morph_jax.files.images import plain_geometry, write_image
+from ldm_morph_jax.files.geometry import plain_geometry
 from ldm_morph_jax.files.transforms import read_transform
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import method
 from ldm_morph_jax.registering.method import Registrar, load
 from ldm_morph_jax.runs.weights import WeightsError, save_weights

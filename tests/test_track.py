@@ -19,9 +19,9 @@ from ldm_morph_jax import __version__, track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.files import movies
-from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import ImageError, read_image
+from ldm_morph_jax.files.images import read_image
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, tracking

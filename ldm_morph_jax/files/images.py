@@ -22,7 +22,7 @@ from ldm_morph_jax.files import folders, itk, reading, videos
 from ldm_morph_jax.files.arrays import image_planes, plain_numbers
 from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
 from ldm_morph_jax.files.dicom_objects.source import sop_class
-from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import (
     MAX_TILT_DEGREES,
     Geometry,
@@ -32,29 +32,6 @@ from ldm_morph_jax.files.geometry import (
     plane_geometry,
 )
 from ldm_morph_jax.files.stored import Region, Stored
-from ldm_morph_jax.files.writing import SUFFIXES, atomic, round_to, write_image
-
-__all__ = [
-    "SUFFIXES",
-    "FileError",
-    "VOLUME",
-    "Geometry",
-    "Image",
-    "ImageError",
-    "atomic",
-    "check_cover",
-    "check_spacing",
-    "image_from_array",
-    "images_from_array",
-    "plain_geometry",
-    "read_image",
-    "read_mask",
-    "resample_image",
-    "resample_labels",
-    "round_to",
-    "volume_from_array",
-    "write_image",
-]
 
 Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or one per axis
 _LONGEST = 20  # times as long as wide; what is longer is no picture
@@ -139,19 +116,6 @@ class Image:
         return tuple(k for k, plane in enumerate(self.array) if plane.min() == plane.max())
 
 
-def image_from_array(
-    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "image"
-) -> Image:
-    """An image without a place in space: `[H, W]`, spacing one number or (row, column) in mm.
-
-    Raises ImageError on what `images_from_array` refuses, and on a batch.
-    """
-    images, batched = images_from_array(array, spacing, source=source)
-    if batched:
-        raise ImageError(f"{source}: found shape {np.shape(array)}, expected [H, W]")
-    return images[0]
-
-
 def images_from_array(
     array: ArrayLike,
     spacing: Spacing | None = None,
@@ -202,15 +166,7 @@ def volume_from_array(
     array, several = image_planes(array, source)
     if not several:
         raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
-    own: tuple[float, ...] | None = None
-    if spacing is not None:
-        try:
-            own = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
-        except (TypeError, ValueError):
-            raise ImageError(
-                f"{source}: spacing {spacing}, expected one number or (slice, row, column)"
-            ) from None
-        check_believable_spacing(own, source)
+    own = None if spacing is None else check_spacing(spacing, source, 3)
     geometry = plain_geometry(array.shape, own)
     image = Image(array, geometry, own is not None, position_known=False, source=source)
     _check_values(image, False)
@@ -307,16 +263,18 @@ def _is_of_itk(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "SimpleITK"
 
 
-def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:
-    """One number or (row, column) in mm -> (row, column); ImageError if no heart's image has it."""
+def check_spacing(spacing: Spacing, source: str, rank: int = 2) -> tuple[float, ...]:
+    """One number or (row, column), of rank 3 (slice, row, column), in mm -> one for each axis.
+
+    Raises ImageError if no heart's image has it.
+    """
     try:
-        values = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
+        values = np.broadcast_to(np.asarray(spacing, np.float64), (rank,))
     except (TypeError, ValueError):
-        raise ImageError(
-            f"{source}: spacing {spacing}, expected one number or (row, column)"
-        ) from None
+        axes = ", ".join(("slice", "row", "column")[-rank:])
+        raise ImageError(f"{source}: spacing {spacing}, expected one number or ({axes})") from None
     check_believable_spacing(values, source)
-    return float(values[0]), float(values[1])
+    return tuple(values.tolist())
 
 
 def read_anything(

@@ -24,7 +24,8 @@ import scipy.linalg
 from jax import lax
 
 from ldm_morph_jax.devices.programs import Program, options_for
-from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine
 from ldm_morph_jax.ops import separable
 from ldm_morph_jax.ops.geometry import identity_grid, warp

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
-from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import VOLUME, ImageError
+from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.images import VOLUME
 from ldm_morph_jax.files.movies import Cine, cine_from_arrays, read_cine, read_frame_mask
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from ldm_morph_jax.files.images import ImageError, in_region
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import in_region
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask
 from ldm_morph_jax.registering.segmenting import CAVITY, Segmentation, segment

@@ -36,7 +36,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from ldm_morph_jax.files.images import Geometry, Image, ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine, Transform, sample_vectors
 from ldm_morph_jax.runs.trained import TrainedMethod
 

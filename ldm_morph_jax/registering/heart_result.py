@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.movies import note_on_period
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import check_valves

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ldm_morph_jax.devices.forking import check_not_forked
-from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
     THICK_MM,

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files.arrays import image_planes
-from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (

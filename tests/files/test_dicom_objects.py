@@ -75,9 +75,7 @@ def test_frames_of_the_source_are_those_of_the_cine(cine_and_source):
 def test_segmentation_over_time(cine_and_source, tmp_path):
     cine, source = cine_and_source
     path = tmp_path / "seg.dcm"
-    segmentation.write_segmentation(
-        path, LABELS, cine.first.space, source, STRUCTURES, SERIES, instance=2
-    )
+    segmentation.write_segmentation(path, LABELS, cine.first.space, source, STRUCTURES, SERIES)
     assert_valid(path)
     # our reader
     stored = segmentation.read(path, "seg.dcm")

@@ -11,7 +11,8 @@ from analytic_method import AnalyticMethod, heart
 
 from ldm_morph_jax import register, track, warp
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import plain_geometry, write_image
+from ldm_morph_jax.files.geometry import plain_geometry
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, pair_files, pair_result, tracking
 from ldm_morph_jax.registering.batch import fingerprint, parse_shard, read_jobs
 from ldm_morph_jax.registering.options import CineOptions, PairOptions

@@ -7,7 +7,7 @@ import pytest
 from threshold_anatomy import Threshold, heart
 
 from ldm_morph_jax.data.windows import Window
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.finding import (

@@ -10,8 +10,7 @@ from analytic_method import AnalyticMethod
 
 from ldm_morph_jax import track
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, ventricle, ventricle_beat
-from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays, read_cine
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.registering import tracking

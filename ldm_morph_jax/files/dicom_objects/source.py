@@ -132,7 +132,7 @@ def sop_class(path: str | Path) -> str | None:
         return None
 
 
-def new_object(source: Source, sop_class: str, modality: str, series: Series, instance: int):
+def new_object(source: Source, sop_class: str, modality: str, series: Series, instance: int = 1):
     """A dataset with its source's patient and study; series, equipment and UID are its own.
 
     `instance` is its number in the series, from 1.
@@ -226,6 +226,13 @@ def need_highdicom(path) -> None:
             f"{path}: writing it needs highdicom: pip install 'ldm_morph_jax[dicom]'"
         ) from None
     logging.getLogger("highdicom").setLevel(logging.WARNING)
+
+
+def frame_value(header, k: int, sequence: str, name: str):
+    """Of frame k (from 0) of a file, see `group_value`."""
+    own = (header.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    return group_value([*own, *shared], header, sequence, name)
 
 
 def group_value(groups, header, sequence: str, name: str):
