@@ -12,7 +12,7 @@ import PIL.Image
 import pydicom
 import pytest
 import SimpleITK
-from analytic_method import AnalyticMethod
+from analytic_method import AnalyticMethod, searching
 from files import samples
 
 from ldm_morph_jax import __version__, track
@@ -223,13 +223,6 @@ def test_apical_view(folder, beats):
     assert -0.35 < content["strain"]["endocardial_longitudinal_strain"]["peak"] < -0.05
     assert content["strain"]["longitudinal_strain_basal_first"]["peak"] < 0
     assert "drift_px" not in content  # nobody said that the beat is whole
-
-
-def searching():
-    """As `load()`, whose weights tracking does not use."""
-    registrar = AnalyticMethod()
-    registrar.by_default = True
-    return registrar
 
 
 def test_in_python_as_on_the_command_line(sax, folder, tmp_path):

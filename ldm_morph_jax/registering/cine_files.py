@@ -264,36 +264,12 @@ def _track_slices(options, load) -> dict:
         "arguments": arguments(asked, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
+    numbers, curves, rows = {"verdict": None}, {}, []
+    if spacing_known:
+        numbers, curves, rows = _of_ventricle(content, slices, distance, options.valves or {})
+    content |= numbers
+    content["notes"] += [DOUBTFUL_TWIST] * ("twist" in content)
     times = np.array(content["cine"]["times"])
-    areas = [np.array(s["curves"].get("cavity_area_mm2", 0.0)) for s in slices]
-    volume = 1e-3 * distance * (np.zeros(len(times)) + sum(areas))
-    curves, rows = {}, []
-    content["verdict"] = None
-    if spacing_known and volume[options.reference] > 0:
-        smallest = int(volume.argmin())
-        content["end_systole"] = smallest
-        curves["volume_ml"] = volume
-        values = float(volume[options.reference]), float(volume[smallest])
-        content["volume_ml"] = dict(zip(("reference", "end_systole"), values, strict=True))
-        content["ejection_fraction"] = float(fractional_change(*values))
-        wall = sum(np.array(s["curves"].get("wall_area_mm2", 0.0)) for s in slices)
-        known = np.ndim(wall) and wall[options.reference] > 0
-        content["verdict"] = judge_stack(
-            {job.out.name: s["verdict"] for job, s in zip(jobs, slices, strict=True)},
-            float(wall[smallest] / wall[options.reference] - 1) if known else None,
-        )
-        from_reference = times - times[options.reference]
-        ends = end_of_systole(from_reference, smallest, options.valves or {})
-        segments = merged(slices, from_reference, ends)
-        rows = segments.rows() if segments.pixels else []
-        content["strain"], content["timing"] = segments.summary(), segments.timing()
-        curves |= segments.table
-        if twisted := twist_of(slices, levels, distance):
-            twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
-            numbers = twist_numbers(twist, torsion, "deg_per_mm", smallest)
-            content["twist"] = {"slices": twisted["slices"]} | numbers
-            content["notes"].append(DOUBTFUL_TWIST)
-            curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
     column = time_name(content["cine"]["times_known"])
     with staged(options.out, (), True, all_names=ALL_OF_STACK, last=SUMMARY) as folder:
         if curves:
@@ -307,6 +283,47 @@ def _track_slices(options, load) -> dict:
             dicom_results.write_findings(folder / "dicom", source, content, rows, figures)
         write_record(folder, SUMMARY, content)
     return content
+
+
+def _of_ventricle(
+    content: Mapping, slices: Sequence[Mapping], distance: float, valves: Mapping[str, float]
+) -> tuple[dict, dict[str, np.ndarray], list[dict]]:
+    """What slices `distance` mm apart tell together, where they show a cavity.
+
+    Numbers of summary.json, of which `content` has the reference, levels and names of the slices;
+    columns of curves.csv; rows of segments.csv.
+    """
+    reference, names = content["reference"], content["slices"]
+    times = np.array(content["cine"]["times"])
+
+    def total(column):
+        return sum((np.array(s["curves"].get(column, 0.0)) for s in slices), np.zeros(len(times)))
+
+    volume, wall = 1e-3 * distance * total("cavity_area_mm2"), total("wall_area_mm2")
+    if not volume[reference] > 0:
+        return {"verdict": None}, {}, []
+    smallest = int(volume.argmin())
+    ends = {"reference": float(volume[reference]), "end_systole": float(volume[smallest])}
+    change = float(wall[smallest] / wall[reference] - 1) if wall[reference] > 0 else None
+    verdicts = {name: s["verdict"] for name, s in zip(names, slices, strict=True)}
+    times -= times[reference]
+    segments = merged(slices, times, end_of_systole(times, smallest, valves))
+    numbers = {
+        "verdict": judge_stack(verdicts, change),
+        "end_systole": smallest,
+        "volume_ml": ends,
+        "ejection_fraction": float(fractional_change(*ends.values())),
+        "strain": segments.summary(),
+        "timing": segments.timing(),
+    }
+    curves = {"volume_ml": volume} | segments.table
+    if twisted := twist_of(slices, content["levels"], distance):
+        twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
+        numbers["twist"] = {"slices": twisted["slices"]} | twist_numbers(
+            twist, torsion, "deg_per_mm", smallest
+        )
+        curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
+    return numbers, curves, segments.rows() if segments.pixels else []
 
 
 def _view_of_stack(options, labels) -> tuple[str, str, tuple[str, ...]]:

@@ -231,14 +231,9 @@ def prepare(
         else:
             shift = np.zeros(fixed.geometry.dimension)
 
-        def sample(grid, k=k, shift=shift):
-            if alignment is not None:
-                index = _with_slice(grid.fixed_pixels(), k, fixed.geometry)
-                scale = (*[1.0] * (fixed.geometry.dimension - 2), *grid.scale)
-                return _sample_both(moving, fixed, index, scale, shift, alignment)
-            return _sample_pair(moving, fixed, k, grid, shift)
-
-        values = sample(model)
+        values, values_on_whole = (
+            _sample_slice(moving, fixed, k, grid, shift, alignment) for grid in (model, whole)
+        )
         if alignment is not None and fixed.array.ndim == 3 and _overlap(values) < MIN_OVERLAP:
             nothing = [OnGrid(grid, *_nothing(grid.shape)) for grid in (model, whole)]
             slices.append(Slice(*nothing, shift, True, alignment))
@@ -252,7 +247,7 @@ def prepare(
             for sampled, image in zip(values, (moving, fixed), strict=True)
         )
         known = np.isfinite(values).all(axis=0)
-        on_whole = _on_one_scale(whole, sample(whole), method.intensity)
+        on_whole = _on_one_scale(whole, values_on_whole, method.intensity)
         slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, blank, alignment))
     if all(part.blank for part in slices):
         raise ImageError(f"{moving.source} and {fixed.source}: no slice shows anything in both")
@@ -378,10 +373,13 @@ def _sample_both(moving, fixed, index, scale, shift, alignment) -> np.ndarray:
     return np.stack(values)
 
 
-def _sample_pair(moving, fixed, k, grid, shift) -> np.ndarray:
+def _sample_slice(moving, fixed, k, grid, shift, alignment) -> np.ndarray:
     """`[2, rows, columns]`: slice k of moving and fixed image on a grid, NaN where unknown."""
     pixels = grid.fixed_pixels()
     index = _with_slice(pixels, k, fixed.geometry)
+    if alignment is not None:
+        scale = (*[1.0] * (fixed.geometry.dimension - 2), *grid.scale)
+        return _sample_both(moving, fixed, index, scale, shift, alignment)
     moving_index = moving.geometry.to_index(fixed.geometry.to_physical(index) + shift)
     if moving.geometry.dimension == 3 and np.abs(moving_index[..., 0] - k).max() > 0.02:
         raise ImageError(

@@ -101,6 +101,11 @@ class Curve:
         return self.quantity
 
 
+def strain_column(direction: str, region: str) -> str:
+    """Column of a region's strain in curves.csv."""
+    return Curve("strain", region, "", np.empty(0), direction).column
+
+
 @dataclass(frozen=True)
 class Measures:
     """What was measured.

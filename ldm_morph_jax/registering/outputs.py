@@ -347,15 +347,16 @@ def draw_cine_pages(
     from ldm_morph_jax.registering.heart import main_strain
     from ldm_morph_jax.report import stack
     from ldm_morph_jax.report import tracked as report
+    from ldm_morph_jax.report.style import png_bytes
 
     for figure in cine_figures(tracked, measures, content):
-        (folder / "curves.png").write_bytes(report.png_bytes(figure))
+        (folder / "curves.png").write_bytes(png_bytes(figure))
     seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
     pages, outlines = [], []
     in_space = tracked.geometry.dimension == 3
     names, *sectors = ([],) if in_space else _sectors(tracked, anatomy)
     if in_space and (figures := stack.bullseyes(rows)):
-        (folder / "bullseye.png").write_bytes(report.png_bytes(figures[0]))
+        (folder / "bullseye.png").write_bytes(png_bytes(figures[0]))
     draw = _views_of_volume if in_space else _views
     shape: tuple[int, ...] = ()
 
@@ -436,16 +437,15 @@ def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
     """What `report.tracked` draws of every frame: everything lies on that frame."""
     from ldm_morph_jax.registering.heart import strain_maps
 
-    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
     lines = _tissue_lines(tracked.geometry.shape)
 
     def carried(points, t):
         return points + sample_vectors(tracked.displacement[t], points)
 
+    shown = _window(tracked)
     for t, strain in enumerate(strain_maps(tracked, anatomy)):
-        image = tracked.cine.frames[t].astype(np.float32)
         yield {
-            "image": np.clip((image - low) / max(high - low, 1e-12), 0, 1),
+            "image": shown(tracked.cine.frames[t]),
             "contours": {name: [points[t]] for name, points in measures.contours.items()},
             "closed": anatomy.closed,
             "landmarks": np.array([points[t] for points in measures.landmarks.values()]),
@@ -457,13 +457,22 @@ def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
         }
 
 
+def _window(tracked) -> Callable[[np.ndarray], np.ndarray]:
+    """Brings grey values of any frame to [0, 1] on one scale."""
+    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
+
+    def shown(frame):
+        return np.clip((frame.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+
+    return shown
+
+
 def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
     """As `_views`: a slice of the basal, the middle and the apical third side by side, around the
     heart, with the outlines of what the mask has been carried to."""
     from ldm_morph_jax.registering.anatomy import closed_outline
     from ldm_morph_jax.registering.heart import strain_maps
 
-    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
     slices, box = _shown_slices(anatomy, tracked.geometry.shape)
     width = box[1].stop - box[1].start
 
@@ -474,15 +483,15 @@ def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
         planes = [(k * width, mask[s][box]) for k, s in enumerate(slices)]
         return [closed_outline(plane) + [0, left] for left, plane in planes if plane.any()]
 
+    shown = _window(tracked)
     for t, strain in enumerate(strain_maps(tracked, anatomy)):
         contours = {}
         if anatomy.has_cavity:
             carried = tracked.carried(anatomy.cavity + 2 * anatomy.wall, t)
             contours["endo"] = outlines(carried == 1)
             contours |= {"epi": outlines(carried > 0)} if anatomy.has_wall else {}
-        image = beside(tracked.cine.frames[t].astype(np.float32))
         yield {
-            "image": np.clip((image - low) / max(high - low, 1e-12), 0, 1),
+            "image": beside(shown(tracked.cine.frames[t])),
             "contours": contours,
             "closed": True,
             "landmarks": np.empty((0, 2)),

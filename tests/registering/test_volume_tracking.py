@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK
-from analytic_method import AnalyticMethod
+from analytic_method import AnalyticMethod, searching
 
 from ldm_morph_jax import track
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, ventricle, ventricle_beat
@@ -39,13 +39,6 @@ def quick_search():
 @pytest.fixture(scope="module")
 def beat():
     return ventricle_beat((1, 9), SHARES, SHAPE, SPACING)
-
-
-def searching():
-    """As `load()`, whose weights tracking does not use."""
-    registrar = AnalyticMethod()
-    registrar.by_default = True
-    return registrar
 
 
 @pytest.fixture(scope="module")
