@@ -23,12 +23,7 @@ from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
-from ldm_morph_jax.registering.finding import (
-    Known,
-    find_heart,
-    known_or_found,
-    without_outliers,
-)
+from ldm_morph_jax.registering.finding import Known, find_heart, known_or_found, without_outliers
 from ldm_morph_jax.registering.heart import end_of_systole, twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar

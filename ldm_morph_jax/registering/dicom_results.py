@@ -18,12 +18,7 @@ from ldm_morph_jax.files.dicom_objects.document import write_document
 from ldm_morph_jax.files.dicom_objects.registration import write_registration
 from ldm_morph_jax.files.dicom_objects.report import Group, Interval, Measurement, write_report
 from ldm_morph_jax.files.dicom_objects.segmentation import write_segmentation
-from ldm_morph_jax.files.dicom_objects.source import (
-    Series,
-    Source,
-    need_highdicom,
-    new_series,
-)
+from ldm_morph_jax.files.dicom_objects.source import Series, Source, need_highdicom, new_series
 from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import Geometry

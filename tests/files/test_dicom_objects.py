@@ -11,13 +11,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from ldm_morph_jax.files.dicom_objects import (
-    contours,
-    document,
-    registration,
-    report,
-    segmentation,
-)
+from ldm_morph_jax.files.dicom_objects import contours, document, registration, report, segmentation
 from ldm_morph_jax.files.dicom_objects.source import new_series, sop_class
 from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError

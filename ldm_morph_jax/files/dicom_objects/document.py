@@ -2,13 +2,7 @@
 
 from pathlib import Path
 
-from ldm_morph_jax.files.dicom_objects.source import (
-    Series,
-    Source,
-    SourceFrame,
-    new_object,
-    save,
-)
+from ldm_morph_jax.files.dicom_objects.source import Series, Source, SourceFrame, new_object, save
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 
