@@ -205,33 +205,15 @@ def _track_slices(options, load) -> dict:
         options = replace(options, reference=_end_diastole(options, stack))
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
-    count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
     labels = None
     if options.mask:
         labels = read_frame_mask(options.mask, stack, options.reference, "all").array
     view, view_by, of_view = _view_of_stack(options, labels)
-    options = replace(options, view=view)
-    chosen = range(count) if options.slice == "all" else options.slice
-    if max(chosen) >= count:
-        raise ImageError(
-            f"{options.cine}: has no slice {max(chosen)}; its slices are 0 to {count - 1}"
-        )
-    if options.levels and len(options.levels) != count:
-        raise ValueError(
-            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
-        )
-    source = None
+    options, source = replace(options, view=view), None
+    jobs, levels, left_out = _jobs_of_slices(options, stack, labels)
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
-    jobs, levels, without_cavity = _jobs_of_slices(options, stack, count, labels)
-    left_out = {k: "has no cavity in the mask" for k in without_cavity}
-    left_out |= {k: "is blank in every frame" for k in stack.blank_slices}
-    left_out = {k: why for k, why in left_out.items() if k in chosen}
-    shown = [k for k in chosen if k not in left_out]
-    if not shown:
-        raise ImageError(f"{options.cine}: every slice asked for is blank or without cavity")
-    jobs, levels = [jobs[k] for k in shown], levels[shown]
-    spacing_known = stack.first.spacing_known
+    spacing_known, distance = stack.first.spacing_known, stack.first.geometry.spacing[0]
     del stack
     registrar = load()
     slices = []
@@ -249,13 +231,10 @@ def _track_slices(options, load) -> dict:
         "view_by": view_by,
         "reference": options.reference,
         "slices": [job.out.name for job in jobs],
-        "levels": [int(level) for level in levels],
+        "levels": levels.tolist(),
         "end_systole": None,
         **{k: slices[0][k] for k in ("heart_rate_per_min", "valves_ms") if k in slices[0]},
-        "notes": [
-            *(f"slice {k} {why}: left out" for k, why in sorted(left_out.items())),
-            *of_view,
-        ],
+        "notes": [*left_out, *of_view],
         "arguments": arguments(asked, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
@@ -331,21 +310,30 @@ def _view_of_stack(options, labels) -> tuple[str, str, tuple[str, ...]]:
     return anatomies.seen_view(options.view, anatomies.closure(labels, *named))
 
 
-def _jobs_of_slices(
-    options, stack, count, labels
-) -> tuple[list[CineOptions], np.ndarray, list[int]]:
-    """A job for every slice, the level of each, and the slices whose mask has no cavity.
+def _jobs_of_slices(options, stack, labels) -> tuple[list[CineOptions], np.ndarray, list[str]]:
+    """A job for every slice that was asked for, the level of each, and notes on those left out.
 
     Of a mask of all slices: one slice alone may not show every structure, nor its level, nor where
     the septum is.
     """
+    count = stack.frames.shape[1]
+    chosen = range(count) if options.slice == "all" else options.slice
+    if max(chosen) >= count:
+        raise ImageError(
+            f"{options.cine}: has no slice {max(chosen)}; its slices are 0 to {count - 1}"
+        )
+    if options.levels and len(options.levels) != count:
+        raise ValueError(
+            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
+        )
     levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
     common, septum, with_septum = options, options.septum, np.ones(count, bool)
-    without_cavity = []
+    left_out = {}
     if labels is not None:
         cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
         common = replace(options, labels=(cavity, wall))
-        without_cavity = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()
+        without = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()
+        left_out = dict.fromkeys(without, "has no cavity in the mask")
         if options.view == "sax":
             if not options.levels:
                 levels = levels_of(labels, cavity, wall, stack.first.geometry.spacing[0])
@@ -353,6 +341,10 @@ def _jobs_of_slices(
             if septum is None and len(others) == 1:  # where a slice does not show it
                 septum = tuple(np.argwhere(labels == others[0]).mean(axis=0)[1:].tolist())
                 with_septum = ~(labels == others[0]).any(axis=(1, 2))
+    left_out |= dict.fromkeys(stack.blank_slices, "is blank in every frame")
+    shown = [k for k in chosen if k not in left_out]
+    if not shown:
+        raise ImageError(f"{options.cine}: every slice asked for is blank or without cavity")
     letters = {level: letter for letter, level in LETTERS.items()}
     jobs = [
         replace(
@@ -362,9 +354,10 @@ def _jobs_of_slices(
             septum=septum if with_septum[k] else None,
             levels=letters[int(levels[k])] if options.view == "sax" else None,
         )
-        for k in range(count)
+        for k in shown
     ]
-    return jobs, levels, without_cavity
+    notes = [f"slice {k} {left_out[k]}: left out" for k in sorted(left_out) if k in chosen]
+    return jobs, levels[shown], notes
 
 
 def _end_diastole(options, stack) -> int:

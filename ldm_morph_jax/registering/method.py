@@ -199,9 +199,7 @@ class Registrar(TrainedMethod):
         return f"<{type(self).__name__} {self.model!r}: {self.name} on {grid}>"
 
     def register_images(
-        self,
-        pairs: Sequence[tuple[Image, Image]],
-        **options: Any,
+        self, pairs: Sequence[tuple[Image, Image]], **options: Any
     ) -> list[Registration]:
         """Register (moving, fixed) `Image`s; options as of `pairs.register_images`."""
         check_not_forked()
