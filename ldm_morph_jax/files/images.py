@@ -117,11 +117,7 @@ class Image:
 
 
 def images_from_array(
-    array: ArrayLike,
-    spacing: Spacing | None = None,
-    *,
-    source: str = "image",
-    labels: bool = False,
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "image"
 ) -> tuple[list[Image], bool]:
     """The images of an array without a place in space, and whether it was a batch.
 
@@ -129,7 +125,6 @@ def images_from_array(
         array: NumPy or JAX, `[H, W]` or `[B, H, W]`, grey values without an axis of channels.
         spacing: mm, one number or (row, column); None where unknown.
         source: what messages call it.
-        labels: whole numbers are required, a constant image is fine.
 
     Raises:
         ImageError: another shape, NaN, masked pixels, constant images, spacing that no image of a
@@ -143,9 +138,8 @@ def images_from_array(
     images = []
     for k, plane in enumerate(planes):
         name = f"{source}[{k}]" if batched else source
-        plane = _as_labels(plane, name) if labels else plane
         image = Image(plane, geometry, known, position_known=False, source=name)
-        _check_values(image, labels)
+        _check_values(image, labels=False)
         images.append(image)
     return images, batched
 
@@ -181,7 +175,6 @@ def images_of(
     slice: int | str | Sequence[int] | None = None,
     frame: int | None = None,
     oblique: bool = False,
-    labels: bool = False,
     volume: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of whatever a caller has, and whether it was a batch.
@@ -192,7 +185,6 @@ def images_of(
         spacing: mm, one number or (row, column), where `value` has none.
         source: what messages call an array or a SimpleITK image.
         slice, frame, oblique: see `read_image`; not of arrays.
-        labels: whole numbers are required, a constant image is fine.
         volume: an array is one volume `[S, H, W]`, see `volume_from_array`.
 
     Raises:
@@ -205,19 +197,18 @@ def images_of(
             geometry = value.geometry
             own = (*geometry.spacing[:-2], *check_spacing(spacing, value.source))
             value = replace(value, geometry=replace(geometry, spacing=own), spacing_known=True)
-        _check_values(value, labels)
+        _check_values(value, labels=False)
         return [value], False
-    options = {"oblique": oblique, "labels": labels}
     if isinstance(value, str | os.PathLike):
-        return [read_image(value, slice, frame=frame, spacing=spacing, **options)], False
+        return [read_image(value, slice, frame=frame, spacing=spacing, oblique=oblique)], False
     if _is_of_itk(value):
         stored = with_spacing(itk.stored_of(value, source), spacing, source)
-        return [image_of_frame(stored, frame, slice, source, **options)], False
+        return [image_of_frame(stored, frame, slice, source, oblique=oblique)], False
     if frame is not None or slice not in (None, VOLUME):
         raise ImageError(f"{source}: `slice` and `frame` are of files; index the array")
     if volume:
         return [volume_from_array(value, spacing, source=source)], False
-    return images_from_array(value, spacing, source=source, labels=labels)
+    return images_from_array(value, spacing, source=source)
 
 
 def masks_of(

@@ -62,7 +62,7 @@ def place_of(image: Image) -> Geometry:
 
 
 def pair_names(moving_mask: Image | None, *, inverse: bool) -> list[str]:
-    """Of the files of `write_pair`."""
+    """Names of the files of `write_pair`."""
     names = ["displacement.dcm"] + ["inverse_displacement.dcm"] * inverse
     return names + ["warped_mask.dcm"] * (moving_mask is not None)
 
@@ -111,7 +111,7 @@ def write_labels(
     source: Source,
     series: Mapping[str, Series] | None = None,
 ) -> None:
-    """Labels of an image, of which nothing is known but their numbers, as a segmentation.
+    """Write labels of an image as a segmentation; their meaning is not known.
 
     Args:
         path: where to.

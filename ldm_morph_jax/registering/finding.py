@@ -1,9 +1,8 @@
-"""What nobody was asked for: where the heart is in a cine, and which frames end diastole and
-systole.
+"""Find the heart in a cine, and its end-diastole and end-systole.
 
-The anatomy network sees every frame (`segmenting`). The cavity's area over time, which is the sum
-of its probabilities, tells end-diastole (largest) and end-systole (smallest). What is doubtful is
-said: each finding can be overruled by the option that names it.
+The anatomy network sees every frame (`segmenting`). End-diastole is the frame with the largest
+cavity (the sum of its probabilities), end-systole the one with the smallest. Doubts are reported,
+and an option overrules each finding.
 """
 
 from dataclasses import dataclass, replace
@@ -207,9 +206,9 @@ def is_whole_beat(areas: np.ndarray) -> bool:
 
 
 def without_outliers(areas: np.ndarray) -> np.ndarray:
-    """Areas `[T]`; a frame far from the median of itself and its neighbours takes that.
+    """Areas `[T]`; a frame far from the median of itself and its neighbours takes that median.
 
-    One frame that the network takes for something else is no end of systole.
+    A single frame that the network gets wrong must not pass for end-systole.
     """
     median = ndimage.median_filter(areas, 3, mode="nearest")
     far = np.abs(areas - median) > _FAR * areas.max(initial=0)
@@ -256,7 +255,7 @@ def _doubts(areas, unsure, end_diastole, end_systole, whole) -> tuple[str, ...]:
         )
     elif len(areas) > 1 and not whole:
         found.append("the cavity's area does not end where it began: is this a whole beat?")
-    # the same phase again, at the other end of a whole beat, is no doubt
+    # a whole beat may show the same phase again at its other end
     for name, frame, alike in (
         ("end-diastole", end_diastole, areas >= areas[end_diastole] * (1 - _ALIKE)),
         ("end-systole", end_systole, areas <= areas[end_systole] * (1 + _ALIKE)),

@@ -42,7 +42,7 @@ from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine, Transform, sample_vectors
 from ldm_morph_jax.runs.trained import TrainedMethod
 
-# Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
+# A smaller overlap of the two images is a mistake, not a registration.
 MIN_OVERLAP = 0.25
 # Grids of methods that take any: few sizes, so that few programs are compiled.
 _GRID_STEP = 32
@@ -50,8 +50,8 @@ _MOST_PIXELS = 256  # along the longer side of a grid on the whole image: bounds
 # A finer grid finds no more of a heart's motion in a volume, and a larger one takes minutes.
 _VOLUME_PIXEL_MM = 1.5
 _MOST_VOXELS = 2**21
-FEWEST_SLICES = 4  # of a volume; between fewer there is hardly a motion to be seen
-# Grey values of one scanner mean the same; of two, one range may be many times the other.
+FEWEST_SLICES = 4  # of a volume; fewer hardly show a motion through them
+# Ratio of two images' grey ranges up to which they are taken to have the same unit.
 _SAME_SCALE = 2.0
 
 
@@ -302,7 +302,7 @@ def _volume_shift(moving: Image, fixed: Image, align: str) -> np.ndarray:
 
 
 def _halfway(centre, fixed: Geometry, alignment: Alignment) -> tuple[float, float]:
-    """Where a pixel of the fixed image, of its middle slice, lies halfway to the moving one."""
+    """A pixel of the fixed image's middle slice, moved halfway to the moving image."""
     index = np.array(_middle(fixed.shape))
     index[-2:] = centre
     row, column = fixed.to_index(alignment.first(fixed.to_physical(index)))[-2:]
@@ -337,7 +337,7 @@ def lattice(fixed: Image, size: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]
 
 
 def _overlap(values) -> float:
-    """Which share of what is known of the fixed image the moving one shows."""
+    """Share of the fixed image's known pixels that the moving image covers."""
     inside = np.isfinite(values[1])
     return float(np.isfinite(values[0][inside]).mean()) if inside.any() else 0.0
 

@@ -154,9 +154,9 @@ def asks_for_volume(slice: int | str | Sequence[int] | None) -> bool | None:
 
 
 def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
-    """How many steps of refinement `refine` means for a method; None: as many as usual.
+    """Steps of refinement for a method; `refine` None: the usual number.
 
-    Raises ValueError: fewer than none, or any for an iterative method.
+    Raises ValueError: a negative number, or any steps for an iterative method.
     """
     if refine is None:
         return 0 if method.iterative else STEPS
@@ -238,7 +238,7 @@ def _predict(method: TrainedMethod, function, slices: Sequence[Slice]) -> list[n
             np.stack([getattr(slices[k].model, name) for k in members])[..., None]
             for name in ("moving", "fixed")
         ]
-        # an iterative method would spend on filling up what nobody reads
+        # an iterative method would waste time on rows that only fill up a batch
         for part, filled in _batches(images, one_by_one=method.iterative):
             values = np.asarray(function(*map(jnp.asarray, filled)))
             if not np.isfinite(values).all():
@@ -270,7 +270,7 @@ def _batch_size(left: int) -> int:
 
 
 def _shapes(batch: int, size: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
-    """Of the arguments of `_refining`."""
+    """Shapes of the arguments of `_refining`."""
     image, mask = (jax.ShapeDtypeStruct((batch, *size), kind) for kind in (np.float32, bool))
     return [image, image, mask, jax.ShapeDtypeStruct((batch, *size, 2), np.float32)]
 
@@ -329,7 +329,7 @@ _READ = ("displacement", "scale", "correlation")  # of search.Refined
 def _refining(settings: Refinement, calls: str) -> Program:
     """(moving, fixed, valid, start[, two channels]) -> `_READ` of `search.refine`.
 
-    Of volumes spacing for start.
+    For volumes the fourth argument is the spacing.
     """
 
     def make():

@@ -1,7 +1,6 @@
-"""What is done with a saved transform: images, labels and points carried through it, its Jacobian.
+"""Apply a saved transform to images, labels and points; its Jacobian.
 
-What is carried belongs to the moving image and arrives on the fixed one, or, with `inverse`, the
-other way round.
+Inputs belong to the moving image and results to the fixed one; with `inverse` the other way round.
 """
 
 import csv
@@ -43,9 +42,9 @@ _INDEX = ("slice", "row", "column")
 
 
 class Carried(NamedTuple):
-    """What should be known of what was carried.
+    """Quality of a result.
 
-    residual_mm: the largest, where T had to be inverted; None where not.
+    residual_mm: the largest of the inverse; None where none was needed.
     notes: sentences about the input and the result.
     """
 
@@ -153,9 +152,9 @@ def jacobian_file(options: JacobianOptions) -> dict[str, float]:
 
 
 def _placed(image: Image, recorded: Geometry | None) -> Image:
-    """An image where it lies: as its file says, or else as the transform has recorded.
+    """An image with its place: as its file says, or else as the transform has recorded it.
 
-    Raises ImageError if it is not what, or does not cover what, the transform was made for.
+    Raises ImageError if it does not fit or does not cover the image that was registered.
     """
     if recorded is None:
         return image

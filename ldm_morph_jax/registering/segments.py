@@ -136,7 +136,7 @@ class Segments:
 def segments_of(
     curves: Sequence[Curve], pixels: Mapping[str, int], times: np.ndarray, end_systole: float
 ) -> Segments:
-    """Of one slice; `times` and `end_systole` from the reference frame."""
+    """Segments of one slice; `times` and `end_systole` count from the reference frame."""
     strains = {
         (curve.direction, curve.region): curve.values
         for curve in curves
@@ -146,7 +146,7 @@ def segments_of(
 
 
 def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> Segments:
-    """Of a stack: means over pixels of the slices' records (summary.json)."""
+    """Segments of a stack: means over the pixels of its slices (their summary.json)."""
     total, pixels = {}, {}
     for record in slices:
         sizes = record.get("segment_pixels") or {}

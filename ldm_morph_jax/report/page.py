@@ -54,7 +54,7 @@ def theme() -> dict:
 
 
 def provenance(content: Mapping) -> str:
-    """By what a result was made, of the content of metrics.json or summary.json."""
+    """Software, method and weights, from the content of metrics.json or summary.json."""
     software = content["software"]
     parts = [
         f"{software['name']} {software['version']}",

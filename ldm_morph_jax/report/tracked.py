@@ -351,7 +351,7 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
 
 
 def _interval(ends) -> str:
-    """Of a number that is shown in per cent: " (−17.0 to −13.0)"; "" without one."""
+    """An interval in per cent: " (−17.0 to −13.0)"; "" where there is none."""
     return "" if ends is None else f" ({' to '.join(map(UNITS[''].text, ends))})"
 
 

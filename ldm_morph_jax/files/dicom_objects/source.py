@@ -77,7 +77,7 @@ class Source:
 
     @property
     def thickness(self):
-        """Of a slice in mm; None where it does not tell."""
+        """Slice thickness in mm; None where unknown."""
         shared = list(self.header.get("SharedFunctionalGroupsSequence") or [])
         return group_value(shared, self.header, "PixelMeasuresSequence", "SliceThickness")
 
@@ -229,14 +229,14 @@ def need_highdicom(path) -> None:
 
 
 def frame_value(header, k: int, sequence: str, name: str):
-    """Of frame k (from 0) of a file, see `group_value`."""
+    """An attribute of frame k (from 0) of a file, see `group_value`."""
     own = (header.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
     shared = header.get("SharedFunctionalGroupsSequence") or []
     return group_value([*own, *shared], header, sequence, name)
 
 
 def group_value(groups, header, sequence: str, name: str):
-    """Of a frame: from its functional groups (own, then shared), else the file's; or None."""
+    """An attribute of a frame: of its functional groups (own, then shared), else of the file."""
     for group in groups:
         items = group.get(sequence)
         if items and items[0].get(name) is not None:
