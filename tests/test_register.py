@@ -24,6 +24,7 @@ import SimpleITK
 import threshold_anatomy
 from analytic_method import AnalyticMethod, heart
 from in_process import call
+from in_process import exit_status as run
 
 from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.geometry import plain_geometry
@@ -65,15 +66,6 @@ def analytic(monkeypatch):
     # pages are drawn here; in a process of its own: test_real_network_in_a_fresh_process
     monkeypatch.setattr(register, "drawing_apart", lambda wanted: contextlib.nullcontext())
     return method
-
-
-def run(command, *arguments):
-    """Run a command in this process; its exit status."""
-    try:
-        command.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 def on(folder, *more):

@@ -1,6 +1,7 @@
 """track: what it writes, how it refuses, what it keeps; the page in a browser."""
 
 import csv
+import functools
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod, searching
 from files import samples
+from in_process import exit_status
 
 from ldm_morph_jax import __version__, track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
@@ -73,13 +75,7 @@ def folder(beats, tmp_path_factory):
     return folder
 
 
-def run(*arguments):
-    """Run the command in this process; its exit status."""
-    try:
-        track.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+run = functools.partial(exit_status, track)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from analytic_method import AnalyticMethod, heart
+from in_process import exit_status
 
 from ldm_morph_jax import register, track, warp
 from ldm_morph_jax.files.errors import FileError
@@ -140,11 +141,7 @@ class Cohort:
         """Exit status; `done` counts what was computed."""
         self.done = 0
         arguments = ["--batch", self.folder / "table.csv", "--out", out, "--no-report"]
-        try:
-            self.command.main([str(a) for a in (*arguments, *self.options, *more)])
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return exit_status(self.command, *arguments, *self.options, *more)
 
 
 @pytest.fixture(params=[register, track], ids=["register", "track"])
@@ -278,11 +275,7 @@ def test_warp_of_a_table(tmp_path, monkeypatch, capsys):
     out = tmp_path / "warped"
 
     def run():
-        try:
-            warp.main(["--batch", str(tmp_path / "warps.csv"), "--out", str(out)])
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return exit_status(warp, "--batch", str(tmp_path / "warps.csv"), "--out", str(out))
 
     assert run() == 1
     rows = {row["id"]: row for row in read_table(out / "summary.csv")}
