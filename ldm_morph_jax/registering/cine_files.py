@@ -32,7 +32,6 @@ from ldm_morph_jax.registering.outputs import (
     ALL_OF_CINE,
     ALL_OF_STACK,
     SUMMARY,
-    cine_figures,
     draw_cine_pages,
     draw_stack_pages,
     software,
@@ -134,7 +133,7 @@ def _known_or_found(options, cine) -> Known:
 
 def _write(options, known: Known, load) -> dict:
     """Track, measure, write."""
-    cine, anatomy, source = known.cine, known.anatomy, None
+    cine, source = known.cine, None
     if options.dicom:
         source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
     shown = VOLUME if cine.frames.ndim == 4 else options.slice
@@ -158,16 +157,9 @@ def _write(options, known: Known, load) -> dict:
         }
         tracked.write(folder)
         written = time.perf_counter()
-        if options.report:
-            draw_cine_pages(
-                folder, tracked, anatomy, tracked.measures, content, tracked.segment_rows
-            )
+        figures = draw_cine_pages(folder, tracked, content) if options.report else []
         if source is not None:
-            figures = cine_figures(tracked, tracked.measures, content) if options.report else []
-            rows = tracked.segment_rows
-            dicom_results.write_cine(
-                folder / "dicom", source, tracked, anatomy, content, rows, figures
-            )
+            dicom_results.write_cine(folder / "dicom", source, tracked, content, figures)
         seconds = {
             "tracking": done - begin,
             "measures_and_files": written - done,

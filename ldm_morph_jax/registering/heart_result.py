@@ -24,10 +24,8 @@ from ldm_morph_jax.registering.outputs import (
     cine_figures,
     draw_cine_pages,
     software,
-    time_name,
     write_frames,
     write_record,
-    write_segments,
     write_tables,
 )
 from ldm_morph_jax.registering.result import Tracked
@@ -147,7 +145,7 @@ class TrackedHeart(Tracked):
 
     def plot(self) -> "Figure":
         """The figure of curves.png. Raises ValueError where nothing was measured."""
-        figures = cine_figures(self, self.measures, self.summary)
+        figures = cine_figures(self, self.summary)
         if not figures:
             raise ValueError(f"nothing to plot: {'; '.join(self.measures.notes)}")
         return figures[0]
@@ -167,17 +165,13 @@ class TrackedHeart(Tracked):
             content = self.summary | {"software": software(self.weights_sha256)}
             self.write(stage)
             if report:
-                rows = self.segment_rows
-                draw_cine_pages(stage, self, self.anatomy, self.measures, content, rows)
+                draw_cine_pages(stage, self, content)
             write_record(stage, SUMMARY, content)
 
     def write(self, folder: Path) -> None:
         """Transforms, frames, masks and tables."""
-        write_frames(folder, self, self.anatomy)
-        write_tables(folder, self, self.measures)
-        rows = self.segment_rows
-        if rows:
-            write_segments(folder / "segments.csv", rows, time_name(self.cine.times is not None))
+        write_frames(folder, self)
+        write_tables(folder, self)
 
 
 def track_heart(

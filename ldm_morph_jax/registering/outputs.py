@@ -53,8 +53,7 @@ from ldm_morph_jax.registering.result import Registration, Tracked
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ldm_morph_jax.registering.anatomy import Anatomy
-    from ldm_morph_jax.registering.heart import Measures
+    from ldm_morph_jax.registering.heart_result import TrackedHeart
 
 # The record of a result, written last: all other files are there where it is.
 METRICS, SUMMARY = "metrics.json", "summary.json"
@@ -259,31 +258,33 @@ def _unit(array, like=None) -> np.ndarray:
 # ---------------------------------------------------------------------------- cines
 
 
-def write_frames(folder: Path, tracked: Tracked, anatomy: "Anatomy") -> None:
+def write_frames(folder: Path, heart: "TrackedHeart") -> None:
     """Transforms, warped frames and masks, one file per frame."""
-    with_mask = anatomy.labels is not None
+    with_mask = heart.anatomy.labels is not None
     for name in ("displacement", "inverse_displacement", "warped", *["masks"] * with_mask):
         (folder / name).mkdir()
-    digits = max(3, len(str(len(tracked.times) - 1)))
-    for t in range(len(tracked.times)):
+    digits = max(3, len(str(len(heart.times) - 1)))
+    for t in range(len(heart.times)):
         file = f"frame_{t:0{digits}d}.nii.gz"
-        write_transform(folder / "displacement" / file, tracked.transform(t))
-        write_transform(folder / "inverse_displacement" / file, tracked.inverse_transform(t))
-        write_image(folder / "warped" / file, tracked.warped(t), tracked.geometry)
+        write_transform(folder / "displacement" / file, heart.transform(t))
+        write_transform(folder / "inverse_displacement" / file, heart.inverse_transform(t))
+        write_image(folder / "warped" / file, heart.warped(t), heart.geometry)
         if with_mask:
-            labels = tracked.carried(anatomy.labels, t)
-            write_image(folder / "masks" / file, labels, tracked.geometry)
+            labels = heart.carried(heart.anatomy.labels, t)
+            write_image(folder / "masks" / file, labels, heart.geometry)
 
 
-def write_tables(folder: Path, tracked: Tracked, measures: "Measures") -> None:
-    """curves.csv, contours.csv, landmarks.csv."""
-    column = time_name(tracked.cine.times is not None)
-    write_curves(folder / "curves.csv", tracked.times, measures.table, column)
+def write_tables(folder: Path, heart: "TrackedHeart") -> None:
+    """curves.csv, contours.csv, landmarks.csv, segments.csv."""
+    column, measures = time_name(heart.cine.times is not None), heart.measures
+    write_curves(folder / "curves.csv", heart.times, measures.table, column)
     landmarks = {name: points[:, None] for name, points in measures.landmarks.items()}
     for kind, carried in (("contour", measures.contours), ("landmark", landmarks)):
         if carried:
             header = ["frame", column, kind, "row", "column", "x_mm", "y_mm"]
-            _write_csv(folder / f"{kind}s.csv", header, _rows_of_points(tracked, carried))
+            _write_csv(folder / f"{kind}s.csv", header, _rows_of_points(heart, carried))
+    if rows := heart.segment_rows:
+        write_segments(folder / "segments.csv", rows, column)
 
 
 def _rows_of_points(tracked: Tracked, carried: Mapping[str, np.ndarray]) -> Iterator[list]:
@@ -329,35 +330,31 @@ def _cell(value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def draw_cine_pages(
-    folder: Path,
-    tracked: Tracked,
-    anatomy: "Anatomy",
-    measures: "Measures",
-    content: Mapping,
-    rows: Sequence[Mapping],
-) -> None:
-    """curves.png, beat.gif and report.html; of volumes bullseye.png, too, of the `rows` of the
-    segments."""
+def draw_cine_pages(folder: Path, heart: "TrackedHeart", content: Mapping) -> list["Figure"]:
+    """curves.png, beat.gif and report.html; of volumes bullseye.png, too.
+
+    `content` is of summary.json. Returns the figure of curves.png, if there is one.
+    """
     from ldm_morph_jax.registering.heart import main_strain
     from ldm_morph_jax.report import stack
     from ldm_morph_jax.report import tracked as report
     from ldm_morph_jax.report.style import png_bytes
 
-    for figure in cine_figures(tracked, measures, content):
+    figures, rows = cine_figures(heart, content), heart.segment_rows
+    for figure in figures:
         (folder / "curves.png").write_bytes(png_bytes(figure))
-    seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
+    seconds = heart.times if heart.cine.times is not None else heart.times / 25
     pages, outlines = [], []
-    in_space = tracked.geometry.dimension == 3
-    names, *sectors = ([],) if in_space else _sectors(tracked, anatomy)
-    if in_space and (figures := stack.bullseyes(rows)):
-        (folder / "bullseye.png").write_bytes(png_bytes(figures[0]))
+    in_space = heart.geometry.dimension == 3
+    names, *sectors = ([],) if in_space else _sectors(heart)
+    if in_space and (maps := stack.bullseyes(rows)):
+        (folder / "bullseye.png").write_bytes(png_bytes(maps[0]))
     draw = _views_of_volume if in_space else _views
     shape: tuple[int, ...] = ()
 
     def pictures():
         nonlocal shape
-        for view in draw(tracked, anatomy, measures, *sectors):
+        for view in draw(heart, *sectors):
             shape = view["image"].shape
             pages.append(report.frame_page(view))
             outlines.extend(line for lines in view["contours"].values() for line in lines)
@@ -368,28 +365,30 @@ def draw_cine_pages(
         folder / "report.html",
         frames=pages,
         shape=shape,
-        spacing=tracked.spacing[-2:],
+        spacing=heart.spacing[-2:],
         outlines=outlines,
-        times=tracked.times,
+        times=heart.times,
         seconds=seconds,
-        time_label=_time_label(tracked),
-        curves=measures.curves,
-        strain_name=main_strain(anatomy.view),
+        time_label=_time_label(heart),
+        curves=heart.measures.curves,
+        strain_name=main_strain(heart.anatomy.view),
         sectors=names,
         maps=stack.bullseye_maps(rows) if in_space else (),
         summary=content,
     )
+    return figures
 
 
-def cine_figures(tracked: Tracked, measures: "Measures", content: Mapping) -> list["Figure"]:
+def cine_figures(heart: "TrackedHeart", content: Mapping) -> list["Figure"]:
     """The plot of the curves; none where nothing was measured. `content` is of summary.json."""
     from ldm_morph_jax.report import tracked as report
 
-    groups = report.curve_groups(measures.curves)
+    curves = heart.measures.curves
+    groups = report.curve_groups(curves)
     if not groups:
         return []
-    moments = report.moments(content, measures.curves, tracked.times)
-    return [report.curves_figure(tracked.times, groups, _time_label(tracked), moments)]
+    moments = report.moments(content, curves, heart.times)
+    return [report.curves_figure(heart.times, groups, _time_label(heart), moments)]
 
 
 def _time_label(tracked) -> str:
@@ -414,47 +413,47 @@ def draw_stack_pages(
     return figures
 
 
-def _sectors(tracked, anatomy) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+def _sectors(heart) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
     """(names of sectors, where they stand `[K, 2]`, lines between sectors) on the reference."""
     from ldm_morph_jax.registering.heart import wall_sectors
     from ldm_morph_jax.report.views import sector_labels, sector_lines
 
-    if not (anatomy.has_wall and anatomy.has_cavity):
+    if not (heart.anatomy.has_wall and heart.anatomy.has_cavity):
         return [], np.empty((0, 2)), []
-    numbers, names = wall_sectors(tracked, anatomy)
+    numbers, names = wall_sectors(heart, heart.anatomy)
     labels = sector_labels(numbers)
     seen = np.isfinite(labels).all(axis=1)
     names = [name for name, there in zip(names, seen, strict=False) if there]
     return names, labels[seen], sector_lines(numbers)
 
 
-def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
+def _views(heart, labels, sectors) -> Iterator[dict]:
     """What `report.tracked` draws of every frame: everything lies on that frame."""
     from ldm_morph_jax.registering.heart import strain_maps
 
-    lines = _tissue_lines(tracked.geometry.shape)
+    lines, measures = _tissue_lines(heart.geometry.shape), heart.measures
 
     def carried(points, t):
-        return points + sample_vectors(tracked.displacement[t], points)
+        return points + sample_vectors(heart.displacement[t], points)
 
-    shown = _window(tracked)
-    for t, strain in enumerate(strain_maps(tracked, anatomy)):
+    shown = _window(heart)
+    for t, strain in enumerate(strain_maps(heart, heart.anatomy)):
         yield {
-            "image": shown(tracked.cine.frames[t]),
+            "image": shown(heart.cine.frames[t]),
             "contours": {name: [points[t]] for name, points in measures.contours.items()},
-            "closed": anatomy.closed,
+            "closed": heart.anatomy.closed,
             "landmarks": np.array([points[t] for points in measures.landmarks.values()]),
             "grid": [carried(line, t) for line in lines],
             "sectors": [carried(line, t) for line in sectors],
             "labels": carried(labels, t) if len(labels) else labels,
             "strain": strain,
-            "spacing": tracked.spacing,
+            "spacing": heart.spacing,
         }
 
 
-def _window(tracked) -> Callable[[np.ndarray], np.ndarray]:
+def _window(heart) -> Callable[[np.ndarray], np.ndarray]:
     """Brings grey values of any frame to [0, 1] on one scale."""
-    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
+    low, high = np.percentile(heart.cine.frames[heart.reference], [0.5, 99.5])
 
     def shown(frame):
         return np.clip((frame.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
@@ -462,13 +461,14 @@ def _window(tracked) -> Callable[[np.ndarray], np.ndarray]:
     return shown
 
 
-def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
+def _views_of_volume(heart) -> Iterator[dict]:
     """As `_views`: a slice of the basal, the middle and the apical third side by side, around the
     heart, with the outlines of what the mask has been carried to."""
     from ldm_morph_jax.registering.anatomy import closed_outline
     from ldm_morph_jax.registering.heart import strain_maps
 
-    slices, box = _shown_slices(anatomy, tracked.geometry.shape)
+    anatomy = heart.anatomy
+    slices, box = _shown_slices(anatomy, heart.geometry.shape)
     width = box[1].stop - box[1].start
 
     def beside(volume):
@@ -478,15 +478,15 @@ def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
         planes = [(k * width, mask[s][box]) for k, s in enumerate(slices)]
         return [closed_outline(plane) + [0, left] for left, plane in planes if plane.any()]
 
-    shown = _window(tracked)
-    for t, strain in enumerate(strain_maps(tracked, anatomy)):
+    shown = _window(heart)
+    for t, strain in enumerate(strain_maps(heart, anatomy)):
         contours = {}
         if anatomy.has_cavity:
-            carried = tracked.carried(anatomy.cavity + 2 * anatomy.wall, t)
+            carried = heart.carried(anatomy.cavity + 2 * anatomy.wall, t)
             contours["endo"] = outlines(carried == 1)
             contours |= {"epi": outlines(carried > 0)} if anatomy.has_wall else {}
         yield {
-            "image": beside(shown(tracked.cine.frames[t])),
+            "image": beside(shown(heart.cine.frames[t])),
             "contours": contours,
             "closed": True,
             "landmarks": np.empty((0, 2)),
@@ -494,7 +494,7 @@ def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
             "sectors": [],
             "labels": np.empty((0, 2)),
             "strain": None if strain is None else beside(strain),
-            "spacing": tracked.spacing[1:],
+            "spacing": heart.spacing[1:],
         }
 
 
