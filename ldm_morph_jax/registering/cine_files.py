@@ -173,7 +173,7 @@ def _write(options, known: Known, load) -> dict:
 
 @contextlib.contextmanager
 def _progress(name: str, cine) -> Iterator[Callable[[float], None]]:
-    """Tells on stderr how much of a cine is done and how long the rest will take."""
+    """A progress bar of the frames of a cine, on stderr."""
     with tqdm(total=len(cine.frames), desc=name, unit="frame", mininterval=1, delay=1) as bar:
         yield lambda share: bar.update(int(share * bar.total) - bar.n)
 
@@ -254,10 +254,10 @@ def _track_slices(options, load) -> dict:
 def _of_ventricle(
     content: Mapping, slices: Sequence[Mapping], distance: float, valves: Mapping[str, float]
 ) -> tuple[dict, dict[str, np.ndarray], list[dict]]:
-    """What slices `distance` mm apart tell together, where they show a cavity.
+    """Measure a ventricle by slices that are `distance` mm apart.
 
-    Numbers of summary.json, of which `content` has the reference, levels and names of the slices;
-    columns of curves.csv; rows of segments.csv.
+    Returns numbers of summary.json, columns of curves.csv and rows of segments.csv. `content` has
+    the reference, and the levels and names of the slices. Without a cavity nothing is measured.
     """
     reference, names = content["reference"], content["slices"]
     times = np.array(content["cine"]["times"])

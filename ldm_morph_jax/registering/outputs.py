@@ -1,4 +1,4 @@
-"""The files that results become, all of them or none.
+"""Write the files of a result, all of them or none.
 
 Of a pair:
 
@@ -75,7 +75,7 @@ _GRID_LINES = 16  # along the longer side
 
 
 def software(weights_sha256: str | None) -> dict[str, str | None]:
-    """What makes a result, and when (UTC)."""
+    """Name, version, date (UTC) and weights of the software that makes a result."""
     return {
         "name": "ldm-morph",
         "version": __version__,
@@ -249,7 +249,7 @@ def _planes(arrays, spacing) -> dict[str, dict]:
 
 
 def _unit(array, like=None) -> np.ndarray:
-    """To [0, 1], on the scale of `like` (or itself), which a few very bright pixels do not set."""
+    """To [0, 1], on the scale of `like` (or itself), ignoring a few very bright pixels."""
     like = array if like is None else like
     low, high = grey_limits(like, (0.2, 99.8))
     return np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
@@ -288,7 +288,7 @@ def write_tables(folder: Path, heart: "TrackedHeart") -> None:
 
 
 def _rows_of_points(tracked: Tracked, carried: Mapping[str, np.ndarray]) -> Iterator[list]:
-    """Of points by name, `[T, N, 2]` each: where they are, in pixels and mm."""
+    """Positions of points, name -> `[T, N, 2]`, in pixels and mm."""
     for t, time in enumerate(tracked.times):
         for name, points in carried.items():
             for place in np.hstack([points[t], tracked.geometry.to_physical(points[t])]):
@@ -296,7 +296,7 @@ def _rows_of_points(tracked: Tracked, carried: Mapping[str, np.ndarray]) -> Iter
 
 
 def time_name(known: bool) -> str:
-    """The column of times: seconds where they are known, or nothing but the number of the frame."""
+    """The column of times: seconds where they are known, else numbers of frames."""
     return "time_s" if known else "time_frames"
 
 
