@@ -21,7 +21,7 @@ from ldm_morph_jax.report.panels import (
     show,
 )
 from ldm_morph_jax.report.style import DIFFERENCE_MAP, MOTION_MAP
-from ldm_morph_jax.report.views import pair_view
+from ldm_morph_jax.report.views import PairView, pair_view
 from ldm_morph_jax.report.volumes import middle_planes
 
 
@@ -155,14 +155,10 @@ def pairs_sheet(
 
 
 def methods_sheet(
-    moving,
-    fixed,
-    displacements: Mapping[str, np.ndarray],
+    views: Mapping[str, PairView],
     *,
-    labels: Mapping[int, str] | None = None,
     captions: Mapping[str, str] | None = None,
     title: str = "",
-    **more,
 ) -> Figure:
     """One pair under several methods, a column each: warped, |difference| to fixed, deformed grid.
 
@@ -170,19 +166,12 @@ def methods_sheet(
     one scale, and so do all grids.
 
     Args:
-        moving, fixed: see `pair_view`.
-        displacements: name of a method -> `[H, W, 2]`, pixels, pull-back.
-        labels: label -> name of the structures to outline; None for all but 0.
+        views: name of a method -> the pair as it registered it.
         captions: name of a method -> text below its name, e.g. its scores.
         title: text above.
-        more: arguments of `pair_view`.
     """
-    if not displacements:
-        raise ValueError("displacements: found none, expected method -> displacement")
-    views = {
-        name: pair_view(moving, fixed, displacement, labels=labels, **more)
-        for name, displacement in displacements.items()
-    }
+    if not views:
+        raise ValueError("views: found none, expected method -> view of the pair")
     pair = next(iter(views.values()))
     limit = max(view.difference_limit for view in views.values())
     norm = Normalize(0, max(view.motion_limit for view in views.values()))
