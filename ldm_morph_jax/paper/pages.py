@@ -60,7 +60,7 @@ def write_benchmark(config, results: Sequence[Result], out: Path) -> None:
     for name, (caption, figure) in sheets(config, results, out).items():
         png = png_bytes(figure)
         write_file(out / "figures" / f"{name}.png", png)
-        shown.append({"caption": caption, "themes": None, "image": page.png_uri(png)})
+        shown.append({"caption": caption, "themes": None, "image": page.file_uri(png)})
     text = page.render(
         "benchmark.html",
         title=config.title,

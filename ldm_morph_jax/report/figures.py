@@ -30,10 +30,7 @@ def pair_figure(
     fixed,
     displacement,
     *,
-    moving_mask=None,
-    fixed_mask=None,
     labels: Mapping[int, str] | None = None,
-    spacing=None,
     title: str = "",
     **more,
 ) -> Figure:
@@ -44,24 +41,13 @@ def pair_figure(
     green. The three images share one window for display, see `PairView.window`.
 
     Args:
-        moving, fixed: `[H, W]` or `[H, W, 1]` in [0, 1].
-        displacement: `[H, W, 2]`, pixels, pull-back.
-        moving_mask, fixed_mask: integer labels of the same size, or None.
+        moving, fixed, displacement: see `pair_view`.
         labels: label -> name of the structures to outline and score; None for all but 0.
-        spacing: pixel size (row, column) in mm, for the proportions and HD95 in mm.
         title: e.g. the id of the pair.
-        more: arguments of `pair_view`.
+        more: arguments of `pair_view`; HD95 is in mm where there is a spacing.
     """
-    view = pair_view(
-        moving,
-        fixed,
-        displacement,
-        moving_mask=moving_mask,
-        fixed_mask=fixed_mask,
-        labels=labels,
-        spacing=spacing,
-        **more,
-    )
+    view = pair_view(moving, fixed, displacement, labels=labels, **more)
+    masks = more.get("moving_mask"), more.get("fixed_mask")
     height = 2.6 * view.aspect * view.moving.shape[0] / view.moving.shape[1]
     top = 0.32 + 0.34 * bool(title)
     figure, axes = _panels(
@@ -78,7 +64,7 @@ def pair_figure(
     draw_moving(axes[0, 0], view)
     draw_fixed(axes[0, 1], view)
     draw_warped(axes[0, 2], view)
-    draw_scores(axes[0, 3], view, moving_mask, fixed_mask, labels, spacing)
+    draw_scores(axes[0, 3], view, *masks, labels, more.get("spacing"))
     draw_difference(axes[1, 0], view, view.difference_before)
     draw_difference(axes[1, 1], view, view.difference_after)
     draw_grid(axes[1, 2], view)
