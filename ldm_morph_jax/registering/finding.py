@@ -2,8 +2,9 @@
 systole.
 
 The anatomy network sees every frame (`segmenting`). The cavity's area over time, which is the sum
-of its probabilities, tells end-diastole (largest) and end-systole (smallest). What is doubtful is
-said: each finding can be overruled by the option that names it.
+of its probabilities where end-diastole shows the cavity, tells end-diastole (largest) and
+end-systole (smallest). What is doubtful is said: each finding can be overruled by the option that
+names it.
 """
 
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ _LEAST_CHANGE = 0.08  # of the cavity's area: less is no beat
 _UNSURE_FRAMES = 0.1  # of a cine: a larger share is a doubt
 _FAR = 0.25  # of the largest area: a frame further from the median of three is wrong
 _ALIKE = 0.02  # areas that differ by a smaller share are equally large
+_AROUND = 0.3  # of the radius of the largest cavity: beyond it, what looks like a cavity is none
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def find_heart(
     seen = segment(model, list(frames), spacing)
     cavity = model.label(CAVITY)
     confidence = np.array([one.confidence for one in seen])
-    areas = np.array([one.probabilities[..., cavity].sum() for one in seen], float)
+    likely = np.stack([one.probabilities[..., cavity] for one in seen])
+    largest = without_outliers(likely.sum(axis=(1, 2))).argmax()
+    areas = likely[:, _around(_one_heart(seen[largest], cavity) == cavity)].sum(axis=1)
     curve = without_outliers(areas)
     end_diastole, end_systole = int(curve.argmax()), int(curve.argmin())
     reference = end_diastole if reference is None else reference
@@ -216,6 +220,12 @@ def _one_heart(seen: Segmentation, cavity: int) -> np.ndarray:
     labels[(labels == cavity) & ~largest] = 0
     labels[ndimage.binary_fill_holes(largest)] = cavity
     return labels
+
+
+def _around(cavity: np.ndarray) -> np.ndarray:
+    """Where a cavity may be in other frames, `[H, W]` bool; everywhere if this one is empty."""
+    radius = np.sqrt(np.count_nonzero(cavity) / np.pi)
+    return ndimage.distance_transform_edt(~cavity) <= _AROUND * radius if radius else ~cavity
 
 
 def _doubts(areas, unsure, end_diastole, end_systole, whole) -> tuple[str, ...]:
