@@ -26,9 +26,9 @@ from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.heart import (
     RADIAL_SIGMA,
     TANGENTIAL_SIGMA,
-    Curve,
     directions,
     main_strain,
+    strain_column,
     wall_sectors,
     wall_strain,
 )
@@ -148,16 +148,14 @@ def _strains(maps: Sequence[jax.Array], u, tracked, anatomy) -> dict[str, np.nda
         for region, curve in zip(
             ("wall", *names), np.concatenate([of_wall, of_sectors], axis=1).T, strict=False
         ):
-            by_column[Curve("strain", region, "", curve, direction).column] = curve
+            by_column[strain_column(direction, region)] = curve
     points = jnp.asarray(anatomy.contours["endo"], jnp.float32)
     before, after = (
         strain.contour_length(line, tracked.spacing, closed=anatomy.closed)
         for line in (points[None], strain.move_points(points, jnp.asarray(u, jnp.float32)))
     )
-    curve = Curve(
-        "strain", "endocardium", "", np.asarray(after / before - 1), main_strain(anatomy.view)
-    )
-    return by_column | {curve.column: curve.values}
+    column = strain_column(main_strain(anatomy.view), "endocardium")
+    return by_column | {column: np.asarray(after / before - 1)}
 
 
 def _tensor(truth: Path, frame: int) -> np.ndarray:

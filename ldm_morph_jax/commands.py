@@ -248,6 +248,13 @@ def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 # -- running
 
 
+def told_of_batch(rows: Sequence[dict], table: Path, done: str) -> bool:
+    """Print how many rows of a table are done, such as "pairs registered"; whether all are."""
+    good = sum(row["status"] != "failed" for row in rows)
+    print(f"{good} of {len(rows)} {done}; table in {table}")
+    return good == len(rows)
+
+
 def run(work: Callable[[], bool | None]) -> None:
     """Run a command's work; ValueError and the like become one line on stderr.
 

@@ -85,6 +85,8 @@ def paper_config() -> ConfigDict:
                 # statistics, softmax and displacements are always float32
                 "dtype": "float32",
                 "remat": False,  # True: recompute the blocks' activations in the backward pass
+                # devices that share one volume, each with some of its planes (one image: rows)
+                "devices_per_image": 1,
             },
             "data": {
                 "name": placeholder(str),

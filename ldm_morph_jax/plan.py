@@ -47,23 +47,23 @@ def run(options: Options) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.devices)
 
-    from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.profiling import costs
     from ldm_morph_jax.profiling.timing import convolution_speed
 
-    config, mesh = options.read_config(), data_mesh()
-    devices, planned = mesh.devices.size, {}
+    config, devices, planned = options.read_config(), jax.device_count(), {}
     for name in options.stages_of(config):
         print(f"counting {name}", file=sys.stderr, flush=True)
-        planned[name] = costs.plan_stage(config, name, mesh, cached=options.cached)
+        planned[name] = costs.plan_stage(config, name, cached=options.cached)
         if options.compile:
             print(f"compiling {name} for {devices} devices", file=sys.stderr, flush=True)
-            planned[name] |= costs.compiled_costs(config, name, mesh, cached=options.cached)
+            planned[name] |= costs.compiled_costs(config, name, cached=options.cached)
     print(costs.table(planned))
     kind = jax.devices()[0].device_kind
     memory = "; GB per device" if options.compile else ""
+    sharing = config.compute.devices_per_image
+    shared = f", {sharing} to a volume" if sharing > 1 else ""
     print(
-        f"{devices} x {kind}, jax {jax.__version__}, {config.compute.dtype}, "
+        f"{devices} x {kind}{shared}, jax {jax.__version__}, {config.compute.dtype}, "
         f"remat {config.compute.remat}, features cached {options.cached}{memory}"
     )
     facts = {

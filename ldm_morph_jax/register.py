@@ -22,10 +22,9 @@ def run(options: Options) -> bool:
     from ldm_morph_jax.registering import pair_files
 
     if options.batch:
-        rows, table = pair_files.register_table(options, load_model(options.model))
-        failed = sum(row["status"] == "failed" for row in rows)
-        print(f"{len(rows) - failed} of {len(rows)} pairs registered; table in {table}")
-        return not failed
+        return commands.told_of_batch(
+            *pair_files.register_table(options, load_model(options.model)), "pairs registered"
+        )
     with drawing_apart(options.report) as draw:
         metrics = pair_files.register_files(
             options, lambda: load_model(options.model, "once"), _STARTED, draw

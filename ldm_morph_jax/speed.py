@@ -40,7 +40,6 @@ def run(options: Options) -> None:
     """Do what the command line says."""
     import jax
 
-    from ldm_morph_jax.devices.mesh import data_mesh
     from ldm_morph_jax.methods import build_method
     from ldm_morph_jax.profiling.timing import peak_flops, time_registration, time_step
     from ldm_morph_jax.runs.directory import environment
@@ -52,13 +51,12 @@ def run(options: Options) -> None:
         found = ",".join(map(str, options.batches))
         raise ValueError(f"--batches: found {found}, expected numbers of pairs")
     frozen_features = build_method(config).reads_ldm
-    mesh = data_mesh()
-    print(f"{mesh.devices.size} x {jax.devices()[0].device_kind}, {config.compute.dtype}")
+    print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.compute.dtype}")
     steps, registrations = [], []
     for name in stages:
         has_cache = name == "diffusion" or (name == "registration" and frozen_features)
         for cached in (True, False) if has_cache else (False,):
-            timed = time_step(config, name, mesh, cached=cached, **limits)
+            timed = time_step(config, name, cached=cached, **limits)
             steps.append({"stage": name, "cached": cached if has_cache else None} | timed)
             _print_step(steps[-1])
     for batch in options.batches:

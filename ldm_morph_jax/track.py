@@ -23,10 +23,7 @@ def run(options: Options) -> bool:
         return None if options.model is None else load(options.model)
 
     if options.batch:
-        rows, table = cine_files.track_table(options, load())
-        failed = sum(row["status"] == "failed" for row in rows)
-        print(f"{len(rows) - failed} of {len(rows)} cines tracked; table in {table}")
-        return not failed
+        return commands.told_of_batch(*cine_files.track_table(options, load()), "cines tracked")
     print(cine_files.summary_text(cine_files.track_files(options, load), options.out))
     return True
 

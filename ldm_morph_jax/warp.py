@@ -19,10 +19,7 @@ def run(options: Options) -> bool:
     from ldm_morph_jax.registering import saved
 
     if options.batch:
-        rows, table = saved.warp_table(options)
-        failed = sum(row["status"] == "failed" for row in rows)
-        print(f"{len(rows) - failed} of {len(rows)} inputs carried; table in {table}")
-        return not failed
+        return commands.told_of_batch(*saved.warp_table(options), "inputs carried")
     carried = saved.warp_file(options)
     if carried.residual_mm is not None:
         print(f"inverse: residual {carried.residual_mm:.3g} mm at most")

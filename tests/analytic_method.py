@@ -36,6 +36,13 @@ class AnalyticMethod(Registrar):
         return self.displacement(moving, fixed)
 
 
+def searching():
+    """As `load()`, whose weights tracking does not use."""
+    registrar = AnalyticMethod()
+    registrar.by_default = True
+    return registrar
+
+
 def heart(shape, *, radius=0.5, centre=(0.0, 0.0), seed=0):
     """A ring on a smooth background, `[H, W]` float32 of about -200 to 900; pixels of any shape.
 

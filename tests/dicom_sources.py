@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from files.samples import item
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     EnhancedMRImageStorage,
@@ -70,14 +71,14 @@ def mr_file(path: Path, count=FRAMES) -> Path:
     file = _base(EnhancedMRImageStorage, generate_uid(), generate_uid(), frames(count)[::-1])
     file.FrameOfReferenceUID, file.PositionReferenceIndicator = generate_uid(), ""
     file.Modality, file.InstanceNumber, file.NumberOfFrames = "MR", 1, count
-    shared = _item(
-        PixelMeasuresSequence=[_item(PixelSpacing=list(MR_SPACING), SliceThickness=THICKNESS)],
-        PlaneOrientationSequence=[_item(ImageOrientationPatient=[*ACROSS, *DOWN])],
-        PlanePositionSequence=[_item(ImagePositionPatient=list(CORNER))],
+    shared = item(
+        PixelMeasuresSequence=[item(PixelSpacing=list(MR_SPACING), SliceThickness=THICKNESS)],
+        PlaneOrientationSequence=[item(ImageOrientationPatient=[*ACROSS, *DOWN])],
+        PlanePositionSequence=[item(ImagePositionPatient=list(CORNER))],
     )
     file.SharedFunctionalGroupsSequence = [shared]
     file.PerFrameFunctionalGroupsSequence = [
-        _item(CardiacSynchronizationSequence=[_item(NominalCardiacTriggerDelayTime=40.0 * t)])
+        item(CardiacSynchronizationSequence=[item(NominalCardiacTriggerDelayTime=40.0 * t)])
         for t in times
     ]
     file.save_as(path, enforce_file_format=True)
@@ -122,14 +123,14 @@ def structure_set(path: Path, contours: dict[str, list[np.ndarray]], place: str)
     file.SOPClassUID, file.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.481.3", generate_uid()
     file.Modality, file.StructureSetLabel = "RTSTRUCT", "heart"
     file.StructureSetROISequence = [
-        _item(ROINumber=n, ROIName=name, ReferencedFrameOfReferenceUID=place)
+        item(ROINumber=n, ROIName=name, ReferencedFrameOfReferenceUID=place)
         for n, name in enumerate(contours, start=1)
     ]
     file.ROIContourSequence = [
-        _item(
+        item(
             ReferencedROINumber=n,
             ContourSequence=[
-                _item(
+                item(
                     ContourGeometricType="CLOSED_PLANAR",
                     NumberOfContourPoints=len(points),
                     ContourData=[f"{x:.6g}" for x in points.ravel()],
@@ -164,7 +165,7 @@ def _base(storage, study, series, pixels) -> Dataset:
 
 
 def _region() -> Dataset:
-    return _item(
+    return item(
         RegionSpatialFormat=1,
         RegionDataType=1,
         RegionFlags=0,
@@ -177,10 +178,3 @@ def _region() -> Dataset:
         PhysicalDeltaX=US_SPACING[1] / 10,
         PhysicalDeltaY=US_SPACING[0] / 10,
     )
-
-
-def _item(**tags) -> Dataset:
-    one = Dataset()
-    for name, value in tags.items():
-        setattr(one, name, value)
-    return one

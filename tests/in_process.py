@@ -10,15 +10,22 @@ import traceback
 import jax
 
 
+def exit_status(command, *arguments) -> int:
+    """The exit status of a command (its module), run in this process."""
+    try:
+        command.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
 def call(name, *arguments) -> subprocess.CompletedProcess:
     """`ldm-morph NAME ARGUMENTS`, as `subprocess.run` would return it, tracebacks included."""
     command = importlib.import_module(f"ldm_morph_jax.{name}")
     out, err, status = io.StringIO(), io.StringIO(), 0
     with _settings_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            command.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code or 0
+            status = exit_status(command, *arguments)
         except Exception:
             traceback.print_exc()
             status = 1

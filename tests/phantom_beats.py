@@ -14,7 +14,7 @@ import numpy as np
 
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM, LV
 from ldm_morph_jax.data.phantom_cine import phantom_cine
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.registering.finding import find_heart
 from ldm_morph_jax.runs.anatomy import load_anatomy
 

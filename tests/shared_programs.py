@@ -32,10 +32,10 @@ def share(patch):
             programs[key] = stage_program(config, stage, cached=cached)
         return dataclasses.replace(programs[key], train=config[stage].train)
 
-    def shared_step(stage, mesh, *, seed):
+    def shared_step(stage, *, seed):
         key = (stage.step, seed)
         if key not in compiled:
-            compiled[key] = _Once(lower_step(stage, mesh, seed=seed))
+            compiled[key] = _Once(lower_step(stage, seed=seed))
         return compiled[key]
 
     def shared_method(config):

@@ -11,12 +11,12 @@ kept. At the end: the errors over all rows.
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from kept_rows import KeptRows
 from volume_motion import SHAPE, SPACING
 
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, ventricle
@@ -37,20 +37,11 @@ def main() -> None:
     parser.add_argument("--hearts", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    done = set()
-    if args.out.exists():
-        with open(args.out, newline="") as file:
-            done = {(int(row["seed"]), int(row["heart"])) for row in csv.DictReader(file)}
+    rows = KeptRows(args.out, ("seed", "heart"))
     for k in range(args.hearts):
-        if (args.seed, k) in done:
-            continue
-        row = {"seed": args.seed, "heart": k} | score(ventricle((args.seed, k), SHAPE, SPACING))
-        new = not args.out.exists()
-        with open(args.out, "a", newline="") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        if (args.seed, k) not in rows:
+            found = score(ventricle((args.seed, k), SHAPE, SPACING))
+            rows.add({"seed": args.seed, "heart": k} | found)
     print(sentence(pd.read_csv(args.out)))
 
 

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod
+from in_process import exit_status as run
 
 from ldm_morph_jax import jacobian, register, track, warp
 from ldm_morph_jax.data.phantom_cine import phantom_cine
@@ -34,15 +35,6 @@ def quick_search():
         patch.setattr(tracking, "SEARCH", Refinement(levels=(2, 1), steps=(10, 5)))
         patch.setattr(tracking, "DEFAULTS", Tracking(key_frames=3, chunk=5))
         yield
-
-
-def run(command, *arguments):
-    """Run a command in this process; its exit status."""
-    try:
-        command.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def assert_valid(path):

@@ -248,25 +248,18 @@ def test_intervals_are_those_of_the_calibration_and_hold():
     }
 
 
-def test_table_of_verdicts_follows_from_its_rows():
-    text = (ROOT / "docs/registering.md").read_text(encoding="utf-8")
-    table = pd.read_csv(ROOT / "docs/results/register/verdict.csv")
-    _, found = table_after(text.partition("register/verdict.csv -->")[2])
-    assert found == table_after(verdict_limits.markdown(table))[1]
-
-
-def test_table_of_recognised_images_follows_from_its_rows():
-    text = (ROOT / "docs/registering.md").read_text(encoding="utf-8")
-    table = pd.read_csv(ROOT / "docs/results/register/recognised.csv")
-    _, found = table_after(text.partition("register/recognised.csv -->")[2])
-    assert found == table_after(recognised_images.markdown(table))[1]
-
-
-def test_table_of_verdicts_on_hearts_follows_from_its_rows():
-    text = (ROOT / "docs/tracking.md").read_text(encoding="utf-8")
-    table = pd.read_csv(ROOT / "docs/results/tracking/verdict.csv")
-    _, found = table_after(text.partition("tracking/verdict.csv -->")[2])
-    assert found == table_after(heart_verdict_limits.markdown(table))[1]
+@pytest.mark.parametrize(
+    "page, rows, markdown",
+    (
+        ("registering", "register/verdict.csv", verdict_limits.markdown),
+        ("registering", "register/recognised.csv", recognised_images.markdown),
+        ("tracking", "tracking/verdict.csv", heart_verdict_limits.markdown),
+    ),
+)
+def test_a_table_follows_from_its_rows(page, rows, markdown):
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    _, found = table_after(text.partition(f"{rows} -->")[2])
+    assert found == table_after(markdown(pd.read_csv(ROOT / "docs/results" / rows)))[1]
 
 
 def test_tables_of_times_follow_from_the_logs():

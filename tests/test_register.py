@@ -24,11 +24,13 @@ import SimpleITK
 import threshold_anatomy
 from analytic_method import AnalyticMethod, heart
 from in_process import call
+from in_process import exit_status as run
 
 from ldm_morph_jax import __version__, jacobian, register, warp
-from ldm_morph_jax.files.images import plain_geometry, write_image
+from ldm_morph_jax.files.geometry import plain_geometry
 from ldm_morph_jax.files.transforms import read_transform
-from ldm_morph_jax.registering import method, pair_files
+from ldm_morph_jax.files.writing import write_image
+from ldm_morph_jax.registering import method
 from ldm_morph_jax.registering.method import Registrar, load
 from ldm_morph_jax.runs.weights import WeightsError, save_weights
 
@@ -64,15 +66,6 @@ def analytic(monkeypatch):
     # pages are drawn here; in a process of its own: test_real_network_in_a_fresh_process
     monkeypatch.setattr(register, "drawing_apart", lambda wanted: contextlib.nullcontext())
     return method
-
-
-def run(command, *arguments):
-    """Run a command in this process; its exit status."""
-    try:
-        command.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 def on(folder, *more):
@@ -810,7 +803,7 @@ def test_a_search_guided_by_anatomy(tmp_path, analytic, monkeypatch):
     structures = ("left ventricle", "myocardium", "left atrium")
     model = dataclasses.replace(threshold_anatomy.Threshold(), structures=structures)
     object.__setattr__(model, "probabilities", bright_is_cavity)
-    monkeypatch.setattr(pair_files, "anatomy_network", lambda name: model)
+    monkeypatch.setattr(method, "anatomy_network", lambda name: model)
     files = {}
     for name, radius in (("moving", 16), ("fixed", 12)):
         image, _ = threshold_anatomy.heart(radius, centre=(48, 48), shape=(96, 96))
@@ -822,7 +815,6 @@ def test_a_search_guided_by_anatomy(tmp_path, analytic, monkeypatch):
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["anatomy"]["network"] == "threshold" and metrics["anatomy"]["used"] == [True]
-    monkeypatch.setattr(method, "anatomy_network", lambda name: model)
     result = analytic(**files, anatomy="x", spacing=1.5, refine=6)
     assert result.metrics["anatomy"] == metrics["anatomy"]
     object.__setattr__(model, "least_confidence", 1.1)

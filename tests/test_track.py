@@ -1,6 +1,7 @@
 """track: what it writes, how it refuses, what it keeps; the page in a browser."""
 
 import csv
+import functools
 import json
 import re
 from pathlib import Path
@@ -12,16 +13,17 @@ import PIL.Image
 import pydicom
 import pytest
 import SimpleITK
-from analytic_method import AnalyticMethod
+from analytic_method import AnalyticMethod, searching
 from files import samples
+from in_process import exit_status
 
 from ldm_morph_jax import __version__, track
 from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.data.windows import Window
 from ldm_morph_jax.files import movies
-from ldm_morph_jax.files.errors import FileError
+from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import ImageError, read_image
+from ldm_morph_jax.files.images import read_image
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, tracking
@@ -73,13 +75,7 @@ def folder(beats, tmp_path_factory):
     return folder
 
 
-def run(*arguments):
-    """Run the command in this process; its exit status."""
-    try:
-        track.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+run = functools.partial(exit_status, track)
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +219,6 @@ def test_apical_view(folder, beats):
     assert -0.35 < content["strain"]["endocardial_longitudinal_strain"]["peak"] < -0.05
     assert content["strain"]["longitudinal_strain_basal_first"]["peak"] < 0
     assert "drift_px" not in content  # nobody said that the beat is whole
-
-
-def searching():
-    """As `load()`, whose weights tracking does not use."""
-    registrar = AnalyticMethod()
-    registrar.by_default = True
-    return registrar
 
 
 def test_in_python_as_on_the_command_line(sax, folder, tmp_path):
@@ -402,11 +391,11 @@ def test_slices_are_kept(beats, tmp_path, monkeypatch, capsys):
     arguments = (*arguments, "--slice", "all", "--no-report", "--out", out)
     calls, real = [], cine_files.track_heart
 
-    def stops_at_the_second(cine, *rest, **options):
+    def stops_at_the_second(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise OSError("power cut")
-        return real(cine, *rest, **options)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(cine_files, "track_heart", stops_at_the_second)
     assert run(*arguments) == 2
@@ -466,8 +455,8 @@ def test_ultrasound_of_two_scales_with_masks_of_all_frames(beats, tmp_path, monk
     files = ("--cine", tmp_path / "us.dcm", "--mask", tmp_path / "masks.npy")
     tracked, labels, real = [], [], cine_files.anatomies.anatomy_of_mask
 
-    def stops(cine, *rest, **options):
-        tracked.append(cine)
+    def stops(known, *rest, **options):
+        tracked.append(known.cine)
         raise OSError("far enough")
 
     def looks(mask, *rest, **options):

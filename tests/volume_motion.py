@@ -11,13 +11,13 @@ to themselves, and with the frames exchanged. At the end: a table of all rows.
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from kept_rows import KeptRows
 
 from ldm_morph_jax.data.ventricle import MYOCARDIUM, ventricle
 from ldm_morph_jax.files.movies import cine_from_arrays
@@ -43,23 +43,16 @@ def main() -> None:
     parser.add_argument("--laws", type=int, default=0, help="of so many hearts")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    registrar, done = load_model("sunnybrook-symmetric"), set()
-    if args.out.exists():
-        with open(args.out, newline="") as file:
-            done = {(int(r["seed"]), int(r["heart"]), r["method"]) for r in csv.DictReader(file)}
+    registrar = load_model("sunnybrook-symmetric")
+    rows = KeptRows(args.out, ("seed", "heart", "method"))
     for k in range(args.hearts):
         for method in args.methods:
-            if (args.seed, k, method) in done:
+            if (args.seed, k, method) in rows:
                 continue
             names = {"seed": args.seed, "heart": k, "method": method}
             laws = method == "register" and k < args.laws
-            row = names | score(ventricle((args.seed, k), SHAPE, SPACING), method, registrar, laws)
-            new = not args.out.exists()
-            with open(args.out, "a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            heart = ventricle((args.seed, k), SHAPE, SPACING)
+            rows.add(names | score(heart, method, registrar, laws))
     print(table(pd.read_csv(args.out)))
 
 

@@ -12,13 +12,13 @@ with 95 % intervals by patient (bootstrap, seed 0).
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from kept_rows import KeptRows
 
 from ldm_morph_jax.files.images import VOLUME, read_image, read_mask
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
@@ -63,20 +63,10 @@ def main() -> None:
     args = parser.parse_args()
     first, last = map(int, args.patients.split("-"))
     registrar = load_model("sunnybrook-symmetric")
-    rows = []
-    if args.out.exists():
-        with open(args.out, newline="") as file:
-            rows = [row | {"patient": int(row["patient"])} for row in csv.DictReader(file)]
-    done = {(row["patient"], row["way"], row["mode"]) for row in rows}
-    with open(args.out, "a", newline="") as file:
-        for number in range(first, last + 1, args.step):
-            for row in patient_rows(args, registrar, number, done):
-                writer = csv.DictWriter(file, list(row))
-                if not rows:
-                    writer.writeheader()
-                writer.writerow(row)
-                file.flush()
-                rows.append(row)
+    rows = KeptRows(args.out, ("patient", "way", "mode"))
+    for number in range(first, last + 1, args.step):
+        for row in patient_rows(args, registrar, number, rows):
+            rows.add(row)
     print(table(pd.read_csv(args.out)))
 
 

@@ -18,11 +18,7 @@ import numpy as np
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.acdc import Acdc, phase_files, read_volume, resample
-from ldm_morph_jax.data.archive import (
-    NOT_THERE,
-    SPLITS,
-    ArchiveOptions,
-)
+from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveOptions
 from ldm_morph_jax.data.base import Entry, Found, Pair
 
 LAST_PATIENT = {"train": 80, "validation": 100, "test": 150}

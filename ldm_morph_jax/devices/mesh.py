@@ -1,13 +1,17 @@
-"""Data parallelism: one mesh axis over all devices, parameters replicated, batches sharded.
+"""The mesh of all devices: parameters replicated, batches sharded over rows and, perhaps, space.
 
 This replaces `jax.pmap`, which JAX now builds on `jit` and `shard_map`, keeps in maintenance only
 and does not recommend for new code. One `jax.jit` step over the mesh runs unchanged on a CPU, eight
 GPUs or a pod. Losses are means over the global batch, and XLA inserts the all-reduce. Random draws
 inside the step are global arrays, so one device and eight devices give the same numbers.
+
+Where a volume does not fit a device, several share it: each has some of its planes (of an image,
+rows). XLA then splits convolutions, and exchanges the planes at the borders.
 """
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -15,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldm_morph_jax.devices import processes
 from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.models.backend import straightforward
 
 
 def available() -> list[jax.Device]:
@@ -29,59 +34,125 @@ def available() -> list[jax.Device]:
         ) from None
 
 
-def data_mesh(devices=None) -> Mesh:
-    """A one-axis `("data",)` mesh over all devices of all processes.
+def data_mesh(devices_per_image: int = 1, devices=None) -> Mesh:
+    """A `("data", "space")` mesh over all devices of all processes, or over those given.
 
-    The axis is Auto: window partitions reshape across the sharded batch axis, which an Explicit
-    mesh (the default of `jax.make_mesh`) refuses.
+    The axes are Auto: window partitions reshape across sharded axes, which an Explicit mesh (the
+    default of `jax.make_mesh`) refuses.
+
+    Args:
+      devices_per_image: that share one image or volume, neighbours in one process where it has
+        enough.
+
+    Raises ValueError, naming the valid values, if all devices do not divide into such groups.
     """
     devices = available() if devices is None else devices
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    check_devices_per_image(devices_per_image, devices)
+    devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+    grid = np.asarray(devices).reshape(-1, devices_per_image)
+    return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_devices_per_image(devices_per_image: int, devices, **sizes: int) -> None:
+    """Raise ValueError, naming the valid values, if so many devices cannot share an image equally.
+
+    sizes: what of an image they have to divide besides, by name, for example planes=32.
+    """
+    in_process = len([d for d in devices if d.process_index == devices[0].process_index])
+
+    def problems(n):
+        if n < 1 or len(devices) % n:
+            yield f"the {len(devices)} devices"
+        elif n % in_process and in_process % n:
+            yield f"the {in_process} devices of each process, or a multiple of them"
+        yield from (f"the {size} {name}" for name, size in sizes.items() if n < 1 or size % n)
+
+    if found := list(problems(devices_per_image)):
+        valid = [str(n) for n in range(1, len(devices) + 1) if not list(problems(n))]
+        raise ValueError(
+            f"compute.devices_per_image is {devices_per_image}, expected a divisor of "
+            f"{' and of '.join(found)}: {' or '.join(valid)}"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def sharded(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+def sharded(mesh: Mesh, shape: Sequence[int] = ()) -> NamedSharding:
+    """Of rows; of images, volumes and maps `[B, *space, C]` also of their first axis of space.
+
+    A map whose first axis does not divide (a deep level of a network) is whole on each of the
+    devices that share an image.
+    """
+    in_space = len(shape) >= 4 and shape[1] % mesh.shape["space"] == 0
+    return NamedSharding(
+        mesh, PartitionSpec("data", "space") if in_space else PartitionSpec("data")
+    )
+
+
+def rows_of_process(mesh: Mesh) -> tuple[int, int]:
+    """(number, count): a batch has `count` parts of equal rows; this process reads that `number`.
+
+    Processes that share images read the same rows.
+    """
+    # the first process of each image's; processes are in ascending order (`data_mesh`)
+    readers = sorted({group[0].process_index for group in mesh.devices})
+    return sum(reader <= jax.process_index() for reader in readers) - 1, len(readers)
+
+
+def for_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """`function`, to be traced for this mesh.
+
+    Where devices share images it takes the straightforward implementations on every backend: XLA
+    splits the library's convolutions, but gathers an image to reshape it for those of a CPU.
+    """
+    if mesh.shape["space"] == 1:
+        return function
+
+    @functools.wraps(function)
+    def traced(*arguments):
+        with straightforward():
+            return function(*arguments)
+
+    return traced
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
     """Raise ValueError, naming the nearest valid sizes, if devices cannot share a batch equally."""
-    devices = mesh.devices.size
+    devices, sharing = mesh.shape["data"], mesh.shape["space"]
     if micro_batches < 1:
         raise ValueError(f"micro_batches is {micro_batches}, expected 1 or more")
     unit = devices * micro_batches
     if batch_size < 1 or batch_size % unit:
         below = batch_size // unit * unit
         legal = [str(n) for n in (below, below + unit) if n > 0]
-        times = f" x {micro_batches} micro-batches" if micro_batches > 1 else ""
+        times = f" groups of {sharing} devices" if sharing > 1 else " devices"
+        times += f" x {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise ValueError(
-            f"batch_size {batch_size} does not divide over {devices} devices{times}; "
+            f"batch_size {batch_size} does not divide over {devices}{times}; "
             f"valid sizes are multiples of {unit}, for example {' or '.join(legal)}"
         )
 
 
-def over_batches(function: Callable, shared, arrays, *, batch_size: int):
+def over_batches(function: Callable, shared, arrays, *, batch_size: int, mesh: Mesh):
     """`function(shared, batch)` over host arrays, with every batch shared by all devices.
 
     Used for validation.
 
     Args:
       function: (shared, tree of `[B, ...]`) -> tree of `[B, ...]`, row by row. Compiled by
-        `replicated_jit`, so that every process gets all results.
+        `replicated_jit(mesh)`, so that every process gets all results.
       shared: parameters and the like, replicated over the mesh (or host arrays).
       arrays: tree of host arrays `[N, ...]`, the same on every process.
-      batch_size: rows at a time, rounded up to a multiple of the number of devices. The last batch
-        is padded (`batches.fill_up`); the results of the copies are dropped.
+      batch_size: rows at a time, rounded up to a multiple of what `mesh` has along "data". The
+        last batch is padded (`batches.fill_up`); the results of the copies are dropped.
 
     Returns:
       The tree of results as host arrays `[N, ...]`.
     """
-    mesh = data_mesh()
-    devices = mesh.devices.size
-    batch_size = -(-batch_size // devices) * devices
+    groups = mesh.shape["data"]
+    batch_size = -(-batch_size // groups) * groups
     parts = []
     for start in range(0, len(jax.tree.leaves(arrays)[0]), batch_size):
         rows = jax.tree.map(lambda a, at=start: np.asarray(a)[at : at + batch_size], arrays)
@@ -92,9 +163,13 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int):
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def replicated_jit(function: Callable) -> Callable:
-    """`jax.jit` with results replicated on every device, so that every process can read them."""
-    jitted = jax.jit(function, out_shardings=replicated(data_mesh()))
+def replicated_jit(mesh: Mesh) -> Callable[[Callable], Callable]:
+    """A decorator: `jax.jit` for this mesh, whose results every device has, so every process."""
+    return functools.partial(_replicated_jit, mesh)
+
+
+def _replicated_jit(mesh: Mesh, function: Callable) -> Callable:
+    jitted = jax.jit(for_mesh(function, mesh), out_shardings=replicated(mesh))
     if jax.process_count() == 1:
         return jitted
     programs = {}
@@ -112,11 +187,27 @@ def replicated_jit(function: Callable) -> Callable:
 
 def _from_all_hosts(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """A host array that every process holds as one global array sharded over the mesh."""
-    return jax.make_array_from_callback(array.shape, sharded(mesh), lambda index: array[index])
+    placed = sharded(mesh, array.shape)
+    return jax.make_array_from_callback(array.shape, placed, lambda index: array[index])
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch (host arrays) as global arrays sharded over the mesh."""
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharded(mesh), np.asarray(x)), batch
-    )
+    """This process's share of a batch (host arrays) as global arrays sharded over the mesh.
+
+    Args:
+      batch: the rows that `rows_of_process` says.
+    """
+    number, count = rows_of_process(mesh)
+
+    def whole(array):
+        array = np.asarray(array)
+        rows = len(array)
+        shape = (count * rows, *array.shape[1:])
+
+        def part(where):
+            start, stop, _ = where[0].indices(shape[0])
+            return array[(slice(start - number * rows, stop - number * rows), *where[1:])]
+
+        return jax.make_array_from_callback(shape, sharded(mesh, shape), part)
+
+    return jax.tree.map(whole, batch)

@@ -113,7 +113,7 @@ def _read_npy(path, source):
 
 
 def _without_place(array, source) -> Stored:
-    """Of a file without geometry, whose pixels may have channels as those of a picture."""
+    """An array without geometry; its pixels may have channels, as in a picture."""
     array, notes = _numbers(array, source), ()
     if _has_channels(array):
         components = array.shape[-1]

@@ -17,6 +17,7 @@ import numpy as np
 from ldm_morph_jax.files import itk
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.dicom_objects import segmentation
+from ldm_morph_jax.files.dicom_objects.source import frame_value
 from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Region, Stored
@@ -113,28 +114,20 @@ class _Frame:
 
     @classmethod
     def of(cls, file, k: int, source: str) -> "_Frame":
-        shared = list(file.get("SharedFunctionalGroupsSequence") or [])
-        own = list(file.get("PerFrameFunctionalGroupsSequence") or [])
-        groups = ([own[k]] if k < len(own) else []) + shared
+        def find(sequence, name, *lengths):
+            return numbers(frame_value(file, k, f"{sequence}Sequence", name), lengths)
 
-        def find(sequence, name):
-            sequences = (list(group.get(sequence) or []) for group in groups)
-            items = [entries[0] for entries in sequences if entries]
-            value = next((item.get(name) for item in items if item.get(name) is not None), None)
-            return file.get(name) if value is None else value
-
-        spacing = numbers(find("PixelMeasuresSequence", "PixelSpacing"), (1, 2))
+        spacing = find("PixelMeasures", "PixelSpacing", 1, 2)
         if spacing is not None:
             check_positive_spacing(spacing, source)
             spacing = (float(spacing[0]), float(spacing[-1]))
-        slope = numbers(find("PixelValueTransformationSequence", "RescaleSlope"), (1,))
-        intercept = numbers(find("PixelValueTransformationSequence", "RescaleIntercept"), (1,))
-        delay = find("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-        delay = numbers(delay, (1,))
+        slope = find("PixelValueTransformation", "RescaleSlope", 1)
+        intercept = find("PixelValueTransformation", "RescaleIntercept", 1)
+        delay = find("CardiacSynchronization", "NominalCardiacTriggerDelayTime", 1)
         return cls(
             spacing,
-            numbers(find("PlanePositionSequence", "ImagePositionPatient"), (3,)),
-            numbers(find("PlaneOrientationSequence", "ImageOrientationPatient"), (6,)),
+            find("PlanePosition", "ImagePositionPatient", 3),
+            find("PlaneOrientation", "ImageOrientationPatient", 6),
             (1.0 if slope is None else slope[0], 0.0 if intercept is None else intercept[0]),
             None if delay is None else delay[0] / 1000,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files import dicom, folders, series
-from ldm_morph_jax.files.dicom_objects.source import REQUIRED, Source, SourceFrame, group_value
+from ldm_morph_jax.files.dicom_objects.source import REQUIRED, Source, SourceFrame, frame_value
 from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import Geometry
 
@@ -115,10 +115,7 @@ def _header(file: Path, path: Path):
 
 
 def _value(frame: SourceFrame, sequence: str, name: str):
-    own = list(frame.header.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = list(frame.header.get("SharedFunctionalGroupsSequence") or [])
-    k = (frame.number or 1) - 1
-    return group_value([*own[k : k + 1], *shared], frame.header, f"{sequence}Sequence", name)
+    return frame_value(frame.header, (frame.number or 1) - 1, f"{sequence}Sequence", name)
 
 
 def _position(frame: SourceFrame) -> np.ndarray | None:

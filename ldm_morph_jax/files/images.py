@@ -22,7 +22,7 @@ from ldm_morph_jax.files import folders, itk, reading, videos
 from ldm_morph_jax.files.arrays import image_planes, plain_numbers
 from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET, read_contours
 from ldm_morph_jax.files.dicom_objects.source import sop_class
-from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import (
     MAX_TILT_DEGREES,
     Geometry,
@@ -32,29 +32,6 @@ from ldm_morph_jax.files.geometry import (
     plane_geometry,
 )
 from ldm_morph_jax.files.stored import Region, Stored
-from ldm_morph_jax.files.writing import SUFFIXES, atomic, round_to, write_image
-
-__all__ = [
-    "SUFFIXES",
-    "FileError",
-    "VOLUME",
-    "Geometry",
-    "Image",
-    "ImageError",
-    "atomic",
-    "check_cover",
-    "check_spacing",
-    "image_from_array",
-    "images_from_array",
-    "plain_geometry",
-    "read_image",
-    "read_mask",
-    "resample_image",
-    "resample_labels",
-    "round_to",
-    "volume_from_array",
-    "write_image",
-]
 
 Spacing: TypeAlias = float | Sequence[float] | np.ndarray  # mm: one number, or one per axis
 _LONGEST = 20  # times as long as wide; what is longer is no picture
@@ -139,25 +116,8 @@ class Image:
         return tuple(k for k, plane in enumerate(self.array) if plane.min() == plane.max())
 
 
-def image_from_array(
-    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "image"
-) -> Image:
-    """An image without a place in space: `[H, W]`, spacing one number or (row, column) in mm.
-
-    Raises ImageError on what `images_from_array` refuses, and on a batch.
-    """
-    images, batched = images_from_array(array, spacing, source=source)
-    if batched:
-        raise ImageError(f"{source}: found shape {np.shape(array)}, expected [H, W]")
-    return images[0]
-
-
 def images_from_array(
-    array: ArrayLike,
-    spacing: Spacing | None = None,
-    *,
-    source: str = "image",
-    labels: bool = False,
+    array: ArrayLike, spacing: Spacing | None = None, *, source: str = "image"
 ) -> tuple[list[Image], bool]:
     """The images of an array without a place in space, and whether it was a batch.
 
@@ -165,7 +125,6 @@ def images_from_array(
         array: NumPy or JAX, `[H, W]` or `[B, H, W]`, grey values without an axis of channels.
         spacing: mm, one number or (row, column); None where unknown.
         source: what messages call it.
-        labels: whole numbers are required, a constant image is fine.
 
     Raises:
         ImageError: another shape, NaN, masked pixels, constant images, spacing that no image of a
@@ -179,9 +138,8 @@ def images_from_array(
     images = []
     for k, plane in enumerate(planes):
         name = f"{source}[{k}]" if batched else source
-        plane = _as_labels(plane, name) if labels else plane
         image = Image(plane, geometry, known, position_known=False, source=name)
-        _check_values(image, labels)
+        _check_values(image, labels=False)
         images.append(image)
     return images, batched
 
@@ -202,15 +160,7 @@ def volume_from_array(
     array, several = image_planes(array, source)
     if not several:
         raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
-    own: tuple[float, ...] | None = None
-    if spacing is not None:
-        try:
-            own = tuple(map(float, np.broadcast_to(np.asarray(spacing, np.float64), (3,))))
-        except (TypeError, ValueError):
-            raise ImageError(
-                f"{source}: spacing {spacing}, expected one number or (slice, row, column)"
-            ) from None
-        check_believable_spacing(own, source)
+    own = None if spacing is None else check_spacing(spacing, source, 3)
     geometry = plain_geometry(array.shape, own)
     image = Image(array, geometry, own is not None, position_known=False, source=source)
     _check_values(image, False)
@@ -225,7 +175,6 @@ def images_of(
     slice: int | str | Sequence[int] | None = None,
     frame: int | None = None,
     oblique: bool = False,
-    labels: bool = False,
     volume: bool = False,
 ) -> tuple[list[Image], bool]:
     """The images of whatever a caller has, and whether it was a batch.
@@ -236,7 +185,6 @@ def images_of(
         spacing: mm, one number or (row, column), where `value` has none.
         source: what messages call an array or a SimpleITK image.
         slice, frame, oblique: see `read_image`; not of arrays.
-        labels: whole numbers are required, a constant image is fine.
         volume: an array is one volume `[S, H, W]`, see `volume_from_array`.
 
     Raises:
@@ -249,19 +197,18 @@ def images_of(
             geometry = value.geometry
             own = (*geometry.spacing[:-2], *check_spacing(spacing, value.source))
             value = replace(value, geometry=replace(geometry, spacing=own), spacing_known=True)
-        _check_values(value, labels)
+        _check_values(value, labels=False)
         return [value], False
-    options = {"oblique": oblique, "labels": labels}
     if isinstance(value, str | os.PathLike):
-        return [read_image(value, slice, frame=frame, spacing=spacing, **options)], False
+        return [read_image(value, slice, frame=frame, spacing=spacing, oblique=oblique)], False
     if _is_of_itk(value):
         stored = with_spacing(itk.stored_of(value, source), spacing, source)
-        return [image_of_frame(stored, frame, slice, source, **options)], False
+        return [image_of_frame(stored, frame, slice, source, oblique=oblique)], False
     if frame is not None or slice not in (None, VOLUME):
         raise ImageError(f"{source}: `slice` and `frame` are of files; index the array")
     if volume:
         return [volume_from_array(value, spacing, source=source)], False
-    return images_from_array(value, spacing, source=source, labels=labels)
+    return images_from_array(value, spacing, source=source)
 
 
 def masks_of(
@@ -307,16 +254,18 @@ def _is_of_itk(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "SimpleITK"
 
 
-def check_spacing(spacing: Spacing, source: str) -> tuple[float, float]:
-    """One number or (row, column) in mm -> (row, column); ImageError if no heart's image has it."""
+def check_spacing(spacing: Spacing, source: str, rank: int = 2) -> tuple[float, ...]:
+    """One number or (row, column), of rank 3 (slice, row, column), in mm -> one for each axis.
+
+    Raises ImageError if no heart's image has it.
+    """
     try:
-        values = np.broadcast_to(np.asarray(spacing, np.float64), (2,))
+        values = np.broadcast_to(np.asarray(spacing, np.float64), (rank,))
     except (TypeError, ValueError):
-        raise ImageError(
-            f"{source}: spacing {spacing}, expected one number or (row, column)"
-        ) from None
+        axes = ", ".join(("slice", "row", "column")[-rank:])
+        raise ImageError(f"{source}: spacing {spacing}, expected one number or ({axes})") from None
     check_believable_spacing(values, source)
-    return float(values[0]), float(values[1])
+    return tuple(values.tolist())
 
 
 def read_anything(

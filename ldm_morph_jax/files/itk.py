@@ -135,10 +135,9 @@ def name_for_itk(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Without what ITK's C libraries print and what ITK does to the process's locale.
+    """Silences ITK's C libraries, which also raise what matters, and restores the locale.
 
-    Whatever matters they also raise. Reading a VTK file leaves the locale "C" behind, in which text
-    files are ASCII.
+    Reading a VTK file leaves the locale "C" behind, in which text files are ASCII.
     """
     import SimpleITK
 

@@ -9,11 +9,7 @@ from scipy.spatial.transform import Rotation
 from ldm_morph_jax.files import integrity, itk
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.geometry import (
-    Geometry,
-    check_positive_spacing,
-    says_no_orientation,
-)
+from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, says_no_orientation
 from ldm_morph_jax.files.stored import Stored
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])

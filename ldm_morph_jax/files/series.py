@@ -167,7 +167,7 @@ def _read(file: Path, luminance: bool) -> Instance:
 
 
 def _without_repeats(instances: list[Instance]) -> tuple[list[Instance], tuple[str, ...]]:
-    """Without those that have the same pixels, place and time as another one."""
+    """Drops files with the same pixels, place and time as another one."""
     kept: dict[tuple, Instance] = {}
     repeated = []
     for instance in instances:
@@ -348,7 +348,7 @@ def _missing_values(planes: list[Instance], slices: list[list[Instance]]) -> str
 
 
 def _repeated(slices, name, value) -> str:
-    """That two images have the same place and time, and what tells them apart."""
+    """Names two images with the same place and time, and what differs between them."""
     for planes in slices:
         seen: dict[float, Instance] = {}
         for instance in planes:

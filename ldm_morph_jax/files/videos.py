@@ -90,7 +90,7 @@ def _check_container(path: Path) -> None:
 
 
 def _end_of_matroska(start: bytes) -> int:
-    """Where the segment, which holds everything, ends; 0 where the header does not say.
+    """The end of the segment, which holds everything; 0 where the header does not say.
 
     A Matroska element is an identifier, its length and so many bytes (RFC 8794).
     """

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ def staged(
         ImageError: one of the names exists and is not to be overwritten; `out` is not writable.
     """
     if not overwrite:
-        _refuse_existing(out, names)
+        refuse_existing(*(out / name for name in names))
     created, done = not out.exists(), False
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def staged(
         new = sorted(os.listdir(stage), key=last.__eq__)
         with locked(out):
             if not overwrite:  # again: another run may have come first
-                _refuse_existing(out, {*names, *new})
+                refuse_existing(*(out / name for name in {*names, *new}))
             for name in sorted({*names, *all_names}, key=last.__ne__) if overwrite else ():
                 # a file is replaced in one step; a folder has to go first
                 if name == last or name not in new or (out / name).is_dir():
@@ -112,10 +112,11 @@ def staged(
             out.rmdir()
 
 
-def _refuse_existing(out: Path, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        if (out / name).exists():
-            raise ImageError(f"{out / name}: exists; add `overwrite` to replace it")
+def refuse_existing(*paths: Path) -> None:
+    """ImageError naming the first of the paths that is there."""
+    for path in sorted(paths):
+        if path.exists():
+            raise ImageError(f"{path}: exists; add `overwrite` to replace it")
 
 
 def _remove(path: Path) -> None:

@@ -47,19 +47,21 @@ class LDDMM(Method):
     name = "lddmm"
     title = "LDDMM"
     trained = False
+    takes_volumes = True
 
     def field(self, params, frozen, moving, fixed) -> jax.Array:
         return self.register(moving, fixed)[0]
 
     @functools.partial(jax.jit, static_argnums=0)
     def register(self, moving: jax.Array, fixed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Register `[B, H, W, 1]` images in [0, 1], each pair independently.
+        """Register images `[B, *space, 1]` in [0, 1], each pair independently.
 
-        Returns (displacement `[B, H, W, 2]` in pixels, energy `[iterations, B]` before each step).
+        Returns (displacement `[B, *space, rank]` in pixels, energy `[iterations, B]` before each
+        step).
         """
-        sizes = check_shape("moving", moving, "B H W 1")
-        check_shape("fixed", fixed, "B H W 1", sizes)
-        shape = (self.time_steps, *moving.shape[:3], 2)
+        sizes = check_shape("moving", moving, "B *space 1")
+        check_shape("fixed", fixed, "B *space 1", sizes)
+        shape = (self.time_steps, *moving.shape[:-1], moving.ndim - 2)
 
         def descend(momentum, _):
             energy, gradient = self.energy_and_gradient(momentum, moving, fixed)
@@ -71,7 +73,7 @@ class LDDMM(Method):
         return displacements[-1], energies
 
     def energy_and_gradient(self, momentum, moving, fixed) -> tuple[jax.Array, jax.Array]:
-        """Energy `[B]` and its gradient `[T, B, H, W, 2]` at a momentum of that shape.
+        """Energy `[B]` and its gradient `[T, B, *space, rank]` at a momentum of that shape.
 
         The unknown is the momentum m = A v, from which v = K m is obtained by smoothing. This
         avoids applying A, which amplifies rounding errors a billion times. A step against
@@ -83,25 +85,27 @@ class LDDMM(Method):
         displacements = self._backward_maps(v)  # of phi_t^-1, t = 0 .. T
         images = _at_all_times(warp, self.intensity_scale * moving, displacements)
         error = images[-1] - self.intensity_scale * fixed
-        energy = jnp.sum(error**2, axis=(1, 2, 3)) / (2 * self.sigma**2)
-        energy += dt * jnp.sum(momentum * v, axis=(2, 3, 4)).sum(0) / (2 * self.sigma_r**2)
+        space = tuple(range(2, momentum.ndim - 1))  # after time and rows
+        energy = jnp.sum(error**2, axis=tuple(range(1, error.ndim))) / (2 * self.sigma**2)
+        norms = jnp.sum(momentum * v, axis=(*space, -1)).sum(0)
+        energy += dt * norms / (2 * self.sigma_r**2)
 
         # the adjoint lambda_1 = -(I_1 - J) / sigma^2, transported as a density to t = T-1 .. 0
         remaining = self._forward_maps(v)
         adjoint = _at_all_times(warp, -error / self.sigma**2, remaining)
         adjoint *= _at_all_times(lambda _, u: jacobian_determinant(u)[..., None], error, remaining)
-        force = adjoint * jnp.concatenate(jnp.gradient(images[:-1], axis=(2, 3)), axis=-1)
+        force = adjoint * jnp.concatenate(jnp.gradient(images[:-1], axis=space), axis=-1)
         return energy, force + momentum / self.sigma_r**2
 
     def velocity(self, momentum: jax.Array) -> jax.Array:
-        """v = K m, `[T, B, H, W, 2]`, K the inverse of A for periodic fields."""
-        height, width = momentum.shape[2:4]
-        rows = 2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(height))
-        columns = 2 - 2 * np.cos(2 * np.pi * np.fft.rfftfreq(width))
-        laplacian = rows[:, None] + columns[None, :]
+        """v = K m, `[T, B, *space, rank]`, K the inverse of A for periodic fields."""
+        space = momentum.shape[2:-1]
+        frequencies = [*map(np.fft.fftfreq, space[:-1]), np.fft.rfftfreq(space[-1])]
+        laplacian = sum(np.ix_(*(2 - 2 * np.cos(2 * np.pi * f) for f in frequencies)))
         kernel = (1 + self.alpha**2 * laplacian) ** (-2 * self.power)
-        frequencies = jnp.fft.rfft2(jnp.moveaxis(momentum, -1, 0))  # over the last two axes
-        smooth = jnp.fft.irfft2(frequencies * kernel.astype(momentum.dtype), s=(height, width))
+        axes = tuple(range(-len(space), 0))
+        transformed = jnp.fft.rfftn(jnp.moveaxis(momentum, -1, 0), axes=axes)
+        smooth = jnp.fft.irfftn(transformed * kernel.astype(momentum.dtype), s=space, axes=axes)
         return jnp.moveaxis(smooth, 0, -1)
 
     def _backward_maps(self, v):
@@ -125,5 +129,5 @@ class LDDMM(Method):
 
 
 def _at_all_times(function, image, displacements):
-    """`function(image, u)` for every u of `displacements [T, B, H, W, 2]`."""
+    """`function(image, u)` for every u of `displacements [T, B, *space, rank]`."""
     return jax.vmap(function, in_axes=(None, 0))(image, displacements)

@@ -11,12 +11,14 @@ class SyN(Method):
     """SyN with the paper's settings (Sec. 4.4), one pair after the other.
 
     Cross-correlation of radius 2, step 0.25, Gaussian variances 3 and 0.25, 160x80x40 iterations,
-    no affine stage. Raises ValueError if ANTsPy, the extra `ants`, is not installed.
+    no affine stage; in volumes the same numbers, in voxels. Raises ValueError if ANTsPy, the extra
+    `ants`, is not installed.
     """
 
     name = "syn"
     title = "SyN"
     trained = False
+    takes_volumes = True
     on_host = True
 
     def __init__(self):

@@ -189,9 +189,9 @@ def nearest_codewords(z: jax.Array, codebook: jax.Array) -> jax.Array:
     written channel by channel, XLA fuses it into the search for the minimum, and the `[..., K]`
     distances are never stored.
     """
-    rows = z.reshape(-1, z.shape[-1])
-    distance = sum((rows[:, None, c] - codebook[None, :, c]) ** 2 for c in range(z.shape[-1]))
-    return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(z.shape[:-1])
+    words = codebook.reshape((1,) * (z.ndim - 1) + codebook.shape)
+    distance = sum((z[..., None, c] - words[..., c]) ** 2 for c in range(z.shape[-1]))
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 
 def codebook_usage(indices: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:

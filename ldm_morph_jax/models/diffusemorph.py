@@ -10,12 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import (
-    conv,
-    dot_product_attention,
-    group_norm,
-    upsample_nearest,
-)
+from ldm_morph_jax.models.layers import conv, dot_product_attention, group_norm, upsample_nearest
 from ldm_morph_jax.models.swin import check_image_size
 
 # of every convolution and linear map

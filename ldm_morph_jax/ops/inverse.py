@@ -20,6 +20,8 @@ from ldm_morph_jax.ops.geometry import identity_grid
 from ldm_morph_jax.ops.jacobian import determinant
 
 _LONGEST_STEP = 3.0  # pixels
+_MOST_STEPS = 60  # it ends before where all points have converged or are abandoned
+_TOLERANCE, _TOLERANCE_ON_HOST = 1e-3, 1e-6  # pixels; float32 coordinates allow about 1e-4
 _SHORTEST_SHARE = 1e-3  # of Newton's step; a point that would need less is abandoned
 
 
@@ -31,16 +33,12 @@ class Inverse(NamedTuple):
     converged: jax.Array
 
 
-def invert(
-    u: jax.Array, start: jax.Array | None = None, *, steps: int = 60, tolerance: float = 1e-3
-) -> Inverse:
+def invert(u: jax.Array, start: jax.Array | None = None) -> Inverse:
     """The displacement w with (x + w(x)) + u(x + w(x)) = x at every pixel x.
 
     Args:
         u: `[B, *space, rank]`, pixels.
         start: initial guess of w, same shape, such as exp(-v) for u = exp(v); default: -u.
-        steps: maximum number; iteration ends when all pixels have converged or are abandoned.
-        tolerance: of the residual, pixels; float32 coordinates allow about 1e-4.
     """
     sizes = check_shape("u", u, "B *space rank")
     start = -u if start is None else start
@@ -54,7 +52,7 @@ def invert(
 
     def unfinished(state):
         step, _, _, _, residual, share = state
-        return (step < steps) & jnp.any((residual > tolerance) & (share > _SHORTEST_SHARE))
+        return (step < _MOST_STEPS) & jnp.any((residual > _TOLERANCE) & (share > _SHORTEST_SHARE))
 
     def advance(state):
         step, x, error, derivative, residual, share = state
@@ -69,7 +67,7 @@ def invert(
 
         share = jnp.where(better, jnp.minimum(2 * share, 1), share / 2)
         # a solved point cannot improve any more; it would only keep shortening its step
-        share = jnp.where(residual > tolerance, share, 1)
+        share = jnp.where(residual > _TOLERANCE, share, 1)
         return (
             step + 1,
             choose(trial, x),
@@ -82,7 +80,7 @@ def invert(
     x = target + start
     state = (0, x, *error_at(x), jnp.ones(u.shape[:-1], u.dtype))
     _, x, _, _, residual, _ = lax.while_loop(unfinished, advance, state)
-    return Inverse(x - target, residual, residual <= tolerance)
+    return Inverse(x - target, residual, residual <= _TOLERANCE)
 
 
 def _newton_step(error, derivative):
@@ -136,35 +134,24 @@ def _interpolate(u, x):
     return here, jnp.stack(slopes, axis=-1) * moves[..., None, :]
 
 
-def invert_at(
-    u: np.ndarray,
-    targets: np.ndarray,
-    start: np.ndarray | None = None,
-    *,
-    steps: int = 60,
-    tolerance: float = 1e-6,
-) -> tuple[np.ndarray, np.ndarray]:
+def invert_at(u: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points x with x + u(x) = target, in float64 on the host, for grids of any dimension n.
 
     Args:
         u: `[*shape, n]`, array indices per array index.
         targets: `[P, n]`, array indices, possibly outside the grid.
-        start: `[P, n]`, initial guess of x; default: target - u(target).
-        steps, tolerance: as in `invert`.
 
     Returns:
         (x `[P, n]`, residual `[P]`): the residual is |x + u(x) - target|.
     """
     u, targets = np.asarray(u, np.float64), np.asarray(targets, np.float64)
-    if start is None:
-        start = targets - _interpolate_at(u, targets)[0]
-    x = np.array(start, np.float64)
+    x = targets - _interpolate_at(u, targets)[0]
     value, derivative = _interpolate_at(u, x)
     error = x + value - targets
     residual = np.linalg.norm(error, axis=-1)
     share = np.ones(len(x))
-    for _ in range(steps):
-        left = np.flatnonzero((residual > tolerance) & (share > _SHORTEST_SHARE))
+    for _ in range(_MOST_STEPS):
+        left = np.flatnonzero((residual > _TOLERANCE_ON_HOST) & (share > _SHORTEST_SHARE))
         if not left.size:
             break
         slope = np.eye(u.shape[-1]) + derivative[left]

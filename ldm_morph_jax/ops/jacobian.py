@@ -29,7 +29,7 @@ def jacobian_determinant(u):
 
 
 def determinant(rows: Sequence[Sequence]):
-    """Of a small matrix, entry by entry: rows of arrays of one shape, to an array of that shape."""
+    """Determinants of small matrices, given as rows of arrays of one shape: `[...]`."""
     if len(rows) == 1:
         return rows[0][0]
     total = None

@@ -1,4 +1,4 @@
-"""What Tables 1 to 3 and Figs. 4 to 7 show, and which claims they make."""
+"""What Tables 1 to 4 and Figs. 4 to 7 show, and which claims they make."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,19 +17,32 @@ from ldm_morph_jax.paper.plan import (
     table_rows,
 )
 from ldm_morph_jax.paper.results import Result, Scores, select
-from ldm_morph_jax.paper.tables import SHOWN, Block, Claim, Row, Table, claim, corrected
+from ldm_morph_jax.paper.tables import (
+    SHOWN,
+    Block,
+    Claim,
+    Row,
+    StructureBlock,
+    Table,
+    claim,
+    corrected,
+)
 from ldm_morph_jax.report.figures import methods_sheet
 from ldm_morph_jax.report.plots import box_plot, sweep_plot
+from ldm_morph_jax.report.tables import structure_columns
+from ldm_morph_jax.report.views import PairView, pair_view
+from ldm_morph_jax.report.volumes import shown_planes
 
 PARTS = ("LDM features", "LGCA", "latent loss")  # Table 3, in the order in which they are added
 
 
 def paper_tables(config, results: Sequence[Result]) -> list[Table]:
-    """Tables 1 to 3 as far as there are results, p-values corrected table by table."""
+    """Tables 1 to 4 as far as there are results, p-values corrected table by table."""
     tables = [
         Table(1, "All methods", tuple(_table1(config, results))),
         Table(2, "Generalisation to another dataset", tuple(_table2(config, results))),
         Table(3, "Ablation of LDM-Morph", tuple(_table3(config, results))),
+        Table(4, "Structures, not in the paper", tuple(_table4(config, results))),
     ]
     return [corrected(table) for table in tables if table.blocks]
 
@@ -82,6 +95,26 @@ def _table3(config, results) -> Iterator[Block]:
                 references=tuple(above.get(row) for row in kept),
                 reference="the row above",
                 facts=(*_pairs(kept), *_budgets(config, own)),
+            )
+
+
+def _table4(config, results) -> Iterator[Block]:
+    """All methods on all datasets by structure, with distances in mm."""
+    for dataset in config.datasets:
+        rows = _method_rows(config, results, dataset, dataset, {}, "")
+        done = [result for row in rows for result in row.scores.done]
+        if done:
+            named = done[0].summary["structures"]
+            columns = structure_columns({one["label"]: name for name, one in named.items()})
+            yield StructureBlock(
+                dataset_title(dataset),
+                ("Method",),
+                rows,
+                claims=(),
+                references=(None,) * len(rows),
+                reference="",
+                facts=("Mean (std) over pairs; DSC and HD95 are means over a pair's structures.",),
+                structures={name: columns[one["label"]] for name, one in named.items()},
             )
 
 
@@ -257,20 +290,21 @@ def sheets(config, results: Sequence[Result], out: Path) -> dict[str, tuple[str,
 
 def _sheet(results: Sequence[Result], out: Path) -> Figure:
     """The example that every result kept, side by side."""
-    displacements, captions = {}, {}
+    views, captions = {}, {}
+    structures = results[0].summary["structures"]
+    labels = {entry["label"]: name for name, entry in structures.items()}
     for result in results:
         with np.load(out / result.directory / "example.npz", allow_pickle=False) as stored:
             example = dict(stored)
         row = result.pairs.set_index("id").loc[str(example["id"])]
         name = method_title(result.name)
-        displacements[name] = example["displacement"]
+        views[name] = _view(example, labels)
         dsc, folds = (SHOWN[k].number(row[k]) for k in list(SHOWN)[:2])
         captions[name] = f"DSC {dsc}, folds {folds} %"
-    structures = results[0].summary["structures"]
-    return methods_sheet(
-        displacements=displacements,
-        captions=captions,
-        labels={entry["label"]: name for name, entry in structures.items()},
-        title=str(example["id"]),
-        **{k: example[k] for k in ("moving", "fixed", "moving_mask", "fixed_mask", "spacing")},
-    )
+    return methods_sheet(views, captions=captions, title=str(example["id"]))
+
+
+def _view(example: Mapping[str, np.ndarray], labels: Mapping[int, str]) -> PairView:
+    """An example as it is drawn: itself, or the plane of a volume with most of its structures."""
+    planes = shown_planes(**{k: example[k][None] for k in example if k != "id"})
+    return pair_view(**{k: array[0] for k, array in planes.items()}, labels=labels)

@@ -2,7 +2,7 @@
 
 index.html                             all of it on one page, with links to each run's report
 benchmark.json                         every number with its run directory
-tables/{table1,table2,table3,claims}.{md,csv,tex}
+tables/{table1,table2,table3,table4,claims}.{md,csv,tex}
 figures/fig4-<dataset>.png             DSC of every method
 figures/fig5-<dataset>.png             one pair under every method
 figures/fig6-<from>-<to>.png           the same for methods trained on another dataset
@@ -60,7 +60,7 @@ def write_benchmark(config, results: Sequence[Result], out: Path) -> None:
     for name, (caption, figure) in sheets(config, results, out).items():
         png = png_bytes(figure)
         write_file(out / "figures" / f"{name}.png", png)
-        shown.append({"caption": caption, "themes": None, "image": page.png_uri(png)})
+        shown.append({"caption": caption, "themes": None, "image": page.file_uri(png)})
     text = page.render(
         "benchmark.html",
         title=config.title,

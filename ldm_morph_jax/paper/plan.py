@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ldm_morph_jax.config import paper_config, smoothed_velocity, with_method
+from ldm_morph_jax.config import grid_shape, paper_config, smoothed_velocity, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
 from ldm_morph_jax.registering.search import STEPS
 
@@ -41,6 +41,7 @@ DATASET_TITLES = {
     "camus_4ch": "CAMUS-4CH",
     "echonet": "EchoNet-Dynamic",
     "acdc": "ACDC",
+    "acdc_3d": "ACDC, volumes",
     "sunnybrook": "Sunnybrook",
 }
 
@@ -384,11 +385,19 @@ def _check(config: ConfigDict) -> None:
             raise ValueError(f"config.{key} is {config[key]}, expected at least one, none twice")
     if not config.datasets:
         raise ValueError("config.datasets is empty, expected name -> experiment")
-    for name, base in {**config.datasets, **config.unseen}.items():
-        if base.data.depth:
+    volumes = [n for n, own in {**config.datasets, **config.unseen}.items() if own.data.depth]
+    if volumes:
+        of_images = [m for m in config.methods if not method_class(m).takes_volumes]
+        if of_images:
+            able = [m for m in method_names() if method_class(m).takes_volumes]
             raise ValueError(
-                f"{name} has volumes, expected images, which the figures compare; train and "
-                "evaluate networks for volumes one by one"
+                f"config.methods: {', '.join(of_images)} register images; of volumes "
+                f"({', '.join(volumes)}) expected some of {', '.join(able)}"
+            )
+        if config.refine:
+            raise ValueError(
+                f"config.refine is {config.refine}, expected 0: {', '.join(volumes)} has volumes, "
+                "which are not refined from a network's start"
             )
     both = sorted(set(config.datasets) & set(config.unseen))
     if both:
@@ -398,11 +407,11 @@ def _check(config: ConfigDict) -> None:
         refuse_unknown("config.transfer, trained on", [source], tuple(config.datasets))
         known = tuple(name for name in (*config.datasets, *config.unseen) if name != source)
         refuse_unknown("config.transfer, tested on", [target], known)
-        sizes = [{**config.datasets, **config.unseen}[name].data.image_size for name in pair]
+        sizes = [grid_shape({**config.datasets, **config.unseen}[name]) for name in pair]
         if sizes[0] != sizes[1]:
+            found = " and ".join("x".join(map(str, size)) for size in sizes)
             raise ValueError(
-                f"config.transfer {source} -> {target}: images of {sizes[0]} and {sizes[1]} "
-                "pixels, expected one size"
+                f"config.transfer {source} -> {target}: images of {found} pixels, expected one size"
             )
 
 

@@ -1,4 +1,4 @@
-"""The form of Tables 1 to 3: rows with scores, what they are compared with, Markdown, CSV, LaTeX.
+"""The form of the tables: rows with scores, what they are compared with, Markdown, CSV, LaTeX.
 
 A table has one block per dataset. A score is first averaged over the seeds of a pair; mean and
 standard deviation are over pairs.
@@ -13,7 +13,7 @@ import pandas as pd
 from ldm_morph_jax.paper.reported import PaperScore
 from ldm_morph_jax.paper.results import Scores
 from ldm_morph_jax.paper.statistics import Comparison, compare, holm
-from ldm_morph_jax.report.tables import METRICS, latex_table, markdown_table
+from ldm_morph_jax.report.tables import METRICS, Metric, latex_table, markdown_table
 
 # the columns of numbers, in order
 SHOWN = {
@@ -21,6 +21,9 @@ SHOWN = {
     for metric in METRICS
     if metric.key in ("dsc", "nonpositive_jacobian_percent", "seconds_per_pair")
 }
+# of Table 4: DSC, which those of the structures follow, and what else is shown of each pair
+PAIR_KEYS = ("dsc", "hd95_mm", "nonpositive_jacobian_percent", "sd_log_jacobian")
+MOTION_KEYS = PAIR_KEYS[2:]  # have no value where nothing moves
 ABSENT = "-"
 NOT_CONVERGED = "†"
 LEVEL = 0.05  # a claim holds below this corrected p, with its interval above zero
@@ -106,6 +109,11 @@ class Block:
         return any(row.paper for row in self.rows)
 
     @property
+    def keys(self) -> dict[str, Metric]:
+        """The scores that it shows, and how each is written."""
+        return dict(list(SHOWN.items())[: 2 + self.times])
+
+    @property
     def header(self) -> list[str]:
         shown = ["DSC", f"difference to {self.reference} [95 %]", "p", "% J <= 0"]
         shown += ["s per pair", "s first call"] if self.times else []
@@ -130,13 +138,12 @@ class Block:
     def _measured(self, row: Row) -> list[str]:
         scores = row.scores
         if not scores.done:
-            state = "failed" if any(result.error for result in scores.results) else "not run"
-            return [state] + [ABSENT] * (5 if self.times else 3)
+            return [_state(row)] + [ABSENT] * (5 if self.times else 3)
         moves = scores.name != "initial"
         cells = [_text("dsc", scores) + _marks(scores)]
         compared = self.compared(row)
         cells += [difference_text(compared[0]), p_text(compared[1])] if compared else [ABSENT] * 2
-        keys = ("nonpositive_jacobian_percent", "seconds_per_pair")[: 1 + self.times]
+        keys = list(self.keys)[1:]
         cells += [_text(key, scores) if moves else ABSENT for key in keys]
         if self.times:
             cells.append(f"{_first_call(scores):.1f}" if moves else ABSENT)
@@ -171,6 +178,37 @@ class Block:
         return lines
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StructureBlock(Block):
+    """The part of a table for one dataset that shows each structure's DSC, HD95 in mm and folds.
+
+    structures: name -> how it ends the columns of pairs.csv (`report.tables.structure_columns`).
+    """
+
+    structures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def keys(self) -> dict[str, Metric]:
+        metrics = {metric.key: metric for metric in METRICS}
+        of_structures = {f"dsc_{column}": metrics["dsc"] for column in self.structures.values()}
+        of_pairs = {key: metrics[key] for key in PAIR_KEYS}
+        return {"dsc": metrics["dsc"]} | of_structures | of_pairs
+
+    @property
+    def header(self) -> list[str]:
+        of_structures = [f"DSC, {name}" for name in self.structures]
+        return [*self.leading, "DSC", *of_structures, "HD95, mm", "% J <= 0", "SD of log J"]
+
+    def _measured(self, row: Row) -> list[str]:
+        if not row.scores.done:
+            return [_state(row)] + [ABSENT] * (len(self.keys) - 1)
+        moves = row.scores.name != "initial"
+        return [
+            metric.mean_std(row.scores.summary(key)) if moves or key not in MOTION_KEYS else ABSENT
+            for key, metric in self.keys.items()
+        ]
+
+
 def difference_text(c: Comparison) -> str:
     """ "+0.012 [+0.003, +0.021]"."""
     return f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
@@ -185,6 +223,11 @@ def p_text(p: float) -> str:
 
 def _text(key: str, scores: Scores) -> str:
     return SHOWN[key].mean_std(scores.summary(key))
+
+
+def _state(row: Row) -> str:
+    """Of a row without results."""
+    return "failed" if any(result.error for result in row.scores.results) else "not run"
 
 
 def _marks(scores: Scores) -> str:
@@ -206,7 +249,7 @@ def _paper_text(key: str, value: tuple[float, float | None]) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-    """A table of the paper: number, title, and its blocks."""
+    """A table: number (1 to 3 are the paper's), title, and its blocks."""
 
     number: int
     title: str
@@ -284,7 +327,7 @@ def _record(row: Row, block: Block) -> dict:
         "pairs": len(scores.patients) if scores.done else 0,
         "patients": len(set(scores.patients)) if scores.done else 0,
     }
-    for key in list(SHOWN)[: 2 + block.times]:
+    for key in block.keys:
         values = scores.summary(key) if scores.done else {"mean": nan, "std": nan}
         record |= {f"{key}_mean": values["mean"], f"{key}_std": values["std"]}
     if block.times:

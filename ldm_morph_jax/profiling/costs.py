@@ -9,7 +9,6 @@ import time
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
@@ -26,7 +25,7 @@ def flops(function, *arguments) -> float:
         return jax.jit(lambda *a: function(*a)).lower(*arguments).cost_analysis()["flops"]
 
 
-def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
+def step_flops(config, name: str, *, cached: bool) -> float:
     """Floating-point operations of one step, summed over all devices.
 
     XLA counts the body of a loop only once. Micro-batches are therefore counted as one batch, and
@@ -37,7 +36,7 @@ def step_flops(config, name: str, mesh: Mesh, *, cached: bool) -> float:
         whole[name].train.micro_batches = 1
     program = stage_program(whole, name, cached=cached)
     with straightforward():
-        counted = lower_step(program, mesh, seed=config.seed).cost_analysis()["flops"]
+        counted = lower_step(program, seed=config.seed).cost_analysis()["flops"]
     if name == "registration" and not cached and program.frozen:
         c = config.features
         reads_taps = config.registration.model.get("fusion") != "none"
@@ -72,7 +71,7 @@ def all_reduced_bytes(program_text: str) -> int:
     return total
 
 
-def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
+def plan_stage(config, name: str, *, cached: bool) -> dict:
     """What one stage computes, counted without compiling it; FLOPs are summed over all devices."""
     program = stage_program(config, name, cached=cached)
     return {
@@ -80,14 +79,14 @@ def plan_stage(config, name: str, mesh, *, cached: bool) -> dict:
         "steps": program.train.steps,
         "parameters": count(program.state["params"]),
         "frozen_parameters": count(program.frozen),
-        "flops_per_step": step_flops(config, name, mesh, cached=cached),
+        "flops_per_step": step_flops(config, name, cached=cached),
     }
 
 
-def compiled_costs(config, name: str, mesh, *, cached: bool) -> dict:
+def compiled_costs(config, name: str, *, cached: bool) -> dict:
     """What one stage's compiled step needs; bytes are per device."""
     program = stage_program(config, name, cached=cached)
-    lowered = lower_step(program, mesh, seed=config.seed)
+    lowered = lower_step(program, seed=config.seed)
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - began

@@ -69,14 +69,15 @@ def random_arrays(tree, rng):
     return jax.tree.map(fill, tree)
 
 
-def time_step(config, name: str, mesh, *, cached: bool, repeats: int, seconds: float) -> dict:
+def time_step(config, name: str, *, cached: bool, repeats: int, seconds: float) -> dict:
     """One stage's training step."""
     rng = np.random.default_rng(0)
     program = stage_program(config, name, cached=cached)
+    mesh = program.mesh
     state = jax.jit(program.init, out_shardings=replicated(mesh))(jax.random.key(0))
     frozen = jax.device_put(random_arrays(program.frozen, rng), replicated(mesh))
     batch = global_batch(random_arrays(program.batch, rng), mesh)
-    lowered = lower_step(program, mesh, seed=config.seed)
+    lowered = lower_step(program, seed=config.seed)
     began = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - began
@@ -89,7 +90,7 @@ def time_step(config, name: str, mesh, *, cached: bool, repeats: int, seconds: f
 
     result = {"batch_size": program.train.batch_size, "compile_seconds": compile_seconds}
     result["step_seconds"] = clock(step, repeats, seconds)
-    flops = costs.step_flops(config, name, mesh, cached=cached)
+    flops = costs.step_flops(config, name, cached=cached)
     median = result["step_seconds"]["median"]
     result["images_per_second"] = program.images_per_step / median
     return result | _rate(flops, median, mesh.devices.size)

@@ -48,10 +48,7 @@ from ldm_morph_jax.published.shared import (
     refuse_existing,
     unet_name_of,
 )
-from ldm_morph_jax.published.torch_files import (
-    Checkpoint,
-    read_checkpoint,
-)
+from ldm_morph_jax.published.torch_files import Checkpoint, read_checkpoint
 from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints
 from ldm_morph_jax.runs.dataset import dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (

@@ -11,12 +11,8 @@ from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.models.discriminator import PatchDiscriminator
-from ldm_morph_jax.published.ldm import (
-    unet_name,
-)
-from ldm_morph_jax.published.registration import (
-    LEVELS,
-)
+from ldm_morph_jax.published.ldm import unet_name
+from ldm_morph_jax.published.registration import LEVELS
 
 # prefixes of the published latent diffusion model's entries
 AUTOENCODER, UNET, EMA = "first_stage_model.", "model.diffusion_model.", "model_ema."

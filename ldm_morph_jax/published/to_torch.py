@@ -14,11 +14,7 @@ from ldm_morph_jax.published.ldm import (
     schedule_entries,
 )
 from ldm_morph_jax.published.names import to_published
-from ldm_morph_jax.published.registration import (
-    index_tables,
-    registration_name,
-    unread_entries,
-)
+from ldm_morph_jax.published.registration import index_tables, registration_name, unread_entries
 from ldm_morph_jax.published.shared import (
     AUTOENCODER,
     COUNTER,
@@ -34,10 +30,7 @@ from ldm_morph_jax.published.shared import (
     refuse_existing,
     unet_name_of,
 )
-from ldm_morph_jax.published.torch_files import (
-    SETTINGS,
-    write_checkpoint,
-)
+from ldm_morph_jax.published.torch_files import SETTINGS, write_checkpoint
 from ldm_morph_jax.runs.checkpoints import stored_parts
 from ldm_morph_jax.runs.directory import (
     abstract_unet,

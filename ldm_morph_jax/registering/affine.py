@@ -24,7 +24,8 @@ import scipy.linalg
 from jax import lax
 
 from ldm_morph_jax.devices.programs import Program, options_for
-from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine
 from ldm_morph_jax.ops import separable
 from ldm_morph_jax.ops.geometry import identity_grid, warp
@@ -32,7 +33,7 @@ from ldm_morph_jax.ops.similarity import correlation_gradient, local_correlation
 from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
     Alignment,
-    largest_pixels,
+    lattice,
     middle_of,
     placed_by,
     sample_image,
@@ -135,15 +136,7 @@ def _lattice(moving: Image, fixed: Image) -> tuple[tuple[float, ...], tuple[int,
         corners = np.stack(np.meshgrid(*[(-n / 2, n / 2) for n in shape], indexing="ij"), axis=-1)
         vectors = _along_axes(fixed, image.geometry.vectors_to_physical(corners))
         sizes.append(2 * np.abs(vectors).reshape(-1, len(shape)).max(axis=0))
-    size, own = np.max(sizes, axis=0), np.array(fixed.geometry.spacing)
-    pixel, most = largest_pixels(fixed)
-    while True:
-        spacing = np.maximum(pixel, own)
-        # rounding must not add a pixel to an image on its own lattice
-        shape = [max(2, math.ceil(n - 1e-6)) for n in size / spacing]
-        if math.prod(shape) <= most:
-            break
-        pixel *= 1.05
+    spacing, shape = lattice(fixed, np.max(sizes, axis=0))
     blocks = _SETTINGS.on(spacing.tolist()).levels[0]
     multiples = [SIZE_STEP if n == max(blocks) else 4 for n in blocks]
     # an even number more, so that the centre of the image stays that of a lattice pixel or edge

@@ -10,7 +10,7 @@ import numpy as np
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.segments import NAMES, VIEWS
-from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, Curve, end_of_systole
+from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, end_of_systole, strain_column
 from ldm_morph_jax.registering.options import ViewsOptions
 from ldm_morph_jax.registering.outputs import (
     SUMMARY,
@@ -87,7 +87,7 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
     pixels: dict[int, int] = {}
     for view, record in records.items():
         for number, region in zip(VIEWS[view], APICAL_SEGMENTS, strict=True):
-            curve = record["curves"].get(_column(region))
+            curve = record["curves"].get(strain_column(_DIRECTION, region))
             if curve is not None:
                 curve = np.interp(times, aligned[view], np.array(curve, np.float64))
                 seen.setdefault(number, []).append(curve)
@@ -109,14 +109,9 @@ def _record(folder: Path) -> dict:
         raise ImageError(f"{path}: no result of track, which writes it") from None
     if record.get("view") != "apical":
         raise ImageError(f"{path}: the view is {record.get('view')!r}, expected 'apical'")
-    if not any(_column(region) in record["curves"] for region in APICAL_SEGMENTS):
+    if not any(strain_column(_DIRECTION, region) in record["curves"] for region in APICAL_SEGMENTS):
         raise ImageError(f"{path}: no longitudinal strain of segments; it needs a mask with a wall")
     return record
-
-
-def _column(region: str) -> str:
-    """Of a segment's strain in curves.csv."""
-    return Curve("strain", region, "", np.empty(0), _DIRECTION).column
 
 
 def _end_of_systole(record) -> float:

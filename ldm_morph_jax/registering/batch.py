@@ -64,7 +64,7 @@ def _path(folder: Path, text: str) -> Path:
 
 
 def arguments(job: JobOptions, method: TrainedMethod | None) -> dict:
-    """What a result depends on, as JSON has it: options, files, weights and version."""
+    """All that a result depends on, for JSON: options, files, weights and version."""
     values = {k: v for k, v in asdict(job).items() if k not in (*_WITHOUT_EFFECT, *job.INPUTS)}
     values["files"] = {
         name: fingerprint(path) for name in job.INPUTS if (path := getattr(job, name))
@@ -160,7 +160,7 @@ def run_batch(
             record = kept or work(job)
             row = {"id": name, "status": "ok", **to_row(record)}
             row["seconds"] = f"{record['seconds']['total']:.2f}"
-        except Exception as error:  # whatever it is, the other rows are not to suffer
+        except Exception as error:  # whatever it is, the other rows go on
             if os.environ.get("LDM_MORPH_DEBUG"):
                 traceback.print_exc()
             row = {"id": name, "status": "failed", "error": _reason(error)}
@@ -181,7 +181,7 @@ def run_batch(
 
 
 def _reason(error: Exception) -> str:
-    """One line; that of an error that nobody foresaw begins with what it is."""
+    """One line; an unexpected error is preceded by its type."""
     text = as_flags(" ".join(str(error).split()))
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 

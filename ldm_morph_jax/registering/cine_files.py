@@ -11,14 +11,9 @@ from tqdm import tqdm
 
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
-from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import VOLUME, ImageError, in_region
-from ldm_morph_jax.files.movies import (
-    Cine,
-    cine_from_arrays,
-    read_cine,
-    read_frame_mask,
-)
+from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.images import VOLUME
+from ldm_morph_jax.files.movies import Cine, cine_from_arrays, read_cine, read_frame_mask
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import valves_told
@@ -28,12 +23,7 @@ from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
-from ldm_morph_jax.registering.finding import (
-    Findings,
-    find_heart,
-    known_or_found,
-    without_outliers,
-)
+from ldm_morph_jax.registering.finding import Known, find_heart, known_or_found, without_outliers
 from ldm_morph_jax.registering.heart import end_of_systole, twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
@@ -42,7 +32,6 @@ from ldm_morph_jax.registering.outputs import (
     ALL_OF_CINE,
     ALL_OF_STACK,
     SUMMARY,
-    cine_figures,
     draw_cine_pages,
     draw_stack_pages,
     software,
@@ -82,14 +71,13 @@ def track_files(options: CineOptions, load: Load) -> dict:
             the slice at hand.
     """
     if options.example:
-        cine, anatomy, options = _example(options)
-        return _write(cine, options, options.reference, anatomy, None, load)
+        return _write(*_example(options), load)
     if options.slice == "all" or isinstance(options.slice, tuple):
         return _track_slices(options, load)
     cine = _read(options)
     if cine.frames.ndim == 4:
         replace(options, slice=VOLUME)  # refuses what is for slices
-    return _write(cine, *_known_or_found(options, cine), load)
+    return _write(options, _known_or_found(options, cine), load)
 
 
 def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list[dict], Path]:
@@ -101,7 +89,7 @@ def track_table(options: CineOptions, registrar: Registrar | None) -> tuple[list
     return run_batch(options, registrar, work, row_of, COLUMNS)
 
 
-def _example(options) -> tuple[Cine, Anatomy, CineOptions]:
+def _example(options) -> tuple[CineOptions, Known]:
     """The built-in phantom's beat, short-axis or apical."""
     view = options.view or "sax"
     beat = phantom_cine(3, look={"sax": "sax", "apical": "echo"}[view])
@@ -110,7 +98,8 @@ def _example(options) -> tuple[Cine, Anatomy, CineOptions]:
     name = f"phantom, {view}"
     cine = replace(cine, first=replace(cine.first, source=name))
     anatomy = anatomies.anatomy_of_mask(beat.masks[0], view, name)
-    return cine, anatomy, replace(options, example=False, cine=Path(name), period="whole")
+    options = replace(options, example=False, cine=Path(name), period="whole")
+    return options, Known(cine, options.reference, anatomy)
 
 
 def _read(options) -> Cine:
@@ -135,28 +124,16 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
         raise FileError(f"{path}: {error}, expected seconds in the column time") from None
 
 
-def _known_or_found(options, cine) -> tuple[CineOptions, int, Anatomy, Findings | None]:
-    """The options, the reference frame, the heart in it, and what was found to know it."""
-    return options, *known_or_found(
-        cine,
-        None if options.anatomy is None else anatomy_network(options.anatomy),
-        reference=options.reference,
-        view=options.view,
-        mask=options.mask,
-        contours=options.contours,
-        landmarks=options.landmarks,
-        labels=options.labels,
-        septum=options.septum,
-        levels=options.levels,
-        slice=options.slice,
-    )
+def _known_or_found(options, cine) -> Known:
+    """The heart that the options tell of, or that the network finds."""
+    names = "reference view mask contours landmarks labels septum levels slice".split()
+    model = None if options.anatomy is None else anatomy_network(options.anatomy)
+    return known_or_found(cine, model, **{name: getattr(options, name) for name in names})
 
 
-def _write(cine, options, reference, anatomy, findings, load) -> dict:
+def _write(options, known: Known, load) -> dict:
     """Track, measure, write."""
-    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
-        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
-    source = None
+    cine, source = known.cine, None
     if options.dicom:
         source = dicom_results.source_of(options.cine, cine.first, len(cine.frames))
     shown = VOLUME if cine.frames.ndim == 4 else options.slice
@@ -165,11 +142,8 @@ def _write(cine, options, reference, anatomy, findings, load) -> dict:
         begin = time.perf_counter()
         with _progress(f"{options.cine.name} {_slice_name(shown)}".strip(), cine) as tell:
             tracked = track_heart(
-                cine,
+                known,
                 registrar,
-                anatomy,
-                findings,
-                reference=reference,
                 period=options.period,
                 progress=tell,
                 model=options.model,
@@ -183,16 +157,9 @@ def _write(cine, options, reference, anatomy, findings, load) -> dict:
         }
         tracked.write(folder)
         written = time.perf_counter()
-        if options.report:
-            draw_cine_pages(
-                folder, tracked, anatomy, tracked.measures, content, tracked.segment_rows
-            )
+        figures = draw_cine_pages(folder, tracked, content) if options.report else []
         if source is not None:
-            figures = cine_figures(tracked, tracked.measures, content) if options.report else []
-            rows = tracked.segment_rows
-            dicom_results.write_cine(
-                folder / "dicom", source, tracked, anatomy, content, rows, figures
-            )
+            dicom_results.write_cine(folder / "dicom", source, tracked, content, figures)
         seconds = {
             "tracking": done - begin,
             "measures_and_files": written - done,
@@ -206,7 +173,7 @@ def _write(cine, options, reference, anatomy, findings, load) -> dict:
 
 @contextlib.contextmanager
 def _progress(name: str, cine) -> Iterator[Callable[[float], None]]:
-    """Tells on stderr how much of a cine is done and how long the rest will take."""
+    """A progress bar of the frames of a cine, on stderr."""
     with tqdm(total=len(cine.frames), desc=name, unit="frame", mininterval=1, delay=1) as bar:
         yield lambda share: bar.update(int(share * bar.total) - bar.n)
 
@@ -230,41 +197,22 @@ def _track_slices(options, load) -> dict:
         options = replace(options, reference=_end_diastole(options, stack))
     if not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
-    count, distance = stack.frames.shape[1], stack.first.geometry.spacing[0]
     labels = None
     if options.mask:
         labels = read_frame_mask(options.mask, stack, options.reference, "all").array
     view, view_by, of_view = _view_of_stack(options, labels)
-    options = replace(options, view=view)
-    chosen = range(count) if options.slice == "all" else options.slice
-    if max(chosen) >= count:
-        raise ImageError(
-            f"{options.cine}: has no slice {max(chosen)}; its slices are 0 to {count - 1}"
-        )
-    if options.levels and len(options.levels) != count:
-        raise ValueError(
-            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
-        )
-    source = None
+    options, source = replace(options, view=view), None
+    jobs, levels, left_out = _jobs_of_slices(options, stack, labels)
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
-    jobs, levels, without_cavity = _jobs_of_slices(options, stack, count, labels)
-    left_out = {k: "has no cavity in the mask" for k in without_cavity}
-    left_out |= {k: "is blank in every frame" for k in stack.blank_slices}
-    left_out = {k: why for k, why in left_out.items() if k in chosen}
-    shown = [k for k in chosen if k not in left_out]
-    if not shown:
-        raise ImageError(f"{options.cine}: every slice asked for is blank or without cavity")
-    jobs, levels = [jobs[k] for k in shown], levels[shown]
-    spacing_known = stack.first.spacing_known
+    spacing_known, distance = stack.first.spacing_known, stack.first.geometry.spacing[0]
     del stack
     registrar = load()
     slices = []
     for job in jobs:
         record = None if options.overwrite else finished(job, arguments(job, registrar))
         if record is None:
-            cine = _read(job)
-            record = _write(cine, *_of_slice(job, cine), lambda: registrar)
+            record = _write(job, _of_slice(job, _read(job)), lambda: registrar)
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": options.slice},
@@ -275,46 +223,19 @@ def _track_slices(options, load) -> dict:
         "view_by": view_by,
         "reference": options.reference,
         "slices": [job.out.name for job in jobs],
-        "levels": [int(level) for level in levels],
+        "levels": levels.tolist(),
         "end_systole": None,
         **{k: slices[0][k] for k in ("heart_rate_per_min", "valves_ms") if k in slices[0]},
-        "notes": [
-            *(f"slice {k} {why}: left out" for k, why in sorted(left_out.items())),
-            *of_view,
-        ],
+        "notes": [*left_out, *of_view],
         "arguments": arguments(asked, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
+    numbers, curves, rows = {"verdict": None}, {}, []
+    if spacing_known:
+        numbers, curves, rows = _of_ventricle(content, slices, distance, options.valves or {})
+    content |= numbers
+    content["notes"] += [DOUBTFUL_TWIST] * ("twist" in content)
     times = np.array(content["cine"]["times"])
-    areas = [np.array(s["curves"].get("cavity_area_mm2", 0.0)) for s in slices]
-    volume = 1e-3 * distance * (np.zeros(len(times)) + sum(areas))
-    curves, rows = {}, []
-    content["verdict"] = None
-    if spacing_known and volume[options.reference] > 0:
-        smallest = int(volume.argmin())
-        content["end_systole"] = smallest
-        curves["volume_ml"] = volume
-        values = float(volume[options.reference]), float(volume[smallest])
-        content["volume_ml"] = dict(zip(("reference", "end_systole"), values, strict=True))
-        content["ejection_fraction"] = float(fractional_change(*values))
-        wall = sum(np.array(s["curves"].get("wall_area_mm2", 0.0)) for s in slices)
-        known = np.ndim(wall) and wall[options.reference] > 0
-        content["verdict"] = judge_stack(
-            {job.out.name: s["verdict"] for job, s in zip(jobs, slices, strict=True)},
-            float(wall[smallest] / wall[options.reference] - 1) if known else None,
-        )
-        from_reference = times - times[options.reference]
-        ends = end_of_systole(from_reference, smallest, options.valves or {})
-        segments = merged(slices, from_reference, ends)
-        rows = segments.rows() if segments.pixels else []
-        content["strain"], content["timing"] = segments.summary(), segments.timing()
-        curves |= segments.table
-        if twisted := twist_of(slices, levels, distance):
-            twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
-            numbers = twist_numbers(twist, torsion, "deg_per_mm", smallest)
-            content["twist"] = {"slices": twisted["slices"]} | numbers
-            content["notes"].append(DOUBTFUL_TWIST)
-            curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
     column = time_name(content["cine"]["times_known"])
     with staged(options.out, (), True, all_names=ALL_OF_STACK, last=SUMMARY) as folder:
         if curves:
@@ -330,6 +251,47 @@ def _track_slices(options, load) -> dict:
     return content
 
 
+def _of_ventricle(
+    content: Mapping, slices: Sequence[Mapping], distance: float, valves: Mapping[str, float]
+) -> tuple[dict, dict[str, np.ndarray], list[dict]]:
+    """Measure a ventricle by slices that are `distance` mm apart.
+
+    Returns numbers of summary.json, columns of curves.csv and rows of segments.csv. `content` has
+    the reference, and the levels and names of the slices. Without a cavity nothing is measured.
+    """
+    reference, names = content["reference"], content["slices"]
+    times = np.array(content["cine"]["times"])
+
+    def total(column):
+        return sum((np.array(s["curves"].get(column, 0.0)) for s in slices), np.zeros(len(times)))
+
+    volume, wall = 1e-3 * distance * total("cavity_area_mm2"), total("wall_area_mm2")
+    if not volume[reference] > 0:
+        return {"verdict": None}, {}, []
+    smallest = int(volume.argmin())
+    ends = {"reference": float(volume[reference]), "end_systole": float(volume[smallest])}
+    change = float(wall[smallest] / wall[reference] - 1) if wall[reference] > 0 else None
+    verdicts = {name: s["verdict"] for name, s in zip(names, slices, strict=True)}
+    times -= times[reference]
+    segments = merged(slices, times, end_of_systole(times, smallest, valves))
+    numbers = {
+        "verdict": judge_stack(verdicts, change),
+        "end_systole": smallest,
+        "volume_ml": ends,
+        "ejection_fraction": float(fractional_change(*ends.values())),
+        "strain": segments.summary(),
+        "timing": segments.timing(),
+    }
+    curves = {"volume_ml": volume} | segments.table
+    if twisted := twist_of(slices, content["levels"], distance):
+        twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
+        numbers["twist"] = {"slices": twisted["slices"]} | twist_numbers(
+            twist, torsion, "deg_per_mm", smallest
+        )
+        curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}
+    return numbers, curves, segments.rows() if segments.pixels else []
+
+
 def _view_of_stack(options, labels) -> tuple[str, str, tuple[str, ...]]:
     """As `anatomy.seen_view`, of a mask of all slices: a single one near the valves may be open."""
     if options.anatomy is not None and options.view is None:
@@ -340,21 +302,30 @@ def _view_of_stack(options, labels) -> tuple[str, str, tuple[str, ...]]:
     return anatomies.seen_view(options.view, anatomies.closure(labels, *named))
 
 
-def _jobs_of_slices(
-    options, stack, count, labels
-) -> tuple[list[CineOptions], np.ndarray, list[int]]:
-    """A job for every slice, the level of each, and the slices whose mask has no cavity.
+def _jobs_of_slices(options, stack, labels) -> tuple[list[CineOptions], np.ndarray, list[str]]:
+    """A job for every slice that was asked for, the level of each, and notes on those left out.
 
     Of a mask of all slices: one slice alone may not show every structure, nor its level, nor where
     the septum is.
     """
+    count = stack.frames.shape[1]
+    chosen = range(count) if options.slice == "all" else options.slice
+    if max(chosen) >= count:
+        raise ImageError(
+            f"{options.cine}: has no slice {max(chosen)}; its slices are 0 to {count - 1}"
+        )
+    if options.levels and len(options.levels) != count:
+        raise ValueError(
+            f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
+        )
     levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
     common, septum, with_septum = options, options.septum, np.ones(count, bool)
-    without_cavity = []
+    left_out = {}
     if labels is not None:
         cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
         common = replace(options, labels=(cavity, wall))
-        without_cavity = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()
+        without = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()
+        left_out = dict.fromkeys(without, "has no cavity in the mask")
         if options.view == "sax":
             if not options.levels:
                 levels = levels_of(labels, cavity, wall, stack.first.geometry.spacing[0])
@@ -362,6 +333,10 @@ def _jobs_of_slices(
             if septum is None and len(others) == 1:  # where a slice does not show it
                 septum = tuple(np.argwhere(labels == others[0]).mean(axis=0)[1:].tolist())
                 with_septum = ~(labels == others[0]).any(axis=(1, 2))
+    left_out |= dict.fromkeys(stack.blank_slices, "is blank in every frame")
+    shown = [k for k in chosen if k not in left_out]
+    if not shown:
+        raise ImageError(f"{options.cine}: every slice asked for is blank or without cavity")
     letters = {level: letter for letter, level in LETTERS.items()}
     jobs = [
         replace(
@@ -371,9 +346,10 @@ def _jobs_of_slices(
             septum=septum if with_septum[k] else None,
             levels=letters[int(levels[k])] if options.view == "sax" else None,
         )
-        for k in range(count)
+        for k in shown
     ]
-    return jobs, levels, without_cavity
+    notes = [f"slice {k} {left_out[k]}: left out" for k in sorted(left_out) if k in chosen]
+    return jobs, levels[shown], notes
 
 
 def _end_diastole(options, stack) -> int:
@@ -393,14 +369,14 @@ def _end_diastole(options, stack) -> int:
     return int(without_outliers(areas).argmax())
 
 
-def _of_slice(options, cine) -> tuple[CineOptions, int, Anatomy, Findings | None]:
+def _of_slice(options, cine) -> Known:
     """A slice in which the network finds no heart is tracked, and nothing measured."""
-    if options.anatomy is not None:
-        try:
-            return _known_or_found(options, cine)
-        except ImageError:
-            return options, options.reference, Anatomy(options.view), None
-    return _known_or_found(options, cine)
+    try:
+        return _known_or_found(options, cine)
+    except ImageError:
+        if options.anatomy is None:
+            raise
+        return Known(cine, options.reference, Anatomy(options.view))
 
 
 def _slice_name(k) -> str:

@@ -18,21 +18,17 @@ from ldm_morph_jax.files.dicom_objects.document import write_document
 from ldm_morph_jax.files.dicom_objects.registration import write_registration
 from ldm_morph_jax.files.dicom_objects.report import Group, Interval, Measurement, write_report
 from ldm_morph_jax.files.dicom_objects.segmentation import write_segmentation
-from ldm_morph_jax.files.dicom_objects.source import (
-    Series,
-    Source,
-    need_highdicom,
-    new_series,
-)
+from ldm_morph_jax.files.dicom_objects.source import Series, Source, need_highdicom, new_series
 from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.ops.segments import NAMES
-from ldm_morph_jax.registering.result import Registration, Tracked
+from ldm_morph_jax.registering.result import Registration
 
 if TYPE_CHECKING:
     from ldm_morph_jax.registering.anatomy import Anatomy
+    from ldm_morph_jax.registering.heart_result import TrackedHeart
 
 _FIRST_SERIES = 9000  # far from the numbers that scanners give
 _KINDS = ("segmentation", "displacements", "inverse displacements", "measurements", "page")
@@ -67,7 +63,7 @@ def place_of(image: Image) -> Geometry:
 
 
 def pair_names(moving_mask: Image | None, *, inverse: bool) -> list[str]:
-    """Of the files of `write_pair`."""
+    """Names of the files of `write_pair`."""
     names = ["displacement.dcm"] + ["inverse_displacement.dcm"] * inverse
     return names + ["warped_mask.dcm"] * (moving_mask is not None)
 
@@ -116,7 +112,7 @@ def write_labels(
     source: Source,
     series: Mapping[str, Series] | None = None,
 ) -> None:
-    """Labels of an image, of which nothing is known but their numbers, as a segmentation.
+    """Write labels of an image as a segmentation; their meaning is not known.
 
     Args:
         path: where to.
@@ -139,10 +135,8 @@ def write_labels(
 def write_cine(
     folder: Path,
     source: Source,
-    tracked: Tracked,
-    anatomy: "Anatomy",
+    heart: "TrackedHeart",
     content: Mapping,
-    rows: Sequence[Mapping],
     figures: Sequence,
 ) -> None:
     """The objects of a cine, into `folder`, which is made.
@@ -150,21 +144,19 @@ def write_cine(
     Args:
         folder: the new one.
         source: of all frames.
-        tracked: the motion.
-        anatomy: what the labels are.
+        heart: the motion, and what the labels are.
         content: of summary.json.
-        rows: of segments.csv.
         figures: of matplotlib, the pages of the document; none: no document.
     """
     folder.mkdir()
-    series, place = _series(), place_of(tracked.cine.first)
-    digits = max(3, len(str(len(tracked.times) - 1)))
-    reference = source.only(tracked.reference)
-    for t in range(len(tracked.times)):
+    series, place, anatomy = _series(), place_of(heart.cine.first), heart.anatomy
+    digits = max(3, len(str(len(heart.times) - 1)))
+    reference = source.only(heart.reference)
+    for t in range(len(heart.times)):
         pair = reference, source.only(t)
         for name, transform, (fixed, moving) in (
-            ("displacement", tracked.transform(t), pair),
-            ("inverse_displacement", tracked.inverse_transform(t), pair[::-1]),
+            ("displacement", heart.transform(t), pair),
+            ("inverse_displacement", heart.inverse_transform(t), pair[::-1]),
         ):
             placed = transform.in_space(place, place)
             write_registration(
@@ -177,7 +169,7 @@ def write_cine(
                 instance=t + 1,
             )
     if anatomy.labels is not None and anatomy.labels.any():
-        labels = [tracked.carried(anatomy.labels, t) for t in range(len(tracked.times))]
+        labels = [heart.carried(anatomy.labels, t) for t in range(len(heart.times))]
         write_segmentation(
             folder / "segmentation.dcm",
             np.stack(labels).reshape(len(labels), *place.shape),
@@ -186,7 +178,7 @@ def write_cine(
             _structures(anatomy),
             series["segmentation"],
         )
-    write_findings(folder, source, content, rows, figures, series)
+    write_findings(folder, source, content, heart.segment_rows, figures, series)
 
 
 def write_findings(
@@ -197,7 +189,10 @@ def write_findings(
     figures: Sequence,
     series: Mapping[str, Series] | None = None,
 ) -> None:
-    """report.dcm and page.dcm, where there is something to tell; arguments as in `write_cine`."""
+    """report.dcm and page.dcm, where there is something to tell.
+
+    Arguments as in `write_cine`; rows: of segments.csv.
+    """
     series = series or _series()
     groups = _groups(content, rows)
     if groups:

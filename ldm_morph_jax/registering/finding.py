@@ -1,18 +1,19 @@
-"""What nobody was asked for: where the heart is in a cine, and which frames end diastole and
-systole.
+"""Find the heart in a cine, and its end-diastole and end-systole.
 
-The anatomy network sees every frame (`segmenting`). The cavity's area over time, which is the sum
-of its probabilities where end-diastole shows the cavity, tells end-diastole (largest) and
-end-systole (smallest). What is doubtful is said: each finding can be overruled by the option that
-names it.
+The anatomy network sees every frame (`segmenting`). End-diastole is the frame with the largest
+cavity (the sum of its probabilities), end-systole the one with the smallest; what looks like a
+cavity away from that of end-diastole does not count. Doubts are reported, and an option overrules
+each finding.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import in_region
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask
 from ldm_morph_jax.registering.segmenting import CAVITY, Segmentation, segment
@@ -77,10 +78,25 @@ class Findings:
         }
 
 
+class Known(NamedTuple):
+    """A cine and the heart in its reference frame.
+
+    cine: of several ultrasound regions it has the scale of the one that shows the heart.
+    reference: number of the frame.
+    anatomy: the heart in it.
+    findings: of the network; None where the heart was told.
+    """
+
+    cine: Cine
+    reference: int
+    anatomy: Anatomy
+    findings: Findings | None = None
+
+
 def known_or_found(
     cine: Cine, model: AnatomyModel | None, *, reference: int | None = None, **given
-) -> tuple[int, Anatomy, Findings | None]:
-    """(The reference frame, the heart in it, and what was found to know it).
+) -> Known:
+    """The heart in the reference frame, told or found.
 
     Args:
         cine: of one slice; of volumes where the heart is told.
@@ -90,9 +106,20 @@ def known_or_found(
 
     Raises ImageError: what `anatomy_of` and `find_heart` refuse.
     """
+    findings = None
     if model is None:
         reference = reference or 0
-        return reference, anatomy_of(cine, reference=reference, **given), None
+        anatomy = anatomy_of(cine, reference=reference, **given)
+    else:
+        findings, anatomy = _found(cine, model, reference, **given)
+        reference = findings.reference
+    if anatomy.labels is not None:
+        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
+    return Known(cine, reference, anatomy, findings)
+
+
+def _found(cine, model, reference, *, view=None, **given) -> tuple[Findings, Anatomy]:
+    """What the network finds; the view, septum, landmarks and levels are those `given`."""
     if cine.frames.ndim == 4:
         raise ImageError(
             f"{cine.first.source}: the anatomy network {model.name!r} sees slices; volumes need a "
@@ -105,13 +132,12 @@ def known_or_found(
         cine.first.source,
         reference=reference,
     )
-    view = given.pop("view", None)
     told = anatomy_of(cine, reference=findings.reference, view=view or model.view, **given)
     found = replace(anatomy_found(model, findings, told), view_by="user" if view else "network")
     if view not in (None, model.view):
         doubt = f"`view` is {view}, but {model.name!r} finds hearts in views that are {model.view}"
         found = replace(found, notes=(doubt,))
-    return findings.reference, found, findings
+    return findings, found
 
 
 def find_heart(
@@ -184,9 +210,9 @@ def is_whole_beat(areas: np.ndarray) -> bool:
 
 
 def without_outliers(areas: np.ndarray) -> np.ndarray:
-    """Areas `[T]`; a frame far from the median of itself and its neighbours takes that.
+    """Areas `[T]`; a frame far from the median of itself and its neighbours takes that median.
 
-    One frame that the network takes for something else is no end of systole.
+    A single frame that the network gets wrong must not pass for end-systole.
     """
     median = ndimage.median_filter(areas, 3, mode="nearest")
     far = np.abs(areas - median) > _FAR * areas.max(initial=0)
@@ -239,7 +265,7 @@ def _doubts(areas, unsure, end_diastole, end_systole, whole) -> tuple[str, ...]:
         )
     elif len(areas) > 1 and not whole:
         found.append("the cavity's area does not end where it began: is this a whole beat?")
-    # the same phase again, at the other end of a whole beat, is no doubt
+    # a whole beat may show the same phase again at its other end
     for name, frame, alike in (
         ("end-diastole", end_diastole, areas >= areas[end_diastole] * (1 - _ALIKE)),
         ("end-systole", end_systole, areas <= areas[end_systole] * (1 + _ALIKE)),

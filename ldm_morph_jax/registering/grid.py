@@ -36,11 +36,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from ldm_morph_jax.files.images import Geometry, Image, ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine, Transform, sample_vectors
 from ldm_morph_jax.runs.trained import TrainedMethod
 
-# Less of the fixed image's view inside the moving image than this is a mistake, not a registration.
+# A smaller overlap of the two images is a mistake, not a registration.
 MIN_OVERLAP = 0.25
 # Grids of methods that take any: few sizes, so that few programs are compiled.
 _GRID_STEP = 32
@@ -48,8 +50,8 @@ _MOST_PIXELS = 256  # along the longer side of a grid on the whole image: bounds
 # A finer grid finds no more of a heart's motion in a volume, and a larger one takes minutes.
 _VOLUME_PIXEL_MM = 1.5
 _MOST_VOXELS = 2**21
-FEWEST_SLICES = 4  # of a volume; between fewer there is hardly a motion to be seen
-# Grey values of one scanner mean the same; of two, one range may be many times the other.
+FEWEST_SLICES = 4  # of a volume; fewer hardly show a motion through them
+# Ratio of two images' grey ranges up to which they are taken to have the same unit.
 _SAME_SCALE = 2.0
 
 
@@ -229,14 +231,9 @@ def prepare(
         else:
             shift = np.zeros(fixed.geometry.dimension)
 
-        def sample(grid, k=k, shift=shift):
-            if alignment is not None:
-                index = _with_slice(grid.fixed_pixels(), k, fixed.geometry)
-                scale = (*[1.0] * (fixed.geometry.dimension - 2), *grid.scale)
-                return _sample_both(moving, fixed, index, scale, shift, alignment)
-            return _sample_pair(moving, fixed, k, grid, shift)
-
-        values = sample(model)
+        values, values_on_whole = (
+            _sample_slice(moving, fixed, k, grid, shift, alignment) for grid in (model, whole)
+        )
         if alignment is not None and fixed.array.ndim == 3 and _overlap(values) < MIN_OVERLAP:
             nothing = [OnGrid(grid, *_nothing(grid.shape)) for grid in (model, whole)]
             slices.append(Slice(*nothing, shift, True, alignment))
@@ -250,7 +247,7 @@ def prepare(
             for sampled, image in zip(values, (moving, fixed), strict=True)
         )
         known = np.isfinite(values).all(axis=0)
-        on_whole = _on_one_scale(whole, sample(whole), method.intensity)
+        on_whole = _on_one_scale(whole, values_on_whole, method.intensity)
         slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, blank, alignment))
     if all(part.blank for part in slices):
         raise ImageError(f"{moving.source} and {fixed.source}: no slice shows anything in both")
@@ -305,7 +302,7 @@ def _volume_shift(moving: Image, fixed: Image, align: str) -> np.ndarray:
 
 
 def _halfway(centre, fixed: Geometry, alignment: Alignment) -> tuple[float, float]:
-    """Where a pixel of the fixed image, of its middle slice, lies halfway to the moving one."""
+    """A pixel of the fixed image's middle slice, moved halfway to the moving image."""
     index = np.array(_middle(fixed.shape))
     index[-2:] = centre
     row, column = fixed.to_index(alignment.first(fixed.to_physical(index)))[-2:]
@@ -315,29 +312,32 @@ def _halfway(centre, fixed: Geometry, alignment: Alignment) -> tuple[float, floa
 
 def place_volume_grid(fixed: Image) -> Grid:
     """The grid that covers a volume; see the top of this file."""
-    size = np.array(fixed.array.shape) * fixed.geometry.spacing
-    pixel, most = largest_pixels(fixed)
+    own = np.array(fixed.geometry.spacing)
+    spacing, shape = lattice(fixed, np.array(fixed.array.shape) * own)
+    return Grid(shape, _middle(fixed.array.shape), tuple((spacing / own).tolist()))
+
+
+def lattice(fixed: Image, size: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(spacing in mm, shape) of one of `size` mm that shows all of a motion.
+
+    Its pixels are at least as large as those of the fixed image, and as few as memory bounds.
+    """
+    own, in_space = fixed.geometry.spacing, fixed.geometry.dimension == 3
+    most = _MOST_VOXELS if in_space else _MOST_PIXELS**2
+    pixel = min(own)
+    if in_space and fixed.spacing_known:
+        pixel = max(pixel, _VOLUME_PIXEL_MM)
     while True:
-        spacing = np.maximum(pixel, fixed.geometry.spacing)
+        spacing = np.maximum(pixel, own)
         # rounding must not add a pixel to an image on its own grid
         shape = tuple(max(2, math.ceil(n - 1e-6)) for n in size / spacing)
         if math.prod(shape) <= most:
-            break
+            return spacing, shape
         pixel *= 1.05
-    scale = tuple(float(s) for s in spacing / fixed.geometry.spacing)
-    return Grid(shape, _middle(fixed.array.shape), scale)
-
-
-def largest_pixels(fixed: Image) -> tuple[float, int]:
-    """(pixel in mm, how many there may be) of a lattice that shows all of a motion."""
-    pixel = min(fixed.geometry.spacing)
-    if fixed.geometry.dimension == 2:
-        return pixel, _MOST_PIXELS**2
-    return max(pixel, _VOLUME_PIXEL_MM) if fixed.spacing_known else pixel, _MOST_VOXELS
 
 
 def _overlap(values) -> float:
-    """Which share of what is known of the fixed image the moving one shows."""
+    """Share of the fixed image's known pixels that the moving image covers."""
     inside = np.isfinite(values[1])
     return float(np.isfinite(values[0][inside]).mean()) if inside.any() else 0.0
 
@@ -373,10 +373,13 @@ def _sample_both(moving, fixed, index, scale, shift, alignment) -> np.ndarray:
     return np.stack(values)
 
 
-def _sample_pair(moving, fixed, k, grid, shift) -> np.ndarray:
+def _sample_slice(moving, fixed, k, grid, shift, alignment) -> np.ndarray:
     """`[2, rows, columns]`: slice k of moving and fixed image on a grid, NaN where unknown."""
     pixels = grid.fixed_pixels()
     index = _with_slice(pixels, k, fixed.geometry)
+    if alignment is not None:
+        scale = (*[1.0] * (fixed.geometry.dimension - 2), *grid.scale)
+        return _sample_both(moving, fixed, index, scale, shift, alignment)
     moving_index = moving.geometry.to_index(fixed.geometry.to_physical(index) + shift)
     if moving.geometry.dimension == 3 and np.abs(moving_index[..., 0] - k).max() > 0.02:
         raise ImageError(
@@ -399,7 +402,7 @@ def _on_one_scale(grid: Grid, values: np.ndarray, intensity: str) -> OnGrid:
     show that their units differ. Outside an image its border goes on.
     """
     shares = (0, 100) if intensity == "minmax" else (1, 99)
-    limits = [_limits(sampled, shares) for sampled in values]
+    limits = [grey_limits(sampled, shares) for sampled in values]
     ranges = [high - low for low, high in limits]
     if max(ranges) <= _SAME_SCALE * min(ranges):
         limits = [(min(low for low, _ in limits), max(high for _, high in limits))] * 2
@@ -410,10 +413,11 @@ def _on_one_scale(grid: Grid, values: np.ndarray, intensity: str) -> OnGrid:
 
 def to_unit(values: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
     """Values, NaN where unknown, in [0, 1] float32, from percentile to percentile."""
-    return _to_unit(values, *_limits(values, shares))
+    return _to_unit(values, *grey_limits(values, shares))
 
 
-def _limits(values, shares):
+def grey_limits(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, float]:
+    """Percentiles of what is known (not NaN); its ends where these are one value."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, shares)
     return (low, high) if high > low else (known.min(), known.max())

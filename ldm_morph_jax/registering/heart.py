@@ -101,6 +101,11 @@ class Curve:
         return self.quantity
 
 
+def strain_column(direction: str, region: str) -> str:
+    """Column of a region's strain in curves.csv."""
+    return Curve("strain", region, "", np.empty(0), direction).column
+
+
 @dataclass(frozen=True)
 class Measures:
     """What was measured.
@@ -130,7 +135,7 @@ class Measures:
 
 
 def main_strain(view: str) -> str:
-    """The direction of the strain that a view is looked at for."""
+    """The direction of a view's main strain."""
     return "circumferential" if view == "sax" else "longitudinal"
 
 
@@ -142,7 +147,7 @@ def strain_directions(tracked: Tracked, anatomy: Anatomy) -> tuple[str, ...]:
 
 
 def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
-    """All that the anatomy allows to measure."""
+    """Measure all that the anatomy allows."""
     frames = _of_frames(tracked, anatomy)
     contours, landmarks = (  # in their order, which a compiled function loses
         {name: frames[kind][name] for name in getattr(anatomy, kind)}
@@ -247,9 +252,9 @@ def _ends(anatomy) -> tuple[int, int] | None:
 
 
 def strained(anatomy) -> np.ndarray:
-    """Where strain of the wall is measured: of a volume in the slices that show the cavity.
+    """The part of the wall whose strain is measured; of a volume, in slices that show the cavity.
 
-    Directions about the long axis mean nothing in the cap of the apex.
+    In the cap of the apex, directions about the long axis mean nothing.
     """
     if not anatomy.levels:
         return anatomy.wall
@@ -350,7 +355,7 @@ def summary(
 
 
 def _of_ventricle(measures: Measures, reference: int) -> dict:
-    """What only a volume tells: stroke volume, mass, the largest twist."""
+    """Numbers that only a volume gives: stroke volume, mass, the largest twist."""
     curves, es = measures.table, measures.end_systole
     found: dict = {}
     for unit in ("ml", "px3"):
@@ -366,7 +371,7 @@ def _of_ventricle(measures: Measures, reference: int) -> dict:
 
 
 def twist_numbers(twist: np.ndarray, torsion: np.ndarray, unit: str, end_systole: int) -> dict:
-    """What twist in degrees and torsion in `unit`, `[T]` each, come down to."""
+    """Peak and end-systolic values of twist in degrees and torsion in `unit`, `[T]` each."""
     peak = int(np.abs(twist).argmax())
     return {
         "peak_deg": float(twist[peak]),
@@ -376,14 +381,14 @@ def twist_numbers(twist: np.ndarray, torsion: np.ndarray, unit: str, end_systole
 
 
 def way(direction: str) -> int:
-    """In which direction a strain goes in systole, as `ops.beat` has it."""
+    """The sign of a strain in systole, as in `ops.beat`."""
     return beat.THICKENING if direction == "radial" else beat.SHORTENING
 
 
 def end_of_systole(times: np.ndarray, end_systole: int, valves: Mapping[str, float]) -> float:
-    """When the aortic valve closes, as told in ms, else the time of the frame of end-systole.
+    """The time of end-systole: that of aortic valve closure where it is given, else of the frame.
 
-    Voigt 2015, sec. 3.1. Both from the reference frame, as `times`.
+    Valves are in ms (Voigt 2015, sec. 3.1). All times count from the reference frame.
     """
     if "AVC" in valves:
         return valves["AVC"] / 1000
@@ -393,7 +398,7 @@ def end_of_systole(times: np.ndarray, end_systole: int, valves: Mapping[str, flo
 def strain_numbers(
     curve: np.ndarray, direction: str, times: np.ndarray, end_systole: float
 ) -> dict[str, float]:
-    """What a strain curve `[T]` comes down to, see `ops.beat`; `times` from the reference frame."""
+    """Peak, timing and rates of a strain curve `[T]`; `times` count from the reference frame."""
     peak = beat.peaks(curve, times, end_systole, way(direction))
     rates = beat.peak_rates(curve, times, end_systole, way(direction))
     names = ("peak", "time_to_peak", "end_systolic", "post_systolic_index")
@@ -406,9 +411,9 @@ def strain_numbers(
 
 
 def _contrast(frames: np.ndarray, anatomy: Anatomy) -> np.ndarray:
-    """How well the mask of the reference frame divides cavity and wall in each frame, `[T]`.
+    """Contrast of cavity and wall under the reference frame's mask, in every frame, `[T]`.
 
-    The distance of their mean grey values over their mean standard deviation.
+    The difference of their mean grey values over their mean standard deviation.
     """
     cavity, wall = (
         frames[:, region].astype(np.float64) for region in (anatomy.cavity, anatomy.wall)
@@ -555,7 +560,7 @@ def _walls(tracked, anatomy) -> tuple[bool, str]:
 
 
 def _of_frames(tracked, anatomy) -> dict:
-    """What the displacement of a frame tells, of all frames `[T, ...]`, in one pass over them."""
+    """All that is measured of displacements, `[T, ...]` each, in one pass over the frames."""
     with_strain, normals = anatomy.has_wall and anatomy.has_cavity, ()
     space = tuple(range(1, tracked.geometry.dimension + 1))
     regions = {"cavity": anatomy.cavity, "wall": anatomy.wall}

@@ -5,14 +5,14 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_morph_jax.files.images import ImageError, in_region
-from ldm_morph_jax.files.movies import Cine, note_on_period
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.movies import note_on_period
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import check_valves
 from ldm_morph_jax.registering.anatomy import Anatomy
@@ -24,10 +24,8 @@ from ldm_morph_jax.registering.outputs import (
     cine_figures,
     draw_cine_pages,
     software,
-    time_name,
     write_frames,
     write_record,
-    write_segments,
     write_tables,
 )
 from ldm_morph_jax.registering.result import Tracked
@@ -39,7 +37,7 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ldm_morph_jax.registering.finding import Findings
+    from ldm_morph_jax.registering.finding import Findings, Known
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,7 +145,7 @@ class TrackedHeart(Tracked):
 
     def plot(self) -> "Figure":
         """The figure of curves.png. Raises ValueError where nothing was measured."""
-        figures = cine_figures(self, self.measures, self.summary)
+        figures = cine_figures(self, self.summary)
         if not figures:
             raise ValueError(f"nothing to plot: {'; '.join(self.measures.notes)}")
         return figures[0]
@@ -167,26 +165,19 @@ class TrackedHeart(Tracked):
             content = self.summary | {"software": software(self.weights_sha256)}
             self.write(stage)
             if report:
-                rows = self.segment_rows
-                draw_cine_pages(stage, self, self.anatomy, self.measures, content, rows)
+                draw_cine_pages(stage, self, content)
             write_record(stage, SUMMARY, content)
 
     def write(self, folder: Path) -> None:
         """Transforms, frames, masks and tables."""
-        write_frames(folder, self, self.anatomy)
-        write_tables(folder, self, self.measures)
-        rows = self.segment_rows
-        if rows:
-            write_segments(folder / "segments.csv", rows, time_name(self.cine.times is not None))
+        write_frames(folder, self)
+        write_tables(folder, self)
 
 
 def track_heart(
-    cine: Cine,
+    known: "Known",
     method: TrainedMethod | None,
-    anatomy: Anatomy,
-    findings: "Findings | None" = None,
     *,
-    reference: int = 0,
     period: float | str | None = None,
     settings: Tracking | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -196,6 +187,7 @@ def track_heart(
 ) -> TrackedHeart:
     """Track a cine of one slice or of volumes; arguments as of `tracking.track_cine` and
     `TrackedHeart`. Raises ImageError where times of valves do not fit the cine, too."""
+    cine, reference, anatomy, findings = known
     valves = dict(valves or {})
     if valves:
         if cine.times is None:
@@ -208,8 +200,6 @@ def track_heart(
             check_valves(valves, last)
         except ValueError as error:
             raise ImageError(f"{cine.first.source}: {error}") from None
-    if anatomy.labels is not None:  # of several ultrasound regions, the one that shows the heart
-        cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     tracked = track_cine(
         cine, method, reference=reference, period=period, settings=settings, progress=progress
     )

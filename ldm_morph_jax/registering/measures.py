@@ -1,6 +1,6 @@
-"""How well a pair was registered: the numbers of metrics.json, and what should be said with them.
+"""Measure how well a pair was registered: the numbers and notes of metrics.json.
 
-A score that does not exist, such as the correlation of a constant image, is NaN.
+A score that is not defined, such as the correlation of a constant image, is NaN.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 
 def measure(
     registration: Registration,
+    moving_mask: np.ndarray | None,
+    fixed_mask: np.ndarray | None,
     *,
-    moving_mask: np.ndarray | None = None,
-    fixed_mask: np.ndarray | None = None,
-    steps: int = 0,
-    inverse: bool = False,
+    steps: int,
+    inverse: bool,
 ) -> dict:
     """The numbers of one pair.
 
@@ -70,12 +70,11 @@ def measure(
 
 
 def affine_numbers(registration: Registration) -> dict:
-    """How far the moving image had to be brought before anything deformed.
+    """The rigid or affine map that came before the deformation.
 
-    "shift_mm" is that of the fixed image's centre, beyond what `align` puts on it; "degrees" the
-    angle of the rotation that is nearest to the matrix, "scales" what it stretches besides, along
-    directions at right angles: 1 in a rigid map. "matrix" and "offset_mm" are those of affine.tfm:
-    from the fixed to the moving image, (x, y[, z]), LPS.
+    "shift_mm" moves the fixed image's centre, beyond what `align` does; "degrees" is the angle of
+    the nearest rotation; "scales" are the singular values of the matrix, 1 in a rigid map. "matrix"
+    and "offset_mm" are those of affine.tfm: from the fixed to the moving image, (x, y[, z]), LPS.
     """
     alignment, geometry = registration.alignment, registration.fixed.geometry
     whole, centre = alignment.whole, middle_of(geometry)
@@ -102,7 +101,7 @@ def affine_numbers(registration: Registration) -> dict:
 
 
 def image_facts(image: Image) -> dict:
-    """Which image it was."""
+    """File, shape, spacing and axes of an image."""
     return {
         "file": image.source,
         "shape": list(image.array.shape),
@@ -208,9 +207,9 @@ def jacobian_numbers(determinant: np.ndarray) -> dict[str, float]:
 
 
 def inverse_numbers(registration: Registration) -> dict[str, float]:
-    """How far there and back leads from where it began, and at how many pixels there is no inverse.
+    """The residual of the inverse, and at how many pixels there is none.
 
-    Over the pixels of the moving image that come from within the fixed one.
+    Counts pixels of the moving image that come from within the fixed one.
     """
     inverse = registration.inverse
     index = inverse.transform.moving_indices()
@@ -225,7 +224,7 @@ def inverse_numbers(registration: Registration) -> dict[str, float]:
 
 
 def notes(registration: Registration, method: TrainedMethod) -> list[str]:
-    """What the user should know about this result."""
+    """Notes on this result for the user."""
     sentences = [
         f"{image.source}: {note}"
         for image in (registration.moving, registration.fixed)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ldm_morph_jax.devices.forking import check_not_forked
-from ldm_morph_jax.files.images import VOLUME, Image, ImageError, Spacing, images_of, masks_of
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
     THICK_MM,
@@ -16,7 +17,7 @@ from ldm_morph_jax.registering.pairs import (
     register_images,
 )
 from ldm_morph_jax.registering.result import Registration
-from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network
+from ldm_morph_jax.runs.anatomy import anatomy_network
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
 from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
@@ -198,28 +199,11 @@ class Registrar(TrainedMethod):
         return f"<{type(self).__name__} {self.model!r}: {self.name} on {grid}>"
 
     def register_images(
-        self,
-        pairs: Sequence[tuple[Image, Image]],
-        *,
-        align: str = "auto",
-        centre: tuple[float, float] | None = None,
-        refine: int | None = None,
-        volume: bool | None = False,
-        anatomy: AnatomyModel | None = None,
-        affine: str = "none",
+        self, pairs: Sequence[tuple[Image, Image]], **options: Any
     ) -> list[Registration]:
-        """Register (moving, fixed) `Image`s; see `pairs.register_images`."""
+        """Register (moving, fixed) `Image`s; options as of `pairs.register_images`."""
         check_not_forked()
-        return register_images(
-            self,
-            pairs,
-            align=align,
-            centre=centre,
-            refine=refine,
-            volume=volume,
-            anatomy=anatomy,
-            affine=affine,
-        )
+        return register_images(self, pairs, **options)
 
     def track(
         self,
@@ -304,7 +288,7 @@ class Registrar(TrainedMethod):
             mask, anatomy = None, anatomy or DEFAULT_ANATOMY
         if anatomy is not None and not (mask is contours is None):
             raise ImageError("`anatomy` finds the heart, expected no mask and no contours with it")
-        reference, known, findings = known_or_found(
+        known = known_or_found(
             frames,
             None if anatomy is None else anatomy_network(anatomy),
             reference=reference,
@@ -318,11 +302,8 @@ class Registrar(TrainedMethod):
             slice=slice,
         )
         return track_heart(
-            frames,
-            None if self.by_default else self,
             known,
-            findings,
-            reference=reference,
+            None if self.by_default else self,
             period=period,
             settings=settings,
             progress=progress,

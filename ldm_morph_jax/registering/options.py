@@ -46,12 +46,8 @@ def parse_frames(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split())
 
 
-def _slice(_, tokens) -> int | str | tuple[int, ...]:
-    return parse_slice(tokens[0].value)
-
-
-def _period(_, tokens) -> float | str:
-    text = tokens[0].value
+def parse_period(text: str) -> float | str:
+    """ "0.8" or "whole"; ValueError otherwise."""
     try:
         return text if text == "whole" else float(text)
     except ValueError:
@@ -69,8 +65,13 @@ def parse_valves(text: str) -> dict[str, float]:
     return valves
 
 
-def _valves(_, tokens) -> dict[str, float]:
-    return parse_valves(tokens[0].value)
+def _read_by(parse: Callable[[str], Any], metavar: str, **more) -> Parameter:
+    """An option of one word, as `parse` reads it."""
+
+    def converter(_, tokens):
+        return parse(tokens[0].value)
+
+    return Parameter(converter=converter, n_tokens=1, metavar=metavar, **more)
 
 
 AUTO = Path("auto")  # in place of a mask: the anatomy network finds the heart
@@ -83,7 +84,7 @@ class SliceOption:
     slice: Annotated[
         int | str | tuple[int, ...] | None,
         _PART,
-        Parameter(converter=_slice, n_tokens=1, metavar="K|K-L|K,L|all|volume"),
+        _read_by(parse_slice, "K|K-L|K,L|all|volume"),
     ] = None
     """which slice of a 3-D file (from 0); several, as in 2-5 or 0,2,4, or all: one by one; volume
     (register, track): in three dimensions. By default slices of less than 5 mm are a volume;
@@ -303,9 +304,7 @@ class CineOptions(JobOptions):
     """short-axis: the level of each slice, a letter for each: b (basal), m (middle), a (apical),
     c (cap), - (none); by default, of a stack with a mask, thirds of the ventricle's length"""
 
-    period: Annotated[
-        float | str | None, Parameter(converter=_period, n_tokens=1, metavar="whole|SECONDS")
-    ] = None
+    period: Annotated[float | str | None, _read_by(parse_period, "whole|SECONDS")] = None
     """of the beat: whole, if the last frame shows what the first one does; its length, if that is
     known; by default the motion need not repeat"""
 
@@ -317,7 +316,7 @@ class CineOptions(JobOptions):
 
     valves: Annotated[
         dict[str, float] | None,
-        Parameter(converter=_valves, n_tokens=1, accepts_keys=False, metavar="AVC=MS,MVO=MS"),
+        _read_by(parse_valves, "AVC=MS,MVO=MS", accepts_keys=False),
     ] = None
     """when valves close and open (MVC, AVO, AVC, MVO), ms from the reference frame, as Doppler or
     M-mode shows it; strain at end-systole is then that of AVC, else that of the smallest cavity"""

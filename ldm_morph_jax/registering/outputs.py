@@ -1,4 +1,4 @@
-"""The files that results become, all of them or none.
+"""Write the files of a result, all of them or none.
 
 Of a pair:
 
@@ -36,7 +36,7 @@ dicom/                                 with --dicom, report and page
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,21 +44,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldm_morph_jax import __version__
-from ldm_morph_jax.files.images import Image, round_to, write_image
-from ldm_morph_jax.files.transforms import (
-    sample,
-    sample_vectors,
-    write_affine,
-    write_transform,
-)
-from ldm_morph_jax.files.writing import json_text
+from ldm_morph_jax.files.images import Image
+from ldm_morph_jax.files.transforms import sample, sample_vectors, write_affine, write_transform
+from ldm_morph_jax.files.writing import json_text, round_to, write_image
+from ldm_morph_jax.registering.grid import grey_limits
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ldm_morph_jax.registering.anatomy import Anatomy
-    from ldm_morph_jax.registering.heart import Measures
+    from ldm_morph_jax.registering.heart_result import TrackedHeart
 
 # The record of a result, written last: all other files are there where it is.
 METRICS, SUMMARY = "metrics.json", "summary.json"
@@ -80,7 +75,7 @@ _GRID_LINES = 16  # along the longer side
 
 
 def software(weights_sha256: str | None) -> dict[str, str | None]:
-    """What makes a result, and when (UTC)."""
+    """Name, version, date (UTC) and weights of the software that makes a result."""
     return {
         "name": "ldm-morph",
         "version": __version__,
@@ -254,91 +249,77 @@ def _planes(arrays, spacing) -> dict[str, dict]:
 
 
 def _unit(array, like=None) -> np.ndarray:
-    """To [0, 1], on the scale of `like` (or itself), which a few very bright pixels do not set."""
+    """To [0, 1], on the scale of `like` (or itself), ignoring a few very bright pixels."""
     like = array if like is None else like
-    low, high = np.percentile(like, [0.2, 99.8])
-    if low == high:
-        low, high = like.min(), like.max()
+    low, high = grey_limits(like, (0.2, 99.8))
     return np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
 
 
 # ---------------------------------------------------------------------------- cines
 
 
-def write_frames(folder: Path, tracked: Tracked, anatomy: "Anatomy") -> None:
+def write_frames(folder: Path, heart: "TrackedHeart") -> None:
     """Transforms, warped frames and masks, one file per frame."""
-    with_mask = anatomy.labels is not None
+    with_mask = heart.anatomy.labels is not None
     for name in ("displacement", "inverse_displacement", "warped", *["masks"] * with_mask):
         (folder / name).mkdir()
-    digits = max(3, len(str(len(tracked.times) - 1)))
-    for t in range(len(tracked.times)):
+    digits = max(3, len(str(len(heart.times) - 1)))
+    for t in range(len(heart.times)):
         file = f"frame_{t:0{digits}d}.nii.gz"
-        write_transform(folder / "displacement" / file, tracked.transform(t))
-        write_transform(folder / "inverse_displacement" / file, tracked.inverse_transform(t))
-        write_image(folder / "warped" / file, tracked.warped(t), tracked.geometry)
+        write_transform(folder / "displacement" / file, heart.transform(t))
+        write_transform(folder / "inverse_displacement" / file, heart.inverse_transform(t))
+        write_image(folder / "warped" / file, heart.warped(t), heart.geometry)
         if with_mask:
-            labels = tracked.carried(anatomy.labels, t)
-            write_image(folder / "masks" / file, labels, tracked.geometry)
+            labels = heart.carried(heart.anatomy.labels, t)
+            write_image(folder / "masks" / file, labels, heart.geometry)
 
 
-def write_tables(folder: Path, tracked: Tracked, measures: "Measures") -> None:
-    """curves.csv, contours.csv, landmarks.csv."""
-    write_curves(
-        folder / "curves.csv",
-        tracked.times,
-        measures.table,
-        time_name(tracked.cine.times is not None),
-    )
-    place = tracked.geometry.to_physical
-    for name, kind, carried in (
-        ("contours.csv", "contour", measures.contours),
-        ("landmarks.csv", "landmark", {k: p[:, None] for k, p in measures.landmarks.items()}),
-    ):
-        if not carried:
-            continue
-        with open(folder / name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                [
-                    "frame",
-                    time_name(tracked.cine.times is not None),
-                    kind,
-                    "row",
-                    "column",
-                    "x_mm",
-                    "y_mm",
-                ]
-            )
-            for t, time in enumerate(tracked.times):
-                for which, points in carried.items():
-                    for point, position in zip(points[t], place(points[t]), strict=True):
-                        numbers = [f"{value:.4f}" for value in (*point, *position)]
-                        writer.writerow([t, f"{time:.6g}", which, *numbers])
+def write_tables(folder: Path, heart: "TrackedHeart") -> None:
+    """curves.csv, contours.csv, landmarks.csv, segments.csv."""
+    column, measures = time_name(heart.cine.times is not None), heart.measures
+    write_curves(folder / "curves.csv", heart.times, measures.table, column)
+    landmarks = {name: points[:, None] for name, points in measures.landmarks.items()}
+    for kind, carried in (("contour", measures.contours), ("landmark", landmarks)):
+        if carried:
+            header = ["frame", column, kind, "row", "column", "x_mm", "y_mm"]
+            _write_csv(folder / f"{kind}s.csv", header, _rows_of_points(heart, carried))
+    if rows := heart.segment_rows:
+        write_segments(folder / "segments.csv", rows, column)
+
+
+def _rows_of_points(tracked: Tracked, carried: Mapping[str, np.ndarray]) -> Iterator[list]:
+    """Positions of points, name -> `[T, N, 2]`, in pixels and mm."""
+    for t, time in enumerate(tracked.times):
+        for name, points in carried.items():
+            for place in np.hstack([points[t], tracked.geometry.to_physical(points[t])]):
+                yield [t, f"{time:.6g}", name, *(f"{value:.4f}" for value in place)]
 
 
 def time_name(known: bool) -> str:
-    """The column of times: seconds where they are known, or nothing but the number of the frame."""
+    """The column of times: seconds where they are known, else numbers of frames."""
     return "time_s" if known else "time_frames"
 
 
 def write_curves(path: Path, times, curves: Mapping[str, np.ndarray], time_column: str) -> None:
     """A row per frame, a column per curve."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", time_column, *curves])
-        for t, values in enumerate(zip(times, *curves.values(), strict=True)):
-            writer.writerow([t, *(f"{value:.6g}" for value in values)])
+    table = enumerate(zip(times, *curves.values(), strict=True))
+    rows = ([t, *(f"{value:.6g}" for value in values)] for t, values in table)
+    _write_csv(path, ["frame", time_column, *curves], rows)
 
 
 def write_segments(path: Path, rows: Sequence[Mapping], time_column: str) -> None:
     """A row per segment; times in the unit of `time_column`. Opens in a spreadsheet."""
     unit = time_column.removeprefix("time")
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    header = [n + unit if n.endswith("time_to_peak") else n for n in columns]
+    _write_csv(path, header, ([_cell(row.get(name)) for name in columns] for row in rows))
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([n + unit if n.endswith("time_to_peak") else n for n in columns])
-        for row in rows:
-            writer.writerow([_cell(row.get(name)) for name in columns])
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _cell(value) -> str:
@@ -349,34 +330,31 @@ def _cell(value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def draw_cine_pages(
-    folder: Path,
-    tracked: Tracked,
-    anatomy: "Anatomy",
-    measures: "Measures",
-    content: Mapping,
-    rows: Sequence[Mapping],
-) -> None:
-    """curves.png, beat.gif and report.html; of volumes bullseye.png, too, of the `rows` of the
-    segments."""
+def draw_cine_pages(folder: Path, heart: "TrackedHeart", content: Mapping) -> list["Figure"]:
+    """curves.png, beat.gif and report.html; of volumes bullseye.png, too.
+
+    `content` is of summary.json. Returns the figure of curves.png, if there is one.
+    """
     from ldm_morph_jax.registering.heart import main_strain
     from ldm_morph_jax.report import stack
     from ldm_morph_jax.report import tracked as report
+    from ldm_morph_jax.report.style import png_bytes
 
-    for figure in cine_figures(tracked, measures, content):
-        (folder / "curves.png").write_bytes(report.png_bytes(figure))
-    seconds = tracked.times if tracked.cine.times is not None else tracked.times / 25
+    figures, rows = cine_figures(heart, content), heart.segment_rows
+    for figure in figures:
+        (folder / "curves.png").write_bytes(png_bytes(figure))
+    seconds = heart.times if heart.cine.times is not None else heart.times / 25
     pages, outlines = [], []
-    in_space = tracked.geometry.dimension == 3
-    names, *sectors = ([],) if in_space else _sectors(tracked, anatomy)
-    if in_space and (figures := stack.bullseyes(rows)):
-        (folder / "bullseye.png").write_bytes(report.png_bytes(figures[0]))
+    in_space = heart.geometry.dimension == 3
+    names, *sectors = ([],) if in_space else _sectors(heart)
+    if in_space and (maps := stack.bullseyes(rows)):
+        (folder / "bullseye.png").write_bytes(png_bytes(maps[0]))
     draw = _views_of_volume if in_space else _views
     shape: tuple[int, ...] = ()
 
     def pictures():
         nonlocal shape
-        for view in draw(tracked, anatomy, measures, *sectors):
+        for view in draw(heart, *sectors):
             shape = view["image"].shape
             pages.append(report.frame_page(view))
             outlines.extend(line for lines in view["contours"].values() for line in lines)
@@ -387,28 +365,30 @@ def draw_cine_pages(
         folder / "report.html",
         frames=pages,
         shape=shape,
-        spacing=tracked.spacing[-2:],
+        spacing=heart.spacing[-2:],
         outlines=outlines,
-        times=tracked.times,
+        times=heart.times,
         seconds=seconds,
-        time_label=_time_label(tracked),
-        curves=measures.curves,
-        strain_name=main_strain(anatomy.view),
+        time_label=_time_label(heart),
+        curves=heart.measures.curves,
+        strain_name=main_strain(heart.anatomy.view),
         sectors=names,
         maps=stack.bullseye_maps(rows) if in_space else (),
         summary=content,
     )
+    return figures
 
 
-def cine_figures(tracked: Tracked, measures: "Measures", content: Mapping) -> list["Figure"]:
+def cine_figures(heart: "TrackedHeart", content: Mapping) -> list["Figure"]:
     """The plot of the curves; none where nothing was measured. `content` is of summary.json."""
     from ldm_morph_jax.report import tracked as report
 
-    groups = report.curve_groups(measures.curves)
+    curves = heart.measures.curves
+    groups = report.curve_groups(curves)
     if not groups:
         return []
-    moments = report.moments(content, measures.curves, tracked.times)
-    return [report.curves_figure(tracked.times, groups, _time_label(tracked), moments)]
+    moments = report.moments(content, curves, heart.times)
+    return [report.curves_figure(heart.times, groups, _time_label(heart), moments)]
 
 
 def _time_label(tracked) -> str:
@@ -433,53 +413,62 @@ def draw_stack_pages(
     return figures
 
 
-def _sectors(tracked, anatomy) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+def _sectors(heart) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
     """(names of sectors, where they stand `[K, 2]`, lines between sectors) on the reference."""
     from ldm_morph_jax.registering.heart import wall_sectors
     from ldm_morph_jax.report.views import sector_labels, sector_lines
 
-    if not (anatomy.has_wall and anatomy.has_cavity):
+    if not (heart.anatomy.has_wall and heart.anatomy.has_cavity):
         return [], np.empty((0, 2)), []
-    numbers, names = wall_sectors(tracked, anatomy)
+    numbers, names = wall_sectors(heart, heart.anatomy)
     labels = sector_labels(numbers)
     seen = np.isfinite(labels).all(axis=1)
     names = [name for name, there in zip(names, seen, strict=False) if there]
     return names, labels[seen], sector_lines(numbers)
 
 
-def _views(tracked, anatomy, measures, labels, sectors) -> Iterator[dict]:
+def _views(heart, labels, sectors) -> Iterator[dict]:
     """What `report.tracked` draws of every frame: everything lies on that frame."""
     from ldm_morph_jax.registering.heart import strain_maps
 
-    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
-    lines = _tissue_lines(tracked.geometry.shape)
+    lines, measures = _tissue_lines(heart.geometry.shape), heart.measures
 
     def carried(points, t):
-        return points + sample_vectors(tracked.displacement[t], points)
+        return points + sample_vectors(heart.displacement[t], points)
 
-    for t, strain in enumerate(strain_maps(tracked, anatomy)):
-        image = tracked.cine.frames[t].astype(np.float32)
+    shown = _window(heart)
+    for t, strain in enumerate(strain_maps(heart, heart.anatomy)):
         yield {
-            "image": np.clip((image - low) / max(high - low, 1e-12), 0, 1),
+            "image": shown(heart.cine.frames[t]),
             "contours": {name: [points[t]] for name, points in measures.contours.items()},
-            "closed": anatomy.closed,
+            "closed": heart.anatomy.closed,
             "landmarks": np.array([points[t] for points in measures.landmarks.values()]),
             "grid": [carried(line, t) for line in lines],
             "sectors": [carried(line, t) for line in sectors],
             "labels": carried(labels, t) if len(labels) else labels,
             "strain": strain,
-            "spacing": tracked.spacing,
+            "spacing": heart.spacing,
         }
 
 
-def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
+def _window(heart) -> Callable[[np.ndarray], np.ndarray]:
+    """Brings grey values of any frame to [0, 1] on one scale."""
+    low, high = np.percentile(heart.cine.frames[heart.reference], [0.5, 99.5])
+
+    def shown(frame):
+        return np.clip((frame.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+
+    return shown
+
+
+def _views_of_volume(heart) -> Iterator[dict]:
     """As `_views`: a slice of the basal, the middle and the apical third side by side, around the
     heart, with the outlines of what the mask has been carried to."""
     from ldm_morph_jax.registering.anatomy import closed_outline
     from ldm_morph_jax.registering.heart import strain_maps
 
-    low, high = np.percentile(tracked.cine.frames[tracked.reference], [0.5, 99.5])
-    slices, box = _shown_slices(anatomy, tracked.geometry.shape)
+    anatomy = heart.anatomy
+    slices, box = _shown_slices(anatomy, heart.geometry.shape)
     width = box[1].stop - box[1].start
 
     def beside(volume):
@@ -489,15 +478,15 @@ def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
         planes = [(k * width, mask[s][box]) for k, s in enumerate(slices)]
         return [closed_outline(plane) + [0, left] for left, plane in planes if plane.any()]
 
-    for t, strain in enumerate(strain_maps(tracked, anatomy)):
+    shown = _window(heart)
+    for t, strain in enumerate(strain_maps(heart, anatomy)):
         contours = {}
         if anatomy.has_cavity:
-            carried = tracked.carried(anatomy.cavity + 2 * anatomy.wall, t)
+            carried = heart.carried(anatomy.cavity + 2 * anatomy.wall, t)
             contours["endo"] = outlines(carried == 1)
             contours |= {"epi": outlines(carried > 0)} if anatomy.has_wall else {}
-        image = beside(tracked.cine.frames[t].astype(np.float32))
         yield {
-            "image": np.clip((image - low) / max(high - low, 1e-12), 0, 1),
+            "image": beside(shown(heart.cine.frames[t])),
             "contours": contours,
             "closed": True,
             "landmarks": np.empty((0, 2)),
@@ -505,7 +494,7 @@ def _views_of_volume(tracked, anatomy, measures) -> Iterator[dict]:
             "sectors": [],
             "labels": np.empty((0, 2)),
             "strain": None if strain is None else beside(strain),
-            "spacing": tracked.spacing[1:],
+            "spacing": heart.spacing[1:],
         }
 
 

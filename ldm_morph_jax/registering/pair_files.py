@@ -21,9 +21,6 @@ from ldm_morph_jax.registering.outputs import (
     software,
     write_record,
 )
-from ldm_morph_jax.registering.pair_result import metrics_of, write_pair
-from ldm_morph_jax.registering.pairs import asks_for_volume, refinement_steps
-from ldm_morph_jax.runs.anatomy import anatomy_network
 
 COLUMNS = (
     "id status verdict seconds correlation_before correlation_after dice_before dice_after "
@@ -77,35 +74,28 @@ def register_files(
         options.out, names, options.overwrite, all_names=ALL_OF_PAIR, last=METRICS
     ) as folder:
         registrar = load()
-        loaded, steps = time.perf_counter(), refinement_steps(registrar, options.refine)
-        anatomy = None if options.anatomy is None else anatomy_network(options.anatomy)
-        [registration] = registrar.register_images(
-            [(moving, fixed)],
+        loaded = time.perf_counter()
+        result = registrar(
+            moving,
+            fixed,
+            moving_mask=moving_mask,
+            fixed_mask=fixed_mask,
+            slice=options.slice,
             align=options.align,
             centre=options.centre,
-            refine=steps,
-            volume=asks_for_volume(options.slice),
-            anatomy=anatomy,
+            refine=options.refine,
+            anatomy=options.anatomy,
             affine=options.affine,
         )
-        registered = time.perf_counter()
-        masks, inverse = (moving_mask, fixed_mask), options.inverse
-        metrics = metrics_of(
-            registration,
-            registrar,
-            options.model,
-            masks,
-            steps=steps,
-            anatomy=None if anatomy is None else anatomy.name,
-            inverse=inverse,
-        )
-        metrics["report"] = options.report
-        metrics["software"] = software(registrar.weights_sha256)
+        registered, inverse = time.perf_counter(), options.inverse
+        metrics = result.measured(inverse=inverse)
+        metrics |= {"report": options.report, "software": software(registrar.weights_sha256)}
         for name, frame in zip(("moving", "fixed"), options.frames, strict=True):
             metrics[name] |= {"slice": options.slice, "frame": frame}
         metrics["arguments"] = arguments(options, registrar)
-        wait = write_pair(folder, registration, metrics, masks, inverse=inverse, draw=draw)
+        wait = result.write(folder, metrics, inverse=inverse, draw=draw)
         if sources is not None:
+            [registration] = result.registrations
             dicom_results.write_pair(folder, registration, *sources, moving_mask, inverse=inverse)
         wait()
         seconds = {

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_morph_jax.files.arrays import image_planes
-from ldm_morph_jax.files.images import Image, ImageError
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
@@ -141,11 +142,23 @@ class Result:
 
         With masks of both images, "dice" has the DSC of every label, before and after.
         """
-        found = [
-            metrics_of(r, self.method, self.model, masks, steps=self.steps, anatomy=self.anatomy)
-            for r, masks in zip(self.registrations, self.masks, strict=True)
-        ]
+        found = [pair.measured() for pair in self.pairs]
         return found if self.batched else found[0]
+
+    def measured(self, *, inverse: bool = False) -> dict[str, Any]:
+        """`metrics` of a single pair; with `inverse` those of the inverse transform, too."""
+        [registration], [masks] = self.registrations, self.masks
+        metrics = {
+            "model": self.model,
+            "method": self.method.name,
+            **measure(registration, *_arrays(masks), steps=self.steps, inverse=inverse),
+            "notes": notes(registration, self.method),
+        }
+        if self.anatomy is not None:
+            metrics["anatomy"], more = _guidance(registration, self.anatomy)
+            metrics["notes"] += more
+        known = self.method.card.get("training_images")
+        return metrics | {"verdict": judge(registration, metrics, known)}
 
     @property
     def verdict(self) -> Any:
@@ -206,18 +219,26 @@ class Result:
             affine=registration.alignment is not None,
         )
         with staged(folder, names, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
-            metrics = metrics_of(
-                registration,
-                self.method,
-                self.model,
-                masks,
-                steps=self.steps,
-                anatomy=self.anatomy,
-                inverse=inverse,
-            )
+            metrics = self.measured(inverse=inverse)
             metrics |= {"report": report, "software": software(self.method.weights_sha256)}
-            write_pair(stage, registration, metrics, masks, inverse=inverse)()
+            self.write(stage, metrics, inverse=inverse)()
             write_record(stage, METRICS, metrics)
+
+    def write(
+        self, folder: Path, metrics: dict, *, inverse: bool, draw: Callable | None = None
+    ) -> Callable[[], None]:
+        """Images and transforms of a pair and, if metrics["report"] says so, the pages.
+
+        They are drawn by `draw`, in place of `report.registered.write_pages`. Returns what waits
+        until they are there. metrics.json is left to the caller: it says that the others are
+        complete.
+        """
+        [registration], [masks] = self.registrations, self.masks
+        wait = None
+        if metrics["report"]:
+            wait = draw_pair_pages(folder, registration, metrics, *_arrays(masks), draw)
+        write_images(folder, registration, masks[0], inverse=inverse)
+        return wait or (lambda: None)
 
     def _stack(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
         arrays = list(arrays)
@@ -227,47 +248,6 @@ class Result:
 def _arrays(masks: Masks) -> tuple[np.ndarray | None, np.ndarray | None]:
     moving, fixed = (None if mask is None else mask.array for mask in masks)
     return moving, fixed
-
-
-def metrics_of(
-    registration: Registration,
-    method: TrainedMethod,
-    model: str,
-    masks: Masks,
-    *,
-    steps: int,
-    anatomy: str | None = None,
-    inverse: bool = False,
-) -> dict:
-    """The content of metrics.json, as far as the pair alone tells it.
-
-    Args:
-        registration: the pair.
-        method: what registered it.
-        model: what that was loaded as.
-        masks: labels; with both, DSC per label.
-        steps: of refinement there were.
-        anatomy: the network that guided the search.
-        inverse: whether to compute the inverse and its residual.
-    """
-    moving_mask, fixed_mask = _arrays(masks)
-    metrics = {
-        "model": model,
-        "method": method.name,
-        **measure(
-            registration,
-            moving_mask=moving_mask,
-            fixed_mask=fixed_mask,
-            steps=steps,
-            inverse=inverse,
-        ),
-        "notes": notes(registration, method),
-    }
-    if anatomy is not None:
-        metrics["anatomy"], more = _guidance(registration, anatomy)
-        metrics["notes"] += more
-    metrics["verdict"] = judge(registration, metrics, method.card.get("training_images"))
-    return metrics
 
 
 def _guidance(registration: Registration, anatomy: str) -> tuple[dict[str, Any], list[str]]:
@@ -286,24 +266,3 @@ def _guidance(registration: Registration, anatomy: str) -> tuple[dict[str, Any],
         f"the anatomy network {anatomy!r} is unsure of the heart in {where}: the search was not "
         "guided there"
     ]
-
-
-def write_pair(
-    folder: Path,
-    registration: Registration,
-    metrics: dict,
-    masks: Masks,
-    *,
-    inverse: bool,
-    draw: Callable | None = None,
-) -> Callable[[], None]:
-    """Images and transforms and, if metrics["report"] says so, the pages.
-
-    They are drawn by `draw`, in place of `report.registered.write_pages`. Returns what waits until
-    they are there. metrics.json is left to the caller: it says that the others are complete.
-    """
-    wait = None
-    if metrics["report"]:
-        wait = draw_pair_pages(folder, registration, metrics, *_arrays(masks), draw)
-    write_images(folder, registration, masks[0], inverse=inverse)
-    return wait or (lambda: None)

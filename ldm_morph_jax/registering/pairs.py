@@ -72,53 +72,47 @@ def register_images(
     steps = refinement_steps(method, refine)
     if anatomy is not None and not steps:
         raise ValueError(f"anatomy guides a search, and {method.name} is asked for none")
-    prepared, notes = [], []
+    prepared = []  # of every pair the notes and, of each of its slices, what guides the search
     for moving, fixed in pairs:
         stacks = volume is not False and moving.array.ndim == fixed.array.ndim == 3
-        reason = None
+        reason = alignment = None
         if stacks:
             asked = volume is not None
             reason = _why_slice_by_slice(method, moving, fixed, steps, asked=asked)
-        notes.append((f"registered slice by slice: {reason}",) if reason else ())
-        alignment = None
         if affine != NONE:
             alignment = find_affine(moving, fixed, affine, align=align, calls=method.calls)
+        how = {"align": align, "alignment": alignment}
         if stacks and not reason:
-            prepared.append(prepare_volume(method, moving, fixed, align=align, alignment=alignment))
+            slices = prepare_volume(method, moving, fixed, **how)
         else:
-            prepared.append(
-                prepare(method, moving, fixed, align=align, centre=centre, alignment=alignment)
-            )
+            slices = prepare(method, moving, fixed, centre=centre, **how)
+        notes = (f"registered slice by slice: {reason}",) if reason else ()
+        prepared.append((notes, [(part, _guide(anatomy, fixed, part)) for part in slices]))
 
-    guides = [
-        [_guide(anatomy, fixed, part) for part in slices]
-        for (_, fixed), slices in zip(pairs, prepared, strict=True)
-    ]
     planes = [
         (part, guided)
-        for slices, of_slices in zip(prepared, guides, strict=True)
-        for part, guided in zip(slices, of_slices, strict=True)
+        for _, slices in prepared
+        for part, guided in slices
         if part.model is not None and not part.blank
     ]
     motions = iter(_motions(method, *zip(*planes, strict=True), steps) if planes else ())
+
+    def motion(part: Slice, guided: Guided | None, fixed: Image) -> SliceMotion:
+        if part.model is None:
+            return _volume_motion(method, part.whole, fixed.geometry.spacing, steps, guided)
+        if part.blank:
+            return _still(part, steps or method.predicts_velocity)
+        return next(motions)
+
     return [
         Registration(
             moving,
             fixed,
-            slices,
-            [
-                _volume_motion(method, part.whole, fixed.geometry.spacing, steps, guided)
-                if part.model is None
-                else _still(part, steps or method.predicts_velocity)
-                if part.blank
-                else next(motions)
-                for part, guided in zip(slices, of_slices, strict=True)
-            ],
-            said,
+            [part for part, _ in slices],
+            [motion(part, guided, fixed) for part, guided in slices],
+            notes,
         )
-        for (moving, fixed), slices, of_slices, said in zip(
-            pairs, prepared, guides, notes, strict=True
-        )
+        for (moving, fixed), (notes, slices) in zip(pairs, prepared, strict=True)
     ]
 
 
@@ -160,9 +154,9 @@ def asks_for_volume(slice: int | str | Sequence[int] | None) -> bool | None:
 
 
 def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
-    """How many steps of refinement `refine` means for a method; None: as many as usual.
+    """Steps of refinement for a method; `refine` None: the usual number.
 
-    Raises ValueError: fewer than none, or any for an iterative method.
+    Raises ValueError: a negative number, or any steps for an iterative method.
     """
     if refine is None:
         return 0 if method.iterative else STEPS
@@ -244,7 +238,7 @@ def _predict(method: TrainedMethod, function, slices: Sequence[Slice]) -> list[n
             np.stack([getattr(slices[k].model, name) for k in members])[..., None]
             for name in ("moving", "fixed")
         ]
-        # an iterative method would spend on filling up what nobody reads
+        # an iterative method would waste time on rows that only fill up a batch
         for part, filled in _batches(images, one_by_one=method.iterative):
             values = np.asarray(function(*map(jnp.asarray, filled)))
             if not np.isfinite(values).all():
@@ -276,7 +270,7 @@ def _batch_size(left: int) -> int:
 
 
 def _shapes(batch: int, size: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
-    """Of the arguments of `_refining`."""
+    """Shapes of the arguments of `_refining`."""
     image, mask = (jax.ShapeDtypeStruct((batch, *size), kind) for kind in (np.float32, bool))
     return [image, image, mask, jax.ShapeDtypeStruct((batch, *size, 2), np.float32)]
 
@@ -335,7 +329,7 @@ _READ = ("displacement", "scale", "correlation")  # of search.Refined
 def _refining(settings: Refinement, calls: str) -> Program:
     """(moving, fixed, valid, start[, two channels]) -> `_READ` of `search.refine`.
 
-    Of volumes spacing for start.
+    For volumes the fourth argument is the spacing.
     """
 
     def make():

@@ -1,7 +1,6 @@
-"""What is done with a saved transform: images, labels and points carried through it, its Jacobian.
+"""Apply a saved transform to images, labels and points; its Jacobian.
 
-What is carried belongs to the moving image and arrives on the fixed one, or, with `inverse`, the
-other way round.
+Inputs belong to the moving image and results to the fixed one; with `inverse` the other way round.
 """
 
 import csv
@@ -12,22 +11,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm_morph_jax.files.geometry import is_identity
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import Geometry, is_identity
 from ldm_morph_jax.files.images import (
-    Geometry,
     Image,
-    ImageError,
-    atomic,
     check_cover,
     read_image,
     resample_image,
     resample_labels,
-    round_to,
-    write_image,
 )
 from ldm_morph_jax.files.tables import read_rows
 from ldm_morph_jax.files.transforms import Inverse, Transform, read_transform
-from ldm_morph_jax.files.writing import SUFFIXES, json_text, staged
+from ldm_morph_jax.files.writing import (
+    SUFFIXES,
+    atomic,
+    json_text,
+    refuse_existing,
+    round_to,
+    staged,
+    write_image,
+)
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.grid import MIN_OVERLAP
@@ -39,9 +42,9 @@ _INDEX = ("slice", "row", "column")
 
 
 class Carried(NamedTuple):
-    """What should be known of what was carried.
+    """Quality of a result.
 
-    residual_mm: the largest, where T had to be inverted; None where not.
+    residual_mm: the largest of the inverse; None where none was needed.
     notes: sentences about the input and the result.
     """
 
@@ -59,7 +62,8 @@ def warp_file(options: WarpOptions) -> Carried:
         ImageError, TransformError: one line, on anything that cannot be used; also where the input
             does not cover the image that was registered, compared in mm where both tell positions.
     """
-    _refuse_existing(options.out, options.overwrite)
+    if not options.overwrite:
+        refuse_existing(options.out)
     source, transform = str(options.transform), read_transform(options.transform)
     reading = options.reading | {"slice": options.slice, "frame": options.frame}
     lies_on = None
@@ -130,7 +134,8 @@ def jacobian_file(options: JacobianOptions) -> dict[str, float]:
 
     The map is written to `out`, if given. Raises as `warp_file`.
     """
-    _refuse_existing(options.out, options.overwrite)
+    if options.out is not None and not options.overwrite:
+        refuse_existing(options.out)
     transform = read_transform(options.transform)
     determinant = transform.jacobian_determinant()
     counted = determinant
@@ -146,15 +151,10 @@ def jacobian_file(options: JacobianOptions) -> dict[str, float]:
     return jacobian_numbers(counted)
 
 
-def _refuse_existing(out: Path | None, overwrite: bool) -> None:
-    if out is not None and out.exists() and not overwrite:
-        raise ImageError(f"{out}: exists; add `overwrite` to replace it")
-
-
 def _placed(image: Image, recorded: Geometry | None) -> Image:
-    """An image where it lies: as its file says, or else as the transform has recorded.
+    """An image with its place: as its file says, or else as the transform has recorded it.
 
-    Raises ImageError if it is not what, or does not cover what, the transform was made for.
+    Raises ImageError if it does not fit or does not cover the image that was registered.
     """
     if recorded is None:
         return image

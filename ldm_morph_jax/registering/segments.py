@@ -12,7 +12,7 @@ import numpy as np
 
 from ldm_morph_jax.ops import beat
 from ldm_morph_jax.ops.segments import NAMES, outermost
-from ldm_morph_jax.registering.heart import Curve, strain_numbers, way
+from ldm_morph_jax.registering.heart import Curve, strain_column, strain_numbers, way
 
 MIN_PIXELS = 12  # with fewer a segment's mean is not to be trusted
 WALL = "wall"
@@ -66,7 +66,7 @@ class Segments:
                 curve = self.curves.get((direction, region))
                 if curve is not None:
                     row |= _numbers(curve, direction, self.times, self.end_systole)
-                    column = Curve("strain", region, "", curve, direction).column
+                    column = strain_column(direction, region)
                     ends = strains.get(column, {}).get("peak_interval")
                     if ends is not None:
                         names = (f"{direction}_peak_{end}_percent" for end in ("low", "high"))
@@ -77,15 +77,12 @@ class Segments:
     @property
     def table(self) -> dict[str, np.ndarray]:
         """Column of curves.csv -> `[T]`."""
-        return {
-            Curve("strain", region, "", curve, direction).column: curve
-            for (direction, region), curve in self.curves.items()
-        }
+        return {strain_column(*key): curve for key, curve in self.curves.items()}
 
     def summary(self) -> dict[str, dict]:
         """Column -> its numbers, as in the summary of a slice."""
         return {
-            Curve("strain", region, "", curve, direction).column: {
+            strain_column(direction, region): {
                 "direction": direction,
                 "region": region,
                 **strain_numbers(curve, direction, self.times, self.end_systole),
@@ -139,7 +136,7 @@ class Segments:
 def segments_of(
     curves: Sequence[Curve], pixels: Mapping[str, int], times: np.ndarray, end_systole: float
 ) -> Segments:
-    """Of one slice; `times` and `end_systole` from the reference frame."""
+    """Segments of one slice; `times` and `end_systole` count from the reference frame."""
     strains = {
         (curve.direction, curve.region): curve.values
         for curve in curves
@@ -149,16 +146,16 @@ def segments_of(
 
 
 def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> Segments:
-    """Of a stack: means over pixels of the slices' records (summary.json)."""
+    """Segments of a stack: means over the pixels of its slices (their summary.json)."""
     total, pixels = {}, {}
     for record in slices:
         sizes = record.get("segment_pixels") or {}
         for one in record.get("strain", {}).values():
             region = one["region"]
             if region in sizes:
-                column = Curve("strain", region, "", np.empty(0), one["direction"]).column
-                curve = sizes[region] * np.array(record["curves"][column], np.float64)
                 key = one["direction"], region
+                curve = np.array(record["curves"][strain_column(*key)], np.float64)
+                curve = sizes[region] * curve
                 total[key] = total.get(key, 0.0) + curve
         for region, size in sizes.items():
             pixels[region] = pixels.get(region, 0) + size

@@ -1,10 +1,9 @@
-"""Whether a result can be believed: from the images and, where there are masks, from those.
+"""Judge whether a result is plausible, by the images and, where there are any, the masks.
 
 Thresholds for pairs were chosen on training and validation patients of Sunnybrook, ACDC and CAMUS,
 each registered in both directions, and with the images of another patient; docs/registering.md has
 the table. Those for tracked hearts were chosen on development beats of the phantom and on
-validation patients of ACDC (docs/tracking.md). A verdict is no proof: it finds what goes wrong
-visibly.
+validation patients of ACDC (docs/tracking.md). A verdict is no proof: it finds visible failures.
 """
 
 import math
@@ -162,7 +161,7 @@ def judge_stack(of_slices: Mapping[str, Mapping | None], wall_change: float | No
 
 
 def _percents(value: float, limit: float) -> tuple[str, str]:
-    """A value and the limit that it is beyond, with the digits that it takes to see that."""
+    """A value and the limit it exceeds, with enough digits to tell them apart."""
     for digits in range(4):
         shown, allowed = (f"{100 * x:.{digits}f}" for x in (value, limit))
         if shown.lstrip("-") != allowed:
@@ -230,9 +229,9 @@ def doubts_by_masks(metrics: Mapping) -> list[str]:
 
 
 def _distance(registration: Registration, described: Mapping) -> float | None:
-    """Of the image, as it is in its file, that is furthest from the training images.
+    """The larger distance of the two images, as they are in their files, from the training images.
 
-    None where images are too small to describe, or no network saw them.
+    None for images that are too small to describe, and for volumes, which no network sees.
     """
     arrays = [image.array for image in (registration.moving, registration.fixed)]
     if registration.in_space or min(n for array in arrays for n in array.shape[-2:]) < 32:
@@ -251,7 +250,7 @@ def _distance(registration: Registration, described: Mapping) -> float | None:
 
 
 def _unlike(registration: Registration, far: float) -> str:
-    """That the network knows other images, and which shipped weights know such as these."""
+    """Says that the network knows other images, and names shipped weights that know these."""
     text = (
         f"the network was trained on other images (distance {far:.1f}, usually below "
         f"{LARGEST_DISTANCE})"

@@ -21,7 +21,7 @@ from ldm_morph_jax.report.panels import (
     show,
 )
 from ldm_morph_jax.report.style import DIFFERENCE_MAP, MOTION_MAP
-from ldm_morph_jax.report.views import pair_view
+from ldm_morph_jax.report.views import PairView, pair_view
 from ldm_morph_jax.report.volumes import middle_planes
 
 
@@ -30,10 +30,7 @@ def pair_figure(
     fixed,
     displacement,
     *,
-    moving_mask=None,
-    fixed_mask=None,
     labels: Mapping[int, str] | None = None,
-    spacing=None,
     title: str = "",
     **more,
 ) -> Figure:
@@ -44,24 +41,13 @@ def pair_figure(
     green. The three images share one window for display, see `PairView.window`.
 
     Args:
-        moving, fixed: `[H, W]` or `[H, W, 1]` in [0, 1].
-        displacement: `[H, W, 2]`, pixels, pull-back.
-        moving_mask, fixed_mask: integer labels of the same size, or None.
+        moving, fixed, displacement: see `pair_view`.
         labels: label -> name of the structures to outline and score; None for all but 0.
-        spacing: pixel size (row, column) in mm, for the proportions and HD95 in mm.
         title: e.g. the id of the pair.
-        more: arguments of `pair_view`.
+        more: arguments of `pair_view`; HD95 is in mm where there is a spacing.
     """
-    view = pair_view(
-        moving,
-        fixed,
-        displacement,
-        moving_mask=moving_mask,
-        fixed_mask=fixed_mask,
-        labels=labels,
-        spacing=spacing,
-        **more,
-    )
+    view = pair_view(moving, fixed, displacement, labels=labels, **more)
+    masks = more.get("moving_mask"), more.get("fixed_mask")
     height = 2.6 * view.aspect * view.moving.shape[0] / view.moving.shape[1]
     top = 0.32 + 0.34 * bool(title)
     figure, axes = _panels(
@@ -78,7 +64,7 @@ def pair_figure(
     draw_moving(axes[0, 0], view)
     draw_fixed(axes[0, 1], view)
     draw_warped(axes[0, 2], view)
-    draw_scores(axes[0, 3], view, moving_mask, fixed_mask, labels, spacing)
+    draw_scores(axes[0, 3], view, *masks, labels, more.get("spacing"))
     draw_difference(axes[1, 0], view, view.difference_before)
     draw_difference(axes[1, 1], view, view.difference_after)
     draw_grid(axes[1, 2], view)
@@ -169,14 +155,8 @@ def pairs_sheet(
 
 
 def methods_sheet(
-    moving,
-    fixed,
-    displacements: Mapping[str, np.ndarray],
+    views: Mapping[str, PairView],
     *,
-    moving_mask=None,
-    fixed_mask=None,
-    labels: Mapping[int, str] | None = None,
-    spacing=None,
     captions: Mapping[str, str] | None = None,
     title: str = "",
 ) -> Figure:
@@ -186,28 +166,12 @@ def methods_sheet(
     one scale, and so do all grids.
 
     Args:
-        moving, fixed: `[H, W]` or `[H, W, 1]` in [0, 1].
-        displacements: name of a method -> `[H, W, 2]`, pixels, pull-back.
-        moving_mask, fixed_mask: integer labels of the same size, or None.
-        labels: label -> name of the structures to outline; None for all but 0.
-        spacing: pixel size (row, column), for the proportions.
+        views: name of a method -> the pair as it registered it.
         captions: name of a method -> text below its name, e.g. its scores.
         title: text above.
     """
-    if not displacements:
-        raise ValueError("displacements: found none, expected method -> displacement")
-    views = {
-        name: pair_view(
-            moving,
-            fixed,
-            displacement,
-            moving_mask=moving_mask,
-            fixed_mask=fixed_mask,
-            labels=labels,
-            spacing=spacing,
-        )
-        for name, displacement in displacements.items()
-    }
+    if not views:
+        raise ValueError("views: found none, expected method -> view of the pair")
     pair = next(iter(views.values()))
     limit = max(view.difference_limit for view in views.values())
     norm = Normalize(0, max(view.motion_limit for view in views.values()))

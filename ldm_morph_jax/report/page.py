@@ -6,7 +6,7 @@ resolution; outlines and grids are vectors on top, so they stay sharp at any siz
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jinja2
 import numpy as np
@@ -54,7 +54,7 @@ def theme() -> dict:
 
 
 def provenance(content: Mapping) -> str:
-    """By what a result was made, of the content of metrics.json or summary.json."""
+    """Software, method and weights, from the content of metrics.json or summary.json."""
     software = content["software"]
     parts = [
         f"{software['name']} {software['version']}",
@@ -99,29 +99,31 @@ def pair_pictures(view: PairView, white: float) -> dict:
         "after": _coloured(view.difference_after, DIFFERENCE_MAP, scale),
         "difference_limit": f"{view.difference_limit:.2f}",
         "jacobian": _coloured(folded, JACOBIAN_MAP, JACOBIAN_NORM),
-        "moving_path": _path(view.moving_lines),
-        "fixed_path": _path(view.fixed_lines),
-        "warped_path": _path(view.warped_lines),
+        "moving_path": svg_path(view.moving_lines),
+        "fixed_path": svg_path(view.fixed_lines),
+        "warped_path": svg_path(view.warped_lines),
         "grid_paths": _grid_paths(view),
         "largest": f"{view.magnitude.max():.1f}",
         "motion_limit": f"{view.motion_limit:.1f}",
     }
 
 
-def picture_uri(content: bytes, kind: str) -> str:
-    """A file of a kind ("png", "jpeg") as the address of an embedded image."""
+def picture_uri(picture: Image.Image, kind: str = "PNG", **options) -> str:
+    """The address of a picture that is embedded as a file of that kind."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    return file_uri(buffer.getvalue(), kind.lower())
+
+
+def file_uri(content: bytes, kind: str = "png") -> str:
+    """The address of an embedded file."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def png_uri(content: bytes) -> str:
-    """A PNG file as the address of an embedded image."""
-    return picture_uri(content, "png")
 
 
 def both_themes(draw: Callable[[bool], Figure]) -> dict[str, str]:
     """A plot drawn for a light and for a dark page (`draw(dark)`); the page shows what fits."""
     return {
-        theme: png_uri(png_bytes(draw(theme == "dark"), dpi=160, transparent=True))
+        theme: file_uri(png_bytes(draw(theme == "dark"), dpi=160, transparent=True))
         for theme in ("light", "dark")
     }
 
@@ -135,15 +137,13 @@ def _coloured(values, cmap: Colormap, norm) -> str:
 
 
 def _pixels_uri(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return png_uri(buffer.getvalue())
+    return picture_uri(Image.fromarray(pixels), optimize=True)
 
 
-def _path(lines) -> str:
-    """An SVG path; pixel (r, c) has its centre at (c + 0.5, r + 0.5)."""
+def svg_path(lines: Iterable[np.ndarray], *, digits: int = 2, closed: bool = False) -> str:
+    """Polylines (row, column); pixel (r, c) has its centre at (c + 0.5, r + 0.5)."""
     return "".join(
-        "M" + "L".join(f"{column + 0.5:.2f} {row + 0.5:.2f}" for row, column in line)
+        "M" + "L".join(f"{c + 0.5:.{digits}f} {r + 0.5:.{digits}f}" for r, c in line) + "Z" * closed
         for line in lines
     )
 
@@ -157,7 +157,7 @@ def _grid_paths(view: PairView) -> list[str]:
         starts = np.concatenate([[0], np.flatnonzero(np.diff(classes)) + 1, [len(classes)]])
         for first, last in zip(starts[:-1], starts[1:], strict=True):
             pieces[classes[first]].append(line[first : last + 1])
-    return [_path(lines) for lines in pieces]
+    return [svg_path(lines) for lines in pieces]
 
 
 def _samples(cmap: Colormap, count: int) -> list[str]:

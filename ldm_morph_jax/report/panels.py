@@ -1,7 +1,5 @@
 """The single panels that figures of registered pairs are made of."""
 
-import math
-
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -19,6 +17,7 @@ from ldm_morph_jax.report.style import (
     JACOBIAN_NORM,
     MOTION_MAP,
     MOVING_COLOUR,
+    number,
 )
 from ldm_morph_jax.report.views import PairView, warp_labels
 
@@ -113,25 +112,21 @@ def _score_rows(view, moving_mask, fixed_mask, labels, spacing) -> list[tuple[st
         before = metrics.dice(moving_mask, fixed_mask, labels)
         after = metrics.dice(warped_mask, fixed_mask, labels)
         for label, name in labels.items():
-            rows.append((f"DSC {name}", _number(before[label], 3), _number(after[label], 3)))
+            rows.append((f"DSC {name}", number(before[label], 3), number(after[label], 3)))
         unit, spacing = ("px", (1, 1)) if spacing is None else ("mm", spacing)
         before = metrics.hd95(moving_mask, fixed_mask, labels, spacing)
         after = metrics.hd95(warped_mask, fixed_mask, labels, spacing)
         for label, name in labels.items():
-            row = (f"HD95 {name}, {unit}", _number(before[label], 1), _number(after[label], 1))
+            row = (f"HD95 {name}, {unit}", number(before[label], 1), number(after[label], 1))
             rows.append(row)
     root_before = float(np.sqrt(np.mean(view.difference_before**2)))
     root_after = float(np.sqrt(np.mean(view.difference_after**2)))
-    rows.append(("RMS difference", _number(root_before, 3), _number(root_after, 3)))
+    rows.append(("RMS difference", number(root_before, 3), number(root_after, 3)))
     folds = metrics.nonpositive_jacobian_percent(view.displacement)
-    rows.append(("Folding J ≤ 0, %", "", _number(folds, 2)))
-    rows.append(("SD of log J", "", _number(metrics.sd_log_jacobian(view.displacement).value, 3)))
-    rows.append(("Largest |u|, px", "", _number(float(view.magnitude.max()), 1)))
+    rows.append(("Folding J ≤ 0, %", "", number(folds, 2)))
+    rows.append(("SD of log J", "", number(metrics.sd_log_jacobian(view.displacement).value, 3)))
+    rows.append(("Largest |u|, px", "", number(float(view.magnitude.max()), 1)))
     return rows
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def legend_handles(*, outlines: bool, folds: bool) -> list:

@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
-from ldm_morph_jax.report.style import png_bytes
+from ldm_morph_jax.report.style import number, png_bytes
 from ldm_morph_jax.report.viewport import viewport
 from ldm_morph_jax.report.views import pair_view
 
-_UNKNOWN = "–"
 _DISTANCES = {"hd95": "HD95", "mean_surface_distance": "Mean surface distance"}
 _MOST_LABELS = 3  # whose DSC is among the first numbers of the page
 _MOST_ROWS = 8  # slices of a stack in overview.png
@@ -118,9 +117,9 @@ def _pictures(one, image) -> dict:
 def _tiles(metrics) -> list[tuple[str, str]]:
     """The numbers to be seen first."""
     j, d, c = metrics["jacobian"], metrics["displacement_mm"], metrics["correlation"]
-    tiles = [("correlation", f"{_number(c['before'], 3)} → {_number(c['after'], 3)}")]
+    tiles = [("correlation", f"{number(c['before'], 3)} → {number(c['after'], 3)}")]
     for label, score in list(metrics.get("dice", {}).items())[:_MOST_LABELS]:
-        scores = (_number(score[when], 3) for when in ("before", "after"))
+        scores = (number(score[when], 3) for when in ("before", "after"))
         tiles.append((f"DSC, label {label}", " → ".join(scores)))
     tiles.append(("J, change of area", f"{j['smallest']:.2f} to {j['largest']:.2f}"))
     tiles.append(("folding", f"{j['nonpositive_percent']:.2f} %"))
@@ -131,16 +130,16 @@ def _tiles(metrics) -> list[tuple[str, str]]:
 def _rows(metrics) -> list[tuple[str, str, str]]:
     """Scores that have a before and an after."""
     c = metrics["correlation"]
-    rows = [("Correlation", _number(c["before"], 3), _number(c["after"], 3))]
+    rows = [("Correlation", number(c["before"], 3), number(c["after"], 3))]
     for label, score in metrics.get("dice", {}).items():
         lacking = f", {score['lacking']} lacks it" if "lacking" in score else ""
-        scores = (_number(score[when], 3) for when in ("before", "after"))
+        scores = (number(score[when], 3) for when in ("before", "after"))
         rows.append((f"DSC label {label}{lacking}", *scores))
         for name, text in _DISTANCES.items():
             for unit in ("mm", "px"):
                 if f"{name}_{unit}" in score:
                     values = score[f"{name}_{unit}"]
-                    distances = (_number(values[when], 2) for when in ("before", "after"))
+                    distances = (number(values[when], 2) for when in ("before", "after"))
                     rows.append((f"{text}, label {label}, {unit}", *distances))
     return rows
 
@@ -151,11 +150,11 @@ def _facts(metrics) -> list[tuple[str, str]]:
     unit = "voxels" if metrics.get("in_three_dimensions") else "pixels"
     facts = [("Differences on the whole image", _difference(metrics["rms_difference"]))]
     beyond = _difference(metrics["rms_difference_beyond_grid"])
-    if _UNKNOWN not in beyond:  # the grid may cover the image
+    if number(None, 3) not in beyond:  # the grid may cover the image
         facts.append(("Differences beyond the grid", beyond))
     facts += [
         ("Folding, J ≤ 0", f"{j['nonpositive_percent']:.2f} % of the {unit}"),
-        ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {_number(j['sd_log'], 3)}"),
+        ("J", f"{j['smallest']:.2f} to {j['largest']:.2f}; SD of log J {number(j['sd_log'], 3)}"),
         ("Displacement", f"mean {d['mean']:.2f} mm, largest {d['largest']:.2f} mm"),
     ]
     if "affine" in metrics:
@@ -172,8 +171,8 @@ def _facts(metrics) -> list[tuple[str, str]]:
         facts.append(
             (
                 "Inverse",
-                f"residual mean {_number(i['residual_mm_mean'], 4)}, "
-                f"largest {_number(i['residual_mm_largest'], 4)} mm; none at "
+                f"residual mean {number(i['residual_mm_mean'], 4)}, "
+                f"largest {number(i['residual_mm_largest'], 4)} mm; none at "
                 f"{i['missing_pixels']} pixels",
             )
         )
@@ -200,8 +199,4 @@ def _facts(metrics) -> list[tuple[str, str]]:
 
 def _difference(rms) -> str:
     """Root of the mean squared difference as a share of the fixed image's range."""
-    return f"RMS {_number(rms['before'], 3)} → {_number(rms['after'], 3)} of the range"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return _UNKNOWN if value is None or value != value else f"{value:.{digits}f}"
+    return f"RMS {number(rms['before'], 3)} → {number(rms['after'], 3)} of the range"

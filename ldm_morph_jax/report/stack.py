@@ -1,4 +1,4 @@
-"""A stack, or apical views, on one page: bull's-eyes, segments, links to the pages of its parts."""
+"""The page of a stack or of apical views: bull's-eyes, segments, links to its parts."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -60,6 +60,11 @@ def style_axis(axis, dark: bool) -> None:
     axis.set_axisbelow(True)
 
 
+def number(value: float | None, digits: int) -> str:
+    """A number as tables show it, a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
 def png_bytes(figure: Figure, *, dpi: float = 150, transparent: bool = False) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()

@@ -9,7 +9,6 @@ column).
 Curves come in the units of curves.csv; pages and plots show strain in per cent and areas in cm2.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,23 +26,11 @@ from ldm_morph_jax.report.style import (
     FIXED_COLOUR,
     MOVING_COLOUR,
     line_style,
-    png_bytes,
     series_colours,
     style_axis,
     text_colour,
 )
 from ldm_morph_jax.report.viewport import viewport
-
-__all__ = [
-    "curve_groups",
-    "curves_figure",
-    "frame_page",
-    "frame_picture",
-    "moments",
-    "png_bytes",
-    "write_animation",
-    "write_report",
-]
 
 STRAIN_LIMIT = 0.3
 _STRAIN_MAP = colormaps["RdBu"]  # shortening red
@@ -177,14 +164,17 @@ def frame_page(frame: Mapping) -> dict:
     if max(grey.size) > _PAGE_SIDE:
         grey.thumbnail((_PAGE_SIDE, _PAGE_SIDE))
     strain = frame["strain"]
-    paths = {name: _path(lines, frame["closed"]) for name, lines in frame["contours"].items()}
+    paths = {
+        name: page.svg_path(lines, digits=1, closed=frame["closed"])
+        for name, lines in frame["contours"].items()
+    }
     return {
-        "image": _uri(grey, "JPEG", quality=88),
-        "strain": "" if strain is None else _uri(_coloured(strain), "PNG"),
+        "image": page.picture_uri(grey, "JPEG", quality=88),
+        "strain": "" if strain is None else page.picture_uri(_coloured(strain)),
         "endo": paths.get("endo", ""),
         "epi": paths.get("epi", ""),
-        "grid": _path(frame["grid"]),
-        "sectors": _path(frame["sectors"]),
+        "grid": page.svg_path(frame["grid"], digits=1),
+        "sectors": page.svg_path(frame["sectors"], digits=1),
         "labels": [[round(float(x), 1) for x in (c + 0.5, r + 0.5)] for r, c in frame["labels"]],
         "landmarks": "".join(f"M{c + 0.5:.1f} {r + 0.5:.1f}h0" for r, c in frame["landmarks"]),
     }
@@ -361,7 +351,7 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
 
 
 def _interval(ends) -> str:
-    """Of a number that is shown in per cent: " (−17.0 to −13.0)"; "" without one."""
+    """An interval in per cent: " (−17.0 to −13.0)"; "" where there is none."""
     return "" if ends is None else f" ({' to '.join(map(UNITS[''].text, ends))})"
 
 
@@ -416,20 +406,6 @@ def _coloured(strain) -> Image.Image:
     colours[..., 3] = np.where(np.isfinite(strain), 190, 0)
     colours[~np.isfinite(strain)] = 0
     return Image.fromarray(colours)
-
-
-def _uri(picture: Image.Image, kind: str, **options) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
-    return page.picture_uri(buffer.getvalue(), kind.lower())
-
-
-def _path(lines, closed: bool = False) -> str:
-    """An SVG path; pixel (r, c) has its centre at (c + 0.5, r + 0.5)."""
-    return "".join(
-        "M" + "L".join(f"{c + 0.5:.1f} {r + 0.5:.1f}" for r, c in line) + "Z" * closed
-        for line in lines
-    )
 
 
 def _gradient() -> str:

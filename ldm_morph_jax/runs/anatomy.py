@@ -71,50 +71,41 @@ class AnatomyModel:
     def _program(self) -> Program:
         network = network_of(self.config)
 
-        def make():
-            def probabilities(params, images, temperature):
-                logits = network.apply({"params": params}, images[..., None])
-                return jax.nn.softmax(logits / temperature)
+        def probabilities(params, images, temperature):
+            logits = network.apply({"params": params}, images[..., None])
+            return jax.nn.softmax(logits / temperature)
 
-            return probabilities
-
-        return Program(make, f"anatomy {network}")
-
-    def probabilities(self, windows: np.ndarray) -> np.ndarray:
-        """`[N, S, S]` in [0, 1] -> `[N, S, S, 1 + structures]` float32, background first."""
-        size = 1 if len(windows) == 1 else 4
-
-        def run(images):
-            return self._program(self.params, jnp.asarray(images), jnp.float32(self.temperature))
-
-        return in_chunks(run, size, np.asarray(windows, np.float32))
+        return Program(lambda: probabilities, f"anatomy {network}")
 
     @functools.cached_property
     def _encoder(self) -> Program:
         network = network_of(self.config)
 
-        def make():
-            def deepest(params, images):
-                _, seen = network.apply(
-                    {"params": params}, images[..., None], mutable=["intermediates"]
-                )
-                return seen["intermediates"]["deepest"][0]
+        def deepest(params, images):
+            _, seen = network.apply(
+                {"params": params}, images[..., None], mutable=["intermediates"]
+            )
+            return seen["intermediates"]["deepest"][0]
 
-            return deepest
+        return Program(lambda: deepest, f"anatomy encoder {network}")
 
-        return Program(make, f"anatomy encoder {network}")
+    def _run(self, program: Program, windows: np.ndarray, *more) -> np.ndarray:
+        def run(images):
+            return program(self.params, jnp.asarray(images), *more)
+
+        return in_chunks(run, 1 if len(windows) == 1 else 4, np.asarray(windows, np.float32))
+
+    def probabilities(self, windows: np.ndarray) -> np.ndarray:
+        """`[N, S, S]` in [0, 1] -> `[N, S, S, 1 + structures]` float32, background first."""
+        return self._run(self._program, windows, jnp.float32(self.temperature))
 
     def numbers(self, windows: np.ndarray) -> dict[str, np.ndarray]:
         """What tells `[N, S, S]` in [0, 1] from other kinds of images, `[N, K]` numbers each.
 
         Their greys and texture, and what the network's encoder ends with.
         """
-        size, windows = (1 if len(windows) == 1 else 4), np.asarray(windows, np.float32)
-
-        def run(images):
-            return self._encoder(self.params, jnp.asarray(images))
-
-        return {"greys": familiar.greys(windows), "deepest": in_chunks(run, size, windows)}
+        greys = familiar.greys(np.asarray(windows, np.float32))
+        return {"greys": greys, "deepest": self._run(self._encoder, windows)}
 
     def distance(self, windows: np.ndarray) -> np.ndarray:
         """How far `[N, S, S]` are from training images, `[N]`: about 1 for images like them.

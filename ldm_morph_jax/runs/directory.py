@@ -37,6 +37,7 @@ FREE_KEYS = (
     "log_every",
     "sample_every",
     "compute.remat",
+    "compute.devices_per_image",
     "micro_batches",
 )
 PACKAGES = (

@@ -97,11 +97,14 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
     The checksum is also written to `<path>.sha256` (in the format of `sha256sum -c`). Integers and
     scalars keep their dtype. Raises WeightsError for values that float16 cannot represent.
     """
+    from flax.traverse_util import flatten_dict
     from safetensors.numpy import save
 
     tensors = {}
-    for name, array in _flatten(params):
-        array = np.asarray(array)
+    for path_of, array in flatten_dict(params).items():
+        if slashed := [key for key in path_of if "/" in key]:
+            raise WeightsError(f"parameter name {slashed[0]!r} contains a slash")
+        name, array = "/".join(path_of), np.asarray(array)
         if np.issubdtype(array.dtype, np.integer) or array.ndim == 0:
             tensors[name] = np.ascontiguousarray(array)
             continue
@@ -171,13 +174,3 @@ def load_compact(
             node = node.setdefault(folder, {})
         node[leaf] = array.astype(np.float32) if array.dtype == np.float16 else array
     return params, config, card
-
-
-def _flatten(tree: Mapping, prefix: str = ""):
-    for key, value in tree.items():
-        if "/" in key:
-            raise WeightsError(f"parameter name {key!r} contains a slash")
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield prefix + key, value

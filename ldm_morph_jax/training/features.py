@@ -21,10 +21,12 @@ import numpy as np
 from ldm_morph_jax.data import Dataset, orient
 from ldm_morph_jax.data.pipeline import PLANE, Augmentation
 from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.devices.mesh import data_mesh, for_mesh, replicated, sharded
 from ldm_morph_jax.files.locking import held
 from ldm_morph_jax.methods import Method
 from ldm_morph_jax.methods.ldm import build_autoencoder
 from ldm_morph_jax.runs.directory import write_json
+from ldm_morph_jax.training.program import at_once
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 def are_cached(config, stage: str, method: Method) -> bool:
     """Whether a stage's batches contain the frozen networks' cached features of each image."""
     if not config.features.cache or stage in ("anatomy", "autoencoder"):
+        return False
+    if config.compute.devices_per_image > jax.local_device_count():
+        log.info("features: computed at every step, because several processes share a volume")
         return False
     if stage == "registration" and not method.features_are_constant:
         if method.reads_ldm:
@@ -64,6 +69,8 @@ def latent_cache(config, encode: Callable, params, dataset: Dataset) -> "Feature
             repr(autoencoder),
             dataset.fingerprint("train"),
         ],
+        batch_size=at_once(config, 8),
+        devices_per_image=config.compute.devices_per_image,
     )
 
 
@@ -77,6 +84,8 @@ def pair_cache(config, method: Method, frozen, dataset: Dataset) -> "FeatureCach
         method.image_features,
         frozen,
         depends_on=[tree_digest(frozen), method.feature_settings(), dataset.fingerprint("train")],
+        batch_size=at_once(config, 8),
+        devices_per_image=config.compute.devices_per_image,
     )
 
 
@@ -102,6 +111,7 @@ class FeatureCache:
       frozen: the weights.
       depends_on: strings that identify the weights, settings and images.
       batch_size: images per call of `compute`.
+      devices_per_image: of this process, since other processes may be waiting, that share each.
     """
 
     def __init__(
@@ -115,11 +125,15 @@ class FeatureCache:
         *,
         depends_on: Sequence[str],
         batch_size: int = 8,
+        devices_per_image: int = 1,
     ):
         self._slot = {orientation: i for i, orientation in enumerate(orientations)}
         example = np.zeros((batch_size, *np.shape(images[0]["image"])), np.float32)
-        compute = functools.partial(jax.jit(compute), frozen)
-        features = jax.eval_shape(compute, example)
+        mesh = data_mesh(devices_per_image, jax.local_devices()[:devices_per_image])
+        frozen = jax.device_put(frozen, replicated(mesh))
+        placed = functools.partial(jax.device_put, device=sharded(mesh, example.shape))
+        jitted = jax.jit(for_mesh(compute, mesh))
+        features = jax.eval_shape(jitted, frozen, example)
         leaves, self._structure = jax.tree.flatten(features)
         rows = len(images) * len(orientations)
         key = json.dumps([name, list(orientations), rows, str(features), *depends_on])
@@ -131,7 +145,14 @@ class FeatureCache:
             log.info("features: waiting for %s, which is computing them", holder)
 
         with held(self.directory, wait):
-            self._build(images, orientations, compute, leaves, rows, batch_size)
+            self._build(
+                images,
+                orientations,
+                lambda batch: jitted(frozen, placed(batch)),
+                leaves,
+                rows,
+                batch_size,
+            )
         self._arrays = [
             # .npy files cannot describe bfloat16 and store it as two raw bytes
             np.load(self._path(i), mmap_mode="r", allow_pickle=False).view(leaf.dtype)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.mesh import data_mesh, global_batch, replicated
+from ldm_morph_jax.devices.mesh import global_batch, replicated
 from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints
 from ldm_morph_jax.runs.directory import COMPLETE, write_json
 from ldm_morph_jax.training.errors import NonFiniteError, Preempted
@@ -57,7 +57,7 @@ def run_stage(
     """
     directory = Path(directory)
     # -- devices and state
-    train, mesh = program.train, data_mesh()
+    train, mesh = program.train, program.mesh
     processes.wait_for_all(f"{program.name} prepared")
     # runs once, so compile without optimisation, which would take longer than all other set-up
     init = jax.jit(
@@ -89,7 +89,7 @@ def run_stage(
         if start < steps:
             log.info("%s: compiling ...", program.name)
             began = time.perf_counter()
-            compiled = (lowered or lower_step(program, mesh, seed=seed)).compile()
+            compiled = (lowered or lower_step(program, seed=seed)).compile()
             processes.wait_for_all(f"{program.name} compiled")
             log.info("%s: compiled in %.1f s", program.name, time.perf_counter() - began)
         stop.on(signal.SIGINT)  # from here on there is something to save

@@ -5,6 +5,7 @@ with `lower_step`, so that the program measured is the one that trains.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ldm_morph_jax.devices.mesh import check_batch_size, replicated, sharded
+from ldm_morph_jax.config import grid_shape
+from ldm_morph_jax.devices.mesh import (
+    available,
+    check_batch_size,
+    check_devices_per_image,
+    data_mesh,
+    for_mesh,
+    replicated,
+    sharded,
+)
+from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.methods.ldm import build_autoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +43,7 @@ class Program:
       batch: shapes, by name, of the batch arrays that `step` reads: `[batch_size, ...]`, over all
         devices.
       images_per_step: for reporting the speed.
+      mesh: the devices that it is for (`mesh_of`).
     """
 
     name: str
@@ -41,6 +54,7 @@ class Program:
     frozen: Any
     batch: dict[str, Any]
     images_per_step: int
+    mesh: Mesh
 
     @property
     def state(self) -> dict:
@@ -48,16 +62,38 @@ class Program:
         return jax.eval_shape(self.init, jax.random.key(0))
 
 
-def lower_step(program: Program, mesh: Mesh, *, seed: int) -> jax.stages.Lowered:
-    """The step (state, frozen, batch, step number) -> (state, terms) for the mesh's devices.
+def mesh_of(config) -> Mesh:
+    """All devices, as many to an image or volume as the configuration says.
+
+    Raises ValueError, naming the valid values, if they cannot share it, or its latents, equally.
+    """
+    if "anatomy" in config:
+        sizes = {"rows of the window": config.anatomy.window.size}
+    else:
+        first = grid_shape(config)[0]
+        kind = "planes" if config.data.depth else "rows"
+        sizes = {f"{kind} of data.{'depth' if config.data.depth else 'image_size'}": first}
+        if build_method(config).reads_ldm:
+            sizes[f"{kind} of the latents"] = first // build_autoencoder(config).downsampling
+    check_devices_per_image(config.compute.devices_per_image, available(), **sizes)
+    return data_mesh(config.compute.devices_per_image)
+
+
+def at_once(config, images: int) -> int:
+    """Rows of a batch outside training: so many images; volumes, which are many images, singly."""
+    return 1 if config.data.depth else images
+
+
+def lower_step(program: Program, *, seed: int) -> jax.stages.Lowered:
+    """The step (state, frozen, batch, step number) -> (state, terms) for the program's devices.
 
     State and frozen arrays are replicated, batches are sharded, and the state is donated. The key
     of a step is a function of the seed and the step's number, so that a resumed run makes the same
     random draws as an uninterrupted one.
 
-    Raises ValueError for a batch that the devices cannot share equally.
+    Raises ValueError for a batch that the devices cannot share equally, and see `_check_maps`.
     """
-    train = program.train
+    train, mesh = program.train, program.mesh
     check_batch_size(train.batch_size, mesh, train.micro_batches)
     step_key = jax.random.fold_in(jax.random.key(seed), 1)
 
@@ -65,13 +101,34 @@ def lower_step(program: Program, mesh: Mesh, *, seed: int) -> jax.stages.Lowered
         return program.step(state, frozen, batch, jax.random.fold_in(step_key, number), number)
 
     on_all = replicated(mesh)
-    jitted = jax.jit(step, out_shardings=(on_all, on_all), donate_argnums=0)
-    return jitted.lower(
+    jitted = jax.jit(for_mesh(step, mesh), out_shardings=(on_all, on_all), donate_argnums=0)
+    lowered = jitted.lower(
         placed(program.state, on_all),
         placed(program.frozen, on_all),
-        placed(program.batch, sharded(mesh)),
+        jax.tree.map(lambda a: placed(a, sharded(mesh, a.shape)), program.batch),
         np.int32(0),
     )
+    if min(mesh.shape.values()) > 1:
+        _check_maps(lowered.as_text())
+    return lowered
+
+
+def _check_maps(program_text: str) -> None:
+    """Raise ValueError for convolutions that XLA partitions wrongly over both axes of a mesh.
+
+    In jaxlib 0.10.2 the gradient with respect to a map of two planes (rows) of at most two rows and
+    columns comes out n times too large where n groups of devices share images, a plane to each
+    device. Maps so small are refused, whatever their number of planes.
+    """
+    shapes = re.findall(r"stablehlo\.convolution\(.*: \(tensor<([\dx]+)x[a-z]", program_text)
+    maps = [[int(n) for n in shape.split("x")[1:-1]] for shape in shapes]
+    small = ["x".join(map(str, space)) for space in maps if max(space[1:], default=3) < 3]
+    if small:
+        raise ValueError(
+            f"compute.devices_per_image is above 1, and a network has maps of {small[0]} pixels; "
+            "with several images in a step expected at least 3 rows and columns: larger images, "
+            "fewer levels, or all devices for one image"
+        )
 
 
 def placed(shapes, sharding):

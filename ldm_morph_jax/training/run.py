@@ -4,13 +4,17 @@ import logging
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 
 from ldm_morph_jax.data.pipeline import Augmentation, image_batches, pair_batches
 from ldm_morph_jax.data.windows import Variation, VariedWindows, validation_windows
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh
+from ldm_morph_jax.devices.mesh import (
+    check_batch_size,
+    over_batches,
+    replicated_jit,
+    rows_of_process,
+)
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.runs.anatomy import window_of
 from ldm_morph_jax.runs.dataset import check_same_dataset, dataset_of, dataset_record
@@ -25,7 +29,7 @@ from ldm_morph_jax.runs.directory import (
 )
 from ldm_morph_jax.training import features
 from ldm_morph_jax.training.loop import run_stage
-from ldm_morph_jax.training.program import Program, lower_step
+from ldm_morph_jax.training.program import Program, at_once, lower_step, mesh_of
 from ldm_morph_jax.training.stages import stage_program, trained_stages
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 from ldm_morph_jax.training.stages.registration import MASKS, ValidationPairs
@@ -91,7 +95,7 @@ def train(
 def _check_settings(config, stage: str) -> None:
     """Raise ValueError for a stage's settings with which no step can be made."""
     c = config[stage].train
-    check_batch_size(c.batch_size, data_mesh(), c.micro_batches)
+    check_batch_size(c.batch_size, mesh_of(config), c.micro_batches)
     least = {"steps": 1, "log_every": 1, "evaluate_every": 1, "warmup_steps": 0, "patience": 0}
     for key, smallest in (least | {"sample_every": 0, "learning_rate": 0}).items():
         if c[key] < smallest:
@@ -129,7 +133,7 @@ def _look_ahead(programs: dict[str, Program], seed: int) -> tuple[dict, dict[str
     """
     if len(programs) < 2:
         return {}, {}
-    lowered = {name: lower_step(p, data_mesh(), seed=seed) for name, p in programs.items()}
+    lowered = {name: lower_step(p, seed=seed) for name, p in programs.items()}
     steps_after, flops_after = {}, 0.0
     for name, program in reversed(programs.items()):
         # XLA counts the body of the loop over micro-batches once
@@ -194,7 +198,7 @@ def _batch_options(config, stage: str) -> dict:
         "seed": config.seed,
         "batch_size": c.train.batch_size,
         "augment": Augmentation(**c.get("augmentation", {})),
-        "shard": grain.sharding.ShardByJaxProcess(),
+        "shard": grain.sharding.ShardOptions(*rows_of_process(mesh_of(config))),
     }
 
 
@@ -209,12 +213,15 @@ def _validation_images(dataset) -> np.ndarray:
 def _latent_scale(config, workdir, encode, params, images) -> np.float32:
     """The factor by which the diffusion model multiplies latents, fixed once for the whole run."""
     file = workdir / "diffusion" / "latent_scale.json"
-    if file.exists():
+    if processes.gather(file.exists()).all():  # on a shared disk some may see it later
         return latent_scale(workdir)
     scale = np.float32(config.diffusion.latent_scale)
     if not scale:
         sample = np.stack([images[i]["image"] for i in range(min(len(images), 64))])
-        scale = np.float32(1 / np.std(np.asarray(jax.jit(encode)(params, sample))))
+        mesh, rows = mesh_of(config), at_once(config, 64)
+        encode = replicated_jit(mesh)(encode)
+        latents = over_batches(encode, params, sample, batch_size=rows, mesh=mesh)
+        scale = np.float32(1 / np.std(latents))
     if processes.is_main():
         write_json(file, {"latent_scale": float(scale)})
     return scale

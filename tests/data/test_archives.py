@@ -21,7 +21,8 @@ from ldm_morph_jax.data import dataset_class, load_dataset, preprocessing
 from ldm_morph_jax.data.acdc import SPACING_MM, is_rotated, resample
 from ldm_morph_jax.data.echonet import fill_polygon, outline, read_frames
 from ldm_morph_jax.data.ventricle import ventricle
-from ldm_morph_jax.files.images import Geometry, write_image
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.metrics import dice
 

@@ -11,13 +11,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from ldm_morph_jax.files.dicom_objects import (
-    contours,
-    document,
-    registration,
-    report,
-    segmentation,
-)
+from ldm_morph_jax.files.dicom_objects import contours, document, registration, report, segmentation
 from ldm_morph_jax.files.dicom_objects.source import new_series, sop_class
 from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
@@ -75,9 +69,7 @@ def test_frames_of_the_source_are_those_of_the_cine(cine_and_source):
 def test_segmentation_over_time(cine_and_source, tmp_path):
     cine, source = cine_and_source
     path = tmp_path / "seg.dcm"
-    segmentation.write_segmentation(
-        path, LABELS, cine.first.space, source, STRUCTURES, SERIES, instance=2
-    )
+    segmentation.write_segmentation(path, LABELS, cine.first.space, source, STRUCTURES, SERIES)
     assert_valid(path)
     # our reader
     stored = segmentation.read(path, "seg.dcm")

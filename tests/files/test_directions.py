@@ -7,7 +7,7 @@ import SimpleITK
 from files import samples
 
 from ldm_morph_jax.files.geometry import patient_letters
-from ldm_morph_jax.files.images import image_from_array, images_of, read_image
+from ldm_morph_jax.files.images import images_from_array, images_of, read_image
 
 IMAGE = samples.picture(np.int16)
 # a short-axis plane as scanners have it: its normal points to the left, the front and below
@@ -92,8 +92,8 @@ def test_stacks_and_images_in_memory():
 
 
 def test_what_tells_no_orientation(tmp_path):
-    assert not image_from_array(IMAGE, 1.25).orientation_known
-    assert image_from_array(IMAGE, 1.25).axis_directions is None
+    assert not images_from_array(IMAGE, 1.25)[0][0].orientation_known
+    assert images_from_array(IMAGE, 1.25)[0][0].axis_directions is None
     samples.pillow(samples.picture(np.uint8))(tmp_path / "a.png")
     np.savez(tmp_path / "b.npz", image=IMAGE, spacing=[1.5, 2.5], origin=[1.0, 2.0])
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(IMAGE), tmp_path / "c.mha")  # two axes

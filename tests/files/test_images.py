@@ -11,16 +11,10 @@ import SimpleITK
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from ldm_morph_jax.files.images import (
-    FileError,
-    Geometry,
-    ImageError,
-    check_spacing,
-    image_from_array,
-    read_image,
-    round_to,
-    write_image,
-)
+from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.geometry import Geometry, plain_geometry
+from ldm_morph_jax.files.images import check_spacing, images_from_array, read_image
+from ldm_morph_jax.files.writing import round_to, write_image
 
 
 def picture(shape=(9, 8), dtype=np.float32):
@@ -166,7 +160,7 @@ def test_oblique_slices(tmp_path):
 def test_pictures(tmp_path, mode, dtype):
     array = picture(dtype=dtype) * (700 if dtype == np.uint16 else 1)
     path = tmp_path / f"image.{mode}"
-    image = image_from_array(array)
+    image = images_from_array(array)[0][0]
     write_image(path, array, image.geometry)
     read = read_image(path)
     np.testing.assert_array_equal(read.array, array)
@@ -339,26 +333,26 @@ def test_bad_choices(tmp_path):
         with pytest.raises(ImageError, match=rf"has no slice {k}; its slices are 0 to 3"):
             read_image(path, k)
     with pytest.raises(ImageError, match="not whole numbers"):
-        write_image(path, picture() + 0.5, image_from_array(picture()).geometry)
+        write_image(path, picture() + 0.5, plain_geometry(picture().shape))
         read_image(path, labels=True)
     for spacing in (0, -1, (1, float("nan")), (1, 2, 3)):
         with pytest.raises(ImageError, match="spacing"):
             check_spacing(spacing, "image")
     with pytest.raises(ImageError, match=r"expected \[H, W\]"):
-        image_from_array(picture((2, 3, 4)))
+        images_from_array(picture((2, 3, 4)))[0][0]
 
 
 def test_labels(tmp_path):
     path = tmp_path / "mask.nii.gz"
     labels = (picture() % 3).astype(np.float64)
-    write_image(path, labels, image_from_array(picture()).geometry)
+    write_image(path, labels, plain_geometry(picture().shape))
     read = read_image(path, labels=True)
     assert read.array.dtype == np.int32
     np.testing.assert_array_equal(read.array, labels)
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path):
-    geometry = image_from_array(picture()).geometry
+    geometry = plain_geometry(picture().shape)
     path = tmp_path / "image.png"
     path.write_text("earlier")
     with pytest.raises(ImageError, match="cannot hold"):

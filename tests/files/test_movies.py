@@ -10,12 +10,7 @@ from files import samples
 
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import in_region, read_image
-from ldm_morph_jax.files.movies import (
-    cine_from_arrays,
-    note_on_period,
-    read_cine,
-    read_frame_mask,
-)
+from ldm_morph_jax.files.movies import cine_from_arrays, note_on_period, read_cine, read_frame_mask
 
 CINE = np.stack([samples.picture(np.uint8, seed=t) for t in range(5)])
 STEP = 0.04

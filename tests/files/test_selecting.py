@@ -12,22 +12,20 @@ import pytest
 import SimpleITK
 from files import samples
 
-from ldm_morph_jax.files.errors import as_flags
+from ldm_morph_jax.files.errors import ImageError, as_flags
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import (
     Image,
-    ImageError,
     check_cover,
-    image_from_array,
     images_from_array,
     images_of,
     read_image,
     read_mask,
     resample_image,
     resample_labels,
-    write_image,
 )
 from ldm_morph_jax.files.movies import cine_from_arrays
+from ldm_morph_jax.files.writing import write_image
 
 CINE = np.stack(
     [np.stack([samples.picture(np.int16, seed=10 * t + k) for k in range(3)]) for t in range(4)]
@@ -111,7 +109,7 @@ def test_spacing_that_no_heart_has(tmp_path, spacing):
     both = np.broadcast_to(spacing, 2)
     message = "spacing .* mm, expected"
     with pytest.raises(ImageError, match=message):
-        image_from_array(UINT8, spacing)
+        images_from_array(UINT8, spacing)[0][0]
     path = written(tmp_path / "a.png", samples.pillow(UINT8))
     with pytest.raises(ImageError, match=f"a.png: {message}"):
         read_image(path, spacing=spacing)
@@ -130,9 +128,9 @@ def test_images_too_small_to_register(tmp_path):
     with pytest.raises(ImageError, match=f"a.npz: {message}"):
         read_image(tmp_path / "a.npz")
     with pytest.raises(ImageError, match=f"image: {message}"):
-        image_from_array(random((4, 4)))
+        images_from_array(random((4, 4)))[0][0]
     with pytest.raises(ImageError, match="16 x 4000 pixels, too narrow to register; expected at"):
-        image_from_array(random((16, 4000)))
+        images_from_array(random((16, 4000)))[0][0]
 
 
 def test_masked_pixels_are_refused(tmp_path):
@@ -140,11 +138,11 @@ def test_masked_pixels_are_refused(tmp_path):
     filled[:6] = 1e20
     masked = np.ma.masked_greater(filled, 1e19)
     with pytest.raises(ImageError, match=r"image: 50 % of its pixels are masked.*filled\(0\)"):
-        image_from_array(masked)
+        images_from_array(masked)[0][0]
     with pytest.raises(ImageError, match="frames: 50 % of its pixels are masked"):
         cine_from_arrays(np.ma.stack([masked, masked]))
     whole = np.ma.masked_array(random((12, 10)))  # nothing masked
-    assert type(image_from_array(whole).array) is np.ndarray
+    assert type(images_from_array(whole)[0][0].array) is np.ndarray
 
 
 def test_images_of_anything(tmp_path):
@@ -161,7 +159,7 @@ def test_images_of_anything(tmp_path):
         [image], batch = images_of(value, spacing=1.25)
         np.testing.assert_array_equal(image.array, UINT8)
         assert not batch and image.spacing == (1.25, 1.25)
-    assert images_of(image_from_array(UINT8), spacing=2)[0][0].spacing == (2, 2)
+    assert images_of(images_from_array(UINT8)[0][0], spacing=2)[0][0].spacing == (2, 2)
     images, batch = images_of(np.stack([UINT8, UINT8]))
     assert batch and len(images) == 2
     stack = written(tmp_path / "b.nii", samples.nifti(CINE.T))
@@ -321,11 +319,11 @@ def test_labels_keep_their_numbers(tmp_path, name, write):
 
 def test_arrays_of_every_shape():
     grey = samples.picture(np.float32)
-    np.testing.assert_array_equal(image_from_array(grey).array, grey)
+    np.testing.assert_array_equal(images_from_array(grey)[0][0].array, grey)
     images, batched = images_from_array(np.stack([grey, grey + 1]), (2.0, 1.0))
     assert batched and len(images) == 2 and images[1].spacing == (2.0, 1.0)
     for dtype in (np.float16, ml_dtypes.bfloat16):
-        image = image_from_array(grey.astype(dtype))
+        image = images_from_array(grey.astype(dtype))[0][0]
         assert image.array.dtype == np.float32
         np.testing.assert_array_equal(image.array, grey.astype(dtype).astype(np.float32))
     channels = [np.stack([grey] * n, -1) for n in (1, 2, 3, 4)]
@@ -337,7 +335,7 @@ def test_arrays_of_every_shape():
         with pytest.raises(ImageError, match=message):
             images_from_array(array, source="moving")
     with pytest.raises(ImageError, match="expected numbers"):
-        image_from_array(np.array([["a", "b"], ["c", "d"]]))
+        images_from_array(np.array([["a", "b"], ["c", "d"]]))[0][0]
     with pytest.raises(ImageError, match=r"image\[1\]: holds NaN"):
         images_from_array(np.stack([grey, grey * np.nan]))
 

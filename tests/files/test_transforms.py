@@ -6,7 +6,8 @@ import SimpleITK
 from analytic_method import AnalyticMethod, heart
 from scipy.ndimage import map_coordinates
 
-from ldm_morph_jax.files.images import Geometry, Image, read_image, write_image
+from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.images import Image, read_image
 from ldm_morph_jax.files.transforms import (
     Transform,
     TransformError,
@@ -14,6 +15,7 @@ from ldm_morph_jax.files.transforms import (
     sample,
     write_transform,
 )
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.ops import geometry as ops_geometry
 from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.ops.jacobian import jacobian_determinant

@@ -49,6 +49,18 @@ def test_velocity_inverts_the_operator():
     np.testing.assert_allclose(v, momentum, atol=1e-9)
 
 
+def test_volumes_are_registered_as_images():
+    """A volume of equal planes moves like one of them, and not through them."""
+    lddmm = LDDMM(iterations=20)
+    plane = blob(16, (0.45, 0.5), 0.15), blob(16, (0.5, 0.55), 0.15)
+    volumes = [np.broadcast_to(image[:, None], (1, 6, 16, 16, 1)) for image in plane]
+    expected = lddmm.displacement({}, {}, *(image.astype(np.float32) for image in plane))
+    u = np.asarray(lddmm.displacement({}, {}, *(v.astype(np.float32) for v in volumes)))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(u[..., 0], 0, atol=1e-4)
+    np.testing.assert_allclose(u[:, 3, ..., 1:], expected, atol=2e-3)
+
+
 @pytest.mark.parametrize(("size", "tolerance"), [(48, 0.06), (96, 0.015)])
 def test_gradient_is_that_of_the_energy(size, tolerance):
     """Exact at rest; elsewhere it is the gradient before discretisation, nearer on finer grids."""

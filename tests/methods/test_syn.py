@@ -35,6 +35,19 @@ def test_a_displaced_blob_is_found(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_displaced_ball_is_found():
+    """Planes, rows and columns move by different amounts."""
+    axes = np.meshgrid(*[np.arange(24.0)] * 3, indexing="ij")
+
+    def ball(*centre):
+        square = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
+        return np.exp(-square / 30)[None, ..., None].astype(np.float32)
+
+    u = SyN().displacement({}, {}, ball(13, 11, 13), ball(11, 12, 11))
+    assert u.shape == (1, 24, 24, 24, 3)
+    np.testing.assert_allclose(u[0, 8:15, 9:16, 8:15].mean((0, 1, 2)), [2, -1, 2], atol=0.5)
+
+
 def test_clean_hearts_are_registered_without_folds():
     """The fixed image is the moved moving image; a pair is what it is alone."""
     pairs = [phantom_pair(seed, look="sax", image_size=64) for seed in (1, 2)]

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax.ops.separable import gaussian_matrix
-from ldm_morph_jax.ops.similarity import (
-    correlation_gradient,
-    gaussian_window,
-    local_correlation,
-)
+from ldm_morph_jax.ops.similarity import correlation_gradient, gaussian_window, local_correlation
 
 SHAPE = (2, 14, 11)
 VOLUMES = (2, 5, 9, 8)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import csv
+import functools
 import html
 import json
 import re
@@ -17,10 +18,12 @@ import killing
 import numpy as np
 import pytest
 from tiny import tiny_config
+from volume_run import volume_config
 
 from ldm_morph_jax import evaluation
-from ldm_morph_jax.config import config_from_json, experiment
+from ldm_morph_jax.config import config_from_json, experiment, grid_shape
 from ldm_morph_jax.methods import build_method
+from ldm_morph_jax.methods.lddmm import LDDMM
 from ldm_morph_jax.paper import run as benchmark
 from ldm_morph_jax.paper.plan import all_evaluations, benchmark_config, tasks
 from ldm_morph_jax.paper.run import describe, run_benchmark, typical_pair
@@ -105,6 +108,35 @@ def test_killed_and_restarted_gives_the_same_tables(data, tmp_path, monkeypatch,
     summary = json.loads((run / "evaluation/test/summary.json").read_text())
     assert float(ours["dsc_mean"]) == summary["dsc"]["mean"]
     assert summary["seconds_first_call"] > summary["seconds_per_pair"]["mean"]
+
+
+def test_volumes_are_trained_scored_and_drawn(data, tmp_path, monkeypatch):
+    """VoxelMorph on the 3-D phantom, with every picture and report; LDDMM for a few steps."""
+    own = volume_config(data).unlock()
+    own.data.update(depth=16)
+    own.registration.train.update(steps=2, evaluate_every=2)
+    config = benchmark_config(
+        datasets={"hearts": own},
+        methods=("initial", "lddmm", "voxelmorph"),
+        baseline_size="small",
+        ablation=False,
+        betas=(),
+    )
+    monkeypatch.setattr(LDDMM, "__init__", functools.partialmethod(LDDMM.__init__, iterations=2))
+    assert run_benchmark(config, tmp_path) == []
+    rows = {row["method"]: row for row in rows_of(tmp_path, 4)}
+    assert list(rows) == ["initial", "lddmm", "voxelmorph"]
+    for row in rows.values():
+        for structure in ("right_ventricle", "myocardium", "left_ventricle"):
+            assert 0.2 < float(row[f"dsc_{structure}_mean"]) < 1
+        assert float(row["hd95_mm_mean"]) > 1
+    [folds] = {row["nonpositive_jacobian_percent_mean"] for row in rows_of(tmp_path, 1)}
+    assert float(folds) == 0
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"fig4-hearts.png", "fig5-hearts.png"}
+    assert (tmp_path / "runs/hearts/lddmm/evaluation/test/report.html").stat().st_size > 10_000
+    header = (tmp_path / "tables/table4.md").read_text()
+    assert "DSC, left ventricle" in header and "HD95, mm" in header
 
 
 # -- the whole plan, with methods that need no training
@@ -355,7 +387,7 @@ def test_scores_are_averaged_over_seeds(faked):
     assert float(row["dsc_mean"]) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_markdown_latex_and_csv_have_the_same_numbers(faked, number):
     _, out, _ = faked
     markdown = (out / f"tables/table{number}.md").read_text()
@@ -384,6 +416,18 @@ def test_markdown_latex_and_csv_have_the_same_numbers(faked, number):
         if record["dsc_difference"]:
             difference = f"{float(record['dsc_difference']):+.3f} ["
             assert any(cell.startswith(difference) for cell in cells)
+
+
+def test_structures_have_a_table(faked):
+    _, out, _ = faked
+    rows = {row["method"]: row for row in rows_of(out, 4)}
+    assert list(rows) == [row["method"] for row in rows_of(out, 1)]
+    summary = json.loads((out / "runs/sax/initial/evaluation/test/summary.json").read_text())
+    ours = rows["initial"]
+    assert float(ours["hd95_mm_mean"]) == pytest.approx(summary["hd95_mm"]["mean"])
+    for name, structure in summary["structures"].items():
+        found = float(ours[f"dsc_{name.replace(' ', '_')}_mean"])
+        assert found == pytest.approx(structure["dsc"]["mean"])
 
 
 def test_page_needs_nothing_else(faked):
@@ -447,7 +491,16 @@ def test_unknown_names_are_refused(data, tmp_path, only, message):
         ({"weights": ()}, r"config\.weights is \(\), expected at least one"),
         ({"our_head": ("lddmm",)}, r"config\.our_head: lddmm unknown"),
         ({"seeded": ("initial",)}, r"config\.seeded: initial unknown, .*voxelmorph"),
-        ({"unseen": {"acdc_3d": experiment("acdc_3d")}}, "acdc_3d has volumes, expected images"),
+        (
+            {"unseen": {"acdc_3d": experiment("acdc_3d")}, "methods": ("initial", "transmatch")},
+            r"config\.methods: transmatch register images; of volumes \(acdc_3d\) expected some of "
+            r".*initial, .*syn, transmorph, voxelmorph$",
+        ),
+        ({"unseen": {"acdc_3d": experiment("acdc_3d")}, "refine": 3}, r"refine is 3, expected 0"),
+        (
+            {"unseen": {"b": experiment("acdc_3d")}, "transfer": (("sax", "b"),)},
+            r"images of 32x32 and 32x128x128 pixels, expected one size",
+        ),
     ],
 )
 def test_impossible_plans_are_refused(data, tmp_path, changes, message):
@@ -500,13 +553,11 @@ def test_every_run_of_every_configuration_builds(path):
     for run in trained:
         restored = config_from_json(json.loads(json.dumps(run.config.to_dict())))
         assert restored.to_dict() == run.config.to_dict()
-        network = repr((run.config.registration.model, run.config.data.image_size))
+        network = repr((run.config.registration.model, grid_shape(run.config)))
         if network not in built:
             method = build_method(run.config)
-            size = run.config.data.image_size
-            jax.eval_shape(
-                lambda method=method, size=size: method.init(jax.random.key(0), (size, size))
-            )
+            space = grid_shape(run.config)
+            jax.eval_shape(lambda m=method, space=space: m.init(jax.random.key(0), space))
             built.add(network)
     equal = ("steps", "batch_size", "evaluate_every", "patience")
     budgets = {(run.dataset, *(run.config.registration.train[k] for k in equal)) for run in trained}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from ldm_morph_jax.config import paper_config
-from ldm_morph_jax.devices.mesh import data_mesh
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.profiling.costs import flops
@@ -61,9 +60,8 @@ def test_inference_computes_no_decoder_half(parts):
 def test_cached_features_halve_the_step(parts):
     """Of the step without cache, two encodings and the features of both images are saved."""
     config, *_, counted = parts
-    mesh = data_mesh()
     cached, anew = (
-        costs.step_flops(config, "registration", mesh, cached=cached) for cached in (True, False)
+        costs.step_flops(config, "registration", cached=cached) for cached in (True, False)
     )
     saved = counted["encode"] + counted["unet"] + counted["taps"]
     assert anew - cached == pytest.approx(saved, rel=0.002)
@@ -77,8 +75,7 @@ def test_without_taps_only_the_fixed_image_is_encoded_besides(parts):
     with config.unlocked():
         config.registration.model.fusion = "none"
     cached, anew = (
-        costs.step_flops(config, "registration", data_mesh(), cached=cached)
-        for cached in (True, False)
+        costs.step_flops(config, "registration", cached=cached) for cached in (True, False)
     )
     assert anew - cached == pytest.approx(parts[-1]["encode"] / 2, rel=0.002)
 
@@ -104,12 +101,12 @@ def test_plan_without_allocating():
         config.autoencoder.model.residual_blocks = 1
         config.autoencoder.model.attention_levels = ()
         config.autoencoder.train.batch_size = 2
-    planned = costs.plan_stage(config, "autoencoder", data_mesh(), cached=True)
+    planned = costs.plan_stage(config, "autoencoder", cached=True)
     assert f"{planned['parameters']:,}" in costs.table({"autoencoder": planned})
     assert costs.duration({"a": planned}, 2e9) == pytest.approx(
         planned["steps"] * planned["flops_per_step"] / 2e9
     )
-    planned |= costs.compiled_costs(config, "autoencoder", data_mesh(), cached=True)
+    planned |= costs.compiled_costs(config, "autoencoder", cached=True)
     assert planned["frozen_parameters"] == 0
     assert planned["all_reduced_bytes_per_step"] == 0  # one device
     # parameters, and Adam's two moments of them
@@ -126,10 +123,8 @@ def test_further_inversion_steps_are_counted(parts):
     config = parts[0].copy_and_resolve_references()
     with config.unlocked():
         config.features.inversion_steps = 2
-    mesh, counted = data_mesh(), parts[-1]
-    once, twice = (
-        costs.step_flops(c, "registration", mesh, cached=False) for c in (parts[0], config)
-    )
+    counted = parts[-1]
+    once, twice = (costs.step_flops(c, "registration", cached=False) for c in (parts[0], config))
     assert twice - once == pytest.approx(counted["unet"], rel=0.01)
 
 

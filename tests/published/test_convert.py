@@ -24,11 +24,7 @@ from ldm_morph_jax.ops.losses import smoothness
 from ldm_morph_jax.published import from_torch as published
 from ldm_morph_jax.published import shared
 from ldm_morph_jax.published.from_torch import convert
-from ldm_morph_jax.published.ldm import (
-    autoencoder_name,
-    discriminator_name,
-    schedule_entries,
-)
+from ldm_morph_jax.published.ldm import autoencoder_name, discriminator_name, schedule_entries
 from ldm_morph_jax.published.names import CheckpointError, to_published
 from ldm_morph_jax.published.registration import (
     index_tables,

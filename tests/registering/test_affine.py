@@ -13,9 +13,11 @@ from scipy.spatial.transform import Rotation
 
 from ldm_morph_jax import register
 from ldm_morph_jax.data.ventricle import ventricle
-from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import Image, ImageError, plain_geometry, write_image
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import Geometry, plain_geometry
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine, read_transform
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering.affine import degrees_of, find_affine
 from ldm_morph_jax.registering.grid import middle_of
 

@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 from analytic_method import AnalyticMethod, heart
+from in_process import exit_status
 
 from ldm_morph_jax import register, track, warp
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import plain_geometry, write_image
+from ldm_morph_jax.files.geometry import plain_geometry
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering import cine_files, pair_files, pair_result, tracking
 from ldm_morph_jax.registering.batch import fingerprint, parse_shard, read_jobs
 from ldm_morph_jax.registering.options import CineOptions, PairOptions
@@ -139,11 +141,7 @@ class Cohort:
         """Exit status; `done` counts what was computed."""
         self.done = 0
         arguments = ["--batch", self.folder / "table.csv", "--out", out, "--no-report"]
-        try:
-            self.command.main([str(a) for a in (*arguments, *self.options, *more)])
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return exit_status(self.command, *arguments, *self.options, *more)
 
 
 @pytest.fixture(params=[register, track], ids=["register", "track"])
@@ -277,11 +275,7 @@ def test_warp_of_a_table(tmp_path, monkeypatch, capsys):
     out = tmp_path / "warped"
 
     def run():
-        try:
-            warp.main(["--batch", str(tmp_path / "warps.csv"), "--out", str(out)])
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return exit_status(warp, "--batch", str(tmp_path / "warps.csv"), "--out", str(out))
 
     assert run() == 1
     rows = {row["id"]: row for row in read_table(out / "summary.csv")}

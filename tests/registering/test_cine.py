@@ -13,8 +13,8 @@ import pytest
 
 from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.data.phantom_cine import phantom_cine
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.ops.inverse import invert

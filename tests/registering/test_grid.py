@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from analytic_method import AnalyticMethod, heart
 
-from ldm_morph_jax.files.images import image_from_array
+from ldm_morph_jax.files.images import images_from_array
 from ldm_morph_jax.registering.grid import (
     place_model_grid,
     place_whole_grid,
@@ -16,7 +16,7 @@ from ldm_morph_jax.registering.grid import (
 
 def test_model_grid_is_the_training_crop():
     """A 256x256 image at the training spacing: the grid is its pixels 64 to 191, exactly."""
-    image = image_from_array(heart((256, 256)), 1.25)
+    image = images_from_array(heart((256, 256)), 1.25)[0][0]
     grid = place_model_grid(image, 128, 1.25)
     np.testing.assert_array_equal(grid.fixed_pixels()[0, 0], [64, 64])
     np.testing.assert_array_equal(grid.fixed_pixels()[-1, -1], [191, 191])
@@ -52,7 +52,7 @@ def test_model_grid_is_the_training_crop():
     ],
 )
 def test_a_method_for_any_grid_gets_one_for_the_image(shape, spacing, size, scale):
-    grid = place_model_grid(image_from_array(heart(shape), spacing), None, None)
+    grid = place_model_grid(images_from_array(heart(shape), spacing)[0][0], None, None)
     assert grid.shape == (size, size)
     np.testing.assert_allclose(grid.scale, scale)
     # the longer side fills the grid, border to border
@@ -71,7 +71,7 @@ def test_a_method_for_any_grid_gets_one_for_the_image(shape, spacing, size, scal
     ],
 )
 def test_the_whole_grid_covers_the_image(shape, spacing, trained, grid, scale):
-    placed = place_whole_grid(image_from_array(heart(shape), spacing), trained)
+    placed = place_whole_grid(images_from_array(heart(shape), spacing)[0][0], trained)
     if spacing == (0.5, 2.0):
         grid = tuple(int(np.ceil(n / s - 1e-6)) for n, s in zip(shape, scale, strict=True))
     assert placed.shape == grid
@@ -85,7 +85,7 @@ def test_grey_values_of_two_units_are_brought_to_one_scale():
     method = AnalyticMethod(32, None)
 
     def whole(moving, fixed):
-        [one] = prepare(method, image_from_array(moving), image_from_array(fixed))
+        [one] = prepare(method, images_from_array(moving)[0][0], images_from_array(fixed)[0][0])
         return one.whole
 
     alike = whole(1.5 * moving, fixed)

@@ -12,8 +12,10 @@ from analytic_method import AnalyticMethod, heart
 
 from ldm_morph_jax import register
 from ldm_morph_jax.config import paper_config, with_method
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import plain_geometry
-from ldm_morph_jax.files.images import ImageError, image_from_array, read_image, write_image
+from ldm_morph_jax.files.images import images_from_array, read_image
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.ops.geometry import integrate_velocity
 from ldm_morph_jax.registering.measures import similarity
@@ -324,7 +326,8 @@ def test_images_of_different_sizes_on_grids_of_their_own():
             return found
 
     shapes = [(40, 44), (70, 60), (44, 40)]
-    images = [(image_from_array(heart(s)), image_from_array(heart(s, radius=0.4))) for s in shapes]
+    pairs = [(heart(shape), heart(shape, radius=0.4)) for shape in shapes]
+    images = [tuple(images_from_array(array)[0][0] for array in pair) for pair in pairs]
     registrations = AnySize(None, None).register_images(images)
     for shape, pair, registration in zip(shapes, images, registrations, strict=True):
         assert registration.fixed is pair[1]

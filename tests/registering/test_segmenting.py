@@ -7,7 +7,7 @@ import pytest
 from threshold_anatomy import Threshold, heart
 
 from ldm_morph_jax.data.windows import Window
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.finding import (
@@ -124,10 +124,10 @@ def test_a_whole_beat_ends_as_it_began(areas, whole):
 
 def test_the_view_is_the_network_s_and_doubted_where_another_is_told():
     cine = cine_from_arrays(beat([16, 12, 9, 12, 15]), spacing=(1.5, 1.0))
-    _, found, _ = known_or_found(cine, Threshold())
+    found = known_or_found(cine, Threshold()).anatomy
     assert (found.view, found.view_by, found.notes) == ("sax", "network", ())
     apical = dataclasses.replace(Threshold(), view="apical")
-    _, found, _ = known_or_found(cine, apical, view="sax")
+    found = known_or_found(cine, apical, view="sax").anatomy
     assert (found.view, found.view_by) == ("sax", "user")
     assert "finds hearts in views that are apical" in found.notes[0]
 

@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK
-from analytic_method import AnalyticMethod
+from analytic_method import AnalyticMethod, searching
 
 from ldm_morph_jax import track
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, ventricle, ventricle_beat
-from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.images import ImageError
+from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays, read_cine
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.registering import tracking
@@ -40,13 +39,6 @@ def quick_search():
 @pytest.fixture(scope="module")
 def beat():
     return ventricle_beat((1, 9), SHARES, SHAPE, SPACING)
-
-
-def searching():
-    """As `load()`, whose weights tracking does not use."""
-    registrar = AnalyticMethod()
-    registrar.by_default = True
-    return registrar
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,11 @@ from threshold_anatomy import Threshold
 
 from ldm_morph_jax import register
 from ldm_morph_jax.data.ventricle import ventricle
-from ldm_morph_jax.files.geometry import Geometry
-from ldm_morph_jax.files.images import Image, ImageError, plain_geometry, write_image
+from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import Geometry, plain_geometry
+from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import read_transform
+from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.registering.grid import place_volume_grid, prepare_volume
 

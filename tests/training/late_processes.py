@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
+from ldm_morph_jax.devices.mesh import data_mesh, over_batches, replicated_jit
 
 LATE = 35  # seconds; Gloo waits 30
 
@@ -24,14 +24,16 @@ def main():
         if processes.is_main():
             time.sleep(LATE)
 
-    @replicated_jit
+    mesh = data_mesh()
+
+    @replicated_jit(mesh)
     def doubled(scale, x):
         if not processes.is_main():  # while it is traced, as if it took so long to compile
             time.sleep(LATE)
         return scale * x
 
     rows = np.arange(10, dtype=np.float32).reshape(5, 2)
-    found = over_batches(doubled, np.float32(2), rows, batch_size=2)
+    found = over_batches(doubled, np.float32(2), rows, batch_size=2, mesh=mesh)
     np.testing.assert_array_equal(found, 2 * rows)
     np.testing.assert_array_equal(processes.gather(jax.process_index()), [0, 1])
     if processes.is_main():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from tiny_run import get_config
 
-from ldm_morph_jax.devices.mesh import data_mesh, global_batch, over_batches, replicated_jit
+from ldm_morph_jax.devices.mesh import global_batch, over_batches, replicated_jit
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.training.optimiser import adam
 from ldm_morph_jax.training.program import lower_step
@@ -38,8 +38,8 @@ def main():
     pmapped, losses = jax.pmap(pmap_step, axis_name="data", in_axes=(None, 0))(
         state, jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
     )
-    mesh = data_mesh()
-    stepped, terms = lower_step(program, mesh, seed=0).compile()(
+    mesh = program.mesh
+    stepped, terms = lower_step(program, seed=0).compile()(
         jax.tree.map(jnp.copy, state), {}, global_batch(batch, mesh), np.int32(0)
     )
     np.testing.assert_allclose(terms["loss"], losses[0], rtol=1e-6)
@@ -54,7 +54,8 @@ def main():
 
     # validation over two devices: five rows in batches of three, that is four
     rows = np.arange(10, dtype=np.float32).reshape(5, 2)
-    found = over_batches(replicated_jit(lambda scale, x: scale * x), 3.0, rows, batch_size=3)
+    times = replicated_jit(mesh)(lambda scale, x: scale * x)
+    found = over_batches(times, 3.0, rows, batch_size=3, mesh=mesh)
     np.testing.assert_array_equal(found, 3 * rows)
     print("the step is what pmap computes")
 

@@ -2,22 +2,34 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from tiny import tiny_config
+from volume_run import volume_config
 
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.mesh import check_batch_size, data_mesh, over_batches
+from ldm_morph_jax.devices.mesh import (
+    check_batch_size,
+    check_devices_per_image,
+    data_mesh,
+    over_batches,
+    rows_of_process,
+)
 from ldm_morph_jax.methods.ldm import build_autoencoder
 from ldm_morph_jax.runs.checkpoints import restore_part
+from ldm_morph_jax.training.program import _check_maps, mesh_of
 from ldm_morph_jax.training.stages.diffusion import diffusion_program
 
 ROOT = Path(__file__).parents[2]
@@ -29,15 +41,30 @@ def environment(devices: int) -> dict:
     return os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
-def command(workdir, data, *, variant="", steps=2, options=(), program=TRAIN):
+def command(
+    workdir,
+    data,
+    *,
+    variant="",
+    experiment="",
+    steps=2,
+    evaluate_every=0,
+    options=(),
+    program=TRAIN,
+):
     flags = [
         f"--config.{stage}.train.{key}={value}"
         for stage in ("autoencoder", "diffusion", "registration")
-        for key, value in (("steps", steps), ("evaluate_every", steps), ("log_every", 1))
+        for key, value in (
+            ("steps", steps),
+            ("evaluate_every", evaluate_every or steps),
+            ("log_every", 1),
+        )
     ]
+    tiny = f"{ROOT}/tests/tiny_run.py"
     return [
         *(sys.executable, *program, "--config"),
-        f"{ROOT}/tests/tiny_run.py:{variant}" if variant else f"{ROOT}/tests/tiny_run.py",
+        experiment or (f"{tiny}:{variant}" if variant else tiny),
         *(f"--config.data.directory={data}", "--workdir", str(workdir), *flags, *options),
     ]
 
@@ -114,6 +141,71 @@ def test_the_step_is_what_pmap_computes():
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def shared_volumes(*stages):
+    """What tests/training/space_steps.py finds."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/training/space_steps.py", *stages],
+        env=environment(4),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_shared_as_alone(found, *, four, two):
+    """Equal numbers; temporary memory of at most these parts of one device's."""
+    for part, error in (("terms", 1e-4), ("gradients", 1e-3), ("validation", 1e-4)):
+        assert max(found[count][part] for count in ("4 of 4", "2 of 4")) < error, part
+    assert found["4 of 4"]["bytes"] < four * found["1"]["bytes"]
+    assert found["2 of 4"]["bytes"] < two * found["1"]["bytes"]
+
+
+def test_devices_that_share_a_volume_compute_as_one():
+    found = shared_volumes("voxelmorph")["voxelmorph"]
+    assert_shared_as_alone(found, four=0.45, two=0.45)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "registration"])
+def test_devices_that_share_a_volume_compute_every_stage_as_one(stage):
+    assert_shared_as_alone(shared_volumes(stage)[stage], four=0.7, two=0.7)
+
+
+VOLUMES = f"{ROOT}/tests/volume_run.py"
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_volume_train_as_one(tmp_path):
+    """One process with one device; two processes with one each, which share every volume."""
+    for name, count, sharing in (("one", 1, 1), ("two", 2, 2)):
+        shared = f"--config.compute.devices_per_image={sharing}"
+        train(
+            tmp_path / name,
+            tmp_path / "data",
+            processes=count,
+            experiment=f"{VOLUMES}:voxelmorph",
+            options=[shared],
+        )
+    assert_same_training(
+        tmp_path / "one", tmp_path / "two", "registration", step=2, loss=1e-5, params=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_all_stages_train_on_shared_volumes_and_go_on_with_one_device(tmp_path):
+    """With cached features, validation and pictures; then the registration's end on one device."""
+    run, shared = tmp_path / "run", ["--config.compute.devices_per_image=2"]
+    same = dict(experiment=VOLUMES, steps=4, evaluate_every=2)
+    train(run, tmp_path / "data", devices=2, options=shared, **same)
+    first = json.loads((run / "registration/complete.json").read_text())["metrics"]
+    (run / "registration/complete.json").unlink()
+    shutil.rmtree(run / "registration/checkpoints/00000004")
+    train(run, tmp_path / "data", devices=1, **same)
+    again = json.loads((run / "registration/complete.json").read_text())["metrics"]
+    assert again["dsc"] == pytest.approx(first["dsc"], abs=1e-3)
 
 
 @pytest.mark.slow
@@ -225,14 +317,14 @@ def test_results_of_filled_up_rows_are_dropped():
         assert batch["x"].shape == (3,)
         return batch["x"] + shared, batch["y"]
 
-    total, y = over_batches(jax.jit(add), 1.0, arrays, batch_size=3)
+    total, y = over_batches(jax.jit(add), 1.0, arrays, batch_size=3, mesh=data_mesh())
     np.testing.assert_array_equal(total, arrays["x"] + 1)
     assert y.shape == (7, 2)
 
 
 def test_batch_sizes_that_do_not_divide_name_the_legal_ones():
     class Mesh:
-        devices = np.empty(8)
+        shape: ClassVar = {"data": 8, "space": 1}
 
     check_batch_size(24, Mesh)
     check_batch_size(32, Mesh, micro_batches=4)
@@ -242,6 +334,74 @@ def test_batch_sizes_that_do_not_divide_name_the_legal_ones():
         check_batch_size(24, Mesh, micro_batches=2)
     with pytest.raises(ValueError, match=r"for example 1$"):
         check_batch_size(0, data_mesh())
+
+
+class Device(NamedTuple):
+    id: int
+    process_index: int
+
+
+def devices(count, *, each):
+    """So many devices, `each` of them in one process."""
+    return [Device(i, i // each) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("number", "each", "sizes", "message"),
+    [
+        (3, 8, {}, r"is 3, expected a divisor of the 8 devices: 1 or 2 or 4 or 8$"),
+        (0, 8, {}, r"is 0, expected a divisor of the 8 devices: 1 or 2 or 4 or 8$"),
+        (4, 8, {"planes": 6}, r"is 4, expected a divisor of the 6 planes: 1 or 2$"),
+        (6, 4, {}, r"the 4 devices of each process, or a multiple of them: 1 or 2 or 4 or 12$"),
+    ],
+)
+def test_numbers_of_devices_that_cannot_share_are_refused(number, each, sizes, message):
+    count = 12 if each == 4 else 8
+    with pytest.raises(ValueError, match=message):
+        check_devices_per_image(number, devices(count, each=each), **sizes)
+
+
+def test_processes_that_share_volumes_read_the_same_rows(monkeypatch):
+    def shares(sharing, each):
+        grid = np.empty(8, object)
+        grid[:] = devices(8, each=each)
+        mesh = SimpleNamespace(devices=grid.reshape(-1, sharing))
+        found = []
+        for process in range(8 // each):
+            monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+            found.append(rows_of_process(mesh))
+        return found
+
+    assert shares(1, each=4) == [(0, 2), (1, 2)]
+    assert shares(2, each=4) == [(0, 2), (1, 2)]
+    assert shares(4, each=2) == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    assert shares(8, each=1) == [(0, 1)] * 8
+
+
+def test_latents_that_do_not_divide_are_refused():
+    config = volume_config("nowhere").unlock()
+    config.compute.devices_per_image = 2
+    config.data.depth = 12  # latents of 3 planes
+    with pytest.raises(ValueError, match=r"of the 1 devices and of the 3 planes of the latents: 1"):
+        mesh_of(config)
+
+
+def conv_text(*plane):
+    """The program of a convolution of two planes, and its gradient."""
+    x, w = jnp.zeros((4, 2, *plane, 3)), jnp.zeros((3, 3, 3, 3, 5))
+    names = ("NDHWC", "DHWIO", "NDHWC")
+
+    def loss(x, w):
+        y = jax.lax.conv_general_dilated(x, w, (1,) * 3, "SAME", dimension_numbers=names)
+        return jnp.sum(y**2)
+
+    return jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
+
+
+def test_maps_that_would_be_differentiated_wrongly_are_refused():
+    _check_maps(conv_text(4, 4))
+    with pytest.raises(ValueError, match=r"maps of 2x2x2 pixels; .* at least 3 rows and columns"):
+        _check_maps(conv_text(2, 2))
 
 
 def test_incomplete_coordinates_are_refused():

@@ -141,9 +141,7 @@ class Group:
     segment: int | None = None
 
 
-def write_report(
-    path: str | Path, groups: Sequence[Group], source: Source, series: Series, *, instance: int = 1
-) -> None:
+def write_report(path: str | Path, groups: Sequence[Group], source: Source, series: Series) -> None:
     """Write the measurements; those that are not finite are left out, and groups without any.
 
     Raises FileError where highdicom is missing, ValueError where no measurement is left.
@@ -217,7 +215,7 @@ def write_report(
             series_instance_uid=series.uid,
             series_number=series.number,
             sop_instance_uid=generate_uid(),
-            instance_number=instance,
+            instance_number=1,
             manufacturer=MAKER,
             manufacturer_model_name=MODEL,
             software_versions=__version__,

@@ -50,8 +50,6 @@ def write_segmentation(
     source: Source,
     structures: Mapping[int, str],
     series: Series,
-    *,
-    instance: int = 1,
 ) -> None:
     """Write labels over time.
 
@@ -61,7 +59,7 @@ def write_segmentation(
         place: of one time, (S, H, W).
         source: the frames that they outline.
         structures: label -> name in `STRUCTURES`. Segments are numbered by rising labels.
-        series, instance: the series, and the number in it.
+        series: its own.
 
     Raises:
         FileError: highdicom is missing, or shapes that do not fit.
@@ -78,7 +76,7 @@ def write_segmentation(
     found = [int(label) for label in np.unique(labels) if label]
     if not found or not set(found) <= set(structures):
         raise ValueError(f"labels: found {found}, expected some of {sorted(structures)}")
-    new = new_object(source, SEGMENTATION, "SEG", series, instance)
+    new = new_object(source, SEGMENTATION, "SEG", series)
     if source.placed:
         new.FrameOfReferenceUID = source.frame_of_reference
         new.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")

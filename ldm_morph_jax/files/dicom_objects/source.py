@@ -77,7 +77,7 @@ class Source:
 
     @property
     def thickness(self):
-        """Of a slice in mm; None where it does not tell."""
+        """Slice thickness in mm; None where unknown."""
         shared = list(self.header.get("SharedFunctionalGroupsSequence") or [])
         return group_value(shared, self.header, "PixelMeasuresSequence", "SliceThickness")
 
@@ -132,7 +132,7 @@ def sop_class(path: str | Path) -> str | None:
         return None
 
 
-def new_object(source: Source, sop_class: str, modality: str, series: Series, instance: int):
+def new_object(source: Source, sop_class: str, modality: str, series: Series, instance: int = 1):
     """A dataset with its source's patient and study; series, equipment and UID are its own.
 
     `instance` is its number in the series, from 1.
@@ -228,8 +228,15 @@ def need_highdicom(path) -> None:
     logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
+def frame_value(header, k: int, sequence: str, name: str):
+    """An attribute of frame k (from 0) of a file, see `group_value`."""
+    own = (header.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    return group_value([*own, *shared], header, sequence, name)
+
+
 def group_value(groups, header, sequence: str, name: str):
-    """Of a frame: from its functional groups (own, then shared), else the file's; or None."""
+    """An attribute of a frame: of its functional groups (own, then shared), else of the file."""
     for group in groups:
         items = group.get(sequence)
         if items and items[0].get(name) is not None:

@@ -15,7 +15,7 @@ from ldm_morph_jax.runs.anatomy import network_of
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.optimiser import adam
-from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.program import Program, mesh_of
 
 VALIDATION_BATCH = 16  # images
 
@@ -24,7 +24,7 @@ def anatomy_program(config) -> Program:
     """The stage; validation data are {"image", "mask"} `[N, S, S, 1]`."""
     c = config.anatomy
     network, size = network_of(config), c.window.size
-    optimiser = adam(c.train, weight_decay=c.weight_decay)
+    optimiser, mesh = adam(c.train, weight_decay=c.weight_decay), mesh_of(config)
 
     def init(key):
         params = network.init(key, jnp.zeros((1, size, size, 1)))["params"]
@@ -48,13 +48,13 @@ def anatomy_program(config) -> Program:
         terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 
-    @replicated_jit
+    @replicated_jit(mesh)
     def found(params, batch):
         return jnp.argmax(network.apply({"params": params}, batch["image"]), -1).astype(jnp.uint8)
 
     def evaluate(state, frozen, validation, *, pictures):
         images = {"image": validation["image"]}
-        labels = over_batches(found, state["ema"], images, batch_size=VALIDATION_BATCH)
+        labels = over_batches(found, state["ema"], images, batch_size=VALIDATION_BATCH, mesh=mesh)
         truth, scores = validation["mask"][..., 0], {}
         for label, name in enumerate(c.structures, start=1):
             sizes = (labels == label).sum() + (truth == label).sum()
@@ -86,4 +86,5 @@ def anatomy_program(config) -> Program:
             "mask": jax.ShapeDtypeStruct(rows, jnp.uint8),
         },
         images_per_step=c.train.batch_size,
+        mesh=mesh,
     )

@@ -26,7 +26,7 @@ from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import in_parts
 from ldm_morph_jax.training.optimiser import adam
-from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.program import Program, mesh_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def autoencoder_program(config) -> Program:
     """
     model = build_autoencoder(config)
     c = config.autoencoder
-    space = grid_shape(config)
+    space, mesh = grid_shape(config), mesh_of(config)
     optimiser = adam(c.train, b1=0.5, b2=0.9)
     adversarial = c.adversarial_weight > 0 and c.adversarial_start < c.train.steps
     discriminator = PatchDiscriminator(**c.discriminator, dtype=model.dtype)
@@ -149,14 +149,14 @@ def autoencoder_program(config) -> Program:
             terms |= d_terms
         return new, terms
 
-    @replicated_jit
+    @replicated_jit(mesh)
     def reconstruct(params, images):
         output = model.apply({"params": params}, images)
         return output.reconstruction, output.latent, output.quantised.indices
 
     def evaluate(state, frozen, validation, *, pictures):
         reconstruction, latent, indices = over_batches(
-            reconstruct, state["params"], validation, batch_size=c.train.batch_size
+            reconstruct, state["params"], validation, batch_size=c.train.batch_size, mesh=mesh
         )
         l1 = float(np.mean(np.abs(reconstruction - validation)))
         mse = float(np.mean((reconstruction - validation) ** 2))
@@ -188,6 +188,7 @@ def autoencoder_program(config) -> Program:
         frozen=frozen_shapes,
         batch={"image": jax.ShapeDtypeStruct(batch_shape, jnp.float32)},
         images_per_step=c.train.batch_size,
+        mesh=mesh,
     )
 
 

@@ -15,10 +15,11 @@ from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.runs.directory import abstract_autoencoder
 from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.optimiser import adam
-from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.program import Program, at_once, mesh_of
 from ldm_morph_jax.training.sampling import decoded
 
 SAMPLING_STEPS = 50
+SAMPLES = 8  # of the pictures
 VALIDATION_DRAWS = 8  # of time and noise per image; a single one gives only a rough estimate
 
 
@@ -37,7 +38,7 @@ def diffusion_program(config, *, cached: bool) -> Program:
     autoencoder, unet, schedule = (
         build(config) for build in (build_autoencoder, build_unet, build_schedule)
     )
-    space = grid_shape(config)
+    space, mesh = grid_shape(config), mesh_of(config)
     latent = [n // autoencoder.downsampling for n in space]
     latent = (*latent, autoencoder.latent_channels)
     optimiser = adam(c.train, weight_decay=c.weight_decay)
@@ -85,7 +86,7 @@ def diffusion_program(config, *, cached: bool) -> Program:
         terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
 
-    @replicated_jit
+    @replicated_jit(mesh)
     def validation_losses(shared, batch):
         """Loss of every image `[B]`; its random draws do not depend on the batch it is in."""
         params, frozen = shared
@@ -100,10 +101,10 @@ def diffusion_program(config, *, cached: bool) -> Program:
 
         return jnp.mean(jax.lax.map(losses, jnp.arange(VALIDATION_DRAWS)), axis=0)
 
-    @replicated_jit
-    def sample(params, frozen):
-        """Latents from noise by DDIM, decoded: `[8, *space, 1]`."""
-        z = jax.random.normal(jax.random.key(1), (8, *latent))
+    @replicated_jit(mesh)
+    def sample(shared, z):
+        """Latents from noise `z` by DDIM, decoded."""
+        params, frozen = shared
         z = ddim_sample(
             schedule, lambda z, t: unet.apply({"params": params}, z, t), z, steps=SAMPLING_STEPS
         )
@@ -113,14 +114,25 @@ def diffusion_program(config, *, cached: bool) -> Program:
         # fixed noise and times, so that two validations differ only by the weights
         images = {"image": validation, "number": np.arange(len(validation), dtype=np.uint32)}
         losses = over_batches(
-            validation_losses, (state["ema"], frozen), images, batch_size=c.train.batch_size
+            validation_losses,
+            (state["ema"], frozen),
+            images,
+            batch_size=c.train.batch_size,
+            mesh=mesh,
         )
         loss = float(np.mean(losses))
         scores, figures = {SCORE: -loss, "loss": loss}, {}
         if pictures:
-            samples = np.clip(np.asarray(sample(state["ema"], frozen)), 0, 1)
+            noise = jax.random.normal(jax.random.key(1), (SAMPLES, *latent))
+            rows = at_once(config, SAMPLES)
+            samples = over_batches(
+                sample, (state["ema"], frozen), noise, batch_size=rows, mesh=mesh
+            )
+            samples = np.clip(samples, 0, 1)
             figures["samples"] = image_grid(
-                samples, columns=8, title=f"samples of the diffusion model (DDIM, {SAMPLING_STEPS})"
+                samples,
+                columns=SAMPLES,
+                title=f"samples of the diffusion model (DDIM, {SAMPLING_STEPS})",
             )
         return scores, figures
 
@@ -137,4 +149,5 @@ def diffusion_program(config, *, cached: bool) -> Program:
         frozen={"autoencoder": abstract_autoencoder(config), "latent_scale": shape()},
         batch={"latent": shape(images, *latent)} if cached else {"image": shape(images, *space, 1)},
         images_per_step=images,
+        mesh=mesh,
     )

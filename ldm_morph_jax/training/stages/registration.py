@@ -19,7 +19,7 @@ from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.runs.directory import abstract_ldm
 from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.optimiser import adam
-from ldm_morph_jax.training.program import Program
+from ldm_morph_jax.training.program import Program, at_once, mesh_of
 
 VALIDATION_BATCH = 8  # pairs
 MASKS = ("moving_mask", "fixed_mask")
@@ -46,7 +46,7 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         features.
     """
     c = config.registration
-    optimiser = adam(c.train, **c.optimiser)
+    optimiser, mesh = adam(c.train, **c.optimiser), mesh_of(config)
 
     def init(key):
         params = method.init(key, grid_shape(config))
@@ -84,7 +84,7 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
         return {"params": params, "optimiser": optimiser_state}, terms
 
-    @replicated_jit
+    @replicated_jit(mesh)
     def register(shared, pairs):
         params, frozen = shared
         u = method.displacement(params, frozen, pairs["moving"], pairs["fixed"])
@@ -92,8 +92,9 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
 
     def evaluate(state, frozen, validation, *, pictures):
         pairs, labels = validation
+        rows = at_once(config, VALIDATION_BATCH)
         u, warped_mask = over_batches(
-            register, (state["params"], frozen), pairs, batch_size=VALIDATION_BATCH
+            register, (state["params"], frozen), pairs, batch_size=rows, mesh=mesh
         )
         if not np.isfinite(u).all():  # diverged parameters have no score; the loop then stops
             return {SCORE: float("nan"), "dsc": float("nan")}, {}
@@ -125,4 +126,5 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         frozen=frozen_shapes,
         batch=batch,
         images_per_step=2 * c.train.batch_size,
+        mesh=mesh,
     )
