@@ -109,25 +109,27 @@ def lower_step(program: Program, *, seed: int) -> jax.stages.Lowered:
         np.int32(0),
     )
     if min(mesh.shape.values()) > 1:
-        _check_maps(lowered.as_text())
+        _check_maps(lowered.as_text(), mesh.shape["space"])
     return lowered
 
 
-def _check_maps(program_text: str) -> None:
+def _check_maps(program_text: str, sharing: int) -> None:
     """Raise ValueError for convolutions that XLA partitions wrongly over both axes of a mesh.
 
-    In jaxlib 0.10.2 the gradient with respect to a map of two planes (rows) of at most two rows and
-    columns comes out n times too large where n groups of devices share images, a plane to each
-    device. Maps so small are refused, whatever their number of planes.
+    In jaxlib 0.10.2 the gradient with respect to a map that has one plane (row) on each device is
+    n times too large for some sizes where n groups of devices share images. So every map must have
+    two planes on each of the `sharing` devices.
     """
     shapes = re.findall(r"stablehlo\.convolution\(.*: \(tensor<([\dx]+)x[a-z]", program_text)
     maps = [[int(n) for n in shape.split("x")[1:-1]] for shape in shapes]
-    small = ["x".join(map(str, space)) for space in maps if max(space[1:], default=3) < 3]
-    if small:
+    thin = sorted(
+        {"x".join(map(str, space)) for space in maps if 1 < len(space) and space[0] < 2 * sharing}
+    )
+    if thin:
         raise ValueError(
-            f"compute.devices_per_image is above 1, and a network has maps of {small[0]} pixels; "
-            "with several images in a step expected at least 3 rows and columns: larger images, "
-            "fewer levels, or all devices for one image"
+            f"compute.devices_per_image is {sharing}, and a network has maps of {thin[0]} pixels; "
+            f"with several images in a step expected at least {2 * sharing} along the first axis: "
+            "more planes, fewer levels, fewer devices to an image, or all of them"
         )
 
 

@@ -20,7 +20,7 @@ from ldm_morph_jax.training.program import lower_step
 from ldm_morph_jax.training.stages import STAGES, stage_program
 from ldm_morph_jax.training.stages.registration import ValidationPairs
 
-SPACE = (16, 32, 32)  # so that the coarsest maps have 4 x 4 positions
+SPACE = (32, 16, 16)  # two planes of the coarsest maps for each of two devices
 BATCH = 4
 
 

@@ -399,9 +399,10 @@ def conv_text(*plane):
 
 
 def test_maps_that_would_be_differentiated_wrongly_are_refused():
-    _check_maps(conv_text(4, 4))
-    with pytest.raises(ValueError, match=r"maps of 2x2x2 pixels; .* at least 3 rows and columns"):
-        _check_maps(conv_text(2, 2))
+    text = conv_text(4, 4)
+    _check_maps(text, sharing=1)
+    with pytest.raises(ValueError, match=r"maps of 2x4x4 pixels; .* at least 4 along"):
+        _check_maps(text, sharing=2)
 
 
 def test_incomplete_coordinates_are_refused():
