@@ -1,8 +1,9 @@
 """Find the heart in a cine, and its end-diastole and end-systole.
 
 The anatomy network sees every frame (`segmenting`). End-diastole is the frame with the largest
-cavity (the sum of its probabilities), end-systole the one with the smallest. Doubts are reported,
-and an option overrules each finding.
+cavity (the sum of its probabilities), end-systole the one with the smallest; what looks like a
+cavity away from that of end-diastole does not count. Doubts are reported, and an option overrules
+each finding.
 """
 
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ _LEAST_CHANGE = 0.08  # of the cavity's area: less is no beat
 _UNSURE_FRAMES = 0.1  # of a cine: a larger share is a doubt
 _FAR = 0.25  # of the largest area: a frame further from the median of three is wrong
 _ALIKE = 0.02  # areas that differ by a smaller share are equally large
+_AROUND = 0.3  # of the radius of the largest cavity: beyond it, what looks like a cavity is none
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,9 @@ def find_heart(
     seen = segment(model, list(frames), spacing)
     cavity = model.label(CAVITY)
     confidence = np.array([one.confidence for one in seen])
-    areas = np.array([one.probabilities[..., cavity].sum() for one in seen], float)
+    likely = np.stack([one.probabilities[..., cavity] for one in seen])
+    largest = without_outliers(likely.sum(axis=(1, 2))).argmax()
+    areas = likely[:, _around(_one_heart(seen[largest], cavity) == cavity)].sum(axis=1)
     curve = without_outliers(areas)
     end_diastole, end_systole = int(curve.argmax()), int(curve.argmin())
     reference = end_diastole if reference is None else reference
@@ -242,6 +246,12 @@ def _one_heart(seen: Segmentation, cavity: int) -> np.ndarray:
     labels[(labels == cavity) & ~largest] = 0
     labels[ndimage.binary_fill_holes(largest)] = cavity
     return labels
+
+
+def _around(cavity: np.ndarray) -> np.ndarray:
+    """Where a cavity may be in other frames, `[H, W]` bool; everywhere if this one is empty."""
+    radius = np.sqrt(np.count_nonzero(cavity) / np.pi)
+    return ndimage.distance_transform_edt(~cavity) <= _AROUND * radius if radius else ~cavity
 
 
 def _doubts(areas, unsure, end_diastole, end_systole, whole) -> tuple[str, ...]:

@@ -87,6 +87,19 @@ def test_one_frame_that_is_taken_for_something_else_is_no_end_systole():
     assert find_heart(Threshold(), beat(radii), (1.5, 1.0), "cine").end_systole in (6, 7)
 
 
+def test_a_cavity_elsewhere_does_not_count():
+    """Such as a right ventricle that is taken for a cavity when it is small."""
+    radii, others = [16, 14, 11, 9, 11, 14], [0, 0, 10, 14, 10, 0]
+    frames = beat(radii)
+    for frame, radius in zip(frames, others, strict=True):
+        if radius:
+            np.maximum(frame, heart(radius, centre=(75, 60), wall=2)[0], out=frame)
+    alone = find_heart(Threshold(), beat(radii), (1.5, 1.0), "cine")
+    found = find_heart(Threshold(), frames, (1.5, 1.0), "cine")
+    assert (found.end_diastole, found.end_systole) == (0, 3)
+    np.testing.assert_allclose(found.areas, alone.areas, rtol=0.05)
+
+
 def test_what_is_doubtful_is_said():
     still = find_heart(Threshold(), beat([12] * 8), (1.5, 1.0), "cine")
     assert any("is this a whole beat?" in doubt for doubt in still.doubts)
