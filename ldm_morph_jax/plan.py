@@ -47,10 +47,11 @@ def run(options: Options) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.devices)
 
+    from ldm_morph_jax.devices.mesh import available
     from ldm_morph_jax.profiling import costs
     from ldm_morph_jax.profiling.timing import convolution_speed
 
-    config, devices, planned = options.read_config(), jax.device_count(), {}
+    config, devices, planned = options.read_config(), len(available()), {}
     for name in options.stages_of(config):
         print(f"counting {name}", file=sys.stderr, flush=True)
         planned[name] = costs.plan_stage(config, name, cached=options.cached)
