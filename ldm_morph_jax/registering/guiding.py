@@ -51,7 +51,7 @@ def guide(model: AnatomyModel, pair: OnGrid, spacing: tuple[float, float] | None
 
 
 def _of_images(model, moving, fixed, spacing):
-    seen = segment(model, [moving, fixed], spacing)
+    seen = [segment(model, [image], spacing)[0] for image in (moving, fixed)]
     used = all(one.found for one in seen)
     drawn = [channels(model, one.probabilities) * np.float32(used) for one in seen]
     return Guided(*drawn, (seen[0].confidence, seen[1].confidence), used)
