@@ -10,17 +10,14 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".c
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import blobs
+import compile_options
 import golden_report
 import jax
 import pytest
 import shared_programs as programs
 
-# XLA's older emitters compile in three quarters of the time; a flag that a version does not know
-# ends the process
-if jax.__version_info__[:2] == (0, 10):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
-    ).strip()
+if compile_options.DEFAULT:  # this version knows the flag
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compile_options.QUICK}".strip()
 
 gc.set_threshold(20_000)  # tracing makes many objects, few of which are garbage
 

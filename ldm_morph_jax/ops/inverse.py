@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from scipy.spatial import cKDTree
 
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import identity_grid
@@ -22,6 +23,7 @@ from ldm_morph_jax.ops.jacobian import determinant
 _LONGEST_STEP = 3.0  # pixels
 _MOST_STEPS = 60  # it ends before where all points have converged or are abandoned
 _TOLERANCE, _TOLERANCE_ON_HOST = 1e-3, 1e-6  # pixels; float32 coordinates allow about 1e-4
+_STUCK, _NEXT_TO = 1e-3, 2.0  # pixels: a point with a larger residual, points that are neighbours
 _SHORTEST_SHARE = 1e-3  # of Newton's step; a point that would need less is abandoned
 
 
@@ -145,7 +147,26 @@ def invert_at(u: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarra
         (x `[P, n]`, residual `[P]`): the residual is |x + u(x) - target|.
     """
     u, targets = np.asarray(u, np.float64), np.asarray(targets, np.float64)
-    x = targets - _interpolate_at(u, targets)[0]
+    x, residual = _newton_at(u, targets, targets - _interpolate_at(u, targets)[0])
+    # where the interpolant bends, a point may be stuck; the solutions next to it lead around
+    stuck, solved = (np.flatnonzero(found) for found in (residual > _STUCK, residual <= _STUCK))
+    if not (stuck.size and solved.size):
+        return x, residual
+    nearest = cKDTree(targets[solved]).query(
+        targets[stuck], k=[1, 2, 3, 4], distance_upper_bound=_NEXT_TO
+    )[1]
+    for neighbour in nearest.T:
+        found = neighbour < solved.size
+        point, other = stuck[found], solved[neighbour[found]]
+        start = x[other] + targets[point] - targets[other]
+        new, new_residual = _newton_at(u, targets[point], start)
+        better = new_residual < residual[point]
+        x[point[better]], residual[point[better]] = new[better], new_residual[better]
+    return x, residual
+
+
+def _newton_at(u, targets, x):
+    """`invert_at`, each point from its own start x `[P, n]`."""
     value, derivative = _interpolate_at(u, x)
     error = x + value - targets
     residual = np.linalg.norm(error, axis=-1)

@@ -4,8 +4,10 @@ The fixture holds images, latents and the noise of `q_sample`; the full feature 
 U-Net on the golden latents. All weights are regenerated from the published names.
 """
 
+import functools
 from typing import NamedTuple
 
+import compile_options
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ def inputs(highest_precision):
     t = jnp.full(2, description()["ddim_t"])
     params = tree(unet, unet_name, "model.diffusion_model.", latents, t)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compile_options.DEFAULT)
     def groups(params, latents, noise):
         noisy = q_sample(linear_schedule(), latents, t, noise)
         taps = unet.apply({"params": params}, noisy, t, method="taps")
@@ -107,7 +109,7 @@ def outputs(inputs):
         unread=lambda name: name.startswith("loss."),
     )
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compile_options.DEFAULT)
     def run(params, encoder_params, inputs):
         def register(params):
             displacement, intermediates = network.apply(

@@ -73,6 +73,22 @@ def test_steep_volumes_are_inverted_everywhere_too():
     )
 
 
+def test_a_point_that_is_stuck_starts_again_from_its_neighbours():
+    """At the border and at the edges of its cells the interpolant bends, and Newton's steps end."""
+    noise = np.random.default_rng(24)
+    v = [
+        size * ndimage.gaussian_filter(noise.normal(size=(4, 12, 12)), (1, 2, 2))
+        for size in (4, 18, 18)
+    ]
+    u = geometry.integrate_velocity(jnp.asarray(np.stack(v, -1)[None], jnp.float32))
+    assert jacobian_determinant(u).min() > 0
+    targets = pixels((4, 12, 12))
+    points, residual = invert_at(np.asarray(u[0]), targets)
+    assert residual.max() < 1e-6
+    lone = [invert_at(np.asarray(u[0]), target[None])[1].item() for target in targets]
+    assert np.sort(lone)[-3] > 1e-3, "without neighbours three points are stuck"
+
+
 def test_both_forms_and_all_starts_agree():
     u, back = steep_field()
     found = invert(u)
