@@ -29,7 +29,7 @@ def voxelmorph_config(directory):
     c.registration.update(integration_steps=3, velocity_sigma=1.0, symmetric=True)
     c.registration.augmentation.orientations = (0,)
     c.registration.train.update(
-        steps=60, learning_rate=2e-2, log_every=1, evaluate_every=30, warmup_steps=0
+        steps=60, learning_rate=1e-2, log_every=1, evaluate_every=30, warmup_steps=0
     )
     return c.lock()
 
