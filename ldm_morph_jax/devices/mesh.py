@@ -187,8 +187,7 @@ def _replicated_jit(mesh: Mesh, function: Callable) -> Callable:
 
 def _from_all_hosts(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """A host array that every process holds as one global array sharded over the mesh."""
-    placed = sharded(mesh, array.shape)
-    return jax.make_array_from_callback(array.shape, placed, lambda index: array[index])
+    return _from_parts(array.shape, sharded(mesh, array.shape), lambda where: array[where])
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -208,6 +207,13 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
             start, stop, _ = where[0].indices(shape[0])
             return array[(slice(start - number * rows, stop - number * rows), *where[1:])]
 
-        return jax.make_array_from_callback(shape, sharded(mesh, shape), part)
+        return _from_parts(shape, sharded(mesh, shape), part)
 
     return jax.tree.map(whole, batch)
+
+
+def _from_parts(shape: Sequence[int], sharding: NamedSharding, part: Callable) -> jax.Array:
+    """As `jax.make_array_from_callback`, whose transfers count as unasked for."""
+    places = sharding.addressable_devices_indices_map(tuple(shape))
+    parts = [jax.device_put(part(where), device) for device, where in places.items()]
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, parts)
