@@ -10,6 +10,7 @@ the results in other tools.
 
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 from ldm_morph_jax import commands
 from ldm_morph_jax.registering.options import PairOptions as Options
@@ -31,6 +32,14 @@ def run(options: Options) -> bool:
         )
     print(pair_files.summary_text(metrics, options.out))
     return True
+
+
+def read_batch(table: str | Path, out: str | Path) -> dict[str, Options]:
+    """The jobs of a table by their ids, see `registering.batch.read_jobs`; scripts of users read
+    tables by it."""
+    from ldm_morph_jax.registering.batch import read_jobs
+
+    return read_jobs(Options(batch=Path(table), out=Path(out)))
 
 
 def drawing_apart(wanted: bool):

@@ -14,6 +14,7 @@ from ldm_morph_jax import register, track, warp
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import plain_geometry
 from ldm_morph_jax.files.writing import write_image
+from ldm_morph_jax.register import read_batch
 from ldm_morph_jax.registering import cine_files, pair_files, pair_result, tracking
 from ldm_morph_jax.registering.batch import fingerprint, parse_shard, read_jobs
 from ldm_morph_jax.registering.options import CineOptions, PairOptions
@@ -35,7 +36,7 @@ SHAPE = (40, 44)
 )
 def test_tables_that_others_wrote(tmp_path, content):
     (tmp_path / "pairs.csv").write_bytes(content)
-    jobs = read_jobs(PairOptions(batch=tmp_path / "pairs.csv", out=tmp_path / "out"))
+    jobs = read_batch(tmp_path / "pairs.csv", tmp_path / "out")
     assert list(jobs) == ["a"]
     assert (jobs["a"].moving, jobs["a"].fixed) == (tmp_path / "ed.nii", tmp_path / "es.nii")
     assert jobs["a"].out == tmp_path / "out" / "a"
