@@ -156,7 +156,7 @@ def invert_at(u: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarra
         targets[stuck], k=[1, 2, 3, 4], distance_upper_bound=_NEXT_TO
     )[1]
     for neighbour in nearest.T:
-        found = neighbour < solved.size
+        found = (neighbour < solved.size) & (residual[stuck] > _STUCK)  # not solved meanwhile
         point, other = stuck[found], solved[neighbour[found]]
         start = x[other] + targets[point] - targets[other]
         new, new_residual = _newton_at(u, targets[point], start)
