@@ -5,12 +5,16 @@ import typing
 from cyclopts import Parameter
 
 
-def _whole_numbers(type_, tokens) -> int | tuple[int, ...]:
+def whole_number(text: str) -> int:
+    """ "3"; ValueError otherwise."""
     try:
-        numbers = tuple(int(token.value) for token in tokens)
+        return int(text)
     except ValueError:
-        found = " ".join(token.value for token in tokens)
-        raise ValueError(f"found {found!r}, expected a whole number") from None
+        raise ValueError(f"found {text!r}, expected a whole number") from None
+
+
+def _whole_numbers(type_, tokens) -> int | tuple[int, ...]:
+    numbers = tuple(whole_number(token.value) for token in tokens)
     return numbers if typing.get_origin(type_) is tuple else numbers[0]
 
 

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.registering.options import PairOptions as Options
 
 _STARTED = time.perf_counter()  # the slow imports come later
@@ -30,7 +31,7 @@ def run(options: Options) -> bool:
         metrics = pair_files.register_files(
             options, lambda: load_model(options.model, "once"), _STARTED, draw
         )
-    print(pair_files.summary_text(metrics, options.out))
+    print(as_flags(pair_files.summary_text(metrics, options.out)))
     return True
 
 

@@ -8,6 +8,7 @@ reference. docs/tracking.md has the definitions, the conventions and the files t
 """
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.registering.options import CineOptions as Options
 
 
@@ -24,7 +25,8 @@ def run(options: Options) -> bool:
 
     if options.batch:
         return commands.told_of_batch(*cine_files.track_table(options, load()), "cines tracked")
-    print(cine_files.summary_text(cine_files.track_files(options, load), options.out))
+    summary = cine_files.track_files(options, load)
+    print(as_flags(cine_files.summary_text(summary, options.out)))
     return True
 
 

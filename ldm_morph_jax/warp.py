@@ -11,6 +11,7 @@ interpolation, inverse, slice and frame. Conventions: docs/registering.md
 """
 
 from ldm_morph_jax import commands
+from ldm_morph_jax.files.errors import as_flags
 from ldm_morph_jax.registering.options import WarpOptions as Options
 
 
@@ -24,7 +25,7 @@ def run(options: Options) -> bool:
     if carried.residual_mm is not None:
         print(f"inverse: residual {carried.residual_mm:.3g} mm at most")
     for note in carried.notes:
-        print(f"note: {options.input}: {note}")
+        print(as_flags(f"note: {options.input}: {note}"))
     return True
 
 

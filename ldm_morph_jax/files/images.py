@@ -429,6 +429,37 @@ def _regions_note(regions: tuple[Region, ...]) -> str:
     )
 
 
+def on_one_scale(moving: Image, fixed: Image) -> tuple[Image, Image]:
+    """Two images of which one tells its pixel spacing: the other, of as many pixels, takes it.
+
+    Raises ImageError where it has another number of pixels, so that nothing tells its scale.
+    """
+    if moving.spacing_known == fixed.spacing_known or moving.array.ndim != fixed.array.ndim:
+        return moving, fixed
+    if moving.spacing_known:
+        return moving, _with_spacing_of(moving, fixed)
+    return _with_spacing_of(fixed, moving), fixed
+
+
+def _with_spacing_of(other: Image, image: Image) -> Image:
+    if image.array.shape != other.array.shape or image.regions:
+        own, others = (" x ".join(map(str, i.array.shape)) for i in (image, other))
+        raise ImageError(
+            f"{image.source}: has {own} pixels and does not tell their spacing, {other.source} has "
+            f"{others} of {_mm(other.spacing)}; expected both to tell it, or as many pixels: give "
+            "`spacing`"
+        )
+    spacing = other.geometry.spacing
+    note = f"does not tell its pixel spacing: taken to be that of {other.source}, {_mm(spacing)}"
+    return replace(
+        image,
+        geometry=replace(image.geometry, spacing=spacing),
+        space=image.space and replace(image.space, spacing=(image.space.spacing[0], *spacing)),
+        spacing_known=True,
+        notes=(*image.notes, note),
+    )
+
+
 def resample_labels(mask: Image, onto: Image) -> Image:
     """Labels on another image's grid, nearest neighbour in mm.
 

@@ -191,7 +191,8 @@ def read_frame_mask(
     source, count = str(path), len(cine.frames)
     stored = read_anything(path, labels=True)
     in_slices = cine.slices_are_frames or (slice is None and not stored.position_known)
-    if len(stored.array) == 1 and stored.array.shape[1] == count and in_slices:
+    several = len(stored.array) == 1 and stored.array.shape[1] > 1
+    if several and in_slices and cine.frames.ndim == 3:
         stored = slices_as_frames(stored)
     if len(stored.array) not in (1, count):
         raise ImageError(
@@ -275,5 +276,9 @@ def _times(own, given, fps, frames: int, source: str) -> np.ndarray | None:
         raise ImageError(f"{source}: {times.size} frame times, expected {frames}")
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         hint = "; give `fps` or `frame_times`" if given is None else ""
-        raise ImageError(f"{source}: its frame times do not increase from frame to frame{hint}")
+        k = int(np.argmin((np.diff(times) > 0) & np.isfinite(times[1:]))) + 1
+        raise ImageError(
+            f"{source}: its frame times do not increase from frame to frame "
+            f"({times[k]:g} s of frame {k} after {times[k - 1]:g} s){hint}"
+        )
     return times

@@ -56,7 +56,8 @@ def read_rows(
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise FileError(f"{path}: no such file")
+        found = "is a folder, expected a CSV file" if path.is_dir() else "no such file"
+        raise FileError(f"{path}: {found}")
     data = path.read_bytes()
     if b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise FileError(f"{path}: not a CSV file (it holds zero bytes)")

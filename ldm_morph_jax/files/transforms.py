@@ -259,7 +259,8 @@ def read_transform(path: str | os.PathLike) -> Transform:
     path = Path(path)
     name = path.name.lower()
     if not path.is_file():
-        raise TransformError(f"{path}: no such file")
+        found = "is a folder, expected a file" if path.is_dir() else "no such file"
+        raise TransformError(f"{path}: {found}")
     try:
         if name.endswith(".npz"):
             transform = _read_npz(path)

@@ -25,6 +25,13 @@ _SURROUNDED = 0.55
 # Below this share the wall is open: an apical view. Of 656 annotated slices of ACDC none has less
 # than 0.98, of 838 apical images of CAMUS none more than 0.94 (training and validation patients).
 _CLOSED = 0.96
+# A label that encloses more than this share of its own area is a ring; papillary muscles that were
+# left out of a cavity are less.
+_HOLLOW = 0.2
+# Share of endo that may lie outside epi: lines drawn by hand touch each other.
+_OUTSIDE = 0.1
+_LONGEST = 3.5  # a contour's length over that of a circle of the same area
+_LEAST_AREA = 8  # pixels; of fewer, those on the border are too large a share to count by
 _NOT_CHECKED = (
     "the view was not checked: it is taken for short-axis; for a picture along the long axis (two, "
     "three or four chambers) give `view` apical, which measures longitudinal strain and volume"
@@ -226,25 +233,41 @@ def closure(labels: np.ndarray, cavity: int, wall: int) -> float | None:
     return float((border & ndimage.binary_dilation(labels == wall, cross)).sum() / border.sum())
 
 
+def hollow(label: np.ndarray) -> float:
+    """Area that a label `[..., H, W]` bool encloses in its planes, as a share of its own."""
+    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), tuple(range(label.ndim - 2)))
+    return float((ndimage.binary_fill_holes(label, cross) & ~label).sum() / label.sum())
+
+
 def structures(
     labels: np.ndarray, source: str, cavity_and_wall: tuple[int, int] | None = None
 ) -> tuple[int, int]:
     """(cavity, wall) labels of a mask `[..., H, W]`, as given or as `anatomy_of_mask` says.
 
     Raises ImageError: no label, no cavity, labels that cannot be told apart, a wall that does not
-        surround the cavity.
+        surround the cavity, a ring alone.
     """
     found = [int(label) for label in np.unique(labels) if label]
     if not found:
         raise ImageError(f"{source}: mask is empty, expected labels of the reference frame")
     hint = f"its labels are {found}; `labels` says which is which, the cavity's and the wall's"
     if cavity_and_wall:
+        if cavity_and_wall[0] == cavity_and_wall[1]:
+            raise ImageError(
+                f"{source}: `labels` is {cavity_and_wall[0]} for both, expected that of the cavity "
+                "and another one of the wall"
+            )
         if cavity_and_wall[0] not in found:
             raise ImageError(f"{source}: no cavity with label {cavity_and_wall[0]}; {hint}")
         return cavity_and_wall
     if found == [WALL] or (WALL not in found and len(found) > 1):
         raise ImageError(f"{source}: cannot tell the cavity from the wall; {hint}")
     if WALL not in found:
+        if hollow(labels == found[0]) > _HOLLOW:
+            raise ImageError(
+                f"{source}: its only label {found[0]} is a ring, as the wall is, expected the "
+                f"cavity; {hint}"
+            )
         return found[0], WALL
     shares = {label: closure(labels, label, WALL) or 0.0 for label in found if label != WALL}
     cavity = max(shares, key=shares.get)
@@ -269,7 +292,8 @@ def anatomy_of_contours(
     In short-axis views they are closed; in apical ones they run from base over apex to base, and a
     straight line closes them.
 
-    Raises FileError: not such a table, points outside the image, fewer than three of a contour.
+    Raises FileError: not such a table, points outside the image, fewer than three of a contour, a
+        contour that crosses itself or encloses nothing, endo outside epi.
     """
     path = given if isinstance(given, str | Path) else "contours"
     points: dict[str, list] = {}
@@ -285,14 +309,18 @@ def anatomy_of_contours(
         if view == "sax" and np.allclose(contour[0], contour[-1]):
             contour = contour[:-1]
         if len(contour) < 3:
-            raise FileError(f"{path}: {name} has {len(contour)} points, expected at least 3")
+            raise FileError(f"{path}: {name} has {len(list_of_points)} points, expected at least 3")
         contours[name] = _even(_from_row_to_column(contour), closed=view == "sax")
+        _check_simple(contours[name], shape, f"{path}: {name}")
     cavity = _inside(contours["endo"], shape)
-    if not cavity.any():
-        raise FileError(f"{path}: endo encloses no pixel")
     wall = np.zeros(shape, bool)
     if "epi" in contours:
-        wall = _inside(contours["epi"], shape) & ~cavity
+        within = _inside(contours["epi"], shape)
+        if (outside := (cavity & ~within).sum() / cavity.sum()) > _OUTSIDE:
+            raise FileError(
+                f"{path}: {100 * outside:.0f} % of endo lies outside epi, expected endo within epi"
+            )
+        wall = within & ~cavity
     labels = np.where(cavity, 1, np.where(wall, WALL, 0)).astype(np.uint8)
     return Anatomy(view, labels, cavity, wall, contours, septum)
 
@@ -394,6 +422,18 @@ def _even(contour, *, closed: bool) -> np.ndarray:
     at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
     wanted = np.linspace(0, at[-1], _POINTS, endpoint=not closed)
     return np.stack([np.interp(wanted, at, ring[:, k]) for k in (0, 1)], axis=-1)
+
+
+def _check_simple(contour, shape, name) -> None:
+    """FileError unless a contour goes around what it encloses once, in one direction."""
+    (row, column), filled = contour.T, _inside(contour, shape).sum()
+    area = abs(row @ np.roll(column, -1) - column @ np.roll(row, -1)) / 2
+    length = np.linalg.norm(contour - np.roll(contour, -1, axis=0), axis=1).sum()
+    # of a figure of eight one half is negative; points in any order make a long way
+    if filled > 1.5 * area + _LEAST_AREA or length > _LONGEST * 2 * np.sqrt(np.pi * max(filled, 1)):
+        raise FileError(f"{name} crosses itself, expected its points in order along it")
+    if not filled or area < 1:
+        raise FileError(f"{name} encloses no pixel")
 
 
 def _inside(contour, shape) -> np.ndarray:

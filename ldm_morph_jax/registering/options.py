@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cyclopts import Group, Parameter
 
 from ldm_morph_jax.ops.beat import check_valves
-from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR
+from ldm_morph_jax.parameters import WHOLE, WHOLE_FEW, WHOLE_PAIR, whole_number
 from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY, DEFAULT_MODEL
 
 _FILE = Parameter(metavar="FILE")
@@ -43,7 +43,7 @@ def parse_slice(text: str) -> int | str | tuple[int, ...]:
 
 def parse_frames(text: str) -> tuple[int, ...]:
     """ "3" or "0 9", of the moving and the fixed file; ValueError otherwise."""
-    return tuple(int(number) for number in text.split())
+    return tuple(map(whole_number, text.split()))
 
 
 def parse_period(text: str) -> float | str:
@@ -256,7 +256,7 @@ class CineOptions(JobOptions):
         "contours": None,
         "landmarks": None,
         "slice": parse_slice,
-        "reference": int,
+        "reference": whole_number,
         "valves": parse_valves,
     }
     RECORD = "summary.json"
@@ -395,7 +395,7 @@ class WarpOptions(FrameOption, JobOptions):
         "interpolation": _interpolation,
         "inverse": _yes,
         "slice": parse_slice,
-        "frame": int,
+        "frame": whole_number,
     }
     RECORD = "warp.json"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
-from ldm_morph_jax.files.images import VOLUME, Image
+from ldm_morph_jax.files.images import VOLUME, Image, on_one_scale
 from ldm_morph_jax.registering.affine import NONE, find_affine
 from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
@@ -72,6 +72,7 @@ def register_images(
     steps = refinement_steps(method, refine)
     if anatomy is not None and not steps:
         raise ValueError(f"anatomy guides a search, and {method.name} is asked for none")
+    pairs = [on_one_scale(*pair) for pair in pairs]
     prepared = []  # of every pair the notes and, of each of its slices, what guides the search
     for moving, fixed in pairs:
         stacks = volume is not False and moving.array.ndim == fixed.array.ndim == 3

@@ -309,7 +309,7 @@ def track_cine(
     times = np.arange(count, dtype=float) if cine.times is None else cine.times
     length = times[-1] - times[0]
     period = length if period == "whole" else period
-    if period is not None and not period >= (1 - 1e-6) * length:
+    if period is not None and not (1 - 1e-6) * length <= period < math.inf:
         raise ImageError(
             f"{source}: its frames span {length:g}, the period of the beat is {period:g}; "
             "expected it to be as long"

@@ -56,3 +56,5 @@ def test_bad_tables(tmp_path, data, message):
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
     with pytest.raises(FileError, match="no such file"):
         read_rows(tmp_path / "none.csv")
+    with pytest.raises(FileError, match="is a folder, expected a CSV file"):
+        read_rows(tmp_path)

@@ -67,6 +67,7 @@ def test_optional_columns(tmp_path):
         ("moving,fixed\nx,\n", "lacks moving or fixed"),
         ("moving,fixed,slice\nx,y,two\n", "found 'two', expected a number, several"),
         ("moving,fixed,frame\nx,y,1 2 3\n", "found 3 numbers"),
+        ("moving,fixed,frame\nx,y,0 2.0\n", "line 2: frame: found '2.0', expected a whole number"),
     ],
 )
 def test_bad_tables(tmp_path, text, message):

@@ -13,7 +13,7 @@ import pytest
 
 from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.data.phantom_cine import phantom_cine
-from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.movies import cine_from_arrays
 from ldm_morph_jax.ops import strain
@@ -260,6 +260,15 @@ def test_structures_are_told_apart():
     ):
         with pytest.raises(ImageError, match=message):
             structures(bad, "mask")
+    ring = np.where(labels == 2, 1, 0)
+    for rings in (ring, np.stack([0 * ring, ring, ring])):
+        with pytest.raises(ImageError, match="only label 1 is a ring, as the wall is, .*`labels`"):
+            structures(rings, "mask")
+    assert structures(rings, "mask", (1, 2)) == (1, 2)
+    muscles = (labels == 3) & ~((np.indices(labels.shape) == 8).all(axis=0))  # 1 of 49 pixels
+    assert structures(muscles * 1, "mask") == (1, 2)
+    with pytest.raises(ImageError, match="`labels` is 2 for both"):
+        structures(labels, "mask", (2, 2))
     with pytest.raises(ImageError, match="does not tell where its base is"):
         anatomy_of_mask((labels == 3).astype(np.uint8), "apical", "mask")
 
@@ -277,6 +286,25 @@ def test_contours_enclose_cavity_and_wall(tmp_path):
     np.testing.assert_allclose(anatomy.centre, (20, 22), atol=0.1)
     row, column = anatomy.contours["endo"].T
     assert (row * np.roll(column, -1) - column * np.roll(row, -1)).sum() > 0
+
+
+def test_contours_that_enclose_no_ventricle_are_refused():
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    endo, epi = 20 + 8 * circle, 20 + 12 * circle
+    assert anatomy_of_contours({"endo": endo, "epi": epi}, (40, 40), "sax").has_wall
+    assert anatomy_of_contours({"endo": endo[::10]}, (40, 40), "sax").has_cavity  # a square
+    eight = np.array([[5, 5], [35, 35], [5, 35], [35, 5]])
+    for contours, message in (
+        ({"endo": epi, "epi": endo}, "% of endo lies outside epi, expected endo within epi"),
+        ({"endo": endo, "epi": epi + (0, 7)}, "% of endo lies outside epi"),
+        ({"endo": eight}, "contours: endo crosses itself, expected its points in order"),
+        ({"endo": endo[np.random.default_rng(0).permutation(40)]}, "endo crosses itself"),
+        ({"endo": np.repeat(np.arange(9.0, 14)[:, None], 2, axis=1)}, "endo encloses no pixel"),
+        ({"endo": endo[:1]}, "endo has 1 points, expected at least 3"),
+    ):
+        with pytest.raises(FileError, match=message):
+            anatomy_of_contours(contours, (40, 40), "sax")
 
 
 def test_without_anatomy_nothing_is_measured_and_said_so():

@@ -244,6 +244,28 @@ def test_api_refusals():
             registrar(*arguments, **options)
 
 
+@pytest.mark.parametrize("unknown", ["moving", "fixed"])
+def test_an_image_without_spacing_has_that_of_the_other_one(tmp_path, unknown):
+    """Taken to be 1 mm, it would be stretched onto the other one."""
+    registrar = AnalyticMethod()
+    files = {"moving": heart((40, 44), radius=0.55), "fixed": heart((40, 44), radius=0.45)}
+    right = registrar(*files.values(), spacing=2.0)
+    for name, array in files.items():
+        told = {} if name == unknown else {"spacing": [2.0, 2.0]}
+        np.savez(tmp_path / f"{name}.npz", image=array, **told)
+        files[name] = tmp_path / f"{name}.npz"
+    result = registrar(**files)
+    np.testing.assert_array_equal(result.displacement, right.displacement)
+    known = {"moving": "fixed", "fixed": "moving"}[unknown]
+    note = f"does not tell its pixel spacing: taken to be that of {files[known]}, 2 x 2 mm"
+    assert result.metrics["notes"] == [f"{files[unknown]}: {note}"]
+    np.savez(tmp_path / f"{unknown}.npz", image=heart((48, 44), radius=0.5))
+    with pytest.raises(
+        ImageError, match="has 48 x 44 pixels and does not tell their spacing, .*40"
+    ):
+        registrar(**files)
+
+
 def test_network_that_returns_nan_is_named():
     class Broken(AnalyticMethod):
         def displacement(self, moving, fixed):
