@@ -29,6 +29,7 @@ import pytest
 import recognised_images
 import speed_tables
 import stack_twist
+import stack_volumes
 import tracking_accuracy
 import verdict_limits
 import volume_cine
@@ -365,6 +366,12 @@ def test_table_of_label_efficiency_follows_from_its_rows():
     rows = pd.read_csv(folder / "label_efficiency.csv")
     assert label_efficiency.markdown(rows) in (folder / "README.md").read_text(encoding="utf-8")
     assert not rows.duplicated(["encoder", "labelled", "seed", "patient"]).any()
+
+
+def test_table_of_volumes_without_a_mask_follows_from_its_rows():
+    folder = ROOT / "docs/results/anatomy"
+    table = stack_volumes.table(pd.read_csv(folder / "stack_volumes.csv"))
+    assert table in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_of_guided_structures_follows_from_its_rows():

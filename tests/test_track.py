@@ -752,23 +752,36 @@ def test_heart_and_end_diastole_are_found(discs, monkeypatch):
     assert json.loads((discs / "first" / "summary.json").read_text())["reference"] == 0
 
 
-def test_a_stack_has_one_end_diastole_and_slices_without_a_heart(discs, monkeypatch):
+def test_a_stack_has_one_heart_and_slices_without_it_are_left_out(discs, monkeypatch):
     monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
-    arguments = (
-        "--cine",
-        discs / "stack.nii.gz",
-        "--slice",
-        "all",
-        "--anatomy",
-        "x",
-        "--no-report",
-    )
-    assert run(*arguments, "--out", discs / "all") == 0
+    arguments = ("--slice", "all", "--anatomy", "x", "--no-report", "--out", discs / "all")
+    assert run("--cine", discs / "stack.nii.gz", *arguments) == 0
     content = json.loads((discs / "all" / "summary.json").read_text())
     assert (content["reference"], content["end_systole"]) == (2, 6)
     assert 0.4 < content["ejection_fraction"] < 0.8
-    beyond = json.loads((discs / "all" / "slice-01" / "summary.json").read_text())
-    assert beyond["found"] is None and beyond["end_systole"] is None
+    found = content["found"]
+    assert (found["end_diastole"], found["end_systole"], found["whole_beat"]) == (2, 6, True)
+    assert found["cavity_area_mm2"][2] == pytest.approx(np.pi * 32**2, rel=0.1)
+    assert content["slices"] == ["slice-00"]
+    assert "slice 1 has no cavity that x finds: left out" in content["notes"]
+    assert any(note.startswith("found by threshold: end-diastole") for note in content["notes"])
+
+
+def test_volumes_are_tracked_from_what_the_network_finds_in_their_slices(discs, monkeypatch):
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
+    seen = []
+
+    def track_heart(known, *args, **options):
+        seen.append((known, options["slice"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cine_files, "track_heart", track_heart)
+    arguments = ("--slice", "volume", "--mask", "auto", "--out", discs / "out")
+    assert run("--cine", discs / "stack.nii.gz", *arguments) != 0
+    [(known, shown)] = seen
+    assert shown == "volume" and known.reference == 2 and known.findings.end_systole == 6
+    cavity = known.anatomy.cavity
+    assert cavity.shape == (2, SIZE, SIZE) and cavity[0].any() and not cavity[1].any()
 
 
 def test_no_heart_is_no_result(discs, monkeypatch, capsys):

@@ -155,10 +155,14 @@ def anatomy_of(
         told = tuple(LETTERS[letter] for letter in levels)
         return replace(anatomy, **({"level": told[0]} if len(shape) == 2 else {"levels": told}))
     if len(shape) == 3 and anatomy.has_cavity:
-        distance = cine.first.geometry.spacing[0]
-        found = levels_of(anatomy.cavity + WALL * anatomy.wall, 1, WALL, distance)
-        return replace(anatomy, levels=tuple(found.tolist()))
+        return with_levels(anatomy, cine.first.geometry.spacing[0])
     return anatomy
+
+
+def with_levels(anatomy: Anatomy, distance: float) -> Anatomy:
+    """That of a volume, with the levels of its slices, which are `distance` mm apart."""
+    found = levels_of(anatomy.cavity + WALL * anatomy.wall, 1, WALL, distance)
+    return replace(anatomy, levels=tuple(found.tolist()))
 
 
 def anatomy_of_mask(

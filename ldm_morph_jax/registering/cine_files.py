@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,15 @@ from ldm_morph_jax.ops.segments import LETTERS, levels_of
 from ldm_morph_jax.ops.strain import fractional_change
 from ldm_morph_jax.registering import anatomy as anatomies
 from ldm_morph_jax.registering import dicom_results
-from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.batch import arguments, finished, run_batch
-from ldm_morph_jax.registering.finding import Known, find_heart, known_or_found, without_outliers
+from ldm_morph_jax.registering.finding import (
+    Known,
+    Seen,
+    cavity_and_wall,
+    find_heart,
+    known_or_found,
+    look,
+)
 from ldm_morph_jax.registering.heart import end_of_systole, twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
@@ -43,7 +50,7 @@ from ldm_morph_jax.registering.outputs import (
 from ldm_morph_jax.registering.pairs import THICK_MM
 from ldm_morph_jax.registering.segments import merged, twist_of
 from ldm_morph_jax.registering.verdict import judge_stack
-from ldm_morph_jax.runs.anatomy import anatomy_network
+from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network
 
 Load = Callable[[], Registrar | None]
 DOUBTFUL_TWIST = (
@@ -124,11 +131,24 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
         raise FileError(f"{path}: {error}, expected seconds in the column time") from None
 
 
-def _known_or_found(options, cine) -> Known:
+def _known_or_found(options, cine, seen: Seen | None = None) -> Known:
     """The heart that the options tell of, or that the network finds."""
     names = "reference view mask contours landmarks labels septum levels slice".split()
-    model = None if options.anatomy is None else anatomy_network(options.anatomy)
-    return known_or_found(cine, model, **{name: getattr(options, name) for name in names})
+    told, model = {name: getattr(options, name) for name in names}, _network(options)
+    if model is not None and seen is None:
+        seen = _look(options, cine, model)
+    return known_or_found(cine, model, seen=seen, **told)
+
+
+def _network(options) -> AnatomyModel | None:
+    return None if options.anatomy is None else anatomy_network(options.anatomy)
+
+
+def _look(options, cine, model) -> Seen:
+    """What the network sees in a cine; of volumes with a progress bar of their slices."""
+    spacing = cine.first.spacing if cine.first.spacing_known else None
+    progress = partial(tqdm, desc=f"{options.cine.name} heart", unit="slice", delay=1)
+    return look(model, cine.frames, spacing, progress=progress)
 
 
 def _write(options, known: Known, load) -> dict:
@@ -193,26 +213,34 @@ def _track_slices(options, load) -> dict:
         return track_files(replace(options, slice=None), load)
     if options.contours or options.landmarks:
         raise ValueError("contours and landmarks are of one slice, expected a `slice` K")
-    if options.reference is None:
-        options = replace(options, reference=_end_diastole(options, stack))
-    if not 0 <= options.reference < len(stack.frames):
+    model, labels, named, source = _network(options), None, None, None
+    seen = findings = None
+    if model is not None:
+        seen = _look(options, stack, model)
+        findings = find_heart(model, seen, str(options.cine), reference=options.reference)
+        labels, named = findings.labels, cavity_and_wall(model)
+        options = replace(options, reference=findings.reference)
+    elif not 0 <= options.reference < len(stack.frames):
         raise ImageError(f"{options.cine}: has no frame {options.reference}")
-    labels = None
-    if options.mask:
+    elif options.mask:
         labels = read_frame_mask(options.mask, stack, options.reference, "all").array
-    view, view_by, of_view = _view_of_stack(options, labels)
-    options, source = replace(options, view=view), None
-    jobs, levels, left_out = _jobs_of_slices(options, stack, labels)
+        named = anatomies.structures(labels, str(options.mask), options.labels)
+        options = replace(options, labels=named)
+    view, view_by, of_view = _view_of_stack(options, model, labels, named)
+    options = replace(options, view=view)
+    jobs, levels, left_out = _jobs_of_slices(options, stack, labels, named)
     if options.dicom:
         source = dicom_results.source_of(options.cine, stack.first, len(stack.frames))
     spacing_known, distance = stack.first.spacing_known, stack.first.geometry.spacing[0]
+    pixel = float(np.prod(stack.first.spacing)) if spacing_known else None
     del stack
     registrar = load()
     slices = []
     for job in jobs:
         record = None if options.overwrite else finished(job, arguments(job, registrar))
         if record is None:
-            record = _write(job, _of_slice(job, _read(job)), lambda: registrar)
+            of_slice = seen and seen.of_slice(job.slice, options.reference, labels)
+            record = _write(job, _known_or_found(job, _read(job), of_slice), lambda: registrar)
         slices.append(record)
     content = {
         "cine": slices[0]["cine"] | {"slice": options.slice},
@@ -225,8 +253,9 @@ def _track_slices(options, load) -> dict:
         "slices": [job.out.name for job in jobs],
         "levels": levels.tolist(),
         "end_systole": None,
+        "found": findings and findings.summary(pixel),
         **{k: slices[0][k] for k in ("heart_rate_per_min", "valves_ms") if k in slices[0]},
-        "notes": [*left_out, *of_view],
+        "notes": [*(findings.notes if findings else ()), *left_out, *of_view],
         "arguments": arguments(asked, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
     }
@@ -292,17 +321,18 @@ def _of_ventricle(
     return numbers, curves, segments.rows() if segments.pixels else []
 
 
-def _view_of_stack(options, labels) -> tuple[str, str, tuple[str, ...]]:
+def _view_of_stack(options, model, labels, named) -> tuple[str, str, tuple[str, ...]]:
     """As `anatomy.seen_view`, of a mask of all slices: a single one near the valves may be open."""
-    if options.anatomy is not None and options.view is None:
-        return anatomy_network(options.anatomy).view, "network", ()
+    if model is not None and options.view is None:
+        return model.view, "network", ()
     if labels is None:
         return options.view or "sax", "user" if options.view else "default", ()
-    named = anatomies.structures(labels, str(options.mask), options.labels)
     return anatomies.seen_view(options.view, anatomies.closure(labels, *named))
 
 
-def _jobs_of_slices(options, stack, labels) -> tuple[list[CineOptions], np.ndarray, list[str]]:
+def _jobs_of_slices(
+    options, stack, labels, named
+) -> tuple[list[CineOptions], np.ndarray, list[str]]:
     """A job for every slice that was asked for, the level of each, and notes on those left out.
 
     Of a mask of all slices: one slice alone may not show every structure, nor its level, nor where
@@ -319,13 +349,13 @@ def _jobs_of_slices(options, stack, labels) -> tuple[list[CineOptions], np.ndarr
             f"`levels` has {len(options.levels)} letters, expected one for each of {count} slices"
         )
     levels = np.array([LETTERS[letter] for letter in options.levels or "-" * count])
-    common, septum, with_septum = options, options.septum, np.ones(count, bool)
+    septum, with_septum = options.septum, np.ones(count, bool)
     left_out = {}
     if labels is not None:
-        cavity, wall = anatomies.structures(labels, str(options.mask), options.labels)
-        common = replace(options, labels=(cavity, wall))
+        cavity, wall = named
         without = np.flatnonzero(~(labels == cavity).any(axis=(1, 2))).tolist()
-        left_out = dict.fromkeys(without, "has no cavity in the mask")
+        where = "in the mask" if options.mask else f"that {options.anatomy} finds"
+        left_out = dict.fromkeys(without, f"has no cavity {where}")
         if options.view == "sax":
             if not options.levels:
                 levels = levels_of(labels, cavity, wall, stack.first.geometry.spacing[0])
@@ -340,7 +370,7 @@ def _jobs_of_slices(options, stack, labels) -> tuple[list[CineOptions], np.ndarr
     letters = {level: letter for letter, level in LETTERS.items()}
     jobs = [
         replace(
-            common,
+            options,
             slice=k,
             out=options.out / _slice_name(k),
             septum=septum if with_septum[k] else None,
@@ -350,33 +380,6 @@ def _jobs_of_slices(options, stack, labels) -> tuple[list[CineOptions], np.ndarr
     ]
     notes = [f"slice {k} {left_out[k]}: left out" for k in sorted(left_out) if k in chosen]
     return jobs, levels[shown], notes
-
-
-def _end_diastole(options, stack) -> int:
-    """The frame in which the cavity is largest, over all slices `[T, S, H, W]` that show one."""
-    model = anatomy_network(options.anatomy)
-    spacing = stack.first.spacing[-2:] if stack.first.spacing_known else None
-    areas = np.zeros(len(stack.frames))
-    for k in range(stack.frames.shape[1]):
-        with contextlib.suppress(ImageError):  # a slice beyond the ventricle
-            frames = stack.frames[:, k]
-            areas += find_heart(model, frames, spacing, str(options.cine)).areas
-    if not areas.any():
-        raise ImageError(
-            f"{options.cine}: the anatomy network {model.name!r} finds no heart in any slice; give "
-            "`mask` or `contours`, or the `anatomy` of this modality"
-        )
-    return int(without_outliers(areas).argmax())
-
-
-def _of_slice(options, cine) -> Known:
-    """A slice in which the network finds no heart is tracked, and nothing measured."""
-    try:
-        return _known_or_found(options, cine)
-    except ImageError:
-        if options.anatomy is None:
-            raise
-        return Known(cine, options.reference, Anatomy(options.view))
 
 
 def _slice_name(k) -> str:

@@ -1,11 +1,12 @@
-"""Find the heart in a cine, and its end-diastole and end-systole.
+"""Find the heart in a cine, of a slice or of volumes, and its end-diastole and end-systole.
 
-The anatomy network sees every frame (`segmenting`). End-diastole is the frame with the largest
-cavity (the sum of its probabilities), end-systole the one with the smallest; what looks like a
-cavity away from that of end-diastole does not count. Doubts are reported, and an option overrules
-each finding.
+The anatomy network sees every frame of every slice (`segmenting`). End-diastole is the frame with
+the largest cavity (the sum of its probabilities), end-systole the one with the smallest; what looks
+like a cavity away from that of end-diastole does not count. Doubts are reported, and an option
+overrules each finding.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from scipy import ndimage
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import in_region
 from ldm_morph_jax.files.movies import Cine
-from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask
-from ldm_morph_jax.registering.segmenting import CAVITY, Segmentation, segment
+from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask, with_levels
+from ldm_morph_jax.registering.segmenting import CAVITY, connected, locate_in_stack, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
 WALL = "myocardium"
@@ -28,15 +29,38 @@ _ALIKE = 0.02  # areas that differ by a smaller share are equally large
 _AROUND = 0.3  # of the radius of the largest cavity: beyond it, what looks like a cavity is none
 
 
+class Seen(NamedTuple):
+    """What a network sees in the T frames of a cine, of one slice or of volumes of S slices.
+
+    likely: `[T, *space]`, probability of the cavity.
+    labels: `[T, *space]` uint8, 0 where no heart is seen.
+    confidence, distance: `[T]` or `[T, S]`, see `segmenting.Segmentation`.
+    found: `[T]` or `[T, S]`, whether there is a heart.
+    """
+
+    likely: np.ndarray
+    labels: np.ndarray
+    confidence: np.ndarray
+    distance: np.ndarray
+    found: np.ndarray
+
+    def of_slice(self, k: int, reference: int, labels: np.ndarray) -> "Seen":
+        """One slice of volumes, whose labels in the reference frame are those of all slices."""
+        one = Seen(*(part[:, k] for part in self))
+        of_slice = one.labels.copy()
+        of_slice[reference] = labels[k]
+        return one._replace(labels=of_slice)
+
+
 @dataclass(frozen=True)
 class Findings:
     """What was found in a cine of T frames.
 
     network: its name.
-    areas: `[T]` pixels of the image, of the cavity.
-    confidence: `[T]`, see `segmenting.Segmentation`.
+    areas: `[T]` pixels of the image, of the cavity; of volumes in all slices together.
+    confidence: `[T]`, see `segmenting.Segmentation`; of volumes the mean over slices with a cavity.
     end_diastole, end_systole: frames.
-    labels: `[H, W]` uint8 of the reference frame.
+    labels: `[*space]` uint8 of the reference frame.
     reference: that frame.
     whole_beat: whether the cavity returns to its first area after end-systole.
     doubts: what a reader should look at.
@@ -94,14 +118,20 @@ class Known(NamedTuple):
 
 
 def known_or_found(
-    cine: Cine, model: AnatomyModel | None, *, reference: int | None = None, **given
+    cine: Cine,
+    model: AnatomyModel | None,
+    *,
+    reference: int | None = None,
+    seen: Seen | None = None,
+    **given,
 ) -> Known:
     """The heart in the reference frame, told or found.
 
     Args:
-        cine: of one slice; of volumes where the heart is told.
+        cine: of one slice, or of volumes.
         model: the network that finds the heart; None: it is told.
         reference: the frame; None: 0, or end-diastole as found.
+        seen: what the network sees in the cine, where that is known already.
         given: arguments of `anatomy.anatomy_of`.
 
     Raises ImageError: what `anatomy_of` and `find_heart` refuse.
@@ -111,76 +141,101 @@ def known_or_found(
         reference = reference or 0
         anatomy = anatomy_of(cine, reference=reference, **given)
     else:
-        findings, anatomy = _found(cine, model, reference, **given)
+        findings, anatomy = _found(cine, model, reference, seen, **given)
         reference = findings.reference
     if anatomy.labels is not None:
         cine = replace(cine, first=in_region(cine.first, anatomy.labels != 0))
     return Known(cine, reference, anatomy, findings)
 
 
-def _found(cine, model, reference, *, view=None, **given) -> tuple[Findings, Anatomy]:
+def _found(cine, model, reference, seen, *, view=None, **given) -> tuple[Findings, Anatomy]:
     """What the network finds; the view, septum, landmarks and levels are those `given`."""
-    if cine.frames.ndim == 4:
-        raise ImageError(
-            f"{cine.first.source}: the anatomy network {model.name!r} sees slices; volumes need a "
-            "`mask`, or `slice` all"
-        )
-    findings = find_heart(
-        model,
-        cine.frames,
-        cine.first.spacing if cine.first.spacing_known else None,
-        cine.first.source,
-        reference=reference,
-    )
+    spacing = cine.first.spacing if cine.first.spacing_known else None
+    seen = seen or look(model, cine.frames, spacing)
+    findings = find_heart(model, seen, cine.first.source, reference=reference)
     told = anatomy_of(cine, reference=findings.reference, view=view or model.view, **given)
-    found = replace(anatomy_found(model, findings, told), view_by="user" if view else "network")
+    distance = cine.first.geometry.spacing[0]
+    found = anatomy_found(model, findings, told, distance)
+    found = replace(found, view_by="user" if view else "network")
     if view not in (None, model.view):
         doubt = f"`view` is {view}, but {model.name!r} finds hearts in views that are {model.view}"
         found = replace(found, notes=(doubt,))
     return findings, found
 
 
-def find_heart(
+def look(
     model: AnatomyModel,
     frames: np.ndarray,
     spacing: tuple[float, float] | None,
-    source: str,
-    *,
-    reference: int | None = None,
-) -> Findings:
-    """The heart in a cine.
+    centre: tuple[float, float] | None = None,
+    progress: Callable[[Sequence], Iterable] = iter,
+) -> Seen:
+    """What the network sees in frames `[T, H, W]`, or of volumes `[T, S, H, W]`.
 
     Args:
         model: the network.
-        frames: `[T, H, W]`.
-        spacing: mm, None where unknown.
+        frames: grey values of any range.
+        spacing: mm within a slice, None where unknown.
+        centre: see `segmenting.segment`; the slices of volumes have one in common.
+        progress: goes through the numbers of the slices.
+    """
+    if frames.ndim == 4:
+        centre = locate_in_stack(model, frames, spacing)
+        slices = [
+            look(model, frames[:, k], spacing, centre) for k in progress(range(frames.shape[1]))
+        ]
+        return Seen(*(np.stack(part, axis=1) for part in zip(*slices, strict=True)))
+    seen = segment(model, list(frames), spacing, centre)
+    cavity = model.label(CAVITY)
+    return Seen(
+        likely=np.stack([one.probabilities[..., cavity] for one in seen]),
+        labels=np.stack([one.labels for one in seen]),
+        confidence=np.array([one.confidence for one in seen]),
+        distance=np.array([one.distance for one in seen]),
+        found=np.array([one.found for one in seen]),
+    )
+
+
+def find_heart(
+    model: AnatomyModel, seen: Seen, source: str, *, reference: int | None = None
+) -> Findings:
+    """The heart in a cine, of what the network sees in it.
+
+    What is seen away from the largest cavity does not count.
+
+    Args:
+        model: the network.
+        seen: see `look`.
         source: for messages.
         reference: the frame whose labels are wanted; None: end-diastole, as found.
 
     Raises ImageError: no such frame, or no heart in it.
     """
-    if reference is not None and not 0 <= reference < len(frames):
+    cavity, space = model.label(CAVITY), tuple(range(1, seen.labels.ndim))
+    if reference is not None and not 0 <= reference < len(seen.labels):
         raise ImageError(f"{source}: has no frame {reference}")
-    seen = segment(model, list(frames), spacing)
-    cavity = model.label(CAVITY)
-    confidence = np.array([one.confidence for one in seen])
-    likely = np.stack([one.probabilities[..., cavity] for one in seen])
-    largest = without_outliers(likely.sum(axis=(1, 2))).argmax()
-    areas = likely[:, _around(_one_heart(seen[largest], cavity) == cavity)].sum(axis=1)
+    largest = without_outliers(seen.likely.sum(axis=space)).argmax()
+    heart = _one_heart(seen.labels[largest], cavity) == cavity
+    areas = (seen.likely * _around(heart)).sum(axis=space)
+    confidence, found = seen.confidence, seen.found
+    if confidence.ndim == 2:
+        shows = heart.any(axis=(1, 2)) | ~heart.any()
+        confidence = confidence[:, shows].mean(axis=1)
+        found = 2 * found[:, shows].sum(axis=1) >= shows.sum()
     curve = without_outliers(areas)
     end_diastole, end_systole = int(curve.argmax()), int(curve.argmin())
     reference = end_diastole if reference is None else reference
-    if not seen[reference].found:
+    labels = _one_heart(seen.labels[reference], cavity)
+    if not (labels == cavity).any():
         raise ImageError(
             f"{source}: the anatomy network {model.name!r} finds no heart in frame {reference} "
             f"(confidence {confidence[reference]:.2f}, expected at least "
             f"{model.least_confidence:.2f}; distance from its training images "
-            f"{seen[reference].distance:.2f}, expected at most {model.largest_distance:.2f}); give "
-            "`mask` or `contours`, or the `anatomy` of this modality"
+            f"{seen.distance[reference].min():.2f}, expected at most "
+            f"{model.largest_distance:.2f}); give `mask` or `contours`, or the `anatomy` of this "
+            "modality"
         )
-    labels, whole = _one_heart(seen[reference], cavity), is_whole_beat(curve)
-    unsure = sum(not one.found for one in seen)
-    doubts = _doubts(curve, unsure, end_diastole, end_systole, whole)
+    whole = is_whole_beat(curve)
     return Findings(
         network=model.name,
         areas=areas,
@@ -190,7 +245,7 @@ def find_heart(
         labels=labels,
         reference=reference,
         whole_beat=whole,
-        doubts=doubts,
+        doubts=_doubts(curve, int((~found).sum()), end_diastole, end_systole, whole),
     )
 
 
@@ -219,39 +274,54 @@ def without_outliers(areas: np.ndarray) -> np.ndarray:
     return np.where(far, median, areas)
 
 
-def anatomy_found(model: AnatomyModel, findings: Findings, given: Anatomy) -> Anatomy:
+def anatomy_found(
+    model: AnatomyModel, findings: Findings, given: Anatomy, distance: float
+) -> Anatomy:
     """Cavity, wall and contours of the reference frame, as from a mask.
 
-    View, septum, landmarks and level are those `given`.
+    View, septum and landmarks are those `given`, as are levels of slices `distance` mm apart where
+    they are.
     """
-    wall = model.label(WALL) or _NO_WALL
     source = f"anatomy network {model.name}"
-    names = (model.label(CAVITY), wall)
     found = anatomy_of_mask(
-        findings.labels, given.view, source, cavity_and_wall=names, septum=given.septum
+        findings.labels,
+        given.view,
+        source,
+        cavity_and_wall=cavity_and_wall(model),
+        septum=given.septum,
     )
-    return replace(found, landmarks=given.landmarks, level=given.level)
+    found = replace(found, landmarks=given.landmarks, level=given.level, levels=given.levels)
+    return with_levels(found, distance) if found.labels.ndim == 3 and not found.levels else found
 
 
-def _one_heart(seen: Segmentation, cavity: int) -> np.ndarray:
-    """Labels without what is not connected to the largest cavity; its holes are filled."""
-    labels = seen.labels.copy()
-    parts, count = ndimage.label(labels == cavity)
-    if not count:
+def cavity_and_wall(model: AnatomyModel) -> tuple[int, int]:
+    """Their labels; of a network that does not know the wall, one that it does not give."""
+    return model.label(CAVITY), model.label(WALL) or _NO_WALL
+
+
+def _one_heart(labels: np.ndarray, cavity: int) -> np.ndarray:
+    """Labels `[*space]` of what is connected to the largest cavity, whose holes are filled."""
+    labels = labels.copy()
+    largest = connected(labels == cavity)
+    if not largest.any():
         return labels
-    sizes = np.bincount(parts.ravel())[1:]
-    largest = parts == sizes.argmax() + 1
     whole, _ = ndimage.label(labels > 0)
     labels[whole != whole[largest][0]] = 0
     labels[(labels == cavity) & ~largest] = 0
-    labels[ndimage.binary_fill_holes(largest)] = cavity
+    within_slices = largest if largest.ndim == 3 else largest[None]
+    filled = np.stack([ndimage.binary_fill_holes(one) for one in within_slices])
+    labels[filled.reshape(largest.shape)] = cavity
     return labels
 
 
 def _around(cavity: np.ndarray) -> np.ndarray:
-    """Where a cavity may be in other frames, `[H, W]` bool; everywhere if this one is empty."""
+    """Where a cavity `[*space]` may be in other frames of its slices; everywhere if it is empty."""
+    if not cavity.any():
+        return ~cavity
+    if cavity.ndim == 3:
+        return np.stack([one.any() & _around(one) for one in cavity])
     radius = np.sqrt(np.count_nonzero(cavity) / np.pi)
-    return ndimage.distance_transform_edt(~cavity) <= _AROUND * radius if radius else ~cavity
+    return ndimage.distance_transform_edt(~cavity) <= _AROUND * radius
 
 
 def _doubts(areas, unsure, end_diastole, end_systole, whole) -> tuple[str, ...]:

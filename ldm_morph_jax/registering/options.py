@@ -357,7 +357,7 @@ class CineOptions(JobOptions):
         if self.reference is None and self.anatomy is None and self.batch is None:
             object.__setattr__(self, "reference", 0)
         if self.slice == "volume":
-            of_slices = ("anatomy", "contours", "landmarks", "model", "dicom")
+            of_slices = ("contours", "landmarks", "model", "dicom")
             given = [f"`{name}`" for name in of_slices if getattr(self, name)]
             if given or self.view == "apical":
                 raise ValueError(

@@ -2,10 +2,12 @@
 
 Where pixels have a known size, windows all over the image are looked at first. The window with
 the cavity most certainly in it is moved until the cavity is in its middle, and is then looked at in
-several ways: turned and mirrored. What all ways agree on is known; what they do not agree on is not
-known, and an image on which they do not agree shows no heart. Neither does one that is unlike the
-images that the network was trained on, however sure it is. Where the size of pixels does not matter
-(echo), the picture as a whole is the window.
+several ways: turned and mirrored. The slices of a cine of volumes have that place in common, found
+in the middle ones: near the base and the apex a right ventricle may look like the cavity. What all
+ways agree on is known; what they do not agree on is not known, and an image on which they do not
+agree shows no heart. Neither does one that is unlike the images that the network was trained on,
+however sure it is. Where the size of pixels does not matter (echo), the picture as a whole is the
+window.
 """
 
 from collections.abc import Sequence
@@ -50,13 +52,16 @@ def segment(
     model: AnatomyModel,
     images: Sequence[np.ndarray],
     spacing: tuple[float, float] | None = None,
+    centre: tuple[float, float] | None = None,
 ) -> list[Segmentation]:
-    """Look for the heart in the images of one series: frames of a cine, or one image.
+    """Look for the heart in the images of one series: frames of a cine, slices, or one image.
 
     Args:
         model: the network.
         images: `[H, W]` grey values of any range, all of one shape.
         spacing: mm of (row, column); None where unknown: the longer side is then taken for 300 mm.
+        centre: (row, column) of the cavity, see `locate`; None: it is looked for in some of the
+            images. Networks that see the picture as a whole do not need it.
 
     Raises ValueError: no image, or images of different shapes.
     """
@@ -67,8 +72,10 @@ def segment(
     [shape] = shapes
     step, middle, ways = _scale(model, images, spacing)
     if model.window.spacing_mm:
-        some = np.unique(np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).astype(int))
-        middle = _find(model, [images[k] for k in some], step, middle)
+        if centre is None:
+            some = np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).astype(int)
+            centre = locate(model, [images[k] for k in np.unique(some)], spacing)
+        middle = np.asarray(centre)
     cavity = model.label(CAVITY)
     found = []
     for image in images:
@@ -82,6 +89,36 @@ def segment(
         at, numbers = tuple(map(float, middle)), (float(confidence), float(distance))
         found.append(Segmentation(on_image, labels, at, *numbers, bool(sure)))
     return found
+
+
+def locate(
+    model: AnatomyModel, images: Sequence[np.ndarray], spacing: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """(row, column) of the cavity's middle, in all images `[H, W]` together; see `segment`."""
+    step, middle, _ = _scale(model, images, spacing)
+    if model.window.spacing_mm:
+        middle = _find(model, images, step, middle)
+    return float(middle[0]), float(middle[1])
+
+
+def locate_in_stack(
+    model: AnatomyModel, images: np.ndarray, spacing: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """`locate` in the middle slices of a volume `[S, H, W]` or of a cine of volumes `[T, S, H, W]`.
+
+    Of a cine, in some of its frames.
+    """
+    slices = np.linspace(0, images.shape[-3] - 1, _LOOKED_AT + 2)[1:-1].round().astype(int)
+    series = images.reshape(-1, *images.shape[-3:])
+    frames = np.linspace(0, len(series) - 1, min(_LOOKED_AT, len(series))).astype(int)
+    some = series[np.ix_(np.unique(frames), np.unique(slices))].reshape(-1, *images.shape[-2:])
+    return locate(model, list(some), spacing)
+
+
+def connected(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask `[*space]`; nothing of an empty one."""
+    parts, count = ndimage.label(mask)
+    return parts == np.bincount(parts.ravel())[1:].argmax() + 1 if count else mask
 
 
 def window_about(

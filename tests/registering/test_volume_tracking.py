@@ -189,7 +189,6 @@ def test_thin_slices_are_a_volume_and_thick_ones_are_chosen(beat, tmp_path):
         ({"slice": 2}, "frames: `slice` is of files"),
         ({"spacing": (1.0, 2.0)}, "expected one number or"),
         ({"mask": np.ones((10, 32), int)}, "mask"),
-        ({"anatomy": "anatomy"}, "sees slices; volumes need a `mask`"),
     ],
 )
 def test_what_volumes_do_not_take(options, message, beat):
