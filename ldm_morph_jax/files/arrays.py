@@ -72,10 +72,11 @@ def image_planes(array, source: str) -> tuple[np.ndarray, bool]:
     carry no names, so channels are not guessed from them.
 
     Raises:
-        ImageError: another shape, channels (a last axis of up to 4), no numbers, masked pixels.
+        ImageError: another shape, channels (a last axis of up to 4), nothing in it, no numbers,
+            masked pixels.
     """
     array = plain_numbers(array, source)
-    if array.ndim not in (2, 3) or _has_channels(array):
+    if array.ndim not in (2, 3) or _has_channels(array) or not array.size:
         raise ImageError(
             f"{source}: found shape {array.shape}, expected [H, W] or [B, H, W] of grey values; "
             "of a grey image stored in channels pass one, image[..., 0]"

@@ -246,7 +246,8 @@ def masks_of(
             for plane in arrays
         ]
     if len(masks) != len(images):
-        raise ImageError(f"{source}: {len(masks)} masks, expected {len(images)}")
+        shapes = f" of shape {images[0].array.shape}, found {np.shape(value)}"
+        raise ImageError(f"{source}: {len(masks)} masks, expected {len(images)}{shapes}")
     return [resample_labels(mask, image) for mask, image in zip(masks, images, strict=True)]
 
 
@@ -673,7 +674,7 @@ def _select_slice(image: Image, slice: int | str | Sequence[int] | None, oblique
             f"{image.source}: 3-D with {slices} slices; choose one with `slice` 0 to "
             f"{slices - 1}, or all"
         )
-    k = int(slice or 0) if slices > 1 else 0  # a file of one slice has no other
+    k = _index(slice or 0, image.source) if slices > 1 else 0  # a file of one slice has no other
     if not 0 <= k < slices:
         raise ImageError(f"{image.source}: has no slice {k}; its slices are 0 to {slices - 1}")
     whole, (geometry, axial) = image.geometry, plane_geometry(image.geometry, k)
@@ -685,6 +686,20 @@ def _select_slice(image: Image, slice: int | str | Sequence[int] | None, oblique
         plane=None if axial else image.direction,
         space=Geometry((1, *whole.shape[1:]), whole.spacing, corner, whole.direction),
     )
+
+
+def _index(slice: Any, source: str) -> int:
+    """A slice as callers name it: 3, "3"."""
+    try:
+        k = float(slice)
+    except (TypeError, ValueError):
+        k = float("nan")
+    if not k.is_integer():
+        raise ImageError(
+            f"{source}: found `slice` {slice!r}, expected a whole number, several, 'all' or "
+            f"{VOLUME!r}"
+        )
+    return int(k)
 
 
 def _substack(image: Image, chosen: np.ndarray) -> Image:

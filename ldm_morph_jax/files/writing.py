@@ -145,10 +145,16 @@ def write_image(
         vectors: write vectors, components in LPS (ITK's displacement fields).
 
     Raises:
-        FileError: unknown suffix, a type or shape that the format cannot hold, no way to write.
+        FileError: unknown suffix, a type or shape that the format cannot hold, or that is not the
+            geometry's; no way to write.
     """
     path = Path(path)
     name = path.name.lower()
+    components = (geometry.dimension,) if vectors else ()
+    if array.shape != geometry.shape + components:
+        raise ImageError(
+            f"{path}: the array has shape {array.shape}, its geometry {geometry.shape + components}"
+        )
     array = array.astype(np.uint8) if array.dtype == bool else array
     if name.endswith(_BY_ITK):
         with atomic(path) as part:

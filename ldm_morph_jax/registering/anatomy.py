@@ -252,10 +252,10 @@ def structures(
         raise ImageError(f"{source}: mask is empty, expected labels of the reference frame")
     hint = f"its labels are {found}; `labels` says which is which, the cavity's and the wall's"
     if cavity_and_wall:
-        if cavity_and_wall[0] == cavity_and_wall[1]:
+        if len(cavity_and_wall) != 2 or len(set(cavity_and_wall)) != 2:
             raise ImageError(
-                f"{source}: `labels` is {cavity_and_wall[0]} for both, expected that of the cavity "
-                "and another one of the wall"
+                f"{source}: `labels` is {cavity_and_wall}, expected that of the cavity and another "
+                "one of the wall"
             )
         if cavity_and_wall[0] not in found:
             raise ImageError(f"{source}: no cavity with label {cavity_and_wall[0]}; {hint}")

@@ -9,6 +9,7 @@ import numpy as np
 from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
+from ldm_morph_jax.registering.options import parse_slice
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
     THICK_MM,
@@ -132,7 +133,11 @@ class Registrar(TrainedMethod):
         if moving_spacing is None:
             moving_spacing = spacing
         volume |= any(np.size(s) == 3 for s in (spacing, moving_spacing) if s is not None)
-        of_moving, of_fixed = frame if isinstance(frame, tuple | list) else (frame, frame)
+        frames = tuple(frame) if isinstance(frame, tuple | list) else (frame, frame)
+        if len(frames) != 2:
+            raise ImageError(f"`frame` is {frame}, expected one number or two")
+        of_moving, of_fixed = frames
+        slice = parse_slice(slice) if isinstance(slice, str) else slice
         which = VOLUME if slice is None else slice
         movings, batched = images_of(
             moving,

@@ -161,11 +161,11 @@ def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
     """
     if refine is None:
         return 0 if method.iterative else STEPS
-    if refine < 0:
+    if refine < 0 or refine != int(refine):
         raise ValueError(f"refine: found {refine}, expected 0 or more steps")
     if refine and method.iterative:
         raise ValueError(f"refine: works on what a network predicts; {method.name} has none")
-    return refine
+    return int(refine)
 
 
 def refined_displacement(

@@ -309,6 +309,8 @@ def track_cine(
     times = np.arange(count, dtype=float) if cine.times is None else cine.times
     length = times[-1] - times[0]
     period = length if period == "whole" else period
+    if isinstance(period, str):
+        raise ImageError(f"{source}: `period` is {period!r}, expected a number or 'whole'")
     if period is not None and not (1 - 1e-6) * length <= period < math.inf:
         raise ImageError(
             f"{source}: its frames span {length:g}, the period of the beat is {period:g}; "

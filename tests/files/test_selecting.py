@@ -168,6 +168,9 @@ def test_images_of_anything(tmp_path):
     in_colour = SimpleITK.GetImageFromArray(np.stack([UINT8, UINT8, UINT8 // 2], -1), isVector=True)
     with pytest.raises(ImageError, match="moving: colour image, expected grey values"):
         images_of(in_colour, source="moving")
+    for slice in ("first", 1.5):
+        with pytest.raises(ImageError, match=f"found `slice` {slice!r}, expected a whole number"):
+            images_of(stack, slice=slice, frame=2)
     with pytest.raises(ImageError, match="none.nii: no such file"):
         images_of(tmp_path / "none.nii")
 

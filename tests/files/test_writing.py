@@ -2,11 +2,13 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import plain_geometry
 from ldm_morph_jax.files.locking import locked
-from ldm_morph_jax.files.writing import staged
+from ldm_morph_jax.files.writing import staged, write_image
 
 NAMES = ("curves.csv", "frames", "summary.json")
 
@@ -65,3 +67,11 @@ def test_moving_waits_for_the_folders_lock(tmp_path):
         assert not done.wait(0.2)
     other.join(10)
     assert content(tmp_path / "out") == dict.fromkeys(NAMES, "text")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.npz", "a.png"])
+def test_an_array_of_another_shape_than_its_geometry_is_refused(tmp_path, name):
+    message = r"the array has shape \(3, 8, 9\), its geometry \(8, 9\)"
+    with pytest.raises(ImageError, match=message):
+        write_image(tmp_path / name, np.zeros((3, 8, 9), np.uint8), plain_geometry((8, 9)))
+    assert not list(tmp_path.iterdir())

@@ -267,7 +267,9 @@ def test_structures_are_told_apart():
     assert structures(rings, "mask", (1, 2)) == (1, 2)
     muscles = (labels == 3) & ~((np.indices(labels.shape) == 8).all(axis=0))  # 1 of 49 pixels
     assert structures(muscles * 1, "mask") == (1, 2)
-    with pytest.raises(ImageError, match="`labels` is 2 for both"):
+    with pytest.raises(
+        ImageError, match=r"`labels` is \(2, 2\), expected that of the cavity and another"
+    ):
         structures(labels, "mask", (2, 2))
     with pytest.raises(ImageError, match="does not tell where its base is"):
         anatomy_of_mask((labels == 3).astype(np.uint8), "apical", "mask")

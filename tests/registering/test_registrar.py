@@ -238,6 +238,15 @@ def test_api_refusals():
         ((good, good), {"spacing": 0}, "spacing"),
         ((good, good), {"spacing": (1, -2)}, "spacing"),
         ((good, good), {"refine": -1}, "refine"),
+        ((good, good), {"refine": 1.5}, "refine: found 1.5, expected 0 or more steps"),
+        ((good, good), {"frame": (0, 1, 2)}, r"`frame` is \(0, 1, 2\), expected one number or two"),
+        ((good, good), {"slice": "first"}, "found 'first', expected a number, several as in 2-5"),
+        ((good[None][:0], good[None][:0]), {}, r"moving: found shape \(0, 40, 40\)"),
+        (
+            (good, good),
+            {"moving_mask": good[..., None] > 1},
+            r"40 masks, expected 1 of shape \(40, 40\), found \(40, 40, 1\)",
+        ),
         ((good, good), {"centre": (-3, 2)}, "outside"),
     ]:
         with pytest.raises(ValueError, match=message):
