@@ -404,19 +404,33 @@ def with_method(config: ConfigDict, method: str, size: str = "paper") -> ConfigD
 def experiment(name: str | Path, argument: str = "") -> ConfigDict:
     """The configuration of an experiment, as `--config NAME:ARGUMENT` or `FILE:ARGUMENT` gives it.
 
-    Raises ValueError if there is no experiment of that name, or it does not take the argument.
+    Raises ValueError if there is no experiment of that name, it does not take the argument, or its
+    file is no such thing.
     """
     path = Path(experiment_file(str(name)))
     if not path.is_file():
         raise ValueError(f"{path} is not an experiment file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not argument:
-        return module.get_config()
-    if not inspect.signature(module.get_config).parameters:
-        raise ValueError(f"experiment {name} has no variants, found {argument!r}")
-    return module.get_config(argument)
+    try:
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if get_config is None:
+            raise ValueError(
+                f"{path} has no get_config, expected a function that returns a ConfigDict"
+            )
+        if argument and not inspect.signature(get_config).parameters:
+            raise ValueError(f"experiment {name} has no variants, found {argument!r}")
+        config = get_config(argument) if argument else get_config()
+    except ValueError:
+        raise
+    except Exception as error:  # a file of the user's: anything can be wrong with it
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        found = type(config).__name__
+        raise ValueError(f"{path}: get_config returns {found}, expected ConfigDict")
+    return config
 
 
 def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -463,7 +477,7 @@ def _value(config: ConfigDict, key: str):
         if not isinstance(node, ConfigDict) or name not in node:
             parent = ".".join(names[:depth]) or "the configuration"
             everything = flatten_dict(config.to_dict(), sep=".")
-            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no keys"
+            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) and node else "no keys"
             raise ValueError(
                 f"there is no key --config.{key}: {parent} has {known}{nearest(key, everything)}"
             )

@@ -260,3 +260,19 @@ def test_flags_set_keys():
 def test_experiments_that_do_not_exist(name, message):
     with pytest.raises(ValueError, match=message):
         experiment(*name.split(":"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(:\n", "SyntaxError: invalid syntax"),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("config = 1\n", "has no get_config, expected a function"),
+        ("def get_config():\n    return {}\n", "get_config returns dict, expected ConfigDict"),
+    ],
+)
+def test_files_that_are_no_experiments(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        experiment(path)
