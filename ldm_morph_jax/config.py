@@ -443,8 +443,8 @@ def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     before = {key: _value(config, key) for key in keys}
     values = flags.FlagValues()
     arguments = ["", *overrides]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         values(arguments)
     except flags.IllegalFlagValueError as error:
         key = str(error).removeprefix("flag --config.").partition("=")[0]
@@ -467,6 +467,8 @@ def _flag(key: str, overrides: Sequence[str]) -> str:
 
 
 def _expected(value) -> str:
+    if isinstance(value, ConfigDict):
+        return "a section, expected one of its keys with a value"
     return f"expected a value of type {type(value).__name__}, such as {value!r}"
 
 

@@ -226,6 +226,7 @@ def test_compute_options_are_refused_where_they_do_nothing():
         ("--config.registration.train.log_every=often", "log_every is 'often', expected .* int"),
         ("--config.registration.train.log_every=2.5", "log_every is '2.5', expected .* int"),
         ("--config.features.cache=maybe", "cache is 'maybe', expected .* bool"),
+        ("--config.registration=3", "registration is '3', a section, expected one of its keys"),
         (
             "--config.autoencoder.model.channel_multipliers=x",
             "is 'x', expected .*tuple",
@@ -235,6 +236,12 @@ def test_compute_options_are_refused_where_they_do_nothing():
 def test_flags_that_do_not_fit_the_configuration(flag, message):
     with pytest.raises(ValueError, match=message):
         overridden(experiment("quickstart"), ["--config.seed=1", flag])
+
+
+def test_a_section_after_one_of_its_keys_is_refused():
+    flags = ["--config.registration.train.steps=2", "--config.registration={'train': {}}"]
+    with pytest.raises(ValueError, match="will overwrite the value provided"):
+        overridden(experiment("quickstart"), flags)
 
 
 def test_flags_set_keys():
