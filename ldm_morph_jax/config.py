@@ -441,6 +441,11 @@ def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """
     keys = [override.partition("=")[0].partition(".")[2] for override in overrides]
     before = {key: _value(config, key) for key in keys}
+    sections = {  # the options of a dataset are its own business
+        key: set(old)
+        for key, old in before.items()
+        if isinstance(old, ConfigDict) and key != "data.options"
+    }
     values = flags.FlagValues()
     arguments = ["", *overrides]
     try:
@@ -451,6 +456,9 @@ def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         raise ValueError(f"{_flag(key, overrides)}, {_expected(before[key])}") from None
     except (flags.Error, TypeError) as error:
         raise ValueError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    for key, names in sections.items():
+        if set(_value(config, key)) != names:
+            raise ValueError(f"{_flag(key, overrides)}, {_expected(before[key])}")
     for key, old in before.items():
         if isinstance(old, tuple):  # the parser takes anything for its elements
             kinds = {float if kind is int else kind for kind in map(type, old)}

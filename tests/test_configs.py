@@ -226,6 +226,7 @@ def test_compute_options_are_refused_where_they_do_nothing():
         ("--config.registration.train.log_every=often", "log_every is 'often', expected .* int"),
         ("--config.registration.train.log_every=2.5", "log_every is '2.5', expected .* int"),
         ("--config.features.cache=maybe", "cache is 'maybe', expected .* bool"),
+        ("--config.registration={'a': 1}", "'a': 1}\", a section, expected one of its keys"),
         ("--config.registration=3", "registration is '3', a section, expected one of its keys"),
         (
             "--config.autoencoder.model.channel_multipliers=x",

@@ -372,6 +372,10 @@ def _changed(base: ConfigDict, **changes) -> ConfigDict:
 
 
 def _check(config: ConfigDict) -> None:
+    if "methods" not in config:
+        raise ValueError(
+            "--config names an experiment, expected a benchmark (benchmark/phantom, ...)"
+        )
     refuse_unknown("config.methods", config.methods, method_names())
     learned = [m for m in config.methods if method_class(m).trained]
     with_head = [

@@ -98,15 +98,18 @@ def _check_settings(config, stage: str) -> None:
     check_batch_size(c.batch_size, mesh_of(config), c.micro_batches)
     least = {"steps": 1, "log_every": 1, "evaluate_every": 1, "warmup_steps": 0, "patience": 0}
     for key, smallest in (least | {"sample_every": 0, "learning_rate": 0}).items():
-        if c[key] < smallest:
+        if not smallest <= c[key] < np.inf:
             raise ValueError(f"{stage}.train.{key} is {c[key]}, expected {smallest} or more")
+    for key, value in config[stage].items():
+        if key.endswith("_weight") and value is not None and not 0 <= value < np.inf:
+            raise ValueError(f"{stage}.{key} is {value}, expected 0 or more")
+    if config.seed < 0:
+        raise ValueError(f"seed is {config.seed}, expected 0 or more")
 
 
 def _check_masks(c, dataset) -> None:
     """Raise ValueError where pairs have no label: of validation, which scores the overlap of
     masks, and of training, if masks are in the loss."""
-    if not 0 <= c.mask_weight < np.inf:
-        raise ValueError(f"registration.mask_weight is {c.mask_weight}, expected 0 or more")
     needs = {"validation": ("training validates by the overlap of masks", list(dataset.labels))}
     if c.mask_weight:
         reason = f"registration.mask_weight is {c.mask_weight}"

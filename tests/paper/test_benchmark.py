@@ -619,6 +619,11 @@ def test_seeds_and_tries_of_a_plan(data, tmp_path):
     ]
 
 
+def test_an_experiment_is_no_benchmark(tmp_path):
+    with pytest.raises(ValueError, match="names an experiment, expected a benchmark"):
+        all_evaluations(experiment("quickstart"), tmp_path)
+
+
 def test_command_refuses_what_it_does_not_know(tmp_path):
     arguments = ("--config", "configs/benchmark/phantom.py", "--out", tmp_path / "out")
     done = subprocess.run(

@@ -313,6 +313,22 @@ def test_masks_in_the_loss_need_masks(tmp_path):
         run.train(config, tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("seed", -1),
+        ("registration.smoothness_weight", -0.1),
+        ("registration.train.learning_rate", float("nan")),
+    ],
+)
+def test_numbers_that_no_step_can_be_made_with(tmp_path, key, value):
+    config = folder_config(archives.write_folder(tmp_path / "folder"), tmp_path)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"{key} is {value}, expected 0 or more"):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "registration").exists()
+
+
 def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, caplog):
     table = archives.write_folder(tmp_path / "folder")
     with caplog.at_level("INFO"):
