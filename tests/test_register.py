@@ -376,6 +376,15 @@ def test_warp_points(pair, analytic):
     # T leads from the fixed to the moving image, so from where the points went to where they were
     np.testing.assert_allclose(transform.map_points(found["mm"]), positions, atol=1e-3)
     assert np.abs(found["px"] - pixels).max() > 1
+    # a table with both, as track writes: no column stays behind
+    both = [f"{x},{y},{r},{c}\n" for (x, y), (r, c) in zip(positions, pixels, strict=True)]
+    (pair / "both.csv").write_text("x,y,row,column\n" + "".join(both))
+    there = pair / "both_there.csv"
+    arguments = ("--transform", out / "displacement.nii.gz", "--input", pair / "both.csv")
+    assert run(warp, *arguments, "--out", there) == 0
+    for columns, name in ((("x", "y"), "mm"), (("row", "column"), "px")):
+        moved = [[float(row[c]) for c in columns] for row in table(there)]
+        np.testing.assert_allclose(moved, found[name], atol=1e-3)
 
 
 def reoriented(source, target):
@@ -523,12 +532,15 @@ def test_warp_refusals(pair, analytic, capsys):
     (pair / "points.csv").write_text("a,b\n1,2\n")
     (pair / "words.csv").write_text("x,y\n1,two\n")
     (pair / "pixels.csv").write_text("row,column\n1,2\n")
+    (pair / "none.csv").write_text("x,y\n")
     capsys.readouterr()
     field, target = out / "displacement.nii.gz", pair / "target.nii.gz"
     for arguments, message in [
         ((pair / "es.nii.gz", "--out", target, "--inverse"), "does not tell the moving"),
         ((pair / "points.csv", "--out", pair / "t.csv"), "expected x, y (mm) or row, column"),
-        ((pair / "words.csv", "--out", pair / "t.csv"), "not numbers"),
+        ((pair / "words.csv", "--out", pair / "t.csv"), "line 2: x '1', y 'two' are not numbers"),
+        ((pair / "none.csv", "--out", pair / "t.csv"), "lists no points"),
+        ((pair / "words.csv", "--out", pair / "t.nii.gz"), "expected FILE.csv, which holds the po"),
         ((pair / "pixels.csv", "--out", pair / "t.csv"), "does not tell the moving"),
         ((pair / "ed.nii.gz", "--out", pair / "es.nii.gz"), "add --overwrite"),
         ((pair / "ed.nii.gz", "--out", pair / "a.jpg"), "unknown suffix"),

@@ -210,13 +210,15 @@ def _check_kinds(instances: list[Instance], source: str) -> None:
     # whoever removed the names gave every file a series of its own
     if len(groups) == len(instances) > 2 and len({group[1:] for group in groups}) == 1:
         return
+    names = ("series", "kind", "size", "pixel spacing", "orientation")
+    differ = [name for name, *values in zip(names, *groups, strict=True) if len(set(values)) > 1]
     listed = "; ".join(
         f"{members[0].described()}, {len(members)} files, {members[0].path.name} and on"
         for members in groups.values()
     )
     raise ImageError(
         f"{source}: holds {len(groups)} series or kinds of image, expected one; put the one to "
-        f"read into a folder of its own: {listed}"
+        f"read into a folder of its own: {listed} (they differ in {', '.join(differ)})"
     )
 
 

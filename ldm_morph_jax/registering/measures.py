@@ -223,6 +223,15 @@ def inverse_numbers(registration: Registration) -> dict[str, float]:
     }
 
 
+def _planes_apart(moving: Image, fixed: Image) -> float | None:
+    """mm between two single slices across the fixed one's plane, if half a slice or more."""
+    known = moving.position_known and fixed.position_known
+    if not known or moving.space is None or fixed.space is None:
+        return None
+    apart = abs((middle_of(moving.space) - middle_of(fixed.space)) @ fixed.space.direction[:, 2])
+    return float(apart) if apart >= 0.5 * fixed.space.spacing[0] else None
+
+
 def notes(registration: Registration, method: TrainedMethod) -> list[str]:
     """Notes on this result for the user."""
     sentences = [
@@ -248,6 +257,9 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
             "fitted to the model's grid, so the heart may not have the size that the network "
             "knows; its spacing, where you know it, helps"
         )
+    apart = _planes_apart(registration.moving, registration.fixed)
+    if apart is not None:
+        sentences.append(f"the two slices lie {apart:.3g} mm apart, across their plane")
     if registration.fixed.plane is not None:
         sentences.append("oblique slice: x and y in the results are axes of the slice's own plane")
     return sentences

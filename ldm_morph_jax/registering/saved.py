@@ -5,6 +5,7 @@ Inputs belong to the moving image and results to the fixed one; with `inverse` t
 
 import csv
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -55,8 +56,8 @@ class Carried(NamedTuple):
 def warp_file(options: WarpOptions) -> Carried:
     """Carry an image, labels ("nearest") or the points of a CSV through a saved transform.
 
-    A CSV of points has the columns x, y (and z) in mm, LPS, or row, column (and slice) in pixels;
-    other columns are kept.
+    A CSV of points has the columns x, y (and z) in mm, LPS, or row, column (and slice) in pixels,
+    or both, of which mm count; other columns are kept.
 
     Raises:
         ImageError, TransformError: one line, on anything that cannot be used; also where the input
@@ -205,46 +206,59 @@ def _missing(count: int, what: str) -> tuple[str, ...]:
 
 
 def _warp_points(transform: Transform, source: str, path: Path, out: Path, inverse: bool):
-    """Move the points of a CSV file."""
-    rows = [row for _, row in read_rows(path)]
-    header = list(rows[0]) if rows else []
-    n = transform.fixed.dimension
+    """Move the points of a CSV file; where it has both, by mm, and the pixels follow."""
+    if out.suffix.lower() != ".csv":
+        raise ImageError(f"{out}: expected FILE.csv, which holds the points of {path}")
+    rows = read_rows(path)
+    if not rows:
+        raise ImageError(f"{path}: lists no points")
+    header, n = list(rows[0][1]), transform.fixed.dimension
     positions, index = _POSITION[:n], _INDEX[-n:]
-    columns = next((c for c in (positions, index) if set(c) <= set(header)), None)
-    if columns is None:
+    in_mm, in_pixels = (set(columns) <= set(header) for columns in (positions, index))
+    if not (in_mm or in_pixels):
         raise ImageError(
             f"{path}: columns are {', '.join(header)}; expected {', '.join(positions)} (mm) "
             f"or {', '.join(index)} (pixels)"
         )
-    try:
-        points = np.array([[float(row[c]) for c in columns] for row in rows]).reshape(-1, n)
-    except (TypeError, ValueError):
-        raise ImageError(f"{path}: holds coordinates that are not numbers") from None
-    if not np.isfinite(points).all():
-        raise ImageError(f"{path}: holds NaN or infinite coordinates")
-    in_pixels, largest, notes = columns == index, None, ()
-    if in_pixels:
+    if in_pixels and (inverse or not in_mm):
         _need_moving(transform, source)
-        origin, target = transform.moving, transform.fixed
-        if inverse:
-            origin, target = target, origin
+    origin, target = transform.moving, transform.fixed
+    if inverse:
+        origin, target = target, origin
+    columns = positions if in_mm else index
+    points = np.array([_coordinates(row, columns, f"{path}, line {line}") for line, row in rows])
+    if not in_mm:
         points = origin.to_physical(points)
+    largest, notes = None, ()
     if inverse:  # T itself leads from fixed to moving
         moved = transform.map_points(points)
     else:
         moved, residual = transform.map_points_back(points)
-        largest = float(residual.max(initial=0))
+        largest = float(residual.max())
         lost = residual > Inverse.TOLERANCE * min(transform.fixed.spacing)
         notes = _missing(np.count_nonzero(lost), "points")
+    places = [(positions, moved)] if in_mm else []
     if in_pixels:
-        moved = target.to_index(moved)
-    for row, values in zip(rows, moved, strict=True):
-        row |= {c: f"{v:.6g}" for c, v in zip(columns, values, strict=True)}
+        places.append((index, target.to_index(moved)))
     with atomic(out) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, header)
         writer.writeheader()
-        writer.writerows(rows)
+        for k, (_, row) in enumerate(rows):
+            for columns, values in places:
+                row |= {c: f"{v:.6g}" for c, v in zip(columns, values[k], strict=True)}
+            writer.writerow(row)
     return Carried(largest, notes)
+
+
+def _coordinates(row: Mapping[str, str], columns: Sequence[str], where: str) -> list[float]:
+    try:
+        values = [float(row[column]) for column in columns]
+    except ValueError:
+        values = [np.nan]
+    if not np.isfinite(values).all():
+        found = ", ".join(f"{column} {row[column]!r}" for column in columns)
+        raise ImageError(f"{where}: {found} are not numbers")
+    return values
 
 
 def _need_moving(transform: Transform, source: str) -> None:

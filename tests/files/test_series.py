@@ -240,7 +240,7 @@ def clips(folder):
     [
         (two_series, r"2 series or kinds of image.*series 7 'cine sax'.*series 8 '4ch'"),
         (magnitude_and_phase, r"2 series or kinds.*PRIMARY\\M, 11 x 8.*PRIMARY\\P, 11 x 8"),
-        (another_plane, r"2 series or kinds of image.*5 files.*1 files, scout"),
+        (another_plane, r"2 series.*5 files.*1 files, scout.*they differ in .*orientation\)"),
         (two_echoes, r"same place and the same trigger time 0; they differ in EchoTime"),
         (nothing_in_order, r"nothing tells the order of its frames.*instance numbers are missing"),
         (two_orders, "acquisition time and instance number put its frames in different orders"),

@@ -13,7 +13,7 @@ from analytic_method import AnalyticMethod, heart
 from ldm_morph_jax import register
 from ldm_morph_jax.config import paper_config, with_method
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.geometry import plain_geometry
+from ldm_morph_jax.files.geometry import Geometry, plain_geometry
 from ldm_morph_jax.files.images import images_from_array, read_image
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.methods import build_method
@@ -264,6 +264,19 @@ def test_an_image_without_spacing_has_that_of_the_other_one(tmp_path, unknown):
         ImageError, match="has 48 x 44 pixels and does not tell their spacing, .*40"
     ):
         registrar(**files)
+
+
+def test_slices_at_different_heights_are_told(tmp_path):
+    """Two slices are registered in their planes, which need not be one plane."""
+    for name, radius, height in (("moving", 0.55, 20.0), ("fixed", 0.45, 0.0), ("near", 0.5, 3.0)):
+        origin, image = np.array([0.0, 0.0, height]), heart((40, 44), radius=radius)
+        geometry = Geometry((1, 40, 44), (8.0, 2.0, 2.0), origin, np.eye(3))
+        write_image(tmp_path / f"{name}.nii.gz", image[None], geometry)
+    files = {name: tmp_path / f"{name}.nii.gz" for name in ("moving", "fixed", "near")}
+    registrar = AnalyticMethod()
+    notes = registrar(files["moving"], files["fixed"]).metrics["notes"]
+    assert notes == ["the two slices lie 20 mm apart, across their plane"]
+    assert not registrar(files["near"], files["fixed"]).metrics["notes"]
 
 
 def test_network_that_returns_nan_is_named():
