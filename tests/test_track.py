@@ -743,7 +743,8 @@ def test_heart_and_end_diastole_are_found(discs, monkeypatch):
     assert (found["network"], found["end_diastole"], found["end_systole"]) == ("threshold", 2, 6)
     assert content["reference"] == 2 and content["end_systole"] == 6
     [note] = [note for note in content["notes"] if note.startswith("found by threshold")]
-    assert "end-diastole in frame 2, end-systole in frame 6, a whole beat" in note
+    change = 100 * found["fractional_area_change"]
+    assert f"end-systole in frame 6, where the cavity is smaller by {change:.1f} %, a whole" in note
     assert content["arguments"]["anatomy"] == "anatomy"  # the default network
     assert (content["view"], content["view_by"], found["whole_beat"]) == ("sax", "network", True)
     assert curve(out, "cavity_area_mm2")[2] == pytest.approx(np.pi * 32**2, rel=0.1)

@@ -77,25 +77,30 @@ class Findings:
     doubts: tuple[str, ...]
 
     @property
+    def change(self) -> float:
+        """Share of its area, of volumes of its volume, that the cavity loses to end-systole."""
+        return float(1 - self.areas[self.end_systole] / self.areas[self.end_diastole])
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was found, for a reader, and the doubts."""
         found = (
             f"found by {self.network}: end-diastole in frame {self.end_diastole}, end-systole in "
-            f"frame {self.end_systole}, {'a' if self.whole_beat else 'not a'} whole beat; "
-            "`reference` and `period` overrule it"
+            f"frame {self.end_systole}, where the cavity is smaller by {100 * self.change:.1f} %, "
+            f"{'a' if self.whole_beat else 'not a'} whole beat; `reference` and `period` overrule "
+            "it"
         )
         return (found, *self.doubts)
 
     def summary(self, pixel: float | None) -> dict:
         """As JSON has it; `pixel`: area of one in mm2, None where unknown."""
         unit = "px" if pixel is None else "mm2"
-        largest, smallest = self.areas[self.end_diastole], self.areas[self.end_systole]
         return {
             "network": self.network,
             "end_diastole": self.end_diastole,
             "end_systole": self.end_systole,
             f"cavity_area_{unit}": np.round(self.areas * (pixel or 1.0), 1).tolist(),
-            "fractional_area_change": round(float(1 - smallest / largest), 4),
+            "fractional_area_change": round(self.change, 4),
             "confidence": np.round(self.confidence, 3).tolist(),
             "whole_beat": self.whole_beat,
             "doubts": list(self.doubts),
