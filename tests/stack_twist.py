@@ -63,7 +63,10 @@ def score(heart) -> dict:
         ):
             turned = measure(tracked, anatomy).table["rotation_deg"]
             found[name][k] = {"curves": {"rotation_deg": turned.tolist()}}
-    twists = {name: twist_of(slices, levels, SPACING[0]) for name, slices in found.items()}
+    twists = {
+        name: twist_of(slices, levels, SPACING[0] * np.arange(len(slices)))
+        for name, slices in found.items()
+    }
     row = {f"twist_{name}": f"{one['twist_deg'][1]:.4f}" for name, one in twists.items()}
     for end, k in zip(("basal", "apical"), ends, strict=True):
         through = heart.displacement[k, ..., 0][heart.fixed_mask[k] == MYOCARDIUM].mean()

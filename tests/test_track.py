@@ -718,6 +718,7 @@ def discs(tmp_path):
     stack = np.stack([frames + texture, specks + 0 * frames], axis=1)
     write_cine(tmp_path / "stack.nii.gz", stack.astype("f4"))
     write_cine(tmp_path / "disc.nii.gz", stack[:, 0].astype("f4"))
+    np.save(tmp_path / "disc.npy", stack[:, 0].astype("f4"))
     return tmp_path
 
 
@@ -768,6 +769,18 @@ def test_a_stack_has_one_heart_and_slices_without_it_are_left_out(discs, monkeyp
     assert any(note.startswith("found by threshold: end-diastole") for note in content["notes"])
 
 
+def test_every_slice_stands_for_what_lies_between_its_neighbours(discs, monkeypatch):
+    monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
+    stack = np.repeat(np.load(discs / "disc.npy")[:, None], 3, axis=1)
+    write_cine(discs / "three.nii.gz", stack)
+    volumes = {}
+    for slices in ("all", "0,2"):
+        arguments = ("--slice", slices, "--mask", "auto", "--no-report", "--out", discs / slices)
+        assert run("--cine", discs / "three.nii.gz", *arguments) == 0
+        volumes[slices] = json.loads((discs / slices / "summary.json").read_text())["volume_ml"]
+    assert volumes["0,2"]["reference"] == pytest.approx(volumes["all"]["reference"] * 4 / 3)
+
+
 def test_volumes_are_tracked_from_what_the_network_finds_in_their_slices(discs, monkeypatch):
     monkeypatch.setattr(cine_files, "anatomy_network", lambda name: Threshold(0.6))
     seen = []
@@ -783,6 +796,13 @@ def test_volumes_are_tracked_from_what_the_network_finds_in_their_slices(discs, 
     assert shown == "volume" and known.reference == 2 and known.findings.end_systole == 6
     cavity = known.anatomy.cavity
     assert cavity.shape == (2, SIZE, SIZE) and cavity[0].any() and not cavity[1].any()
+
+
+def test_a_time_that_is_none_is_named_with_its_line(discs, capsys):
+    (discs / "times.csv").write_text("time\n0.0\nsoon\n")
+    times = ("--frame-times", discs / "times.csv", "--out", discs / "out")
+    assert run("--cine", discs / "disc.nii.gz", *times) == 2
+    assert "times.csv, line 3: time is 'soon', expected seconds" in capsys.readouterr().err
 
 
 def test_no_heart_is_no_result(discs, monkeypatch, capsys):

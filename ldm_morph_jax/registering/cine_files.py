@@ -123,12 +123,15 @@ def _read(options) -> Cine:
 def _frame_times(path: Path | None) -> tuple[float, ...] | None:
     if path is None:
         return None
-    try:
-        return tuple(float(row["time"]) for _, row in read_rows(path, ("time",)))
-    except FileError:
-        raise
-    except ValueError as error:
-        raise FileError(f"{path}: {error}, expected seconds in the column time") from None
+    times = []
+    for line, row in read_rows(path, ("time",)):
+        try:
+            times.append(float(row["time"]))
+        except ValueError:
+            raise FileError(
+                f"{path}, line {line}: time is {row['time']!r}, expected seconds"
+            ) from None
+    return tuple(times)
 
 
 def _known_or_found(options, cine, seen: Seen | None = None) -> Known:
@@ -204,8 +207,8 @@ def _progress(name: str, cine) -> Iterator[Callable[[float], None]]:
 def _track_slices(options, load) -> dict:
     """All or several slices of a stack, each in a folder of its own; finished ones are kept.
 
-    The volume is the sum of the cavity's areas times the distance of slices; segments are those of
-    the levels, see `ops.segments`.
+    The volume is the sum of the cavity's areas times the thickness that each slice stands for;
+    segments are those of the levels, see `ops.segments`.
     """
     asked = options
     stack = _read(replace(options, slice="all"))
@@ -261,7 +264,10 @@ def _track_slices(options, load) -> dict:
     }
     numbers, curves, rows = {"verdict": None}, {}, []
     if spacing_known:
-        numbers, curves, rows = _of_ventricle(content, slices, distance, options.valves or {})
+        chosen = [job.slice for job in jobs]
+        numbers, curves, rows = _of_ventricle(
+            content, slices, chosen, distance, options.valves or {}
+        )
     content |= numbers
     content["notes"] += [DOUBTFUL_TWIST] * ("twist" in content)
     times = np.array(content["cine"]["times"])
@@ -281,9 +287,13 @@ def _track_slices(options, load) -> dict:
 
 
 def _of_ventricle(
-    content: Mapping, slices: Sequence[Mapping], distance: float, valves: Mapping[str, float]
+    content: Mapping,
+    slices: Sequence[Mapping],
+    chosen: Sequence[int],
+    distance: float,
+    valves: Mapping[str, float],
 ) -> tuple[dict, dict[str, np.ndarray], list[dict]]:
-    """Measure a ventricle by slices that are `distance` mm apart.
+    """Measure a ventricle by the slices `chosen` of a file whose slices are `distance` mm apart.
 
     Returns numbers of summary.json, columns of curves.csv and rows of segments.csv. `content` has
     the reference, and the levels and names of the slices. Without a cavity nothing is measured.
@@ -291,10 +301,15 @@ def _of_ventricle(
     reference, names = content["reference"], content["slices"]
     times = np.array(content["cine"]["times"])
 
-    def total(column):
-        return sum((np.array(s["curves"].get(column, 0.0)) for s in slices), np.zeros(len(times)))
+    places = distance * np.array(chosen)
+    # half the way to both neighbours; the first and the last reach as far outwards as inwards
+    thickness = np.gradient(places) if len(places) > 1 else [distance]
 
-    volume, wall = 1e-3 * distance * total("cavity_area_mm2"), total("wall_area_mm2")
+    def total(column):
+        areas = (np.array(s["curves"].get(column, 0.0)) for s in slices)
+        return sum(map(np.multiply, thickness, areas), np.zeros(len(times)))
+
+    volume, wall = 1e-3 * total("cavity_area_mm2"), total("wall_area_mm2")
     if not volume[reference] > 0:
         return {"verdict": None}, {}, []
     smallest = int(volume.argmin())
@@ -312,9 +327,9 @@ def _of_ventricle(
         "timing": segments.timing(),
     }
     curves = {"volume_ml": volume} | segments.table
-    if twisted := twist_of(slices, content["levels"], distance):
+    if twisted := twist_of(slices, content["levels"], places):
         twist, torsion = twisted["twist_deg"], twisted["torsion_deg_per_mm"]
-        numbers["twist"] = {"slices": twisted["slices"]} | twist_numbers(
+        numbers["twist"] = {"slices": [chosen[k] for k in twisted["slices"]]} | twist_numbers(
             twist, torsion, "deg_per_mm", smallest
         )
         curves |= {"twist_deg": twist, "torsion_deg_per_mm": torsion}

@@ -165,10 +165,11 @@ def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> 
     return Segments(curves, pixels, times, end_systole)
 
 
-def twist_of(slices: Sequence[Mapping], levels: np.ndarray, distance: float) -> dict | None:
+def twist_of(slices: Sequence[Mapping], levels: np.ndarray, places: np.ndarray) -> dict | None:
     """Twist and torsion between the outermost basal and apical slice that tell their rotation.
 
-    Returns their curves and between which slices; None where there are not both.
+    places: of the slices along the long axis, mm. Returns their curves and between which slices;
+    None where there are not both.
     """
     known = [k for k, one in enumerate(slices) if "rotation_deg" in one.get("curves", {})]
     ends = outermost(levels, known)
@@ -180,7 +181,7 @@ def twist_of(slices: Sequence[Mapping], levels: np.ndarray, distance: float) -> 
     return {
         "slices": [base, apex],
         "twist_deg": twisted,
-        "torsion_deg_per_mm": beat.torsion(twisted, distance * abs(base - apex)),
+        "torsion_deg_per_mm": beat.torsion(twisted, float(abs(places[base] - places[apex]))),
     }
 
 

@@ -101,8 +101,8 @@ def test_twist_is_between_the_outermost_slices():
     turned = np.array([0.0, 1.0, 2.0])
     slices = [{"curves": {"rotation_deg": list(a * turned)}} for a in (-2, -1, 0, 3, 5)]
     slices.append({"curves": {}})
-    found = twist_of(slices, np.array([1, 1, 2, 3, 3, 4]), 8.0)
+    found = twist_of(slices, np.array([1, 1, 2, 3, 3, 4]), 8.0 * np.arange(6))
     assert found["slices"] == [0, 4]
     np.testing.assert_allclose(found["twist_deg"], 7 * turned)
     np.testing.assert_allclose(found["torsion_deg_per_mm"], 7 * turned / 32)
-    assert twist_of(slices, np.array([1, 1, 2, 2, 2, 4]), 8.0) is None
+    assert twist_of(slices, np.array([1, 1, 2, 2, 2, 4]), 8.0 * np.arange(6)) is None
