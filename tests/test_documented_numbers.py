@@ -302,8 +302,12 @@ def test_numbers_of_volumes_follow_from_the_rows_per_pair():
 
 def test_table_of_volumes_follows_from_the_rows_of_the_test_patients():
     folder = ROOT / "docs/results/volumes"
+    text = (folder / "README.md").read_text(encoding="utf-8")
     rows = pd.read_csv(folder / "test.csv")
-    assert volume_pairs.table(rows) in (folder / "README.md").read_text(encoding="utf-8")
+    assert volume_pairs.table(rows) in text
+    rows = pd.concat([rows, pd.read_csv(folder / "ants.csv")])
+    of_syn = rows[rows["mode"] == "ants-syn"]["patient"]
+    assert volume_pairs.table(rows[rows["patient"].isin(of_syn)]) in text
     assert not rows.duplicated(["patient", "way", "mode"]).any()
 
 
