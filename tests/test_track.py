@@ -155,6 +155,9 @@ def test_areas_and_strain_are_near_those_of_the_phantom(sax, beats):
         ("MVO", 0.21, True),
     ]
     assert wall["time_to_peak"] == pytest.approx(0.04 * beat.end_systole, abs=0.041)
+    rates = curve(sax, "circumferential_strain_rate")
+    assert wall["lowest_rate"] == pytest.approx(min(rates), abs=1e-5)
+    assert wall["highest_rate"] == pytest.approx(max(rates), abs=1e-5)
     assert wall["systolic_rate"] < -0.7 and max(wall["early_rate"], wall["late_rate"]) > 0.5
 
 

@@ -322,14 +322,23 @@ def summary(
         ("area", "cavity"): "fractional_area_change",
         ("volume", "cavity"): "ejection_fraction",
     }
+    rates = {
+        (curve.region, curve.direction): curve.values
+        for curve in measures.curves
+        if curve.quantity == "strain rate"
+    }
     strains = {}
     for curve in measures.curves:
         if curve.quantity == "strain":
+            rate = rates.get((curve.region, curve.direction))
             strains[curve.column] = {
                 "direction": curve.direction,
                 "region": curve.region,
                 **strain_numbers(curve.values, curve.direction, at, systole_ends),
             }
+            if rate is not None:  # of the whole cine, whose phases need not be known
+                of_cine = {"lowest_rate": float(rate.min()), "highest_rate": float(rate.max())}
+                strains[curve.column] |= of_cine
         elif curve.quantity != "strain rate":
             values = {when: float(curve.values[t]) for when, t in ends.items()}
             result[curve.column] = values
