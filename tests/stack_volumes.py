@@ -35,9 +35,9 @@ def main() -> None:
     first, last = map(int, args.patients.split("-"))
     rows = KeptRows(args.out, ("patient", "network"))
     for number in range(first, last + 1, args.step):
-        todo = [name for name in args.networks if (number, name) not in rows]
-        for name in todo:
-            rows.add({"patient": number, "network": name, **measured(args.data, number, name)})
+        for name in args.networks:
+            if (number, name) not in rows:
+                rows.add({"patient": number, "network": name, **measured(args.data, number, name)})
     print(table(pd.read_csv(args.out)))
 
 
@@ -47,11 +47,11 @@ def measured(data, number, name) -> dict[str, str]:
     files = sorted(folder.glob("*_frame??.nii.gz"))
     images = [read_image(file, VOLUME) for file in files]
     voxel = 1e-3 * float(np.prod(images[0].geometry.spacing))
-    true = [
-        voxel
-        * (read_mask(str(f).replace(".nii.gz", "_gt.nii.gz"), i, VOLUME).array == CAVITY).sum()
-        for f, i in zip(files, images, strict=True)
+    masks = [
+        read_mask(str(file).replace(".nii.gz", "_gt.nii.gz"), image, VOLUME).array
+        for file, image in zip(files, images, strict=True)
     ]
+    true = [voxel * np.count_nonzero(mask == CAVITY) for mask in masks]
     model = anatomy_network(name)
     seen = look(model, np.stack([image.array for image in images]), images[0].spacing)
     try:

@@ -54,7 +54,7 @@ def segment(
     spacing: tuple[float, float] | None = None,
     centre: tuple[float, float] | None = None,
 ) -> list[Segmentation]:
-    """Look for the heart in the images of one series: frames of a cine, slices, or one image.
+    """Look for the heart in the images of one series: frames of a cine, or one image.
 
     Args:
         model: the network.
@@ -73,8 +73,7 @@ def segment(
     step, middle, ways = _scale(model, images, spacing)
     if model.window.spacing_mm:
         if centre is None:
-            some = np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).astype(int)
-            centre = locate(model, [images[k] for k in np.unique(some)], spacing)
+            centre = locate(model, [images[k] for k in _some(len(images))], spacing)
         middle = np.asarray(centre)
     cavity = model.label(CAVITY)
     found = []
@@ -102,17 +101,12 @@ def locate(
 
 
 def locate_in_stack(
-    model: AnatomyModel, images: np.ndarray, spacing: tuple[float, float] | None = None
+    model: AnatomyModel, frames: np.ndarray, spacing: tuple[float, float] | None = None
 ) -> tuple[float, float]:
-    """`locate` in the middle slices of a volume `[S, H, W]` or of a cine of volumes `[T, S, H, W]`.
-
-    Of a cine, in some of its frames.
-    """
-    slices = np.linspace(0, images.shape[-3] - 1, _LOOKED_AT + 2)[1:-1].round().astype(int)
-    series = images.reshape(-1, *images.shape[-3:])
-    frames = np.linspace(0, len(series) - 1, min(_LOOKED_AT, len(series))).astype(int)
-    some = series[np.ix_(np.unique(frames), np.unique(slices))].reshape(-1, *images.shape[-2:])
-    return locate(model, list(some), spacing)
+    """`locate` in the middle slices of some frames of a cine of volumes `[T, S, H, W]`."""
+    slices = np.linspace(0, frames.shape[1] - 1, _LOOKED_AT + 2)[1:-1].round().astype(int)
+    some = frames[np.ix_(_some(len(frames)), np.unique(slices))]
+    return locate(model, list(some.reshape(-1, *frames.shape[2:])), spacing)
 
 
 def connected(mask: np.ndarray) -> np.ndarray:
@@ -157,6 +151,11 @@ def _content(image):
         enough = len(at) and at[-1] - at[0] >= len(share) // 4
         ends.append((at[0], at[-1] + 1) if enough else (0, len(share)))
     return ends
+
+
+def _some(count):
+    """Numbers of the images of a series in which the heart is looked for."""
+    return np.unique(np.linspace(0, count - 1, min(_LOOKED_AT, count)).astype(int))
 
 
 def _coordinates(model, middle, step, way):
@@ -240,8 +239,7 @@ def _agreement(cavity):
     """Views `[ways, S, S]` of the cavity: mean soft Dice with their mean, times its certainty."""
     mean = cavity.mean(axis=0)
     core = mean > 0.5
-    parts, _ = ndimage.label(core)
-    if np.bincount(parts.ravel())[1:].max(initial=0) < _LEAST_PIXELS:
+    if connected(core).sum() < _LEAST_PIXELS:
         return 0.0
     both, sizes = (2 * (cavity * mean).sum((1, 2))), (cavity**2 + mean**2).sum((1, 2))
     return float((both / sizes).mean() * mean[core].mean())
