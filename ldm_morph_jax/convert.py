@@ -75,12 +75,14 @@ def run(options: Options) -> None:
     """Do what the command line says."""
     # JAX is imported once the options are read
     from ldm_morph_jax.published.from_torch import convert, convert_lpips
+    from ldm_morph_jax.published.shared import refuse_existing
     from ldm_morph_jax.published.to_torch import to_torch
 
     out = options.out
     if options.to_weights:
         from ldm_morph_jax.runs.export import export_weights
 
+        refuse_existing(out)
         digest = export_weights(options.to_weights, out, options.card)
         print(f"converted: {out} ({out.stat().st_size / 2**20:.1f} MiB)")
         print(f"sha256: {digest}")

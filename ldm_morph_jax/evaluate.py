@@ -130,7 +130,7 @@ def run(options: Options) -> None:
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
     from ldm_morph_jax.runs.anatomy import anatomy_network, is_anatomy
-    from ldm_morph_jax.runs.dataset import dataset_of
+    from ldm_morph_jax.runs.dataset import dataset_of, notes_on_changes
     from ldm_morph_jax.runs.metrics import read_curves
     from ldm_morph_jax.runs.trained import load_method, model_names
 
@@ -168,6 +168,7 @@ def run(options: Options) -> None:
         spacing = tuple(map(float, dataset.split(options.split)[0]["spacing"]))
         name = f"{name} + {anatomy.name}"
         register = functools.partial(register, anatomy=anatomy, spacing=spacing)
+    own = workdir is not None and not (options.config or options.dataset)
     summary = evaluate_split(
         register,
         dataset,
@@ -176,6 +177,7 @@ def run(options: Options) -> None:
         method=name,
         config=config.to_dict(),
         curves=read_curves(workdir) if workdir == Path(named) else None,
+        notes=notes_on_changes(workdir, dataset, options.split) if own else (),
     )
     print(format_summary_table(summary))
     print(f"report: {out / 'report.html'}")

@@ -48,6 +48,7 @@ def evaluate_split(
     config: Mapping | None = None,
     curves: Mapping | None = None,
     keep: int | None = None,
+    notes: Sequence[str] = (),
 ) -> dict:
     """Register every pair of a split, score it, write `out_dir`, return the summary.
 
@@ -60,7 +61,8 @@ def evaluate_split(
         example.npz    only with `keep`: that pair, its id, "displacement" and "spacing"
         summary.json   for each score {"mean", "std", "median", "n", "n_excluded"} over pairs;
                        "structures": the same per structure; seconds_first_call (with compilation);
-                       method, dataset, split, n_pairs, batch_size, hardware, versions, date, config
+                       method, dataset, split, n_pairs, batch_size, hardware, versions, date,
+                       config, notes
 
     Args:
         register: (moving `[B, *space, 1]`, fixed `[B, *space, 1]`) -> displacement
@@ -73,6 +75,7 @@ def evaluate_split(
         config: kept in summary.json and shown in the report.
         curves: training curves for the report (`runs.metrics.read_curves`).
         keep: number of a pair to write as arrays, for pictures of many methods side by side.
+        notes: sentences of doubt about the scores, kept in summary.json and shown in the report.
 
     Raises:
         ValueError: for an empty split, no structures to score, examples without a needed entry, or
@@ -104,6 +107,7 @@ def evaluate_split(
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
     summary |= {} if config is None else {"config": config}
+    summary |= {"notes": list(notes)} if notes else {}
 
     def arrays(i: int) -> dict[str, np.ndarray]:
         pair = pairs[i]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,20 @@ def test_evaluate_with_refinement(evaluated):
     assert "--refine starts from a trained network" in message
 
 
+def test_scores_on_images_that_changed_since_the_training_say_so(evaluated, tmp_path):
+    workdir = shutil.copytree(evaluated[0], tmp_path / "run")
+    arguments = ("evaluate", "--workdir", workdir, "--out", tmp_path / "out")
+    assert "note:" not in call(*arguments).stdout
+    record = json.loads((workdir / "dataset.json").read_text())
+    record["fingerprints"]["test"] = "of other images"
+    (workdir / "dataset.json").write_text(json.dumps(record))
+    note = "the images or masks of phantom, test, have changed since the run began to train"
+    done = call(*arguments)
+    assert done.returncode == 0 and f"note: {note}" in done.stdout
+    assert note in json.loads((tmp_path / "out/summary.json").read_text())["notes"][0]
+    assert note in (tmp_path / "out/report.html").read_text()
+
+
 def test_a_run_as_one_compact_file(evaluated, tmp_path):
     workdir, _ = evaluated
     (tmp_path / "card.json").write_text('{"intended_use": "a test"}')
@@ -125,6 +140,8 @@ def test_a_run_as_one_compact_file(evaluated, tmp_path):
     tolerance = 0.02 * np.abs(expected).max()  # parameters are stored in half precision
     np.testing.assert_allclose(registrar.displacement(*images), expected, atol=tolerance)
     assert str(registrar.config.data.directory) == "data"
+    assert f"{file} exists; choose a new name" in refused("convert", *arguments)
+    file.unlink()
     (tmp_path / "card.json").write_text("[1]")
     message = refused("convert", *arguments)
     assert "card.json holds a list, expected an object" in message

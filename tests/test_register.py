@@ -538,7 +538,10 @@ def test_warp_refusals(pair, analytic, capsys):
     for arguments, message in [
         ((pair / "es.nii.gz", "--out", target, "--inverse"), "does not tell the moving"),
         ((pair / "points.csv", "--out", pair / "t.csv"), "expected x, y (mm) or row, column"),
-        ((pair / "words.csv", "--out", pair / "t.csv"), "line 2: x '1', y 'two' are not numbers"),
+        (
+            (pair / "words.csv", "--out", pair / "t.csv"),
+            "line 2: x is '1', y is 'two', expected numbers",
+        ),
         ((pair / "none.csv", "--out", pair / "t.csv"), "lists no points"),
         ((pair / "words.csv", "--out", pair / "t.nii.gz"), "expected FILE.csv, which holds the po"),
         ((pair / "pixels.csv", "--out", pair / "t.csv"), "does not tell the moving"),

@@ -54,6 +54,13 @@ class Cine:
         """Frame k as an `Image`."""
         return replace(self.first, array=self.frames[k])
 
+    def check_frame(self, k: int) -> None:
+        """Raise ImageError unless it has a frame k."""
+        if not 0 <= k < len(self.frames):
+            raise ImageError(
+                f"{self.first.source}: has no frame {k}; its frames are 0 to {len(self.frames) - 1}"
+            )
+
 
 def read_cine(
     path: str | Path,

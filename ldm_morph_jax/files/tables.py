@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ldm_morph_jax.files.errors import FileError
@@ -52,6 +53,23 @@ def read_rows(
         row.update(zip(header, values, strict=True))
         table.append((line, row))
     return table
+
+
+def numbers(row: Mapping[str, str], columns: Sequence[str], where: str) -> tuple[float, ...]:
+    """The finite numbers in some columns of a row; `where` names it in messages.
+
+    Raises FileError: another value.
+    """
+    values = []
+    for column in columns:
+        try:
+            values.append(float(row[column]))
+        except ValueError:
+            values.append(math.nan)
+    if not all(map(math.isfinite, values)):
+        found = ", ".join(f"{column} is {row[column]!r}" for column in columns)
+        raise FileError(f"{where}: {found}, expected {'numbers' if columns[1:] else 'a number'}")
+    return tuple(values)
 
 
 def _text(path: Path) -> str:

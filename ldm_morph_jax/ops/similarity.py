@@ -64,7 +64,8 @@ def local_correlation(
 class CorrelationGradient(NamedTuple):
     """value: local correlation `[B, *space]`, the same for both images.
 
-    gradient: `[2B, *space]`, of its sum with respect to the pixels of the first and second image.
+    gradient: `[2B, *space]`, of its sum, in which every pixel counts its weight, with respect to
+      the pixels of the first and second image.
     precision: `[2B, *space]`, the mean of 1 / (variance + floor) around every pixel of each image;
       multiplied by squared contrast, it is how well the correlation locates that contrast.
     """
@@ -89,9 +90,8 @@ def correlation_gradient(
     # d correlation = scale d cov - correlation / (2 var_a) d var_a - the same of b
     scale = lax.rsqrt(variance[0] * variance[1])[None]
     ratio, other = correlation[None] / variance, mean[::-1]
-    spread = window.adjoint(
-        jnp.concatenate([scale, scale * other, ratio, ratio * mean, 1 / variance])
-    )
+    derivatives = jnp.concatenate([scale, scale * other, ratio, ratio * mean, 1 / variance])
+    spread = window.adjoint(window.weight * derivatives)
     by_scale, by_other, by_ratio, by_mean, precision = (
         spread[0:1],
         spread[1:3],

@@ -13,7 +13,7 @@ from scipy import ndimage
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.images import ImageError
 from ldm_morph_jax.files.movies import Cine, frame_mask_of
-from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.tables import numbers, read_rows
 from ldm_morph_jax.ops.segments import LETTERS, levels_of
 
 VIEWS = ("sax", "apical")
@@ -361,12 +361,7 @@ def _rows(given, key) -> Iterator[tuple[str, dict]]:
 
 
 def _point(row, shape, where) -> tuple[float, float]:
-    try:
-        point = float(row["row"]), float(row["column"])
-    except ValueError:
-        raise FileError(
-            f"{where}: row {row['row']!r}, column {row['column']!r}, expected numbers"
-        ) from None
+    point = numbers(row, ("row", "column"), where)
     if not all(0 <= x <= n - 1 for x, n in zip(point, shape, strict=True)):
         raise FileError(f"{where}: {point} lies outside the image of {shape} pixels")
     return point

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from ldm_morph_jax.data.phantom import FIELD_OF_VIEW_MM
 from ldm_morph_jax.data.phantom_cine import phantom_cine
-from ldm_morph_jax.files.errors import FileError, ImageError
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME
 from ldm_morph_jax.files.movies import Cine, cine_from_arrays, read_cine, read_frame_mask
-from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.tables import numbers, read_rows
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import valves_told
 from ldm_morph_jax.ops.segments import LETTERS, levels_of
@@ -110,7 +110,7 @@ def _example(options) -> tuple[CineOptions, Known]:
 
 
 def _read(options) -> Cine:
-    return read_cine(
+    cine = read_cine(
         options.cine,
         options.slice,
         frame_times=_frame_times(options.frame_times),
@@ -118,20 +118,15 @@ def _read(options) -> Cine:
         thin=THICK_MM,
         **options.reading,
     )
+    cine.check_frame(options.reference or 0)  # before a network looks
+    return cine
 
 
 def _frame_times(path: Path | None) -> tuple[float, ...] | None:
     if path is None:
         return None
-    times = []
-    for line, row in read_rows(path, ("time",)):
-        try:
-            times.append(float(row["time"]))
-        except ValueError:
-            raise FileError(
-                f"{path}, line {line}: time is {row['time']!r}, expected seconds"
-            ) from None
-    return tuple(times)
+    rows = read_rows(path, ("time",))
+    return tuple(numbers(row, ("time",), f"{path}, line {line}")[0] for line, row in rows)
 
 
 def _known_or_found(options, cine, seen: Seen | None = None) -> Known:
@@ -223,8 +218,6 @@ def _track_slices(options, load) -> dict:
         findings = find_heart(model, seen, str(options.cine), reference=options.reference)
         labels, named = findings.labels, cavity_and_wall(model)
         options = replace(options, reference=findings.reference)
-    elif not 0 <= options.reference < len(stack.frames):
-        raise ImageError(f"{options.cine}: has no frame {options.reference}")
     elif options.mask:
         labels = read_frame_mask(options.mask, stack, options.reference, "all").array
         named = anatomies.structures(labels, str(options.mask), options.labels)

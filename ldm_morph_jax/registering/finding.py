@@ -139,9 +139,10 @@ def known_or_found(
         seen: what the network sees in the cine, where that is known already.
         given: arguments of `anatomy.anatomy_of`.
 
-    Raises ImageError: what `anatomy_of` and `find_heart` refuse.
+    Raises ImageError: no such frame, what `anatomy_of` and `find_heart` refuse.
     """
     findings = None
+    cine.check_frame(reference or 0)
     if model is None:
         reference = reference or 0
         anatomy = anatomy_of(cine, reference=reference, **given)
@@ -214,11 +215,9 @@ def find_heart(
         source: for messages.
         reference: the frame whose labels are wanted; None: end-diastole, as found.
 
-    Raises ImageError: no such frame, or no heart in it.
+    Raises ImageError: no heart in it.
     """
     cavity, space = model.label(CAVITY), tuple(range(1, seen.labels.ndim))
-    if reference is not None and not 0 <= reference < len(seen.labels):
-        raise ImageError(f"{source}: has no frame {reference}")
     largest = without_outliers(seen.likely.sum(axis=space)).argmax()
     heart = _one_heart(seen.labels[largest], cavity) == cavity
     areas = (seen.likely * _around(heart)).sum(axis=space)

@@ -32,9 +32,7 @@ _MOST_AT_ONCE = 2**21  # voxels of them
 # Neighbourhoods of F in mm, chosen on development beats of the phantom (docs/tracking.md).
 RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
 MUSCLE_G_PER_ML = 1.05  # Lang et al., J Am Soc Echocardiogr 28:1, 2015, sec. 5
-NO_RADIAL = (
-    "radial strain: not measured in apical views, as its error on the phantom is half of its value"
-)
+NO_RADIAL = "radial strain: not measured in apical views, on the phantom it is wrong by a quarter"
 LEAST_IN_SLICE = 12  # voxels of the wall that tell how a slice of a volume turns
 # How far a cavity may exceed that of the reference, its end-diastole, before the mask is doubted.
 LARGEST_EXCESS = 0.05

@@ -5,7 +5,6 @@ Inputs belong to the moving image and results to the fixed one; with `inverse` t
 
 import csv
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from ldm_morph_jax.files.images import (
     resample_image,
     resample_labels,
 )
-from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.tables import numbers, read_rows
 from ldm_morph_jax.files.transforms import Inverse, Transform, read_transform
 from ldm_morph_jax.files.writing import (
     SUFFIXES,
@@ -226,7 +225,7 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
     if inverse:
         origin, target = target, origin
     columns = positions if in_mm else index
-    points = np.array([_coordinates(row, columns, f"{path}, line {line}") for line, row in rows])
+    points = np.array([numbers(row, columns, f"{path}, line {line}") for line, row in rows])
     if not in_mm:
         points = origin.to_physical(points)
     largest, notes = None, ()
@@ -248,17 +247,6 @@ def _warp_points(transform: Transform, source: str, path: Path, out: Path, inver
                 row |= {c: f"{v:.6g}" for c, v in zip(columns, values[k], strict=True)}
             writer.writerow(row)
     return Carried(largest, notes)
-
-
-def _coordinates(row: Mapping[str, str], columns: Sequence[str], where: str) -> list[float]:
-    try:
-        values = [float(row[column]) for column in columns]
-    except ValueError:
-        values = [np.nan]
-    if not np.isfinite(values).all():
-        found = ", ".join(f"{column} {row[column]!r}" for column in columns)
-        raise ImageError(f"{where}: {found} are not numbers")
-    return values
 
 
 def _need_moving(transform: Transform, source: str) -> None:

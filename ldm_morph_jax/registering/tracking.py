@@ -26,6 +26,9 @@ How frames are registered depends on the method:
   velocity to go on from; its displacements are made smooth in time, and inverted by Newton's
   method.
 
+The border of an ultrasound sector stands still while tissue moves through it: it and a margin along
+it hardly count (`away_from_blank`).
+
 Frames with pixels below `FINEST_MM`, or sides above `LARGEST` pixels, are tracked on a coarser
 grid; the result is given on their own. Volumes are followed in three dimensions by the same code,
 on the grid that `register` has for them (`grid.place_volume_grid`).
@@ -39,6 +42,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 from scipy.interpolate import BSpline
 
 from ldm_morph_jax.devices.batches import fill_up, in_chunks
@@ -73,6 +77,12 @@ IMPROVE = Refinement(
 # some pixels wide, chosen on hearts of 1.25 mm per pixel: of finer ones they see too little.
 FINEST_MM = 1.0
 LARGEST = 320
+# Blank surroundings of an image are at most so bright, of [0, 1]. They and a margin along them, in
+# pixels, hardly count: a little, since a wall that lies outside altogether is held by nothing else.
+# Chosen on beats (63, 0) to (63, 23) of the phantom and 40 training patients of CAMUS.
+_BLANK = 0.02
+_MARGIN = 6
+_WEIGHT_OF_BORDER = 0.02
 _MOST_AT_ONCE = 2**20  # pixels on the device, of all frames together: bounds the memory
 
 
@@ -304,8 +314,7 @@ def track_cine(
     count, source = len(cine.frames), cine.first.source
     if cine.frames.ndim == 4:
         _check_volumes(cine, method)
-    if not 0 <= reference < count:
-        raise ImageError(f"{source}: has no frame {reference}; its frames are 0 to {count - 1}")
+    cine.check_frame(reference)
     times = np.arange(count, dtype=float) if cine.times is None else cine.times
     length = times[-1] - times[0]
     period = length if period == "whole" else period
@@ -368,15 +377,37 @@ def _prepared(cine, reference, shape, chunk) -> np.ndarray:
     return in_chunks(prepared, chunk, cine.frames)
 
 
+def away_from_blank(frames: np.ndarray) -> np.ndarray:
+    """Where tissue can be followed in frames `[T, *space]` in about [0, 1], `[*space]` bool.
+
+    The border of an ultrasound sector, or of a picture padded with black, stands still while tissue
+    moves through it: a search that sees it holds the tissue there. So what is black in every frame
+    and connected to the edge of its slice is left out, and a margin along it.
+    """
+    disc = ndimage.generate_binary_structure(2, 1).reshape(*[1] * (frames.ndim - 3), 3, 3)
+    black = (frames <= _BLANK).all(axis=0)
+    core = ndimage.binary_erosion(black, disc, iterations=2, border_value=1)  # without specks
+    edge = np.ones_like(core)
+    edge[..., 1:-1, 1:-1] = False
+    core = ndimage.binary_propagation(edge & core, disc, mask=core)
+    return ~ndimage.binary_dilation(core, disc, iterations=2 + _MARGIN)
+
+
 def _by_velocity(frames, first, method, spacing, progress, *, settings, **arguments):
     """(displacement, inverse, unconstrained last displacement), by a velocity for each frame."""
 
+    inside = away_from_blank(frames)
+
     def searched(moving, fixed, start, settings):
-        moving, fixed, start = _spread(moving, fixed, start)
+        weight = None
+        if not inside.all():
+            counts = np.where(inside, 1, _WEIGHT_OF_BORDER).astype(np.float32)
+            weight = np.broadcast_to(counts, moving.shape)
+        moving, fixed, weight, start = _spread(moving, fixed, weight, start)
         if moving.ndim == 3:  # pixels of a slice are square, or nearly so
-            return search_velocity(moving, fixed, None, start, settings)
+            return search_velocity(moving, fixed, weight, start, settings)
         voxel = jnp.array(spacing, jnp.float32)
-        return search_velocity(moving, fixed, None, start, settings.on(spacing), voxel)
+        return search_velocity(moving, fixed, weight, start, settings.on(spacing), voxel)
 
     def search(moving, fixed, start):
         if method is not None:

@@ -81,7 +81,8 @@ def format_summary_table(summary: Mapping) -> str:
                 before = metric.mean_std(entry[metric.initial])
                 rows.append([f"- {structure}", before, metric.mean_std(entry[metric.key])])
     title = "{method} on {dataset}, {split}: {n_pairs} pairs, mean (std)".format(**summary)
-    return f"{title}\n{_table(['metric', 'before', 'after'], rows, 'simple')}"
+    notes = [f"note: {note}" for note in summary.get("notes", ())]
+    return "\n".join([title, _table(["metric", "before", "after"], rows, "simple"), *notes])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ CALIBRATION, KNOWN = "calibration.json", "known.npz"
 SHA256: dict[str, str] = {
     "anatomy": "6cc38842679730fa01db4b20f318e7e27fadf55780494400a65bbfe618ff009f",
     # not under the package's licence, see LICENSE.md beside them
-    "anatomy-mri": "4e5bd274f9de2d5de9f48c45db07e5710222d2f3bc6eeaa349d33b484c8916f0",
+    "anatomy-mri": "b74e0ac877a6eae035b526213d69a7f15d4f70f7ac61e2b4630ec76b71ede11a",
     "anatomy-echo": "60ea913ea194312850e970663ebe0c5edd7981ee7f483f7b53209389a47822e3",
 }
 

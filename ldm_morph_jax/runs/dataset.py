@@ -40,7 +40,7 @@ def dataset_record(dataset: Dataset) -> dict:
         "spacing_mm": np.round(dataset.split("train")[0]["spacing"], 6).tolist(),
         "spacing_note": dataset.spacing,
         "pairs": dataset.splits,
-        "fingerprints": {s: dataset.fingerprint(s) for s in ("train", "validation")},
+        "fingerprints": {split: dataset.fingerprint(split) for split in dataset.splits},
     }
 
 
@@ -53,10 +53,23 @@ def check_same_dataset(workdir: Path, record: dict) -> None:
     if not path.exists() or not any(Path(workdir).glob("*/checkpoints")):
         return
     before = json.loads(path.read_text()).get("fingerprints", {})
-    different = [split for split, now in record["fingerprints"].items() if before.get(split) != now]
+    now = record["fingerprints"]
+    different = [split for split in ("train", "validation") if before.get(split) != now[split]]
     if before and different:
         raise ValueError(
             f"{path} belongs to a run with other data: the images or masks of {record['name']}, "
             f"{' and '.join(different)}, have changed since. "
             "Bring them back, or choose a new workdir"
         )
+
+
+def notes_on_changes(workdir: Path, dataset: Dataset, split: str) -> list[str]:
+    """A sentence if a split is not what it was when a run on the same dataset began, or none."""
+    record = json.loads((Path(workdir) / "dataset.json").read_text())
+    before = record.get("fingerprints", {}).get(split)
+    if record["name"] != dataset.name or before in (None, dataset.fingerprint(split)):
+        return []
+    return [
+        f"the images or masks of {dataset.name}, {split}, have changed since the run began to "
+        "train: its scores are not comparable with earlier ones"
+    ]

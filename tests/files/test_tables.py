@@ -3,7 +3,7 @@
 import pytest
 
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.tables import numbers, read_rows
 
 PLAIN = "id,moving,fixed\nJosé,a b.png,es.png\n"
 
@@ -58,3 +58,14 @@ def test_bad_tables(tmp_path, data, message):
         read_rows(tmp_path / "none.csv")
     with pytest.raises(FileError, match="is a folder, expected a CSV file"):
         read_rows(tmp_path)
+
+
+def test_numbers_of_a_row():
+    row = {"x": "1", "y": "2.5e1", "z": "nan", "name": "two"}
+    assert numbers(row, ("x", "y"), "points.csv, line 2") == (1.0, 25.0)
+    for columns, message in (
+        (("x", "z"), "points.csv, line 2: x is '1', z is 'nan', expected numbers"),
+        (("name",), "points.csv, line 2: name is 'two', expected a number"),
+    ):
+        with pytest.raises(FileError, match=message):
+            numbers(row, columns, "points.csv, line 2")

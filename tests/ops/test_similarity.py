@@ -54,12 +54,13 @@ def test_gradient_equals_autodiff(shape, masked):
     a, b = images(5, shape), images(6, shape)
     weight = np.ones(shape, np.float32)
     if masked:
+        weight[..., :6] = np.linspace(0.1, 1, 6)
         weight[..., 6:] = 0
     window = gaussian_window(jnp.asarray(weight), SIGMAS[shape])
     found = correlation_gradient(jnp.concatenate([a, b]), window, 1e-2)
     np.testing.assert_allclose(found.value, local_correlation(a, b, window, 1e-2), atol=1e-6)
     expected = jax.grad(
-        lambda pair: local_correlation(pair[0], pair[1], window, 1e-2).sum(), allow_int=False
+        lambda pair: (weight * local_correlation(*pair, window, 1e-2)).sum(), allow_int=False
     )((jnp.asarray(a), jnp.asarray(b)))
     np.testing.assert_allclose(found.gradient, np.concatenate(expected), atol=2e-4)
     if masked:

@@ -143,8 +143,8 @@ def test_the_reference_frame_that_was_asked_for():
     found = found_in(Threshold(), frames, (1.5, 1.0), reference=2)
     assert found.reference == 2
     assert (found.labels == 1).sum() == pytest.approx(np.pi * 9**2 / 1.5, rel=0.15)
-    with pytest.raises(ImageError, match="has no frame 4"):
-        found_in(Threshold(), frames, (1.5, 1.0), reference=4)
+    with pytest.raises(ImageError, match="has no frame 4; its frames are 0 to 3"):
+        known_or_found(cine_from_arrays(frames, spacing=(1.5, 1.0)), Threshold(), reference=4)
 
 
 def test_only_the_largest_cavity_and_what_touches_it_is_the_heart():
