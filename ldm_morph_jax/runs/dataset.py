@@ -65,9 +65,10 @@ def check_same_dataset(workdir: Path, record: dict) -> None:
 
 def notes_on_changes(workdir: Path, dataset: Dataset, split: str) -> list[str]:
     """A sentence if a split is not what it was when a run on the same dataset began, or none."""
-    record = json.loads((Path(workdir) / "dataset.json").read_text())
+    path = Path(workdir) / "dataset.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
     before = record.get("fingerprints", {}).get(split)
-    if record["name"] != dataset.name or before in (None, dataset.fingerprint(split)):
+    if record.get("name") != dataset.name or before in (None, dataset.fingerprint(split)):
         return []
     return [
         f"the images or masks of {dataset.name}, {split}, have changed since the run began to "
