@@ -396,13 +396,12 @@ def away_from_blank(frames: np.ndarray) -> np.ndarray:
 def _by_velocity(frames, first, method, spacing, progress, *, settings, **arguments):
     """(displacement, inverse, unconstrained last displacement), by a velocity for each frame."""
 
-    inside = away_from_blank(frames)
+    inside, counts = away_from_blank(frames), None
+    if not inside.all():
+        counts = np.where(inside, 1, _WEIGHT_OF_BORDER).astype(np.float32)
 
     def searched(moving, fixed, start, settings):
-        weight = None
-        if not inside.all():
-            counts = np.where(inside, 1, _WEIGHT_OF_BORDER).astype(np.float32)
-            weight = np.broadcast_to(counts, moving.shape)
+        weight = None if counts is None else np.broadcast_to(counts, moving.shape)
         moving, fixed, weight, start = _spread(moving, fixed, weight, start)
         if moving.ndim == 3:  # pixels of a slice are square, or nearly so
             return search_velocity(moving, fixed, weight, start, settings)
