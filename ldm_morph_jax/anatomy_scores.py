@@ -9,7 +9,7 @@ import dataclasses
 import io
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,9 @@ _MOST_DISTANT = 4.0  # no largest distance is beyond
 _TEMPERATURES = np.geomspace(0.5, 3.0, 41)
 
 
-def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> dict:
+def score_anatomy(
+    model: AnatomyModel, dataset, split: str, out: str | Path, notes: Sequence[str] = ()
+) -> dict:
     """Segment every image of a split, score it, write `out`, return the summary.
 
     Nothing but an image and its spacing is given: the network finds the heart by itself, in each
@@ -45,6 +47,7 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> 
             structure by another one: then those count that both name.
         split: which of its splits.
         out: directory to write patients.csv, slices.csv and summary.json.
+        notes: sentences of doubt about the scores, kept in the summary.
 
     Returns:
         {"structures": {name: {phase: {"mean", "std", "low", "high", "n"}}}, ...}: Dice by patient,
@@ -103,6 +106,7 @@ def score_anatomy(model: AnatomyModel, dataset, split: str, out: str | Path) -> 
         },
         "area_change": _area_change(table),
     }
+    summary |= {"notes": list(notes)} if notes else {}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for file, frame in (("patients.csv", table), ("slices.csv", pd.DataFrame(slices))):
@@ -246,6 +250,7 @@ def format_summary(summary: dict) -> str:
         f"area change of the cavity: bias {change['bias']:+.1f} points, mean absolute error "
         f"{change['mean_absolute_error']:.1f}"
     )
+    out.writelines(f"\nnote: {note}" for note in summary.get("notes", ()))
     return out.getvalue()
 
 

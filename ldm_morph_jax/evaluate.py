@@ -202,7 +202,7 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     from ldm_morph_jax.anatomy_scores import calibrate, format_summary, score_anatomy
     from ldm_morph_jax.config import config_from_json
     from ldm_morph_jax.runs.anatomy import load_anatomy, save_calibration
-    from ldm_morph_jax.runs.dataset import dataset_of
+    from ldm_morph_jax.runs.dataset import dataset_of, notes_on_changes
 
     if options.refine:
         raise ValueError(f"--refine is for what registers, {named} is an anatomy network")
@@ -214,7 +214,9 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
         model, calibration = calibrate(model, dataset)
         save_calibration(model, workdir, calibration)
     out = output_directory(options, named, workdir, config)
-    print(format_summary(score_anatomy(model, dataset, options.split, out)))
+    own = workdir is not None and not (options.config or options.dataset)
+    notes = notes_on_changes(workdir, dataset, options.split) if own else ()
+    print(format_summary(score_anatomy(model, dataset, options.split, out, notes)))
     print(f"scores: {out}")
 
 

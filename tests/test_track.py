@@ -805,7 +805,9 @@ def test_a_time_that_is_none_is_named_with_its_line(discs, capsys):
     (discs / "times.csv").write_text("time\n0.0\nsoon\n")
     times = ("--frame-times", discs / "times.csv", "--out", discs / "out")
     assert run("--cine", discs / "disc.nii.gz", *times) == 2
-    assert "times.csv, line 3: time is 'soon', expected a number" in capsys.readouterr().err
+    assert (
+        "times.csv, line 3 (seconds): time is 'soon', expected a number" in capsys.readouterr().err
+    )
 
 
 def test_no_heart_is_no_result(discs, monkeypatch, capsys):

@@ -19,7 +19,7 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
 from ldm_morph_jax.data.base import Entry, Found, Pair
-from ldm_morph_jax.files.tables import read_rows
+from ldm_morph_jax.files.tables import numbers, read_rows
 from ldm_morph_jax.files.videos import video_frames
 
 SPLIT_NAMES = {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
@@ -106,14 +106,10 @@ def read_tracings(path: Path) -> dict[str, dict[int, np.ndarray]]:
     """Video (without .avi) -> frame -> chords [N, 4] (x1, y1, x2, y2), the long axis first."""
     chords = defaultdict(lambda: defaultdict(list))
     for line, row in read_rows(path, TRACE_COLUMNS):
-        try:
-            values, frame = [float(row[key]) for key in TRACE_COLUMNS[1:5]], int(row["Frame"])
-        except ValueError:
-            values, frame = [np.nan], -1
-        if frame < 0 or not np.isfinite(values).all():
-            found = ",".join(row.values())
-            raise ValueError(f"{path}, line {line}: found {found}, expected numbers and a frame")
-        chords[_without_suffix(row["FileName"])][frame].append(values)
+        *ends, frame = numbers(row, TRACE_COLUMNS[1:], f"{path}, line {line}")
+        if frame < 0 or frame % 1:
+            raise ValueError(f"{path}, line {line}: Frame is {row['Frame']!r}, expected 0, 1, ...")
+        chords[_without_suffix(row["FileName"])][int(frame)].append(ends)
     return {
         video: {frame: np.array(values) for frame, values in frames.items()}
         for video, frames in chords.items()

@@ -126,7 +126,7 @@ def _frame_times(path: Path | None) -> tuple[float, ...] | None:
     if path is None:
         return None
     rows = read_rows(path, ("time",))
-    return tuple(numbers(row, ("time",), f"{path}, line {line}")[0] for line, row in rows)
+    return tuple(numbers(row, ("time",), f"{path}, line {line} (seconds)")[0] for line, row in rows)
 
 
 def _known_or_found(options, cine, seen: Seen | None = None) -> Known:

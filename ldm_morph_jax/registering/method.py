@@ -9,6 +9,7 @@ import numpy as np
 from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
+from ldm_morph_jax.names import unknown
 from ldm_morph_jax.registering.options import parse_slice
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
@@ -41,8 +42,11 @@ def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Re
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
-        ValueError: a directory that is no finished run, or one of a network for volumes.
+        ValueError: a directory that is no finished run, or one of a network for volumes; other
+            `calls`.
     """
+    if calls not in (known := ("often", "once")):
+        raise ValueError(unknown("calls", calls, known))
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     registrar = load_method(name, calls=calls, kind=Registrar)
     if registrar.depth:

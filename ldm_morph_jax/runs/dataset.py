@@ -8,6 +8,8 @@ import numpy as np
 from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.data import Dataset, load_dataset
 
+RECORD = "dataset.json"
+
 
 def dataset_of(config) -> Dataset:
     """The dataset that a configuration names, prepared if necessary."""
@@ -49,24 +51,21 @@ def check_same_dataset(workdir: Path, record: dict) -> None:
 
     record: of `dataset_record`, for what is there now.
     """
-    path = Path(workdir) / "dataset.json"
-    if not path.exists() or not any(Path(workdir).glob("*/checkpoints")):
+    if not any(Path(workdir).glob("*/checkpoints")):
         return
-    before = json.loads(path.read_text()).get("fingerprints", {})
-    now = record["fingerprints"]
+    before, now = _recorded(workdir).get("fingerprints", {}), record["fingerprints"]
     different = [split for split in ("train", "validation") if before.get(split) != now[split]]
     if before and different:
         raise ValueError(
-            f"{path} belongs to a run with other data: the images or masks of {record['name']}, "
-            f"{' and '.join(different)}, have changed since. "
+            f"{Path(workdir) / RECORD} belongs to a run with other data: the images or masks of "
+            f"{record['name']}, {' and '.join(different)}, have changed since. "
             "Bring them back, or choose a new workdir"
         )
 
 
 def notes_on_changes(workdir: Path, dataset: Dataset, split: str) -> list[str]:
     """A sentence if a split is not what it was when a run on the same dataset began, or none."""
-    path = Path(workdir) / "dataset.json"
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = _recorded(workdir)
     before = record.get("fingerprints", {}).get(split)
     if record.get("name") != dataset.name or before in (None, dataset.fingerprint(split)):
         return []
@@ -74,3 +73,9 @@ def notes_on_changes(workdir: Path, dataset: Dataset, split: str) -> list[str]:
         f"the images or masks of {dataset.name}, {split}, have changed since the run began to "
         "train: its scores are not comparable with earlier ones"
     ]
+
+
+def _recorded(workdir: Path) -> dict:
+    """What a run has in its dataset.json, or nothing."""
+    path = Path(workdir) / RECORD
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -581,13 +581,14 @@ def change_line(file, number, change):
         ("FileList.csv", 1, lambda s: s.replace("TRAIN", "DEV"), "line 2: Split is 'DEV'"),
         ("VolumeTracings.csv", 0, lambda s: "a,b", "Tracings.csv: its header is a,b"),
         ("VolumeTracings.csv", 3, lambda s: s.rsplit(",", 1)[0], "found 5 values, expected 6"),
-        ("VolumeTracings.csv", 3, lambda s: "v.avi,1,2,x,4,5", "line 4: found v.avi,1,2,x"),
+        ("VolumeTracings.csv", 3, lambda s: "v.avi,1,2,x,4,5", "line 4: X1 is .1., .* Y2 is .4."),
         (
             "VolumeTracings.csv",
             3,
             lambda s: "v.avi,1,2,nan,4,5",
-            "line 4: found .*,nan,4,5, expected numbers",
+            "line 4: .* X2 is 'nan', .* expected numbers",
         ),
+        ("VolumeTracings.csv", 3, lambda s: "v.avi,1,2,3,4,5.5", "line 4: Frame is '5.5'"),
     ],
 )
 def test_wrong_echonet_tables(tmp_path, file, number, change, message):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,13 @@ def test_calibration_scores_and_a_weights_file(run, tmp_path, monkeypatch):
     assert summary["structures"][STRUCTURES[0]]["ED"]["mean"] == pytest.approx(
         np.mean(of_rows), abs=1e-3
     )
+
+    record = json.loads((run / "dataset.json").read_text())
+    record["fingerprints"]["test"] = "of other images"
+    changed = shutil.copytree(run, tmp_path / "changed")
+    (changed / "dataset.json").write_text(json.dumps(record))
+    done = call("evaluate", "--workdir", changed)
+    assert done.returncode == 0 and "have changed since the run began to train" in done.stdout
 
     (tmp_path / "card.json").write_text('{"name": "tiny"}')
     arguments = ("--card", tmp_path / "card.json", "--out", tmp_path / "tiny.safetensors")
