@@ -87,7 +87,8 @@ def cases(batch: int = 4, size: int = 128) -> dict[str, Case]:
             (small, normal(3, 3, 32, 32)),
         ),
         "ncc": Case(
-            "NCC 9 x 9, gradient: `reduce_window` instead of a convolution with ones",
+            "NCC 9 x 9, gradient: `reduce_window` along one axis after the other instead of a "
+            "convolution with ones",
             _gradient(_ncc_by_convolution),
             _gradient(ncc),
             (moving, fixed),
@@ -115,12 +116,28 @@ def _layers(normal, batch, size) -> dict[str, Case]:
         options = {"padding": ((1, 1), (1, 1)), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
         return jax.jit(lambda x, kernel: conv(x, kernel, (1, 1), **options))
 
+    def volumes(conv):
+        options = {"padding": ((1, 1),) * 3, "dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")}
+        return _gradient(lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel, (1, 1, 1), **options))))
+
     return {
         "convolution": Case(
             "convolution 3 x 3 of a pair, 256 channels of 64 x 64 (paper's size), forward: "
             "Winograd's method",
             *_of_forms(layers.convolution, convolved),
             (normal(2, size // 2, size // 2, 256), normal(3, 3, 256, 256)),
+        ),
+        "volume": Case(
+            "convolution 3 x 3 x 3 of a pair, 48 channels of 8 x 64 x 64 to 16, gradient: "
+            "convolutions of planes",
+            *_of_forms(layers.convolution, volumes),
+            (normal(2, 8, size // 2, size // 2, 48), normal(3, 3, 3, 48, 16)),
+        ),
+        "volume_head": Case(
+            "the same, 16 channels of 16 x 128 x 128 to 3, of which all planes of the kernel are "
+            "one convolution",
+            *_of_forms(layers.convolution, volumes),
+            (normal(2, 16, size, size, 16), normal(3, 3, 3, 16, 3)),
         ),
         "attention": Case(
             "attention over 32 x 32 positions of 32 channels, forward: heads among the batch "

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from ldm_morph_jax.models import winograd
 
+FEW_FEATURES = 8  # a convolution of planes to fewer features takes as long
+
 
 def convolution(x, kernel, strides, padding, **options):
     """`jax.lax.conv_general_dilated` without dilation, channel-last; images as `winograd` does.
@@ -19,18 +21,28 @@ def convolution(x, kernel, strides, padding, **options):
     batch, depth, *space, channels = x.shape
     (before, after), *padding = padding
     stride, *strides = strides
-    x = jnp.pad(x, ((0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)))
     count = (depth + before + after - len(kernel)) // stride + 1
-    total = None
-    for first, weights in enumerate(kernel):
-        planes = jax.lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis=1)
-        convolved = winograd.convolution(
-            planes.reshape(batch * count, *space, channels),
+    ends = ((0, 0), (before, after), *[(0, 0)] * (x.ndim - 2))
+
+    def convolved(planes, weights):
+        return winograd.convolution(
+            planes.reshape(-1, *space, channels),
             weights,
             strides,
             padding,
             precision=options.get("precision"),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        total = convolved if total is None else total + convolved
+
+    def selected(planes, first):
+        last = first + (count - 1) * stride + 1
+        return jax.lax.slice_in_dim(planes, first, last, stride, axis=1)
+
+    if kernel.shape[-1] <= FEW_FEATURES:  # of all planes of the kernel at once
+        features = convolved(x, jnp.concatenate(list(kernel), axis=-1))
+        features = jnp.pad(features.reshape(batch, depth, *features.shape[1:]), ends)
+        parts = jnp.split(features, len(kernel), axis=-1)
+        return sum(selected(part, first) for first, part in enumerate(parts))
+    x = jnp.pad(x, ends)
+    total = sum(convolved(selected(x, first), weights) for first, weights in enumerate(kernel))
     return total.reshape(batch, count, *total.shape[1:])

@@ -96,8 +96,9 @@ def test_sizes_that_do_not_fit_are_refused(name):
     ("kernel", "stride", "padding"),
     [(3, 1, (1, 1)), (3, 2, (0, 1)), (4, 4, (0, 0)), (1, 1, (0, 0))],
 )
-def test_convolution_by_planes_is_the_convolution(kernel, stride, padding):
-    x, weights = random(2, 8, 12, 8, 3), random(kernel, kernel, kernel, 3, 5)
+@pytest.mark.parametrize("features", [5, planes.FEW_FEATURES + 1])
+def test_convolution_by_planes_is_the_convolution(kernel, stride, padding, features):
+    x, weights = random(2, 8, 12, 8, 3), random(kernel, kernel, kernel, 3, features)
     settings = (stride,) * 3, (padding,) * 3
 
     def by_planes(x, weights):
