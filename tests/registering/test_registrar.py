@@ -140,7 +140,7 @@ def test_they_introduce_themselves_in_a_line(files):
     default = pickle.loads(pickle.dumps(load()))  # as the commands without --model
     assert default.by_default and default.model == "sunnybrook-symmetric"
     assert repr(load("lddmm")) == "<Registrar 'lddmm': lddmm on images of any size>"
-    with pytest.raises(ValueError, match="calls is 'onc', .* did you mean once"):
+    with pytest.raises(ValueError, match="calls is 'onc', .*did you mean once"):
         load("lddmm", calls="onc")
 
 
