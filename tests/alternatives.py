@@ -134,10 +134,9 @@ def _layers(normal, batch, size) -> dict[str, Case]:
             (normal(2, 8, size // 2, size // 2, 48), normal(3, 3, 3, 48, 16)),
         ),
         "volume_head": Case(
-            "the same, 16 channels of 16 x 128 x 128 to 3, of which all planes of the kernel are "
-            "one convolution",
+            "the same, 16 channels to 3, of which all planes of the kernel are one convolution",
             *_of_forms(layers.convolution, volumes),
-            (normal(2, 16, size, size, 16), normal(3, 3, 3, 16, 3)),
+            (normal(2, 8, size // 2, size // 2, 16), normal(3, 3, 3, 16, 3)),
         ),
         "attention": Case(
             "attention over 32 x 32 positions of 32 channels, forward: heads among the batch "
