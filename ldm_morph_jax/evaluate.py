@@ -125,12 +125,21 @@ def output_directory(options: Options, named: str, workdir: Path | None, config)
     return folder / "-".join(parts)
 
 
+def notes_on(options: Options, workdir: Path | None, dataset) -> list[str]:
+    """Sentences of doubt about scores on a run's own dataset; none on another one."""
+    from ldm_morph_jax.runs.dataset import notes_on_changes
+
+    if workdir is None or options.config or options.dataset:
+        return []
+    return notes_on_changes(workdir, dataset, options.split)
+
+
 def run(options: Options) -> None:
     """Do what the command line says."""
     from ldm_morph_jax.evaluation import evaluate_split
     from ldm_morph_jax.report.tables import format_summary_table
     from ldm_morph_jax.runs.anatomy import anatomy_network, is_anatomy
-    from ldm_morph_jax.runs.dataset import dataset_of, notes_on_changes
+    from ldm_morph_jax.runs.dataset import dataset_of
     from ldm_morph_jax.runs.metrics import read_curves
     from ldm_morph_jax.runs.trained import load_method, model_names
 
@@ -168,7 +177,6 @@ def run(options: Options) -> None:
         spacing = tuple(map(float, dataset.split(options.split)[0]["spacing"]))
         name = f"{name} + {anatomy.name}"
         register = functools.partial(register, anatomy=anatomy, spacing=spacing)
-    own = workdir is not None and not (options.config or options.dataset)
     summary = evaluate_split(
         register,
         dataset,
@@ -177,7 +185,7 @@ def run(options: Options) -> None:
         method=name,
         config=config.to_dict(),
         curves=read_curves(workdir) if workdir == Path(named) else None,
-        notes=notes_on_changes(workdir, dataset, options.split) if own else (),
+        notes=notes_on(options, workdir, dataset),
     )
     print(format_summary_table(summary))
     print(f"report: {out / 'report.html'}")
@@ -202,7 +210,7 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
     from ldm_morph_jax.anatomy_scores import calibrate, format_summary, score_anatomy
     from ldm_morph_jax.config import config_from_json
     from ldm_morph_jax.runs.anatomy import load_anatomy, save_calibration
-    from ldm_morph_jax.runs.dataset import dataset_of, notes_on_changes
+    from ldm_morph_jax.runs.dataset import dataset_of
 
     if options.refine:
         raise ValueError(f"--refine is for what registers, {named} is an anatomy network")
@@ -214,8 +222,7 @@ def run_anatomy(options: Options, named: str, workdir: Path | None) -> None:
         model, calibration = calibrate(model, dataset)
         save_calibration(model, workdir, calibration)
     out = output_directory(options, named, workdir, config)
-    own = workdir is not None and not (options.config or options.dataset)
-    notes = notes_on_changes(workdir, dataset, options.split) if own else ()
+    notes = notes_on(options, workdir, dataset)
     print(format_summary(score_anatomy(model, dataset, options.split, out, notes)))
     print(f"scores: {out}")
 

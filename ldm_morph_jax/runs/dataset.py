@@ -8,8 +8,6 @@ import numpy as np
 from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.data import Dataset, load_dataset
 
-RECORD = "dataset.json"
-
 
 def dataset_of(config) -> Dataset:
     """The dataset that a configuration names, prepared if necessary."""
@@ -57,8 +55,8 @@ def check_same_dataset(workdir: Path, record: dict) -> None:
     different = [split for split in ("train", "validation") if before.get(split) != now[split]]
     if before and different:
         raise ValueError(
-            f"{Path(workdir) / RECORD} belongs to a run with other data: the images or masks of "
-            f"{record['name']}, {' and '.join(different)}, have changed since. "
+            f"{Path(workdir) / 'dataset.json'} belongs to a run with other data: the images or "
+            f"masks of {record['name']}, {' and '.join(different)}, have changed since. "
             "Bring them back, or choose a new workdir"
         )
 
@@ -77,5 +75,5 @@ def notes_on_changes(workdir: Path, dataset: Dataset, split: str) -> list[str]:
 
 def _recorded(workdir: Path) -> dict:
     """What a run has in its dataset.json, or nothing."""
-    path = Path(workdir) / RECORD
+    path = Path(workdir) / "dataset.json"
     return json.loads(path.read_text()) if path.exists() else {}
