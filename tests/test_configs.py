@@ -72,9 +72,14 @@ def shapes_of(networks: str):
                 "unet": unet.init(key, latent, jnp.zeros(2, jnp.int32))["params"],
                 "latent_scale": 1.0,
             }
-        params = method.init(key, space)
-        loss, terms = method.loss(params, frozen, {"moving": images, "fixed": images}, key, 0)
-        return method.displacement(params, frozen, images, images), loss, terms
+        params, batch = method.init(key, space), {"moving": images, "fixed": images}
+        features = method.image_features(frozen, images, key)
+        if features is not None:
+            batch |= {"moving_features": features, "fixed_features": features}
+        loss, terms = method.loss(params, frozen, batch, key, 0)
+        pair = images, images, (features, features)
+        field = method.field_from_features(params, frozen, *pair)
+        return method.to_displacement(field), loss, terms
 
     return jax.eval_shape(everything)
 
