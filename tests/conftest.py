@@ -57,8 +57,16 @@ DEAREST = (
     "test_wheel",
 )
 
-# these train, or try networks of a few channels: they compile much and compute little
+# these compile much and compute little
 QUICKLY_COMPILED = {
+    "test_anatomy",
+    "test_geometry",
+    "test_strain",
+    "test_search",
+    "test_cine",
+    "test_clinic",
+    "test_sampling",
+    "test_tracking_accuracy",
     "test_autoencoder",
     "test_discriminator",
     "test_ldm_morph",
