@@ -466,7 +466,7 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, ...]:
     if anatomy.view == "sax":
         return strain.polar_directions(points, anatomy.centre + 1e-3, tracked.spacing)
     endo = jnp.asarray(anatomy.contours["endo"], jnp.float32)
-    return strain.contour_directions(points, endo, tracked.spacing, closed=False)
+    return strain.contour_directions(points, endo, tracked.spacing)
 
 
 def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
