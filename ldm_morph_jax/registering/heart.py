@@ -40,6 +40,7 @@ LARGEST_EXCESS = 0.05
 # from the first wall of an apical view to the second.
 _BASE = np.array([-1.0, 1.0, 1.0])
 _SECOND_WALL = np.array([1.0, -1.0, 1.0])
+FRACTIONS = {"area": "fractional_area_change", "volume": "ejection_fraction"}  # of the cavity
 APICAL_SEGMENTS = (
     "basal_first",
     "middle_first",
@@ -316,33 +317,25 @@ def summary(
     if measures.end_systole is not None:  # else nothing is measured
         systole_ends = end_of_systole(at, measures.end_systole, valves)
     ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
-    fractions = {
-        ("area", "cavity"): "fractional_area_change",
-        ("volume", "cavity"): "ejection_fraction",
-    }
-    rates = {
-        (curve.region, curve.direction): curve.values
-        for curve in measures.curves
-        if curve.quantity == "strain rate"
-    }
     strains = {}
     for curve in measures.curves:
         if curve.quantity == "strain":
-            rate = rates.get((curve.region, curve.direction))
             strains[curve.column] = {
                 "direction": curve.direction,
                 "region": curve.region,
                 **strain_numbers(curve.values, curve.direction, at, systole_ends),
             }
-            if rate is not None:  # of the whole cine, whose phases need not be known
-                of_cine = {"lowest_rate": float(rate.min()), "highest_rate": float(rate.max())}
-                strains[curve.column] |= of_cine
-        elif curve.quantity != "strain rate":
+        elif curve.quantity == "strain rate":  # of the whole cine: its phases need not be known
+            strains[strain_column(curve.direction, curve.region)] |= {
+                "lowest_rate": float(curve.values.min()),
+                "highest_rate": float(curve.values.max()),
+            }
+        else:
             values = {when: float(curve.values[t]) for when, t in ends.items()}
             result[curve.column] = values
-            fraction = fractions.get((curve.quantity, curve.region))
-            if fraction:
-                result[fraction] = float(strain.fractional_change(*values.values()))
+            if curve.region == "cavity":
+                change = strain.fractional_change(*values.values())
+                result[FRACTIONS[curve.quantity]] = float(change)
     if tracked.geometry.dimension == 3:
         result |= _of_ventricle(measures, tracked.reference)
     result["strain"] = strains
