@@ -22,7 +22,7 @@ from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.ops import metrics, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
-from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
+from ldm_morph_jax.registering.anatomy import VIEWS, Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.heart import (
     RADIAL_SIGMA,
     TANGENTIAL_SIGMA,
@@ -37,7 +37,6 @@ from ldm_morph_jax.registering.result import Tracked
 CAVITY_AND_WALL = (1, 2)  # labels of the phantom
 LABELS = (1, 2, 3)
 STRAINS = ("radial", "tangential", "endocardial")
-TITLES = {"sax": "short-axis", "apical": "apical"}
 
 
 def score_beats(beats: Path, results: Path, *, only_found: bool = False) -> pd.DataFrame:
@@ -202,7 +201,7 @@ def format_scores(tables: Mapping[str, pd.DataFrame]) -> str:
         "| segments, points | DSC | folded, % |" + " CPU seconds |" * timed,
         "|---|---|---|---|---|---|---|---|---|" + "---|" * timed,
     ]
-    for view, title in TITLES.items():
+    for view, title in VIEWS.items():
         for method, table in tables.items():
             rows = table[table["view"] == view]
             if rows.empty:
