@@ -81,10 +81,7 @@ def score_beat(truth: Path, result: Path) -> dict:
     error = np.linalg.norm(pixels[result] - pixels[truth], axis=-1)[:, anatomy.wall].mean(axis=1)
     at = given.index(es)
     true, found = (pixels[folder][at] for folder in (truth, result))
-    zero = np.zeros_like(true)
-    tracked = Tracked(
-        cine, 0, np.arange(2.0), np.stack([zero, true]), np.stack([zero, true]), None, None, ""
-    )
+    tracked = Tracked(cine, 0, cine.times, pixels[truth], pixels[truth], None, None, "")
     curves = {
         "true": true_strains(_tensor(truth, es), true[None], tracked, anatomy),
         "found": found_strains(found[None], tracked, anatomy),
