@@ -79,10 +79,8 @@ class Curve:
     def column(self) -> str:
         """Its name in curves.csv and summary.json, such as cavity_area_mm2 or radial_strain."""
         if self.direction:
-            parts = [self.direction, "strain"]
-            parts = ["endocardial", *parts] if self.region == "endocardium" else parts
-            parts += [self.region] * self.of_sector + ["rate"] * (self.quantity == "strain rate")
-            return "_".join(parts)
+            rate = "_rate" if self.quantity == "strain rate" else ""
+            return strain_column(self.direction, self.region) + rate
         return f"{self.label.replace(' ', '_')}_{self.unit}"
 
     @property
@@ -102,7 +100,9 @@ class Curve:
 
 def strain_column(direction: str, region: str) -> str:
     """Column of a region's strain in curves.csv."""
-    return Curve("strain", region, "", np.empty(0), direction).column
+    if region == "endocardium":
+        return f"endocardial_{direction}_strain"
+    return f"{direction}_strain" if region == "wall" else f"{direction}_strain_{region}"
 
 
 @dataclass(frozen=True)
