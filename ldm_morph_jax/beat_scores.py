@@ -24,13 +24,11 @@ from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.registering.anatomy import VIEWS, Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.heart import (
-    RADIAL_SIGMA,
-    TANGENTIAL_SIGMA,
     directions,
     main_strain,
     strain_column,
     wall_sectors,
-    wall_strain,
+    wall_strains,
 )
 from ldm_morph_jax.registering.result import Tracked
 
@@ -125,12 +123,7 @@ def true_strains(
 def found_strains(u: np.ndarray, tracked: Tracked, anatomy: Anatomy) -> dict[str, np.ndarray]:
     """As `true_strains`, from displacements alone, as `track` measures it."""
     wall, u = jnp.asarray(anatomy.wall, jnp.float32), jnp.asarray(u, jnp.float32)
-    maps = [
-        wall_strain(u, wall, normal, sigma, tracked.spacing)
-        for normal, sigma in zip(
-            directions(tracked, anatomy), (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True
-        )
-    ]
+    maps = wall_strains(u, wall, directions(tracked, anatomy), tracked.spacing)
     return _strains(maps, u, tracked, anatomy)
 
 

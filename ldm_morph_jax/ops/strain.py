@@ -27,6 +27,7 @@ from ldm_morph_jax.ops.jacobian import determinant, jacobian_determinant
 Spacing = tuple[float, ...]
 
 _OUTSIDE = 1e-3  # what a pixel outside the region counts in a fit: where it is thin, enough
+_DISCS = 20  # of a volume
 
 # ---------------------------------------------------------------------------- tensors
 
@@ -306,28 +307,23 @@ def long_axis(
 
 
 def disc_volume(
-    ventricle: jax.Array,
-    apex: jax.Array,
-    base: jax.Array,
-    spacing: Spacing = (1.0, 1.0),
-    discs: int = 20,
+    ventricle: jax.Array, apex: jax.Array, base: jax.Array, spacing: Spacing = (1.0, 1.0)
 ) -> jax.Array:
     """Volume by the single-plane method of discs, in the cubed unit of `spacing`.
 
-    The long axis is cut into `discs` circular discs of equal height, as wide as the cavity across
-    its middle: V = pi/4 sum_i d_i^2 L / discs (Lang 2015, table 1; Schiller et al., J Am Soc
-    Echocardiogr 2:358, 1989). From mm to mL: / 1000.
+    The long axis is cut into 20 circular discs of equal height, as wide as the cavity across their
+    middle: V = pi/4 sum_i d_i^2 L / 20 (Lang 2015, table 1; Schiller et al., J Am Soc Echocardiogr
+    2:358, 1989). From mm to mL: / 1000.
 
     Args:
         ventricle: apical mask `[H, W]` of the cavity, 0 to 1.
         apex, base: ends of the long axis, `[2]` pixels.
         spacing: of a pixel.
-        discs: how many.
     """
     spacing = np.asarray(spacing, np.float32)
     axis = (jnp.asarray(base) - apex) * spacing
     length = jnp.linalg.norm(axis)
-    middles = (jnp.arange(discs) + 0.5)[:, None] / discs * axis
+    middles = (jnp.arange(_DISCS) + 0.5)[:, None] / _DISCS * axis
     # four samples per pixel across the axis, as far as any cavity reaches
     step, reach = spacing.min() / 4, np.linalg.norm(spacing * ventricle.shape)
     across = step * np.arange(-int(reach / step), int(reach / step) + 1, dtype=np.float32)
@@ -339,7 +335,7 @@ def disc_volume(
         mode="constant",
     )
     diameters = step * inside.sum(axis=1)
-    return jnp.pi / 4 * jnp.sum(diameters**2) * length / discs
+    return jnp.pi / 4 * jnp.sum(diameters**2) * length / _DISCS
 
 
 # ---------------------------------------------------------------------------- helpers

@@ -428,6 +428,15 @@ def wall_strain(u, wall, direction, sigma, spacing):
     return strain.normal_strain(strain.green_lagrange(gradient), direction)
 
 
+def wall_strains(u, wall, normals, spacing) -> list[jax.Array]:
+    """`wall_strain` along each of `directions`."""
+    sigmas = (RADIAL_SIGMA, *[TANGENTIAL_SIGMA] * (len(normals) - 1))
+    return [
+        wall_strain(u, wall, normal, sigma, spacing)
+        for normal, sigma in zip(normals, sigmas, strict=True)
+    ]
+
+
 def _mean_length(u, region) -> float:
     return float(np.linalg.norm(u, axis=-1)[region].mean())
 
@@ -570,7 +579,6 @@ def _of_frames(tracked, anatomy) -> dict:
     }
     if with_strain:
         normals = directions(tracked, anatomy)
-        sigmas = (RADIAL_SIGMA, *[TANGENTIAL_SIGMA] * (len(normals) - 1))
         regions["strained"] = strained(anatomy)
         regions["sector"], names = wall_sectors(tracked, anatomy)
         count = max(1, len(names))
@@ -593,13 +601,8 @@ def _of_frames(tracked, anatomy) -> dict:
         for name in ("cavity", "wall") if "cavity" in regions else ():
             measured[f"{name}_size"] = strain.region_size(u, regions[name], tracked.spacing)
         if with_strain:
-            values = jnp.stack(
-                [
-                    wall_strain(u, regions["wall"], normal, sigma, tracked.spacing)
-                    for normal, sigma in zip(normals, sigmas, strict=True)
-                ],
-                axis=1,
-            )
+            values = wall_strains(u, regions["wall"], normals, tracked.spacing)
+            values = jnp.stack(values, axis=1)
             measured["strain"] = strain.regional_mean(values, regions["strained"], 1)[..., 0]
             measured["sectors"] = strain.regional_mean(values, regions["sector"], count)
         return measured
