@@ -32,6 +32,7 @@ NAMES = (
     "apical lateral",
     "apex",
 )
+REGIONS = tuple(name.replace(" ", "_") for name in NAMES)  # as columns of tables have them
 # from base over apex to base, first wall first: segments of an apical view (Voigt 2015, fig. 5)
 VIEWS = {
     "4ch": (3, 9, 14, 16, 12, 6),

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.writing import staged
-from ldm_morph_jax.ops.segments import NAMES, VIEWS
+from ldm_morph_jax.ops.segments import REGIONS, VIEWS
 from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, end_of_systole, strain_column
 from ldm_morph_jax.registering.options import ViewsOptions
 from ldm_morph_jax.registering.outputs import (
@@ -92,7 +92,7 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
                 curve = np.interp(times, aligned[view], np.array(curve, np.float64))
                 seen.setdefault(number, []).append(curve)
                 pixels[number] = pixels.get(number, 0) + record["segment_pixels"][region]
-    names = {number: NAMES[number - 1].replace(" ", "_") for number in sorted(seen)}
+    names = {number: REGIONS[number - 1] for number in sorted(seen)}
     curves = {(_DIRECTION, name): np.mean(seen[k], axis=0) for k, name in names.items()}
     wall = {(_DIRECTION, WALL): np.mean(list(curves.values()), axis=0)}
     sizes = {WALL: sum(pixels.values())} | {name: pixels[k] for k, name in names.items()}

@@ -485,10 +485,9 @@ def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[
             points, anatomy.centre, anatomy.septum, level, tracked.spacing, mirrored=reverse
         )
         first, count = segments.NUMBERS[level]
-        names = segments.NAMES[first - 1 : first - 1 + count]
+        names = segments.REGIONS[first - 1 : first - 1 + count]
         if not anatomy.level:
-            names = [name.removeprefix("basal ") for name in names]
-        names = tuple(name.replace(" ", "_") for name in names)
+            names = tuple(name.removeprefix("basal_") for name in names)
         return np.where(anatomy.wall, numbers - first + 1, 0), names
     from scipy.spatial import KDTree
 
@@ -521,7 +520,7 @@ def _segments_of_volume(tracked, anatomy, mirrored) -> tuple[np.ndarray, tuple[s
         found = segments.segments(points, middle, septum, level, spacing, mirrored=mirrored)
         numbers[k] = np.where(anatomy.wall[k], found, 0)
     shown = np.unique(numbers[numbers > 0])
-    names = tuple(segments.NAMES[n - 1].replace(" ", "_") for n in shown)
+    names = tuple(segments.REGIONS[n - 1] for n in shown)
     return np.searchsorted(shown, numbers) + 1 - (numbers == 0), names
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ldm_morph_jax.ops import beat
-from ldm_morph_jax.ops.segments import NAMES, outermost
+from ldm_morph_jax.ops.segments import REGIONS, outermost
 from ldm_morph_jax.registering.heart import strain_column, strain_numbers, way
 
 MIN_PIXELS = 12  # with fewer a segment's mean is not to be trusted
@@ -55,10 +55,9 @@ class Segments:
         """
         found = []
         for region in (WALL, *self.regions):
-            name = region.replace("_", " ")
             row = {
-                "segment": name,
-                "number": NAMES.index(name) + 1 if name in NAMES else None,
+                "segment": region.replace("_", " "),
+                "number": REGIONS.index(region) + 1 if region in REGIONS else None,
                 "pixels": self.pixels.get(region, 0),
                 "trusted": self.trusted(region),
             }
@@ -149,7 +148,7 @@ def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> 
                 total[key] = total.get(key, 0.0) + curve
         for region, size in sizes.items():
             pixels[region] = pixels.get(region, 0) + size
-    order = {name.replace(" ", "_"): k for k, name in enumerate(NAMES)}
+    order = {name: k for k, name in enumerate(REGIONS)}
     pixels = dict(sorted(pixels.items(), key=lambda one: order.get(one[0], -1)))
     curves = {key: curve / pixels[key[1]] for key, curve in total.items()}
     return Segments(curves, pixels, times, end_systole)
