@@ -473,12 +473,13 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, ...]:
 
 def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     """(numbers from 1 of sectors within the wall `[*space]`, their names); no name, no sectors."""
+    numbers = np.zeros(tracked.geometry.shape, np.int32)
+    if anatomy.view == "sax" and anatomy.septum is None:
+        return numbers, ()
     reverse, _ = _walls(tracked, anatomy)
     if tracked.geometry.dimension == 3:
         return _segments_of_volume(tracked, anatomy, reverse)
     if anatomy.view == "sax":
-        if anatomy.septum is None:
-            return np.zeros(tracked.geometry.shape, np.int32), ()
         points = np.stack(np.indices(tracked.geometry.shape), axis=-1)
         level = anatomy.level or segments.BASAL
         numbers = segments.segments(
@@ -495,7 +496,6 @@ def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[
     along = np.asarray(strain.contour_segments(jnp.asarray(endo), 6, tracked.spacing))
     pixels = np.argwhere(anatomy.wall)
     nearest = KDTree(endo * tracked.spacing).query(pixels * tracked.spacing)[1]
-    numbers = np.zeros(tracked.geometry.shape, np.int32)
     numbers[tuple(pixels.T)] = along[nearest]
     if reverse:
         numbers = np.where(numbers, len(APICAL_SEGMENTS) + 1 - numbers, 0)
@@ -508,8 +508,6 @@ def _segments_of_volume(tracked, anatomy, mirrored) -> tuple[np.ndarray, tuple[s
     The septum lies in one direction in all slices.
     """
     numbers = np.zeros(tracked.geometry.shape, np.int32)
-    if anatomy.septum is None:
-        return numbers, ()
     centre, axis = strain.slice_axis(anatomy.cavity, tracked.spacing)
     slope = axis[1:] / tracked.spacing[1:] / (axis[0] / tracked.spacing[0])  # pixels per slice
     points = np.stack(np.indices(numbers.shape[1:]), axis=-1)
