@@ -6,7 +6,6 @@ the network and whether the mask has a cavity.
 """
 
 import dataclasses
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from ldm_morph_jax.data import no_heart
 from ldm_morph_jax.data.windows import Variation, nothing, validation_windows
 from ldm_morph_jax.files.writing import atomic, json_text
 from ldm_morph_jax.ops import familiar
-from ldm_morph_jax.registering.segmenting import CAVITY, segment, window_about
+from ldm_morph_jax.registering.segmenting import CAVITY, evenly, segment, window_about
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
 log = logging.getLogger(__name__)
@@ -156,8 +155,9 @@ def calibrate(model: AnatomyModel, dataset) -> tuple[AnatomyModel, dict]:
 
     large = (truth[..., 0] == cavity).sum(axis=(1, 2)) >= _LEAST_CAVITY * truth[0].size
     look = "sax" if millimetres else "echo"
-    hearts = seen(_some(images[large]))
-    others = {"altered": seen([nothing(image, rng) for image in _some(images)])}
+    hearts = seen(images[large][evenly(large.sum(), _MOST)])
+    some = images[evenly(len(images), _MOST)]
+    others = {"altered": seen([nothing(image, rng) for image in some])}
     for kind in no_heart.KINDS:
         drawn = [no_heart.drawing(kind, rng) for _ in range(_OF_EACH_KIND)]
         others[kind] = seen(drawn, (_DRAWN_MM,) * 2)
@@ -191,7 +191,7 @@ def _known(model, dataset, rng) -> dict[str, dict[str, np.ndarray]]:
     varied = {key: tuple(v) if isinstance(v, list) else v for key, v in varied.items()}
     varied = Variation(**varied | {"nothing": 0.0, "cut": 0.0})
     changed, plain = [], []
-    for number in _some(np.arange(len(images)), _KNOWN):
+    for number in evenly(len(images), _KNOWN):
         image = images[int(number)]
         cavity = image["mask"][..., 0] == model.label(CAVITY)
         if cavity.mean() >= _LEAST_CAVITY:
@@ -203,12 +203,6 @@ def _known(model, dataset, rng) -> dict[str, dict[str, np.ndarray]]:
         "greys": familiar.describe(familiar.greys(np.stack(changed))),
         "deepest": familiar.describe(model.numbers(np.stack(plain))["deepest"]),
     }
-
-
-def _some(array: np.ndarray, most: int | None = None) -> np.ndarray:
-    """At most so many rows, evenly spread; default `_MOST`."""
-    count = min(len(array), most or _MOST)
-    return array[np.linspace(0, len(array) - 1, count).astype(int)]
 
 
 def _limits(hearts: np.ndarray, others: Mapping[str, np.ndarray]) -> tuple[float, float]:
@@ -236,22 +230,23 @@ def _middle(numbers):
 
 def format_summary(summary: dict) -> str:
     """The table of a summary, for a terminal."""
-    out = io.StringIO()
-    out.write(f"{summary['network']} on {summary['dataset']} {summary['split']}: ")
-    out.write(f"{summary['patients']} patients, {summary['images']} images\n")
+    lines = [
+        f"{summary['network']} on {summary['dataset']} {summary['split']}: "
+        f"{summary['patients']} patients, {summary['images']} images"
+    ]
     for name, phases in summary["structures"].items():
-        for phase, s in phases.items():
-            out.write(
-                f"{name:18s} {phase}  Dice {s['mean']:.3f} (SD {s['std']:.3f}, "
-                f"95 % {s['low']:.3f} to {s['high']:.3f})\n"
-            )
+        lines += [
+            f"{name:18s} {phase}  Dice {s['mean']:.3f} (SD {s['std']:.3f}, "
+            f"95 % {s['low']:.3f} to {s['high']:.3f})"
+            for phase, s in phases.items()
+        ]
     change = summary["area_change"]
-    out.write(
+    lines.append(
         f"area change of the cavity: bias {change['bias']:+.1f} points, mean absolute error "
         f"{change['mean_absolute_error']:.1f}"
     )
-    out.writelines(f"\nnote: {note}" for note in summary.get("notes", ()))
-    return out.getvalue()
+    lines += [f"note: {note}" for note in summary.get("notes", ())]
+    return "\n".join(lines)
 
 
 def _interval(values) -> dict:

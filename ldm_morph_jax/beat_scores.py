@@ -22,22 +22,19 @@ from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.ops import metrics, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
-from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of_mask
+from ldm_morph_jax.registering.anatomy import VIEWS, Anatomy, anatomy_of_mask
 from ldm_morph_jax.registering.heart import (
-    RADIAL_SIGMA,
-    TANGENTIAL_SIGMA,
     directions,
     main_strain,
     strain_column,
     wall_sectors,
-    wall_strain,
+    wall_strains,
 )
 from ldm_morph_jax.registering.result import Tracked
 
 CAVITY_AND_WALL = (1, 2)  # labels of the phantom
 LABELS = (1, 2, 3)
 STRAINS = ("radial", "tangential", "endocardial")
-TITLES = {"sax": "short-axis", "apical": "apical"}
 
 
 def score_beats(beats: Path, results: Path, *, only_found: bool = False) -> pd.DataFrame:
@@ -82,10 +79,7 @@ def score_beat(truth: Path, result: Path) -> dict:
     error = np.linalg.norm(pixels[result] - pixels[truth], axis=-1)[:, anatomy.wall].mean(axis=1)
     at = given.index(es)
     true, found = (pixels[folder][at] for folder in (truth, result))
-    zero = np.zeros_like(true)
-    tracked = Tracked(
-        cine, 0, np.arange(2.0), np.stack([zero, true]), np.stack([zero, true]), None, None, ""
-    )
+    tracked = Tracked(cine, 0, cine.times, pixels[truth], pixels[truth], None, None, "")
     curves = {
         "true": true_strains(_tensor(truth, es), true[None], tracked, anatomy),
         "found": found_strains(found[None], tracked, anatomy),
@@ -129,12 +123,7 @@ def true_strains(
 def found_strains(u: np.ndarray, tracked: Tracked, anatomy: Anatomy) -> dict[str, np.ndarray]:
     """As `true_strains`, from displacements alone, as `track` measures it."""
     wall, u = jnp.asarray(anatomy.wall, jnp.float32), jnp.asarray(u, jnp.float32)
-    maps = [
-        wall_strain(u, wall, normal, sigma, tracked.spacing)
-        for normal, sigma in zip(
-            directions(tracked, anatomy), (RADIAL_SIGMA, TANGENTIAL_SIGMA), strict=True
-        )
-    ]
+    maps = wall_strains(u, wall, directions(tracked, anatomy), tracked.spacing)
     return _strains(maps, u, tracked, anatomy)
 
 
@@ -202,7 +191,7 @@ def format_scores(tables: Mapping[str, pd.DataFrame]) -> str:
         "| segments, points | DSC | folded, % |" + " CPU seconds |" * timed,
         "|---|---|---|---|---|---|---|---|---|" + "---|" * timed,
     ]
-    for view, title in TITLES.items():
+    for view, title in VIEWS.items():
         for method, table in tables.items():
             rows = table[table["view"] == view]
             if rows.empty:

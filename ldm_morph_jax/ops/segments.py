@@ -32,6 +32,7 @@ NAMES = (
     "apical lateral",
     "apex",
 )
+REGIONS = tuple(name.replace(" ", "_") for name in NAMES)  # as columns of tables have them
 # from base over apex to base, first wall first: segments of an apical view (Voigt 2015, fig. 5)
 VIEWS = {
     "4ch": (3, 9, 14, 16, 12, 6),
@@ -59,11 +60,10 @@ def slice_levels(depth: np.ndarray, cavity: np.ndarray, wall: np.ndarray) -> np.
         raise ValueError(f"depth: found {depth}, expected it to grow from base to apex")
     first, last = np.flatnonzero(cavity)[[0, -1]]
     step = float(np.diff(depth).mean()) if len(depth) > 1 else 1.0
-    share = (depth - depth[first] + step / 2) / (depth[last] - depth[first] + step)
-    inside = (np.arange(len(depth)) >= first) & (np.arange(len(depth)) <= last)
-    third = np.minimum((3 * np.clip(share, 0, 1) + 1e-9).astype(int), 2)
-    levels[inside] = third[inside] + 1
-    levels[(np.arange(len(depth)) > last) & np.asarray(wall, bool)] = CAP
+    inside, beyond = slice(first, last + 1), slice(last + 1, None)
+    share = (depth[inside] - depth[first] + step / 2) / (depth[last] - depth[first] + step)
+    levels[inside] = 1 + (3 * share).astype(int)
+    levels[beyond] = np.where(np.asarray(wall, bool)[beyond], CAP, 0)
     return levels
 
 

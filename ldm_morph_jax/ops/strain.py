@@ -16,7 +16,6 @@ Terms follow D'hooge et al., Eur J Echocardiogr 1:154, 2000, and the consensus o
 Eur Heart J Cardiovasc Imaging 16:1, 2015.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +27,7 @@ from ldm_morph_jax.ops.jacobian import determinant, jacobian_determinant
 Spacing = tuple[float, ...]
 
 _OUTSIDE = 1e-3  # what a pixel outside the region counts in a fit: where it is thin, enough
+_DISCS = 20  # of a volume
 
 # ---------------------------------------------------------------------------- tensors
 
@@ -72,12 +72,12 @@ def regional_gradient(
     level = moment(value) / total
     covariance = jnp.stack([moment(value, k) / total - level * offset[k] for k in range(n)], -1)
     slopes = jnp.einsum("...k,...kj->...j", covariance, _inverse(spread))
-    return jnp.eye(n) + jnp.moveaxis(slopes, -n - 2, -2) * _per_pixel(spacing)
+    step = np.asarray(spacing, np.float32)  # du_i/dx_j: from pixels per pixel to mm per mm
+    return jnp.eye(n) + jnp.moveaxis(slopes, -n - 2, -2) * (step[:, None] / step[None, :])
 
 
 def green_lagrange(deformation: jax.Array) -> jax.Array:
     """E = (F^T F - I) / 2 of F `[..., n, n]`: zero for every rotation. (Holzapfel, eq. 2.69.)"""
-    _check_last("deformation", deformation, ("n", "n"))
     identity = jnp.eye(deformation.shape[-1])
     return (jnp.einsum("...ki,...kj->...ij", deformation, deformation) - identity) / 2
 
@@ -163,20 +163,17 @@ def cylinder_directions(
 
 
 def contour_directions(
-    points: jax.Array, contour: jax.Array, spacing: Spacing = (1.0, 1.0), *, closed: bool
+    points: jax.Array, contour: jax.Array, spacing: Spacing = (1.0, 1.0)
 ) -> tuple[jax.Array, jax.Array]:
     """(normal, tangent) at `points` `[..., 2]`: those of the nearest point of `contour` `[N, 2]`.
 
-    The tangent follows the contour's order, the normal is a quarter turn back from it. Of a cavity
-    outlined from row towards column the normal points outwards (radial) and the tangent is
-    circumferential in short-axis, longitudinal in apical views.
+    The contour is open. The tangent follows its order, the normal is a quarter turn back from it:
+    of a cavity in an apical view, outlined from row towards column, the normal points outwards
+    (radial) and the tangent is longitudinal.
     """
     _check_contour(contour)
     curve = jnp.asarray(contour) * jnp.asarray(spacing)
-    if closed:
-        along = jnp.roll(curve, -1, axis=0) - jnp.roll(curve, 1, axis=0)
-    else:
-        along = jnp.gradient(curve, axis=0)
+    along = jnp.gradient(curve, axis=0)
     tangents = along / jnp.linalg.norm(along, axis=-1, keepdims=True)
     here = (jnp.asarray(points) * jnp.asarray(spacing))[..., None, :]
     nearest = jnp.argmin(jnp.sum((here - curve) ** 2, axis=-1), axis=-1)
@@ -248,7 +245,9 @@ def move_points(points: jax.Array, u: jax.Array) -> jax.Array:
 
     The displacement is linear between pixels and continues with its border value.
     """
-    _check_last("points", points, (str(_check_field(u)),))
+    n = _check_field(u)
+    if points.shape[-1:] != (n,):
+        raise ValueError(f"points: found shape {points.shape}, expected [..., {n}]")
     at = list(jnp.moveaxis(points, -1, 0))
 
     def sample(component):
@@ -308,28 +307,23 @@ def long_axis(
 
 
 def disc_volume(
-    ventricle: jax.Array,
-    apex: jax.Array,
-    base: jax.Array,
-    spacing: Spacing = (1.0, 1.0),
-    discs: int = 20,
+    ventricle: jax.Array, apex: jax.Array, base: jax.Array, spacing: Spacing = (1.0, 1.0)
 ) -> jax.Array:
     """Volume by the single-plane method of discs, in the cubed unit of `spacing`.
 
-    The long axis is cut into `discs` circular discs of equal height, as wide as the cavity across
-    its middle: V = pi/4 sum_i d_i^2 L / discs (Lang 2015, table 1; Schiller et al., J Am Soc
-    Echocardiogr 2:358, 1989). From mm to mL: / 1000.
+    The long axis is cut into 20 circular discs of equal height, as wide as the cavity across their
+    middle: V = pi/4 sum_i d_i^2 L / 20 (Lang 2015, table 1; Schiller et al., J Am Soc Echocardiogr
+    2:358, 1989). From mm to mL: / 1000.
 
     Args:
         ventricle: apical mask `[H, W]` of the cavity, 0 to 1.
         apex, base: ends of the long axis, `[2]` pixels.
         spacing: of a pixel.
-        discs: how many.
     """
     spacing = np.asarray(spacing, np.float32)
     axis = (jnp.asarray(base) - apex) * spacing
     length = jnp.linalg.norm(axis)
-    middles = (jnp.arange(discs) + 0.5)[:, None] / discs * axis
+    middles = (jnp.arange(_DISCS) + 0.5)[:, None] / _DISCS * axis
     # four samples per pixel across the axis, as far as any cavity reaches
     step, reach = spacing.min() / 4, np.linalg.norm(spacing * ventricle.shape)
     across = step * np.arange(-int(reach / step), int(reach / step) + 1, dtype=np.float32)
@@ -341,7 +335,7 @@ def disc_volume(
         mode="constant",
     )
     diameters = step * inside.sum(axis=1)
-    return jnp.pi / 4 * jnp.sum(diameters**2) * length / discs
+    return jnp.pi / 4 * jnp.sum(diameters**2) * length / _DISCS
 
 
 # ---------------------------------------------------------------------------- helpers
@@ -374,12 +368,6 @@ def _inverse(rows):
     return jnp.stack(columns, -2) / whole[..., None, None]
 
 
-def _per_pixel(spacing):
-    """Pixels per pixel -> millimetres per millimetre: factor s_i / s_j of du_i/dx_j."""
-    spacing = np.asarray(spacing, np.float32)
-    return spacing[:, None] / spacing[None, :]
-
-
 def _check_field(u):
     """Components of a displacement `[..., *space, n]`."""
     n = u.shape[-1]
@@ -388,17 +376,8 @@ def _check_field(u):
     return n
 
 
-def _check_last(name, array, axes):
-    chex.assert_shape(
-        array,
-        (..., *(int(axis) if axis.isdigit() else None for axis in axes)),
-        custom_message=f"{name}: found shape {array.shape}, expected [..., {', '.join(axes)}]",
-        include_default_message=False,
-        exception_type=ValueError,
-    )
-
-
 def _check_contour(contour):
-    _check_last("contour", contour, ("N", "2"))
+    if contour.ndim < 2 or contour.shape[-1] != 2:
+        raise ValueError(f"contour: found shape {contour.shape}, expected [..., N, 2]")
     if contour.shape[-2] < 3:
         raise ValueError(f"contour: found {contour.shape[-2]} points, expected at least 3")

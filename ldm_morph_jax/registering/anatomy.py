@@ -16,7 +16,7 @@ from ldm_morph_jax.files.movies import Cine, frame_mask_of
 from ldm_morph_jax.files.tables import numbers, read_rows
 from ldm_morph_jax.ops.segments import LETTERS, levels_of
 
-VIEWS = ("sax", "apical")
+VIEWS = {"sax": "short-axis", "apical": "apical"}
 WALL = 2  # of ACDC, M&Ms and CAMUS alike
 _POINTS = 120  # along a contour made from a mask
 # Share of a cavity's border that lies on its wall: 1 in short-axis views, about 0.8 in apical ones,
@@ -36,7 +36,6 @@ _NOT_CHECKED = (
     "the view was not checked: it is taken for short-axis; for a picture along the long axis (two, "
     "three or four chambers) give `view` apical, which measures longitudinal strain and volume"
 )
-_VIEW_TEXT = {"sax": "short-axis", "apical": "apical"}
 
 
 @dataclass(frozen=True)
@@ -136,18 +135,21 @@ def anatomy_of(
         raise ImageError(f"`levels` is {levels!r}, expected a letter for each slice ({letters})")
     if levels and len(shape) == 3 and not set(levels) & set("bma"):
         raise ImageError(f"`levels` is {levels!r}, expected slices of the ventricle: b, m or a")
-    view, by, notes = seen_view(view, None)
-    anatomy = Anatomy(view, septum=septum)
+    closed = None
     if mask is not None:
         array = frame_mask_of(mask, cine, reference, slice).array
         source = str(mask) if isinstance(mask, str | Path) else "mask"
-        closed = closure(array, *structures(array, source, labels))
-        view, by, notes = seen_view(None if by == "default" else view, closed)
-        by = "default" if len(shape) == 3 else by
+        labels = structures(array, source, labels)
+        closed = closure(array, *labels)
+    view, by, notes = seen_view(view, closed)
+    if mask is not None:
         anatomy = anatomy_of_mask(array, view, source, cavity_and_wall=labels, septum=septum)
     elif contours is not None:
         anatomy = anatomy_of_contours(contours, shape, view, septum)
+    else:
+        anatomy = Anatomy(view, septum=septum)
     if anatomy.has_cavity:
+        by = "default" if len(shape) == 3 else by
         anatomy = replace(anatomy, view_by=by, notes=notes)
     if landmarks is not None:
         anatomy = replace(anatomy, landmarks=read_landmarks(landmarks, shape))
@@ -211,7 +213,7 @@ def seen_view(told: str | None, closed: float | None) -> tuple[str, str, tuple[s
     seen = "sax" if closed >= _CLOSED else "apical"
     ring = f"the wall lies on {100 * closed:.0f} % of the cavity's border"
     if told not in (None, seen):
-        doubt = f"is this {_VIEW_TEXT[told]}? {ring}, as in {_VIEW_TEXT[seen]} views: check `view`"
+        doubt = f"is this {VIEWS[told]}? {ring}, as in {VIEWS[seen]} views: check `view`"
         return told, "user", (doubt,)
     notes = (f"apical view, found by the mask: {ring}; `view` sax overrules it",)
     return seen, "user" if told else "mask", notes if seen == "apical" and not told else ()
@@ -392,12 +394,8 @@ def _without_base(outline, wall, other, source) -> np.ndarray:
             "sax, or `contours`"
         )
     start = np.flatnonzero(keep & ~np.roll(keep, 1))
-    runs = [np.roll(np.arange(len(keep)), -s)[: _run(np.roll(keep, -s))] for s in start]
+    runs = [np.roll(np.arange(len(keep)), -s)[: np.argmin(np.roll(keep, -s))] for s in start]
     return _even(outline[max(runs, key=len)], closed=False)
-
-
-def _run(keep) -> int:
-    return len(keep) if keep.all() else int(np.argmin(keep))
 
 
 def _distance(points, mask) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.writing import staged
-from ldm_morph_jax.ops.segments import NAMES, VIEWS
+from ldm_morph_jax.ops.segments import REGIONS, VIEWS
 from ldm_morph_jax.registering.heart import APICAL_SEGMENTS, end_of_systole, strain_column
 from ldm_morph_jax.registering.options import ViewsOptions
 from ldm_morph_jax.registering.outputs import (
@@ -70,17 +70,17 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
 
     The beats of two views differ in length. Time runs from the reference frame, and is stretched
     from there to end-systole (where told, to the closure of the aortic valve) so that all views
-    reach it together; after it, diastole is only
-    shifted. The times are those of the first view which all views have.
+    reach it together; after it, diastole is only shifted. The times are those of the first view
+    which all views have.
 
     Args:
         records: "4ch", "2ch" or "3ch" -> summary of `track`.
     """
-    first = next(iter(records.values()))
-    end_systole = _end_of_systole(first)
+    first = next(iter(records))
+    _, end_systole = _times(records[first])
     aligned = {view: _aligned(record, end_systole) for view, record in records.items()}
     start, end = max(t[0] for t in aligned.values()), min(t[-1] for t in aligned.values())
-    times = next(iter(aligned.values()))
+    times = aligned[first]
     times = times[(times >= start - 1e-6) & (times <= end + 1e-6)]
 
     seen: dict[int, list[np.ndarray]] = {}  # by the segment's number
@@ -92,7 +92,7 @@ def merged_segments(records: Mapping[str, Mapping]) -> tuple[Segments, np.ndarra
                 curve = np.interp(times, aligned[view], np.array(curve, np.float64))
                 seen.setdefault(number, []).append(curve)
                 pixels[number] = pixels.get(number, 0) + record["segment_pixels"][region]
-    names = {number: NAMES[number - 1].replace(" ", "_") for number in sorted(seen)}
+    names = {number: REGIONS[number - 1] for number in sorted(seen)}
     curves = {(_DIRECTION, name): np.mean(seen[k], axis=0) for k, name in names.items()}
     wall = {(_DIRECTION, WALL): np.mean(list(curves.values()), axis=0)}
     sizes = {WALL: sum(pixels.values())} | {name: pixels[k] for k, name in names.items()}
@@ -114,17 +114,16 @@ def _record(folder: Path) -> dict:
     return record
 
 
-def _end_of_systole(record) -> float:
+def _times(record) -> tuple[np.ndarray, float]:
+    """(Times of a view's frames, that of its end-systole), from the reference frame."""
     times = np.array(record["cine"]["times"], np.float64)
-    from_reference = times - times[record["reference"]]
-    return end_of_systole(from_reference, record["end_systole"], record.get("valves_ms", {}))
+    times -= times[record["reference"]]
+    return times, end_of_systole(times, record["end_systole"], record.get("valves_ms", {}))
 
 
 def _aligned(record, end_systole: float) -> np.ndarray:
     """Times of a view's frames, its end-systole moved to `end_systole`."""
-    times = np.array(record["cine"]["times"], np.float64)
-    times -= times[record["reference"]]
-    own = _end_of_systole(record)
+    times, own = _times(record)
     if not (own > 0 and end_systole > 0):  # the reference is not before end-systole: leave it
         return times
     return np.where(times <= own, times * end_systole / own, times - own + end_systole)

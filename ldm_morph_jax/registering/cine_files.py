@@ -254,14 +254,15 @@ def _track_slices(options, load) -> dict:
         "notes": [*(findings.notes if findings else ()), *left_out, *of_view],
         "arguments": arguments(asked, registrar),
         "seconds": {"total": round(sum(s["seconds"]["total"] for s in slices), 3)},
+        "verdict": None,
     }
-    numbers, curves, rows = {"verdict": None}, {}, []
+    curves, rows = {}, []
     if spacing_known:
         chosen = [job.slice for job in jobs]
         numbers, curves, rows = _of_ventricle(
             content, slices, chosen, distance, options.valves or {}
         )
-    content |= numbers
+        content |= numbers
     content["notes"] += [DOUBTFUL_TWIST] * ("twist" in content)
     times = np.array(content["cine"]["times"])
     column = time_name(content["cine"]["times_known"])
@@ -304,7 +305,7 @@ def _of_ventricle(
 
     volume, wall = 1e-3 * total("cavity_area_mm2"), total("wall_area_mm2")
     if not volume[reference] > 0:
-        return {"verdict": None}, {}, []
+        return {}, {}, []
     smallest = int(volume.argmin())
     ends = {"reference": float(volume[reference]), "end_systole": float(volume[smallest])}
     change = float(wall[smallest] / wall[reference] - 1) if wall[reference] > 0 else None

@@ -17,10 +17,9 @@ from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import in_region
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.registering.anatomy import Anatomy, anatomy_of, anatomy_of_mask, with_levels
-from ldm_morph_jax.registering.segmenting import CAVITY, connected, locate_in_stack, segment
+from ldm_morph_jax.registering.segmenting import CAVITY, WALL, connected, locate_in_stack, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
-WALL = "myocardium"
 _NO_WALL = 255  # a label that no network gives
 _LEAST_CHANGE = 0.08  # of the cavity's area: less is no beat
 _UNSURE_FRAMES = 0.1  # of a cine: a larger share is a doubt

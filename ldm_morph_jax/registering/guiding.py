@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_morph_jax.registering.grid import OnGrid
-from ldm_morph_jax.registering.segmenting import CAVITY, segment
+from ldm_morph_jax.registering.segmenting import CAVITY, WALL, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
-WALL = "myocardium"
 # of the squared difference, by what a network sees; chosen on validation patients
 # (docs/results/anatomy)
 WEIGHTS = {"sax": 3.0, "apical": 10.0}

@@ -40,6 +40,7 @@ LARGEST_EXCESS = 0.05
 # from the first wall of an apical view to the second.
 _BASE = np.array([-1.0, 1.0, 1.0])
 _SECOND_WALL = np.array([1.0, -1.0, 1.0])
+FRACTIONS = {"area": "fractional_area_change", "volume": "ejection_fraction"}  # of the cavity
 APICAL_SEGMENTS = (
     "basal_first",
     "middle_first",
@@ -78,10 +79,8 @@ class Curve:
     def column(self) -> str:
         """Its name in curves.csv and summary.json, such as cavity_area_mm2 or radial_strain."""
         if self.direction:
-            parts = [self.direction, "strain"]
-            parts = ["endocardial", *parts] if self.region == "endocardium" else parts
-            parts += [self.region] * self.of_sector + ["rate"] * (self.quantity == "strain rate")
-            return "_".join(parts)
+            rate = "_rate" if self.quantity == "strain rate" else ""
+            return strain_column(self.direction, self.region) + rate
         return f"{self.label.replace(' ', '_')}_{self.unit}"
 
     @property
@@ -101,7 +100,9 @@ class Curve:
 
 def strain_column(direction: str, region: str) -> str:
     """Column of a region's strain in curves.csv."""
-    return Curve("strain", region, "", np.empty(0), direction).column
+    if region == "endocardium":
+        return f"endocardial_{direction}_strain"
+    return f"{direction}_strain" if region == "wall" else f"{direction}_strain_{region}"
 
 
 @dataclass(frozen=True)
@@ -316,33 +317,25 @@ def summary(
     if measures.end_systole is not None:  # else nothing is measured
         systole_ends = end_of_systole(at, measures.end_systole, valves)
     ends = {"reference": tracked.reference, "end_systole": measures.end_systole}
-    fractions = {
-        ("area", "cavity"): "fractional_area_change",
-        ("volume", "cavity"): "ejection_fraction",
-    }
-    rates = {
-        (curve.region, curve.direction): curve.values
-        for curve in measures.curves
-        if curve.quantity == "strain rate"
-    }
     strains = {}
     for curve in measures.curves:
         if curve.quantity == "strain":
-            rate = rates.get((curve.region, curve.direction))
             strains[curve.column] = {
                 "direction": curve.direction,
                 "region": curve.region,
                 **strain_numbers(curve.values, curve.direction, at, systole_ends),
             }
-            if rate is not None:  # of the whole cine, whose phases need not be known
-                of_cine = {"lowest_rate": float(rate.min()), "highest_rate": float(rate.max())}
-                strains[curve.column] |= of_cine
-        elif curve.quantity != "strain rate":
+        elif curve.quantity == "strain rate":  # of the whole cine: its phases need not be known
+            strains[strain_column(curve.direction, curve.region)] |= {
+                "lowest_rate": float(curve.values.min()),
+                "highest_rate": float(curve.values.max()),
+            }
+        else:
             values = {when: float(curve.values[t]) for when, t in ends.items()}
             result[curve.column] = values
-            fraction = fractions.get((curve.quantity, curve.region))
-            if fraction:
-                result[fraction] = float(strain.fractional_change(*values.values()))
+            if curve.region == "cavity":
+                change = strain.fractional_change(*values.values())
+                result[FRACTIONS[curve.quantity]] = float(change)
     if tracked.geometry.dimension == 3:
         result |= _of_ventricle(measures, tracked.reference)
     result["strain"] = strains
@@ -435,6 +428,15 @@ def wall_strain(u, wall, direction, sigma, spacing):
     return strain.normal_strain(strain.green_lagrange(gradient), direction)
 
 
+def wall_strains(u, wall, normals, spacing) -> list[jax.Array]:
+    """`wall_strain` along each of `directions`."""
+    sigmas = (RADIAL_SIGMA, *[TANGENTIAL_SIGMA] * (len(normals) - 1))
+    return [
+        wall_strain(u, wall, normal, sigma, spacing)
+        for normal, sigma in zip(normals, sigmas, strict=True)
+    ]
+
+
 def _mean_length(u, region) -> float:
     return float(np.linalg.norm(u, axis=-1)[region].mean())
 
@@ -466,27 +468,27 @@ def directions(tracked: Tracked, anatomy: Anatomy) -> tuple[jax.Array, ...]:
     if anatomy.view == "sax":
         return strain.polar_directions(points, anatomy.centre + 1e-3, tracked.spacing)
     endo = jnp.asarray(anatomy.contours["endo"], jnp.float32)
-    return strain.contour_directions(points, endo, tracked.spacing, closed=False)
+    return strain.contour_directions(points, endo, tracked.spacing)
 
 
 def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[str, ...]]:
     """(numbers from 1 of sectors within the wall `[*space]`, their names); no name, no sectors."""
+    numbers = np.zeros(tracked.geometry.shape, np.int32)
+    if anatomy.view == "sax" and anatomy.septum is None:
+        return numbers, ()
     reverse, _ = _walls(tracked, anatomy)
     if tracked.geometry.dimension == 3:
         return _segments_of_volume(tracked, anatomy, reverse)
     if anatomy.view == "sax":
-        if anatomy.septum is None:
-            return np.zeros(tracked.geometry.shape, np.int32), ()
         points = np.stack(np.indices(tracked.geometry.shape), axis=-1)
         level = anatomy.level or segments.BASAL
         numbers = segments.segments(
             points, anatomy.centre, anatomy.septum, level, tracked.spacing, mirrored=reverse
         )
         first, count = segments.NUMBERS[level]
-        names = segments.NAMES[first - 1 : first - 1 + count]
+        names = segments.REGIONS[first - 1 : first - 1 + count]
         if not anatomy.level:
-            names = [name.removeprefix("basal ") for name in names]
-        names = tuple(name.replace(" ", "_") for name in names)
+            names = tuple(name.removeprefix("basal_") for name in names)
         return np.where(anatomy.wall, numbers - first + 1, 0), names
     from scipy.spatial import KDTree
 
@@ -494,7 +496,6 @@ def wall_sectors(tracked: Tracked, anatomy: Anatomy) -> tuple[np.ndarray, tuple[
     along = np.asarray(strain.contour_segments(jnp.asarray(endo), 6, tracked.spacing))
     pixels = np.argwhere(anatomy.wall)
     nearest = KDTree(endo * tracked.spacing).query(pixels * tracked.spacing)[1]
-    numbers = np.zeros(tracked.geometry.shape, np.int32)
     numbers[tuple(pixels.T)] = along[nearest]
     if reverse:
         numbers = np.where(numbers, len(APICAL_SEGMENTS) + 1 - numbers, 0)
@@ -507,8 +508,6 @@ def _segments_of_volume(tracked, anatomy, mirrored) -> tuple[np.ndarray, tuple[s
     The septum lies in one direction in all slices.
     """
     numbers = np.zeros(tracked.geometry.shape, np.int32)
-    if anatomy.septum is None:
-        return numbers, ()
     centre, axis = strain.slice_axis(anatomy.cavity, tracked.spacing)
     slope = axis[1:] / tracked.spacing[1:] / (axis[0] / tracked.spacing[0])  # pixels per slice
     points = np.stack(np.indices(numbers.shape[1:]), axis=-1)
@@ -519,7 +518,7 @@ def _segments_of_volume(tracked, anatomy, mirrored) -> tuple[np.ndarray, tuple[s
         found = segments.segments(points, middle, septum, level, spacing, mirrored=mirrored)
         numbers[k] = np.where(anatomy.wall[k], found, 0)
     shown = np.unique(numbers[numbers > 0])
-    names = tuple(segments.NAMES[n - 1].replace(" ", "_") for n in shown)
+    names = tuple(segments.REGIONS[n - 1] for n in shown)
     return np.searchsorted(shown, numbers) + 1 - (numbers == 0), names
 
 
@@ -577,7 +576,6 @@ def _of_frames(tracked, anatomy) -> dict:
     }
     if with_strain:
         normals = directions(tracked, anatomy)
-        sigmas = (RADIAL_SIGMA, *[TANGENTIAL_SIGMA] * (len(normals) - 1))
         regions["strained"] = strained(anatomy)
         regions["sector"], names = wall_sectors(tracked, anatomy)
         count = max(1, len(names))
@@ -600,13 +598,8 @@ def _of_frames(tracked, anatomy) -> dict:
         for name in ("cavity", "wall") if "cavity" in regions else ():
             measured[f"{name}_size"] = strain.region_size(u, regions[name], tracked.spacing)
         if with_strain:
-            values = jnp.stack(
-                [
-                    wall_strain(u, regions["wall"], normal, sigma, tracked.spacing)
-                    for normal, sigma in zip(normals, sigmas, strict=True)
-                ],
-                axis=1,
-            )
+            values = wall_strains(u, regions["wall"], normals, tracked.spacing)
+            values = jnp.stack(values, axis=1)
             measured["strain"] = strain.regional_mean(values, regions["strained"], 1)[..., 0]
             measured["sectors"] = strain.regional_mean(values, regions["sector"], count)
         return measured

@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from ldm_morph_jax.registering.outputs import (
     write_tables,
 )
 from ldm_morph_jax.registering.result import Tracked
-from ldm_morph_jax.registering.segments import Segments, segments_of
+from ldm_morph_jax.registering.segments import WALL, Segments
 from ldm_morph_jax.registering.tracking import Tracking, track_cine
 from ldm_morph_jax.registering.verdict import judge_heart
 from ldm_morph_jax.runs.trained import TrainedMethod
@@ -89,7 +89,12 @@ class TrackedHeart(Tracked):
             return None
         times = self.times - self.times[self.reference]
         ends = end_of_systole(times, measures.end_systole, self.valves)
-        return segments_of(measures.curves, measures.pixels, times, ends)
+        strains = {
+            (curve.direction, curve.region): curve.values
+            for curve in measures.curves
+            if curve.quantity == "strain" and (curve.region == WALL or curve.of_sector)
+        }
+        return Segments(strains, measures.pixels, times, ends)
 
     @property
     def segment_rows(self) -> list[dict]:
@@ -203,7 +208,12 @@ def track_heart(
     tracked = track_cine(
         cine, method, reference=reference, period=period, settings=settings, progress=progress
     )
-    values = {one.name: getattr(tracked, one.name) for one in fields(tracked)}
-    values |= {"weights_sha256": None if method is None else method.weights_sha256}
-    values |= {"model": model, "slice": slice, "valves": valves}
-    return TrackedHeart(**values, anatomy=anatomy, findings=findings)
+    return TrackedHeart(
+        **vars(tracked),
+        anatomy=anatomy,
+        findings=findings,
+        model=model,
+        slice=slice,
+        weights_sha256=None if method is None else method.weights_sha256,
+        valves=valves,
+    )

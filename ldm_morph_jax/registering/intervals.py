@@ -12,11 +12,10 @@ docs/results/tracking has all, and how they were made.
 """
 
 from ldm_morph_jax.registering.anatomy import Anatomy
-from ldm_morph_jax.registering.heart import Curve
+from ldm_morph_jax.registering.heart import FRACTIONS, Curve
 from ldm_morph_jax.registering.result import Tracked
 
 COVERAGE = 0.9
-FRACTIONS = {"area": "fractional_area_change", "volume": "ejection_fraction"}  # of the cavity
 CALIBRATED_ON = {
     "strain": "beats of the phantom, not patients",
     "sax": "patients of ACDC, mask of end-diastole given",

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ldm_morph_jax.data.windows import inside, sample
+from ldm_morph_jax.data.windows import sample
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
-CAVITY = "left ventricle"
+CAVITY, WALL = "left ventricle", "myocardium"
 _LOOKED_AT = 3  # images of a series in which the heart is looked for
 _MARGIN = 8 / 7  # pictures that networks for echo were trained on have a black border
 _LEAST_PIXELS = 8  # of a window: fewer are no cavity
@@ -34,7 +34,6 @@ class Segmentation:
 
     probabilities: `[H, W, 1 + structures]` float32 on the image's grid, background first.
     labels: `[H, W]` uint8, the most probable; 0 everywhere without a heart.
-    centre: (row, column) of the window that was looked at.
     confidence: in [0, 1], how far the ways of looking agree on the cavity and how probable it is.
     distance: from the images that the network was trained on, see `AnatomyModel.distance`.
     found: whether there is a heart: confidence and distance are within the network's limits.
@@ -42,7 +41,6 @@ class Segmentation:
 
     probabilities: np.ndarray
     labels: np.ndarray
-    centre: tuple[float, float]
     confidence: float
     distance: float
     found: bool
@@ -73,20 +71,19 @@ def segment(
     step, middle, ways = _scale(model, images, spacing)
     if model.window.spacing_mm:
         if centre is None:
-            centre = locate(model, [images[k] for k in _some(len(images))], spacing)
+            centre = locate(model, [images[k] for k in evenly(len(images), _LOOKED_AT)], spacing)
         middle = np.asarray(centre)
     cavity = model.label(CAVITY)
     found = []
     for image in images:
-        seen = [sample(image, _coordinates(model, middle, step, way)) for way in ways]
+        seen = [_window(model, image, middle, step, way) for way in ways]
         views = _back(model.probabilities(np.stack(seen)), ways)
         confidence = _agreement(views[..., cavity])
         on_image = _on_image(views.mean(axis=0), shape, middle, step)
         [distance] = model.distance(seen[0][None])
         sure = confidence >= model.least_confidence and distance <= model.largest_distance
         labels = on_image.argmax(axis=-1).astype(np.uint8) if sure else np.zeros(shape, np.uint8)
-        at, numbers = tuple(map(float, middle)), (float(confidence), float(distance))
-        found.append(Segmentation(on_image, labels, at, *numbers, bool(sure)))
+        found.append(Segmentation(on_image, labels, confidence, float(distance), bool(sure)))
     return found
 
 
@@ -105,8 +102,13 @@ def locate_in_stack(
 ) -> tuple[float, float]:
     """`locate` in the middle slices of some frames of a cine of volumes `[T, S, H, W]`."""
     slices = np.linspace(0, frames.shape[1] - 1, _LOOKED_AT + 2)[1:-1].round().astype(int)
-    some = frames[np.ix_(_some(len(frames)), np.unique(slices))]
+    some = frames[np.ix_(evenly(len(frames), _LOOKED_AT), np.unique(slices))]
     return locate(model, list(some.reshape(-1, *frames.shape[2:])), spacing)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Numbers of at most so many of `count` things, evenly spread."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 def connected(mask: np.ndarray) -> np.ndarray:
@@ -123,8 +125,7 @@ def window_about(
 ) -> np.ndarray:
     """What `segment` sees first `[S, S]` of an image `[H, W]` whose cavity is at `centre`."""
     step, middle, _ = _scale(model, [image], spacing)
-    at = centre if model.window.spacing_mm else middle
-    return sample(image, _coordinates(model, at, step, np.eye(2)))
+    return _window(model, image, centre if model.window.spacing_mm else middle, step)
 
 
 def _scale(model, images, spacing):
@@ -153,16 +154,11 @@ def _content(image):
     return ends
 
 
-def _some(count):
-    """Numbers of the images of a series in which the heart is looked for."""
-    return np.unique(np.linspace(0, count - 1, min(_LOOKED_AT, count)).astype(int))
-
-
-def _coordinates(model, middle, step, way):
-    """`[2, S, S]`: where a window's pixels lie in the image."""
+def _window(model, image, middle, step, way=_TURNED[0]):
+    """`[S, S]`: a window about the point `middle` of an image."""
     size = model.window.size
     offset = np.tensordot(way, np.mgrid[:size, :size] - (size - 1) / 2, 1)
-    return np.reshape(middle, (2, 1, 1)) + np.reshape(step, (2, 1, 1)) * offset
+    return sample(image, np.reshape(middle, (2, 1, 1)) + np.reshape(step, (2, 1, 1)) * offset)
 
 
 def _find(model, images, step, middle):
@@ -174,11 +170,7 @@ def _find(model, images, step, middle):
     ]
     centres = [np.array([r, c]) for r in spread[0] for c in spread[1]]
     for _ in range(2):
-        seen = [
-            sample(image, _coordinates(model, at, step, np.eye(2)))
-            for at in centres
-            for image in images
-        ]
+        seen = [_window(model, image, at, step) for at in centres for image in images]
         cavity = model.probabilities(np.stack(seen))[..., model.label(CAVITY)]
         cavity = cavity.reshape(len(centres), len(images), size, size).mean(axis=1)
         places = [(*_largest(one), at) for one, at in zip(cavity, centres, strict=True)]
@@ -205,11 +197,8 @@ def _back(probabilities, ways):
     """Windows `[ways, S, S, K]` seen in several ways, as the first way sees them."""
     size = probabilities.shape[1]
     offset = np.mgrid[:size, :size] - (size - 1) / 2
-    turned = []
-    for one, way in zip(probabilities, ways, strict=True):
-        if np.array_equal(way, np.eye(2)):
-            turned.append(one)
-            continue
+    turned = [probabilities[0]]
+    for one, way in zip(probabilities[1:], ways[1:], strict=True):
         at = np.tensordot(np.linalg.inv(way), offset, 1) + (size - 1) / 2
         turned.append(_interpolate(one, at))
     return np.stack(turned)
@@ -225,14 +214,9 @@ def _interpolate(probabilities, at):
 
 
 def _on_image(probabilities, shape, middle, step):
-    size = probabilities.shape[0]
-    at = np.indices(shape).astype(np.float64)
-    at = (at - np.reshape(middle, (2, 1, 1))) / np.reshape(step, (2, 1, 1)) + (size - 1) / 2
-    out = np.zeros((*shape, probabilities.shape[-1]), np.float32)
-    out[..., 0] = 1
-    within = inside((size, size), at)
-    out[within] = _interpolate(probabilities, at[:, within])
-    return out
+    """A window `[S, S, K]` about `middle` on the grid of an image of `shape`."""
+    at = (np.indices(shape) - np.reshape(middle, (2, 1, 1))) / np.reshape(step, (2, 1, 1))
+    return _interpolate(probabilities, at + (len(probabilities) - 1) / 2)
 
 
 def _agreement(cavity):

@@ -11,12 +11,12 @@ from types import MappingProxyType
 import numpy as np
 
 from ldm_morph_jax.ops import beat
-from ldm_morph_jax.ops.segments import NAMES, outermost
-from ldm_morph_jax.registering.heart import Curve, strain_column, strain_numbers, way
+from ldm_morph_jax.ops.segments import REGIONS, outermost
+from ldm_morph_jax.registering.heart import strain_column, strain_numbers, way
 
 MIN_PIXELS = 12  # with fewer a segment's mean is not to be trusted
 WALL = "wall"
-_TIMING = ("mechanical_dispersion", "earliest_to_latest", "uniformity")
+_PERCENT = ("peak", "end_systolic", "post_systolic_index")
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,27 @@ class Segments:
         """
         found = []
         for region in (WALL, *self.regions):
-            name = region.replace("_", " ")
             row = {
-                "segment": name,
-                "number": NAMES.index(name) + 1 if name in NAMES else None,
+                "segment": region.replace("_", " "),
+                "number": REGIONS.index(region) + 1 if region in REGIONS else None,
                 "pixels": self.pixels.get(region, 0),
                 "trusted": self.trusted(region),
             }
             for direction in self.directions:
                 curve = self.curves.get((direction, region))
-                if curve is not None:
-                    row |= _numbers(curve, direction, self.times, self.end_systole)
-                    column = strain_column(direction, region)
-                    ends = strains.get(column, {}).get("peak_interval")
-                    if ends is not None:
-                        names = (f"{direction}_peak_{end}_percent" for end in ("low", "high"))
-                        row |= {name: 100 * end for name, end in zip(names, ends, strict=True)}
+                if curve is None:
+                    continue
+                numbers = strain_numbers(curve, direction, self.times, self.end_systole)
+                for key, value in numbers.items():
+                    if key in _PERCENT:
+                        row[f"{direction}_{key}_percent"] = 100 * value
+                    else:
+                        row[f"{direction}_{key}"] = value
+                interval = strains.get(strain_column(direction, region), {}).get("peak_interval")
+                if interval is not None:
+                    low, high = interval
+                    row[f"{direction}_peak_low_percent"] = 100 * low
+                    row[f"{direction}_peak_high_percent"] = 100 * high
             found.append(row)
         return found
 
@@ -99,50 +104,34 @@ class Segments:
         result = {}
         for direction in self.directions:
             trusted = [
-                self.curves[direction, region]
-                for region in self.regions
-                if self.trusted(region) and (direction, region) in self.curves
+                self.curves[direction, region] for region in self.regions if self.trusted(region)
             ]
             if not trusted:
                 continue
             peaks = beat.peaks(
                 np.stack(trusted, axis=1), self.times, self.end_systole, way(direction)
             )
-            values = (
-                beat.mechanical_dispersion(peaks.time),
-                beat.earliest_to_latest(peaks.time),
-                self._uniformity(direction),
-            )
-            result[direction] = dict(zip(_TIMING, values, strict=True))
+            result[direction] = {
+                "mechanical_dispersion": beat.mechanical_dispersion(peaks.time),
+                "earliest_to_latest": beat.earliest_to_latest(peaks.time),
+                "uniformity": self._uniformity(direction),
+            }
         return result
 
     def _uniformity(self, direction) -> float:
         if direction == "longitudinal":
             return float("nan")
-        names = [name for name in self.regions if (direction, name) in self.curves]
-        rings = (
-            [[name for name in names if name.startswith(level)] for level in ("basal_", "mid_")]
-            if any(name.startswith(("basal_", "mid_")) for name in names)
-            else [names]
+        basal, middle = (
+            [name for name in self.regions if name.startswith(f"{level}_")]
+            for level in ("basal", "mid")
         )
+        rings = [basal, middle] if basal or middle else [self.regions]
         rings = [
             np.stack([self.curves[direction, name] for name in ring], axis=1)
             for ring in rings
             if len(ring) == 6 and all(map(self.trusted, ring))
         ]
         return beat.uniformity(np.stack(rings)) if rings else float("nan")
-
-
-def segments_of(
-    curves: Sequence[Curve], pixels: Mapping[str, int], times: np.ndarray, end_systole: float
-) -> Segments:
-    """Segments of one slice; `times` and `end_systole` count from the reference frame."""
-    strains = {
-        (curve.direction, curve.region): curve.values
-        for curve in curves
-        if curve.quantity == "strain" and (curve.region == WALL or curve.of_sector)
-    }
-    return Segments(strains, pixels, times, end_systole)
 
 
 def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> Segments:
@@ -159,7 +148,7 @@ def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> 
                 total[key] = total.get(key, 0.0) + curve
         for region, size in sizes.items():
             pixels[region] = pixels.get(region, 0) + size
-    order = {name.replace(" ", "_"): k for k, name in enumerate(NAMES)}
+    order = {name: k for k, name in enumerate(REGIONS)}
     pixels = dict(sorted(pixels.items(), key=lambda one: order.get(one[0], -1)))
     curves = {key: curve / pixels[key[1]] for key, curve in total.items()}
     return Segments(curves, pixels, times, end_systole)
@@ -182,14 +171,4 @@ def twist_of(slices: Sequence[Mapping], levels: np.ndarray, places: np.ndarray) 
         "slices": [base, apex],
         "twist_deg": twisted,
         "torsion_deg_per_mm": beat.torsion(twisted, float(abs(places[base] - places[apex]))),
-    }
-
-
-def _numbers(curve, direction, times, end_systole) -> dict[str, float]:
-    found = strain_numbers(curve, direction, times, end_systole)
-    percent = ("peak", "end_systolic", "post_systolic_index")
-    return {
-        f"{direction}_{name}{'_percent' * (name in percent)}": value
-        * (100 if name in percent else 1)
-        for name, value in found.items()
     }

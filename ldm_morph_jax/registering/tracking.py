@@ -63,7 +63,6 @@ from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.search import search as search_velocity
 from ldm_morph_jax.runs.trained import TrainedMethod
 
-Progress = Callable[[float], None]
 Register = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(moving `[B, *space]`, fixed `[B, *space]`, start `[B, *space, rank]`) -> velocity like start."""
 
@@ -293,7 +292,7 @@ def track_cine(
     reference: int = 0,
     period: float | str | None = None,
     settings: Tracking | None = None,
-    progress: Progress = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Tracked:
     """Track the tissue of one frame through a cine of one slice, or of volumes.
 
@@ -402,7 +401,9 @@ def _by_velocity(frames, first, method, spacing, progress, *, settings, **argume
 
     def searched(moving, fixed, start, settings):
         weight = None if counts is None else np.broadcast_to(counts, moving.shape)
-        moving, fixed, weight, start = _spread(moving, fixed, weight, start)
+        moving, fixed, weight, start = jax.device_put(
+            (moving, fixed, weight, start), sharded(data_mesh())
+        )
         if moving.ndim == 3:  # pixels of a slice are square, or nearly so
             return search_velocity(moving, fixed, weight, start, settings)
         voxel = jnp.array(spacing, jnp.float32)
@@ -474,11 +475,6 @@ def _registered(method, moving, fixed, first, spacing) -> np.ndarray:
     pairs = list(zip(images(moving), images(fixed), strict=True))
     registrations = register_images(method, pairs, refine=0)
     return np.stack([registration.pixel_displacement for registration in registrations])
-
-
-def _spread(*arrays):
-    """Rows of the arrays shared out over all devices."""
-    return jax.device_put(arrays, sharded(data_mesh()))
 
 
 @functools.partial(jax.jit, static_argnames="shape")

@@ -170,7 +170,7 @@ def circle(radius, count=720):
 
 def test_contour_directions_of_a_circle_are_polar():
     points = CENTRE + np.array([[5.0, 1.0], [-2.0, 6.0]])
-    normal, tangent = strain.contour_directions(points, circle(4), closed=True)
+    normal, tangent = strain.contour_directions(points, circle(4))
     radial, around = strain.polar_directions(points, CENTRE)
     np.testing.assert_allclose(normal, radial, atol=0.01)
     np.testing.assert_allclose(tangent, around, atol=0.01)
@@ -178,7 +178,7 @@ def test_contour_directions_of_a_circle_are_polar():
 
 def test_contour_directions_of_an_open_line():
     line = np.stack([np.arange(10.0), 2 * np.arange(10.0)], axis=-1)
-    normal, tangent = strain.contour_directions(line, line, (2.0, 1.0), closed=False)
+    normal, tangent = strain.contour_directions(line, line, (2.0, 1.0))
     np.testing.assert_allclose(tangent, np.full((10, 2), 0.5**0.5), atol=1e-6)
     np.testing.assert_allclose(normal, np.tile([0.5**0.5, -(0.5**0.5)], (10, 1)), atol=1e-6)
 

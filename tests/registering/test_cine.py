@@ -91,7 +91,7 @@ def test_strain_of_the_wall_is_that_of_the_exact_gradient(look):
         normal, tangent = strain.polar_directions(points, centre)
     else:
         endo = jnp.asarray(anatomy.contours["endo"])
-        normal, tangent = strain.contour_directions(points, endo, closed=False)
+        normal, tangent = strain.contour_directions(points, endo)
     wall = (beat.masks[0] == 2).astype(np.int32)
     kind = {"sax": "circumferential", "echo": "longitudinal"}[look]
     directions = {"radial": normal, kind: tangent}

@@ -18,7 +18,7 @@ from ldm_morph_jax.registering.finding import (
     known_or_found,
     look,
 )
-from ldm_morph_jax.registering.segmenting import locate_in_stack, segment
+from ldm_morph_jax.registering.segmenting import locate, locate_in_stack, segment
 
 WHOLE = dataclasses.replace(Threshold(), window=Window(48, 0.0))
 
@@ -41,7 +41,7 @@ def test_a_heart_off_the_centre_is_found_on_the_image_s_own_grid(model):
     assert dice(found.labels == 1, labels == 1) > 0.93
     assert dice(found.labels == 2, labels == 2) > 0.8
     if model.window.spacing_mm:  # its window went there
-        np.testing.assert_allclose(found.centre, (40, 110), atol=2)
+        np.testing.assert_allclose(locate(model, [image], (1.5, 1.0)), (40, 110), atol=2)
 
 
 def test_where_there_is_none_no_label_is_given():
