@@ -12,8 +12,8 @@ from ldm_morph_jax.report.panels import (
     draw_difference,
     draw_fixed,
     draw_grid,
-    draw_jacobian,
     draw_moving,
+    draw_pair,
     draw_scores,
     draw_warped,
     jacobian_bar,
@@ -22,7 +22,6 @@ from ldm_morph_jax.report.panels import (
 )
 from ldm_morph_jax.report.style import DIFFERENCE_MAP, MOTION_MAP
 from ldm_morph_jax.report.views import PairView, pair_view
-from ldm_morph_jax.report.volumes import middle_planes
 
 
 def pair_figure(
@@ -61,14 +60,8 @@ def pair_figure(
         gap=(0.12, 0.4),
         dpi=150,
     )
-    draw_moving(axes[0, 0], view)
-    draw_fixed(axes[0, 1], view)
-    draw_warped(axes[0, 2], view)
+    draw_pair([*axes[0, :3], *axes[1]], view)
     draw_scores(axes[0, 3], view, *masks, labels, more.get("spacing"))
-    draw_difference(axes[1, 0], view, view.difference_before)
-    draw_difference(axes[1, 1], view, view.difference_after)
-    draw_grid(axes[1, 2], view)
-    draw_jacobian(axes[1, 3], view)
     titles = ("Moving", "Fixed", "Warped moving", None)
     titles += ("|difference| before", "|difference| after", "Deformed grid", "Jacobian determinant")
     for axis, name in zip(axes.flat, titles, strict=True):
@@ -122,13 +115,7 @@ def pairs_sheet(
     top, bottom, left = 0.28 + 0.3 * bool(title), 0.62, 0.03 + 0.38 * (captions is not None)
     figure, axes = _panels(count, 7, (1.75, height), top=top, bottom=bottom, left=left, right=0.03)
     for row, view in zip(axes, views, strict=True):
-        draw_moving(row[0], view)
-        draw_fixed(row[1], view)
-        draw_warped(row[2], view)
-        draw_difference(row[3], view, view.difference_before)
-        draw_difference(row[4], view, view.difference_after)
-        draw_grid(row[5], view)
-        draw_jacobian(row[6], view)
+        draw_pair(row, view)
     titles = ("Moving", "Fixed", "Warped", "|difference| before", "after", "Grid", "Jacobian")
     for axis, name in zip(axes[0], titles, strict=True):
         axis.set_title(name, fontsize=9.5, fontweight="bold", pad=4)
@@ -225,7 +212,9 @@ def image_grid(
         row_names: names of the first rows, left of them.
         title: text above.
     """
-    images = np.asarray(middle_planes(images), np.float32)
+    images = np.asarray(images, np.float32)
+    if images.ndim == 5:
+        images = images[:, images.shape[1] // 2]
     if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
         raise ValueError(f"images: found shape {images.shape}, expected [N, H, W, 1] with N > 0")
     columns = min(columns, len(images))

@@ -11,7 +11,7 @@ Curves come in the units of curves.csv; pages and plots show strain in per cent 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -25,12 +25,16 @@ from ldm_morph_jax.report.style import (
     DASHES,
     FIXED_COLOUR,
     MOVING_COLOUR,
+    fixed,
     line_style,
     series_colours,
     style_axis,
     text_colour,
 )
 from ldm_morph_jax.report.viewport import viewport
+
+if TYPE_CHECKING:
+    from ldm_morph_jax.registering.heart import Curve
 
 STRAIN_LIMIT = 0.3
 _STRAIN_MAP = colormaps["RdBu"]  # shortening red
@@ -48,10 +52,7 @@ class Unit(NamedTuple):
 
     def text(self, value: float) -> str:
         """A number without its unit, with a minus sign; never "-0"."""
-        if not np.isfinite(value):
-            return "–"
-        value = round(self.factor * value, self.decimals) + 0.0
-        return f"{value:.{self.decimals}f}".replace("-", "−")
+        return fixed(self.factor * value, self.decimals).replace("-", "−")
 
 
 UNITS = {
@@ -78,19 +79,7 @@ class Group(NamedTuple):
     lines: dict[str, np.ndarray]
 
 
-class Curve(Protocol):
-    """What is drawn over time, a `registering.heart.Curve`."""
-
-    quantity: str
-    unit: str
-    values: np.ndarray
-    direction: str
-    of_sector: bool
-    label: str
-    column: str
-
-
-def curve_groups(curves: Iterable[Curve]) -> list[Group]:
+def curve_groups(curves: Iterable["Curve"]) -> list[Group]:
     """The plots of curves, in the units in which they are shown."""
     groups: dict[str, Group] = {}
     for curve in curves:
@@ -190,7 +179,7 @@ def write_report(
     times: np.ndarray,
     seconds: np.ndarray,
     time_label: str,
-    curves: Sequence[Curve],
+    curves: Sequence["Curve"],
     strain_name: str,
     sectors: Sequence[str],
     maps: Sequence[str] = (),
@@ -296,7 +285,7 @@ def _events(summary, curves) -> dict[int, str]:
     return events
 
 
-def moments(summary: Mapping, curves: Sequence[Curve], times: np.ndarray) -> dict[str, float]:
+def moments(summary: Mapping, curves: Sequence["Curve"], times: np.ndarray) -> dict[str, float]:
     """Short name -> time, in the unit of `times`: ED, ES and the valves that were told of."""
     found = {_FRAMES[name]: float(times[t]) for t, name in _events(summary, curves).items()}
     start = float(times[summary["reference"]])
