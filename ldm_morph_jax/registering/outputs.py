@@ -144,31 +144,11 @@ def write_images(
         write_transform(folder / name, registration.inverse.transform)
 
 
-def draw_pair_pages(
-    folder: Path,
-    registration: Registration,
-    metrics: Mapping,
-    moving_mask: np.ndarray | None,
-    fixed_mask: np.ndarray | None,
-    draw: Callable | None = None,
-) -> Callable[[], None]:
-    """Draw overview.png and report.html, by `draw` in another process or here.
-
-    Returns what waits until they are there.
-    """
-    slices, planes = drawn(registration, moving_mask, fixed_mask)
-    if draw is not None:
-        return draw(folder, slices, dict(metrics), planes)
-    from ldm_morph_jax.report.registered import write_pages
-
-    write_pages(folder, slices, metrics, planes)
-    return lambda: None
-
-
 def drawn(
     registration: Registration, moving_mask: np.ndarray | None, fixed_mask: np.ndarray | None
-) -> tuple[list[dict], dict[str, dict] | None]:
-    """What `report.registered` draws: slices and, of a volume, planes by caption."""
+) -> tuple[list[dict], dict[str, dict]]:
+    """What `report.registered` draws: slices on the page, and by caption the rows of the overview,
+    slices or, of a volume, planes."""
     arrays = _arrays(registration, moving_mask, fixed_mask)
     spacing = registration.fixed.geometry.spacing
     planes = _planes(arrays, spacing) if registration.in_space else None
@@ -179,7 +159,7 @@ def drawn(
         | {"spacing": spacing[-2:]}
         for k in range(len(registration.fixed.array) if stack else 1)
     ]
-    return slices, planes
+    return slices, planes or {f"slice {k}": one for k, one in enumerate(slices)}
 
 
 def _arrays(registration, moving_mask, fixed_mask) -> dict[str, np.ndarray | None]:
@@ -344,27 +324,20 @@ def draw_cine_pages(folder: Path, heart: "TrackedHeart", content: Mapping) -> li
     for figure in figures:
         (folder / "curves.png").write_bytes(png_bytes(figure))
     seconds = heart.times if heart.cine.times is not None else heart.times / 25
-    pages, outlines = [], []
+    pictures, pages, outlines = [], [], []
     in_space = heart.geometry.dimension == 3
     names, *sectors = ([],) if in_space else _sectors(heart)
     if in_space and (maps := stack.bullseyes(rows)):
         (folder / "bullseye.png").write_bytes(png_bytes(maps[0]))
-    draw = _views_of_volume if in_space else _views
-    shape: tuple[int, ...] = ()
-
-    def pictures():
-        nonlocal shape
-        for view in draw(heart, *sectors):
-            shape = view["image"].shape
-            pages.append(report.frame_page(view))
-            outlines.extend(line for lines in view["contours"].values() for line in lines)
-            yield report.frame_picture(view)
-
-    report.write_animation(folder / "beat.gif", pictures(), seconds)
+    for view in (_views_of_volume if in_space else _views)(heart, *sectors):
+        pictures.append(report.frame_picture(view))
+        pages.append(report.frame_page(view))
+        outlines += (line for lines in view["contours"].values() for line in lines)
+    report.write_animation(folder / "beat.gif", pictures, seconds)
     report.write_report(
         folder / "report.html",
         frames=pages,
-        shape=shape,
+        shape=view["image"].shape,
         spacing=heart.spacing[-2:],
         outlines=outlines,
         times=heart.times,

@@ -21,7 +21,6 @@ from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
-    draw_pair_pages,
     drawn,
     output_names,
     software,
@@ -178,11 +177,9 @@ class Result:
         pairs = zip(self.registrations, self.masks, strict=True)
         pictures = [drawn(r, *_arrays(masks)) for r, masks in pairs]
         if self.batched:
-            rows = {f"pair {k}": slices[0] for k, (slices, _) in enumerate(pictures)}
-            return overview(list(rows.values()), list(rows), "")
-        [(slices, planes)] = pictures
-        rows = planes or {f"slice {k}": row for k, row in enumerate(slices)}
-        return overview(list(rows.values()), list(rows), self.verdict["level"])
+            return overview({f"pair {k}": slices[0] for k, (slices, _) in enumerate(pictures)}, "")
+        [(_, rows)] = pictures
+        return overview(rows, self.verdict["level"])
 
     def save(
         self,
@@ -229,14 +226,18 @@ class Result:
     ) -> Callable[[], None]:
         """Images and transforms of a pair and, if metrics["report"] says so, the pages.
 
-        They are drawn by `draw`, in place of `report.registered.write_pages`. Returns what waits
-        until they are there. metrics.json is left to the caller: it says that the others are
-        complete.
+        They are drawn by `draw`, perhaps in another process, in place of
+        `report.registered.write_pages`. Returns what waits until they are there. metrics.json is
+        left to the caller: it says that the others are complete.
         """
         [registration], [masks] = self.registrations, self.masks
         wait = None
         if metrics["report"]:
-            wait = draw_pair_pages(folder, registration, metrics, *_arrays(masks), draw)
+            if draw is None:
+                from ldm_morph_jax.report.registered import write_pages
+
+                draw = write_pages
+            wait = draw(folder, *drawn(registration, *_arrays(masks)), metrics)
         write_images(folder, registration, masks[0], inverse=inverse)
         return wait or (lambda: None)
 

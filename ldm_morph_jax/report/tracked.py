@@ -9,7 +9,7 @@ column).
 Curves come in the units of curves.csv; pages and plots show strain in per cent and areas in cm2.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,12 +138,13 @@ def frame_picture(frame: Mapping) -> Image.Image:
     return picture.quantize(64, dither=Image.Dither.NONE)
 
 
-def write_animation(path: Path, pictures: Iterator[Image.Image], seconds: np.ndarray) -> None:
+def write_animation(path: Path, pictures: Sequence[Image.Image], seconds: np.ndarray) -> None:
     """An endless GIF at the speed of the heart; GIF counts in hundredths of a second."""
     steps = np.diff(seconds)
     milliseconds = [max(20, 10 * round(100 * s)) for s in (*steps, steps[-1])]
-    next(pictures).save(
-        path, save_all=True, append_images=pictures, duration=milliseconds, loop=0, format="GIF"
+    first, *others = pictures
+    first.save(
+        path, save_all=True, append_images=others, duration=milliseconds, loop=0, format="GIF"
     )
 
 
