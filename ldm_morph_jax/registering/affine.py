@@ -33,6 +33,7 @@ from ldm_morph_jax.ops.similarity import correlation_gradient, local_correlation
 from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
     Alignment,
+    Grid,
     lattice,
     middle_of,
     placed_by,
@@ -150,8 +151,7 @@ def _on_lattice(image, fixed, spacing, shape) -> tuple[np.ndarray, np.ndarray]:
 
     Beyond the image its border goes on: a step there would be seen as a contrast.
     """
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
-    vectors = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) / fixed.geometry.spacing
+    vectors = _places(shape, spacing) / fixed.geometry.spacing
     at = middle_of(image.geometry) + fixed.geometry.vectors_to_physical(vectors)
     steps = np.diag(np.array(spacing) / fixed.geometry.spacing)
     steps = image.geometry.vectors_to_index(fixed.geometry.vectors_to_physical(steps))
@@ -159,6 +159,11 @@ def _on_lattice(image, fixed, spacing, shape) -> tuple[np.ndarray, np.ndarray]:
     values = sample_image(image.array, np.clip(index, 0, last), np.abs(steps).max(axis=0))
     known = ((index >= -0.5) & (index <= last + 0.5)).all(axis=-1)
     return to_unit(values, (1, 99)), known.astype(np.float32)
+
+
+def _places(shape, spacing) -> np.ndarray:
+    """`[*shape, n]` mm from the lattice's centre."""
+    return Grid(shape, (0.0,) * len(shape), spacing).fixed_pixels()
 
 
 def _along_axes(fixed: Image, vectors: np.ndarray) -> np.ndarray:
@@ -194,8 +199,7 @@ def _by_moments(images, known, spacing, way) -> list[np.ndarray]:
 
 def _moments(image: np.ndarray, spacing) -> tuple[np.ndarray, np.ndarray | None]:
     """Centre of mass `[n]` in mm from the lattice's centre, and principal axes in columns."""
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(image.shape, spacing, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, image.ndim)
+    points = _places(image.shape, spacing).reshape(-1, image.ndim)
     weight = image.ravel().astype(np.float64)
     centre = weight @ points / weight.sum()
     points = points - centre

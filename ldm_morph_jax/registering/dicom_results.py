@@ -1,10 +1,5 @@
-"""Results as DICOM objects, for `--dicom`.
-
-Of a pair: displacement.dcm (REG, fixed to moving image), with --inverse inverse_displacement.dcm,
-with a mask of the moving image warped_mask.dcm (SEG). Of a cine, in the folder dicom/:
-segmentation.dcm (SEG over time), displacement_007.dcm and inverse_displacement_007.dcm (REG between
-the reference and frame 7), report.dcm (SR), page.dcm (Encapsulated PDF). Of a stack, besides those
-of its slices: report.dcm and page.dcm. Each kind is a series of its own.
+"""Results as DICOM objects, for `--dicom`; docs/dicom.md lists them. Each kind is a series of its
+own.
 """
 
 import io

@@ -1,37 +1,6 @@
 """Write the files of a result, all of them or none.
 
-Of a pair:
-
-warped.nii.gz            moving image on the fixed image's grid, original intensities, linear
-warped.png / .tif        the same, rounded, when the moving image was a PNG or TIFF
-warped_mask.nii.gz       with a mask of the moving image, nearest neighbour
-displacement.nii.gz      T(p) = p + d(p), mm, LPS: for ITK, ANTs, 3D Slicer
-displacement.npz         the same in pixels, (row, column): for SciPy
-affine.tfm               where asked for, what came before the deformation: for ITK; d contains it
-inverse_displacement.*   where asked for, on the moving image's grid
-jacobian.nii.gz          det dT/dp
-displacement.dcm, ...    with --dicom, see `dicom_results`
-metrics.json, overview.png, report.html
-
-Of a cine (`frame_007` is frame 7, from 0):
-
-displacement/frame_007.nii.gz          brings frame 7 to the reference
-inverse_displacement/frame_007.nii.gz  brings the reference to frame 7
-warped/frame_007.nii.gz                frame 7 brought to the reference, original intensities
-masks/frame_007.nii.gz                 the mask carried to frame 7 (with a mask or contours)
-contours.csv, landmarks.csv            carried to every frame, pixels and mm (where there are any)
-curves.csv                             areas, volumes, strain and strain rate over time
-segments.csv                           peaks, times and rates, a row per segment of the wall
-dicom/                                 with --dicom, see `dicom_results`
-summary.json                           fractions, peaks, drift, settings
-curves.png, beat.gif, report.html
-bullseye.png                           of volumes
-
-Of a stack, a folder for each slice, and of all together:
-
-curves.csv, segments.csv, summary.json volume, the 16 segments, twist
-bullseye.png, report.html
-dicom/                                 with --dicom, report and page
+docs/registering.md lists those of a pair, docs/tracking.md those of a cine and of a stack.
 """
 
 import csv
