@@ -124,7 +124,8 @@ def curves_figure(
 def frame_picture(frame: Mapping) -> Image.Image:
     """A frame with its contours and landmarks, pixels made square, for the animation."""
     grey = np.round(255 * frame["image"]).astype(np.uint8)
-    scale = _scale(frame, _GIF_SIDE)
+    spacing = np.asarray(frame["spacing"], float)
+    scale = spacing * _GIF_SIDE / (spacing * grey.shape).max()
     size = tuple(round(n * s) for n, s in zip(grey.shape, scale, strict=True))
     picture = Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC).convert("RGB")
     draw = ImageDraw.Draw(picture)
@@ -238,7 +239,7 @@ def write_report(
         tiles=_tiles(summary, curves),
         rows=_rows(summary, curves),
         strain_rows=_strain_rows(summary, curves),
-        time_unit=_time_unit(summary),
+        time_unit="s" if cine["times_known"] else "frames",
         shape=shape,
         port=port,
         stills=[{"frame": t, "title": name, "strain": False} for t, name in events.items()]
@@ -366,10 +367,6 @@ def _rows(summary, curves) -> list[tuple[str, str]]:
     return rows
 
 
-def _time_unit(summary) -> str:
-    return "s" if summary["cine"]["times_known"] else "frames"
-
-
 def _strain_rows(summary, curves) -> list[tuple[str, str, str, str]]:
     """(name, peak, at end-systole, time to peak)"""
     rows, percent = [], UNITS[""]
@@ -383,12 +380,6 @@ def _strain_rows(summary, curves) -> list[tuple[str, str, str, str]]:
             time = Unit(1, "", decimals).text(value["time_to_peak"])
             rows.append((label, *numbers, time))
     return rows
-
-
-def _scale(frame, side) -> np.ndarray:
-    """Picture pixels per pixel, (row, column): square in millimetres, `side` at most."""
-    spacing = np.asarray(frame["spacing"], float)
-    return spacing * side / (spacing * frame["image"].shape).max()
 
 
 def _coloured(strain) -> Image.Image:
