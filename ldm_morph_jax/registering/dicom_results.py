@@ -58,12 +58,6 @@ def place_of(image: Image) -> Geometry:
     return place
 
 
-def pair_names(moving_mask: Image | None, *, inverse: bool) -> list[str]:
-    """Names of the files of `write_pair`."""
-    names = ["displacement.dcm"] + ["inverse_displacement.dcm"] * inverse
-    return names + ["warped_mask.dcm"] * (moving_mask is not None)
-
-
 def write_pair(
     folder: Path,
     registration: Registration,

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 METRICS, SUMMARY = "metrics.json", "summary.json"
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
 _AFFINE = "affine.tfm"
-_PAGES = ("overview.png", "report.html")
-_ALWAYS = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
-_DICOM = ("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm")
+# Files of every pair: where one of them is there already, nothing is computed.
+OF_PAIR = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
 ALL_OF_PAIR = (
-    *(*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz"),
-    *(*_INVERSE, *_DICOM, _AFFINE),
+    *(*OF_PAIR, *_INVERSE, _AFFINE, "overview.png", "report.html"),
+    *("warped.png", "warped.tif", "warped_mask.nii.gz"),
+    *("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm"),
 )
 ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
@@ -59,24 +59,6 @@ def write_record(folder: Path, name: str, content: Mapping) -> None:
 
 
 # ---------------------------------------------------------------------------- pairs
-
-
-def output_names(
-    moving: Image,
-    *,
-    moving_mask: Image | None,
-    inverse: bool,
-    report: bool,
-    affine: bool = False,
-) -> list[str]:
-    """Names of the files that registering this image writes."""
-    names, suffix = list(_ALWAYS), _picture_suffix(moving)
-    names += [f"warped{suffix}"] if suffix else []
-    names += ["warped_mask.nii.gz"] if moving_mask is not None else []
-    names += _INVERSE if inverse else []
-    names += [_AFFINE] if affine else []
-    names += _PAGES if report else []
-    return names
 
 
 def _picture_suffix(image: Image) -> str | None:

@@ -21,8 +21,8 @@ from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
+    OF_PAIR,
     drawn,
-    output_names,
     software,
     write_images,
     write_record,
@@ -207,15 +207,7 @@ class Result:
                     folder / f"{number:04d}", overwrite=overwrite, inverse=inverse, report=report
                 )
             return
-        [registration], [masks] = self.registrations, self.masks
-        names = output_names(
-            registration.moving,
-            moving_mask=masks[0],
-            inverse=inverse,
-            report=report,
-            affine=registration.alignment is not None,
-        )
-        with staged(folder, names, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
+        with staged(folder, OF_PAIR, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
             metrics = self.measured(inverse=inverse)
             metrics |= {"report": report, "software": software(self.method.weights_sha256)}
             self.write(stage, metrics, inverse=inverse)()

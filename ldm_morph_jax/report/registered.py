@@ -106,10 +106,9 @@ def _pictures(one, image) -> dict:
 def _tiles(metrics) -> list[tuple[str, str]]:
     """The numbers to be seen first."""
     j, d, c = metrics["jacobian"], metrics["displacement_mm"], metrics["correlation"]
-    tiles = [("correlation", f"{number(c['before'], 3)} → {number(c['after'], 3)}")]
+    tiles = [("correlation", " → ".join(_both(c)))]
     for label, score in list(metrics.get("dice", {}).items())[:_MOST_LABELS]:
-        scores = (number(score[when], 3) for when in ("before", "after"))
-        tiles.append((f"DSC, label {label}", " → ".join(scores)))
+        tiles.append((f"DSC, label {label}", " → ".join(_both(score))))
     tiles.append(("J, change of area", f"{j['smallest']:.2f} to {j['largest']:.2f}"))
     tiles.append(("folding", f"{j['nonpositive_percent']:.2f} %"))
     tiles.append(("largest displacement", f"{d['largest']:.1f} mm"))
@@ -118,17 +117,14 @@ def _tiles(metrics) -> list[tuple[str, str]]:
 
 def _rows(metrics) -> list[tuple[str, str, str]]:
     """Scores that have a before and an after."""
-    c = metrics["correlation"]
-    rows = [("Correlation", number(c["before"], 3), number(c["after"], 3))]
+    rows = [("Correlation", *_both(metrics["correlation"]))]
     for label, score in metrics.get("dice", {}).items():
         lacking = f", {score['lacking']} lacks it" if "lacking" in score else ""
-        scores = (number(score[when], 3) for when in ("before", "after"))
-        rows.append((f"DSC label {label}{lacking}", *scores))
+        rows.append((f"DSC label {label}{lacking}", *_both(score)))
         for name, text in _DISTANCES.items():
             for unit in ("mm", "px"):
                 if f"{name}_{unit}" in score:
-                    values = score[f"{name}_{unit}"]
-                    distances = (number(values[when], 2) for when in ("before", "after"))
+                    distances = _both(score[f"{name}_{unit}"], 2)
                     rows.append((f"{text}, label {label}, {unit}", *distances))
     return rows
 
@@ -188,4 +184,9 @@ def _facts(metrics) -> list[tuple[str, str]]:
 
 def _difference(rms) -> str:
     """Root of the mean squared difference as a share of the fixed image's range."""
-    return f"RMS {number(rms['before'], 3)} → {number(rms['after'], 3)} of the range"
+    return f"RMS {' → '.join(_both(rms))} of the range"
+
+
+def _both(score, digits: int = 3) -> tuple[str, str]:
+    """Before and after."""
+    return number(score["before"], digits), number(score["after"], digits)

@@ -329,9 +329,7 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
             title = f"peak {curve.label} strain{_interval(numbers.get('peak_interval'))}"
             tiles.append((title, f"{percent.text(numbers['peak'])} %"))
         elif _is_of_cavity(curve):
-            unit = UNITS[curve.unit]
-            ends = " → ".join(unit.text(v) for v in summary[curve.column].values())
-            tiles.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+            tiles.append(_at_ends(summary, curve))
     if "mass_g" in summary:
         tiles.append(("mass of the wall", f"{summary['mass_g']:.0f} g"))
     if "twist" in summary:
@@ -339,6 +337,12 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
     if summary.get("heart_rate_per_min") is not None:
         tiles.append(("heart rate", f"{summary['heart_rate_per_min']:.0f} / min"))
     return tiles
+
+
+def _at_ends(summary, curve) -> tuple[str, str]:
+    unit = UNITS[curve.unit]
+    ends = " → ".join(map(unit.text, summary[curve.column].values()))
+    return f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"
 
 
 def _interval(ends) -> str:
@@ -352,9 +356,7 @@ def _rows(summary, curves) -> list[tuple[str, str]]:
         rows.append(("in brackets", given["sentence"]))
     for curve in curves:
         if not curve.direction:
-            unit = UNITS[curve.unit]
-            ends = " → ".join(unit.text(value) for value in summary[curve.column].values())
-            rows.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+            rows.append(_at_ends(summary, curve))
     if "valves_ms" in summary:
         rows.append(("valves, from the reference", valves_told(summary["valves_ms"])))
     if "drift_px" in summary:
