@@ -50,11 +50,8 @@ def register_files(
         ValueError, OSError: whatever keeps the pair from being registered; nothing is left behind.
     """
     if options.example:
-        names = {name: "ed" if "moving" in name else "es" for name in options.INPUTS}
-        files = {
-            name: _EXAMPLES / f"{phase}{'_mask' * ('mask' in name)}.nii.gz"
-            for name, phase in names.items()
-        }
+        names = {"moving": "ed", "fixed": "es", "moving_mask": "ed_mask", "fixed_mask": "es_mask"}
+        files = {field: _EXAMPLES / f"{name}.nii.gz" for field, name in names.items()}
         options = replace(options, example=False, **files)
     moving, fixed, moving_mask, fixed_mask = read_pair(options)
     sources = None

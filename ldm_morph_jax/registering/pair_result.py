@@ -113,18 +113,16 @@ class Result:
 
         With `inverse`, from the fixed image's grid to the moving one.
         """
+        transforms = [r.inverse.transform if inverse else r.transform for r in self.registrations]
         if self.registrations[0].fixed.array.ndim == 3:
-            transform = self.registrations[0].transform
-            if inverse:
-                transform = self.registrations[0].inverse.transform
-            return transform.warp(np.asarray(array), interpolation)
+            return transforms[0].warp(np.asarray(array), interpolation)
         arrays, batched = image_planes(array, "array")
         if (batched, len(arrays)) != (self.batched, len(self.registrations)):
             expected = f"{len(self.registrations)} images" if self.batched else "one image"
             raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
         return self._stack(
-            (r.inverse.transform if inverse else r.transform).warp(image, interpolation)
-            for r, image in zip(self.registrations, arrays, strict=True)
+            transform.warp(image, interpolation)
+            for transform, image in zip(transforms, arrays, strict=True)
         )
 
     @property
