@@ -142,10 +142,7 @@ def pairs_sheet(
 
 
 def methods_sheet(
-    views: Mapping[str, PairView],
-    *,
-    captions: Mapping[str, str] | None = None,
-    title: str = "",
+    views: Mapping[str, PairView], *, captions: Mapping[str, str], title: str
 ) -> Figure:
     """One pair under several methods, a column each: warped, |difference| to fixed, deformed grid.
 
@@ -157,16 +154,14 @@ def methods_sheet(
         captions: name of a method -> text below its name, e.g. its scores.
         title: text above.
     """
-    if not views:
-        raise ValueError("views: found none, expected method -> view of the pair")
     pair = next(iter(views.values()))
     limit = max(view.difference_limit for view in views.values())
     norm = Normalize(0, max(view.motion_limit for view in views.values()))
     width, columns = 1.6, 1 + len(views)
     height = width * pair.aspect * pair.moving.shape[0] / pair.moving.shape[1]
-    top, bottom, left = 0.3 + 0.16 * bool(captions) + 0.3 * bool(title), 0.45, 0.24
+    left = 0.24
     figure, axes = _panels(
-        3, columns, (width, height), top=top, bottom=bottom, left=left, right=0.03
+        3, columns, (width, height), top=0.76, bottom=0.45, left=left, right=0.03
     )
     draw_moving(axes[0, 0], pair)
     draw_difference(axes[1, 0], pair, pair.difference_before, limit)
@@ -175,12 +170,11 @@ def methods_sheet(
         draw_warped(column[0], view)
         draw_difference(column[1], view, view.difference_after, limit)
         draw_grid(column[2], view, norm)
-        caption = (captions or {}).get(name, "")
         # `name` is bold, the line below it is not: two texts
-        column[0].set_title(name + "\n" * bool(captions), fontsize=9, fontweight="bold", pad=4)
+        column[0].set_title(f"{name}\n", fontsize=9, fontweight="bold", pad=4)
         column[0].text(
             *(0.5, 1.0),
-            caption,
+            captions[name],
             transform=column[0].transAxes,
             ha="center",
             va="bottom",
