@@ -235,10 +235,8 @@ def _aligning(settings: Refinement, calls: str) -> Program:
 
 def _align(images, known, starts, basis, spacing, *, settings: Refinement):
     """{"algebra": `[n, n + 1]`, "correlation": `[2]`, before and after}."""
-    rank = len(spacing)
     first, x = starts[:1], starts
-    for k, (level, steps) in enumerate(zip(settings.levels, settings.steps, strict=True)):
-        blocks = level if isinstance(level, tuple) else (level,) * rank
+    for k, (blocks, steps) in enumerate(zip(settings.levels, settings.steps, strict=True)):
         here = _OneLevel(images, known, blocks, spacing, settings, basis)
         state = (x, jnp.zeros(len(x)), jnp.zeros(len(x)))
         x, alike, overlap = lax.fori_loop(

@@ -184,14 +184,12 @@ class Slice:
     shift: `[n]` mm, from fixed to moving, before any registration.
     blank: whether a slice of a stack shows nothing in one of the images; it is not registered, and
         its arrays are zero.
-    alignment: what was found before and takes the place of the shift; None: nothing.
     """
 
     model: OnGrid | None
     whole: OnGrid
     shift: np.ndarray
     blank: bool = False
-    alignment: Alignment | None = None
 
 
 def prepare(
@@ -241,7 +239,7 @@ def prepare(
             _check_overlap(values, moving, fixed)
         if beyond or (stack and any(np.nanmin(v) == np.nanmax(v) for v in values)):
             nothing = [OnGrid(grid, *np.zeros((3, *grid.shape))) for grid in (model, whole)]
-            slices.append(Slice(*nothing, shift, True, alignment))
+            slices.append(Slice(*nothing, shift, blank=True))
             continue
         on_model = (
             _normalise(sampled, method.intensity, image.source)
@@ -249,7 +247,7 @@ def prepare(
         )
         known = np.isfinite(values).all(axis=0)
         on_whole = _on_one_scale(whole, values_on_whole, method.intensity)
-        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, alignment=alignment))
+        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift))
     if all(part.blank for part in slices):
         raise ImageError(f"{moving.source} and {fixed.source}: no slice shows anything in both")
     return slices
@@ -278,7 +276,7 @@ def prepare_volume(
     grid = place_volume_grid(fixed)
     values = _sample_both(moving, fixed, grid.fixed_pixels(), grid.scale, shift, alignment)
     _check_overlap(values, moving, fixed)
-    return [Slice(None, _on_one_scale(grid, values, method.intensity), shift, alignment=alignment)]
+    return [Slice(None, _on_one_scale(grid, values, method.intensity), shift)]
 
 
 def placed_by(moving: Image, fixed: Image, align: str) -> str:
@@ -509,11 +507,14 @@ def to_transform(
     displacements: Sequence[tuple[Grid, np.ndarray]],
     moving: Geometry,
     fixed: Geometry,
+    alignment: Alignment | None = None,
 ) -> Transform:
-    """Displacements of every slice `[*grid.shape, 2]`, or of a volume, with its grid: transform."""
-    alignment = slices[0].alignment
+    """Displacements of every slice `[*grid.shape, 2]`, or of a volume, with its grid: transform.
+
+    An alignment takes the place of the shift.
+    """
     if alignment is not None:
-        here = [replace(part, alignment=None, shift=0 * part.shift) for part in slices]
+        here = [replace(part, shift=0 * part.shift) for part in slices]
         halfway = to_transform(here, displacements, moving, fixed).displacement_mm
         positions = fixed.to_physical(fixed.indices())
         at = alignment.first(positions)

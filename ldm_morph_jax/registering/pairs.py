@@ -73,7 +73,7 @@ def register_images(
     if anatomy is not None and not steps:
         raise ValueError(f"anatomy guides a search, and {method.name} is asked for none")
     pairs = [on_one_scale(*pair) for pair in pairs]
-    prepared = []  # of every pair the notes and, of each of its slices, what guides the search
+    prepared = []  # of every pair its slices, what guides the search of each, alignment and notes
     for moving, fixed in pairs:
         stacks = volume is not False and moving.array.ndim == fixed.array.ndim == 3
         reason = alignment = None
@@ -88,12 +88,12 @@ def register_images(
         else:
             slices = prepare(method, moving, fixed, centre=centre, **how)
         notes = (f"registered slice by slice: {reason}",) if reason else ()
-        prepared.append((notes, [(part, _guide(anatomy, fixed, part)) for part in slices]))
+        prepared.append((slices, [_guide(anatomy, fixed, s) for s in slices], alignment, notes))
 
     planes = [
         (part, guided)
-        for _, slices in prepared
-        for part, guided in slices
+        for slices, guides, *_ in prepared
+        for part, guided in zip(slices, guides, strict=True)
         if part.model is not None and not part.blank
     ]
     motions = iter(_motions(method, *zip(*planes, strict=True), steps) if planes else ())
@@ -109,11 +109,12 @@ def register_images(
         Registration(
             moving,
             fixed,
-            [part for part, _ in slices],
-            [motion(part, guided, fixed) for part, guided in slices],
+            slices,
+            [motion(part, guided, fixed) for part, guided in zip(slices, guides, strict=True)],
+            alignment,
             notes,
         )
-        for (moving, fixed), (notes, slices) in zip(pairs, prepared, strict=True)
+        for (moving, fixed), (slices, guides, alignment, notes) in zip(pairs, prepared, strict=True)
     ]
 
 
