@@ -210,11 +210,11 @@ def _motions(
     refining = _refining(Refinement.of(steps), method.calls)
     classes = [_size_class(plane.whole.grid.shape) for plane in slices]
     if method.calls == "once":  # two programs to load: both at once
-        shapes = _shapes(_batch_size(len(slices)), classes[0])
-        if guides[0] is not None:
-            channels = (*shapes[0].shape, guides[0].moving.shape[-1])
-            shapes += [jax.ShapeDtypeStruct(channels, np.float32)] * 2
-        refining.prepare(*shapes)
+        pixels = (_batch_size(len(slices)), *classes[0])
+        image, valid = (jax.ShapeDtypeStruct(pixels, kind) for kind in (np.float32, bool))
+        counts = [2] if guides[0] is None else [2, *[guides[0].moving.shape[-1]] * 2]
+        others = [jax.ShapeDtypeStruct((*pixels, n), np.float32) for n in counts]
+        refining.prepare(image, image, valid, *others)
     velocities = _predict(method, method.velocity, slices)
     starts = [
         velocity_on_whole(plane, np.asarray(v, np.float64))
@@ -269,12 +269,6 @@ def _batches(
 
 def _batch_size(left: int) -> int:
     return 1 if left == 1 else 16 if left >= 16 else 4
-
-
-def _shapes(batch: int, size: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
-    """Shapes of the arguments of `_refining`."""
-    image, mask = (jax.ShapeDtypeStruct((batch, *size), kind) for kind in (np.float32, bool))
-    return [image, image, mask, jax.ShapeDtypeStruct((batch, *size, 2), np.float32)]
 
 
 def _size_class(shape: tuple[int, int]) -> tuple[int, int]:
