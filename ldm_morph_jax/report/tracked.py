@@ -9,6 +9,7 @@ column).
 Curves come in the units of curves.csv; pages and plots show strain in per cent and areas in cm2.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,9 +98,9 @@ def curves_figure(
     moments: Mapping[str, float],
 ) -> Figure:
     """One panel per group of curves over time, with thin lines at the moments (`moments`)."""
-    figure = Figure(figsize=(4.2 * min(3, len(groups)), 2.9 * -(-len(groups) // 3)), dpi=120)
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).ravel()
+    rows, columns = math.ceil(len(groups) / 3), min(3, len(groups))
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained", dpi=120)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = series_colours(dark=False)
     for axis, group in zip(axes, groups, strict=False):
         style_axis(axis, dark=False)
@@ -174,7 +175,7 @@ def frame_page(frame: Mapping) -> dict:
 def write_report(
     path: Path,
     *,
-    frames: Iterable[Mapping],
+    frames: Sequence[Mapping],
     shape: tuple[int, int],
     spacing: tuple[float, float],
     outlines: Sequence[np.ndarray],
@@ -219,7 +220,7 @@ def write_report(
         }
         for group in curve_groups(curves)
     ]
-    cine, frames = summary["cine"], list(frames)
+    cine = summary["cine"]
     names = [name.replace("_", " ") for name in sectors]
     port = viewport(
         shape,
