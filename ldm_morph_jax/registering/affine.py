@@ -34,6 +34,7 @@ from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
     Alignment,
     Grid,
+    inside,
     lattice,
     middle_of,
     placed_by,
@@ -157,7 +158,7 @@ def _on_lattice(image, fixed, spacing, shape) -> tuple[np.ndarray, np.ndarray]:
     steps = image.geometry.vectors_to_index(fixed.geometry.vectors_to_physical(steps))
     index, last = image.geometry.to_index(at), np.array(image.array.shape) - 1
     values = sample_image(image.array, np.clip(index, 0, last), np.abs(steps).max(axis=0))
-    known = ((index >= -0.5) & (index <= last + 0.5)).all(axis=-1)
+    known = inside(index, image.array.shape)
     return to_unit(values, (1, 99)), known.astype(np.float32)
 
 

@@ -337,8 +337,8 @@ def lattice(fixed: Image, size: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]
 
 def _overlap(values) -> float:
     """Share of the fixed image's known pixels that the moving image covers."""
-    inside = np.isfinite(values[1])
-    return float(np.isfinite(values[0][inside]).mean()) if inside.any() else 0.0
+    known = np.isfinite(values[1])
+    return float(np.isfinite(values[0][known]).mean()) if known.any() else 0.0
 
 
 def _check_overlap(values, moving: Image, fixed: Image) -> None:
@@ -478,18 +478,21 @@ def sample_image(image: np.ndarray, index: np.ndarray, scale: Sequence[float]) -
     if sigma.max() > 1e-3:
         smooth = gaussian_filter(smooth, sigma, mode="nearest")
     values = map_coordinates(smooth, np.moveaxis(index, -1, 0), order=1, mode="nearest")
-    # a pixel reaches half a pixel beyond its centre
-    inside = ((index >= -0.5) & (index <= np.array(image.shape) - 0.5)).all(axis=-1)
-    return np.where(inside, values, np.nan)
+    return np.where(inside(index, image.shape), values, np.nan)
+
+
+def inside(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Which indices `[..., n]` lie on an array: a pixel reaches half a pixel beyond its centre."""
+    return ((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(axis=-1)
 
 
 def _normalise(values, intensity, source):
     """Values with NaN outside the image -> `[N, N]` in [0, 1], zero outside."""
     from ldm_morph_jax.data.preprocessing import normalise
 
-    inside = np.isfinite(values)
+    known = np.isfinite(values)
     out = np.zeros(values.shape, np.float32)
-    out[inside] = normalise(values[inside][None], intensity, f"{source} (the part registered)")[0]
+    out[known] = normalise(values[known][None], intensity, f"{source} (the part registered)")[0]
     return out
 
 

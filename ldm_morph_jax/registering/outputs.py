@@ -16,7 +16,7 @@ from ldm_morph_jax import __version__
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import sample, sample_vectors, write_affine, write_transform
 from ldm_morph_jax.files.writing import json_text, round_to, write_image
-from ldm_morph_jax.registering.grid import grey_limits
+from ldm_morph_jax.registering.grid import grey_limits, inside
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ def _planes(arrays, spacing) -> dict[str, dict]:
         if name == "displacement":
             return sample_vectors(array, at)
         values = sample(array, at, "nearest" if name.endswith("mask") else "linear")
-        outside = ((at < -0.5) | (at > np.array(array.shape) - 0.5)).any(axis=-1)
-        return np.where(outside, 1 if name == "jacobian" else 0, values).astype(values.dtype)
+        beyond = 1 if name == "jacobian" else 0
+        return np.where(inside(at, array.shape), values, beyond).astype(values.dtype)
 
     return {
         f"{text} {middle[axis]}": {name: plane(name, axis) for name in arrays}
