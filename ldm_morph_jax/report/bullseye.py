@@ -98,12 +98,12 @@ def bullseye_figure(
             color=_on(colour),
             bbox=box,
         )
-    colour = text_colour(dark=False)
-    axis.set_title(title, fontsize=9.5, color=colour)
+    text = text_colour(dark=False)
+    axis.set_title(title, fontsize=9.5, color=text)
     scale = ScalarMappable(Normalize(-limit, limit), COLOURS)
     bar = figure.colorbar(scale, ax=axis, orientation="horizontal", fraction=0.06, pad=0.02)
-    bar.set_label(unit, color=colour, fontsize=8)
-    bar.ax.tick_params(colors=colour, labelsize=8)
+    bar.set_label(unit, color=text, fontsize=8)
+    bar.ax.tick_params(colors=text, labelsize=8)
     return figure
 
 
