@@ -33,6 +33,8 @@ from ldm_morph_jax.ops.similarity import correlation_gradient, local_correlation
 from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
     Alignment,
+    Grid,
+    inside,
     lattice,
     middle_of,
     placed_by,
@@ -150,15 +152,19 @@ def _on_lattice(image, fixed, spacing, shape) -> tuple[np.ndarray, np.ndarray]:
 
     Beyond the image its border goes on: a step there would be seen as a contrast.
     """
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
-    vectors = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) / fixed.geometry.spacing
+    vectors = _places(shape, spacing) / fixed.geometry.spacing
     at = middle_of(image.geometry) + fixed.geometry.vectors_to_physical(vectors)
     steps = np.diag(np.array(spacing) / fixed.geometry.spacing)
     steps = image.geometry.vectors_to_index(fixed.geometry.vectors_to_physical(steps))
     index, last = image.geometry.to_index(at), np.array(image.array.shape) - 1
     values = sample_image(image.array, np.clip(index, 0, last), np.abs(steps).max(axis=0))
-    known = ((index >= -0.5) & (index <= last + 0.5)).all(axis=-1)
+    known = inside(index, image.array.shape)
     return to_unit(values, (1, 99)), known.astype(np.float32)
+
+
+def _places(shape, spacing) -> np.ndarray:
+    """`[*shape, n]` mm from the lattice's centre."""
+    return Grid(shape, (0.0,) * len(shape), spacing).fixed_pixels()
 
 
 def _along_axes(fixed: Image, vectors: np.ndarray) -> np.ndarray:
@@ -194,8 +200,7 @@ def _by_moments(images, known, spacing, way) -> list[np.ndarray]:
 
 def _moments(image: np.ndarray, spacing) -> tuple[np.ndarray, np.ndarray | None]:
     """Centre of mass `[n]` in mm from the lattice's centre, and principal axes in columns."""
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(image.shape, spacing, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, image.ndim)
+    points = _places(image.shape, spacing).reshape(-1, image.ndim)
     weight = image.ravel().astype(np.float64)
     centre = weight @ points / weight.sum()
     points = points - centre
@@ -231,10 +236,8 @@ def _aligning(settings: Refinement, calls: str) -> Program:
 
 def _align(images, known, starts, basis, spacing, *, settings: Refinement):
     """{"algebra": `[n, n + 1]`, "correlation": `[2]`, before and after}."""
-    rank = len(spacing)
     first, x = starts[:1], starts
-    for k, (level, steps) in enumerate(zip(settings.levels, settings.steps, strict=True)):
-        blocks = level if isinstance(level, tuple) else (level,) * rank
+    for k, (blocks, steps) in enumerate(zip(settings.levels, settings.steps, strict=True)):
         here = _OneLevel(images, known, blocks, spacing, settings, basis)
         state = (x, jnp.zeros(len(x)), jnp.zeros(len(x)))
         x, alike, overlap = lax.fori_loop(

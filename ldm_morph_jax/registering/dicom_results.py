@@ -1,10 +1,5 @@
-"""Results as DICOM objects, for `--dicom`.
-
-Of a pair: displacement.dcm (REG, fixed to moving image), with --inverse inverse_displacement.dcm,
-with a mask of the moving image warped_mask.dcm (SEG). Of a cine, in the folder dicom/:
-segmentation.dcm (SEG over time), displacement_007.dcm and inverse_displacement_007.dcm (REG between
-the reference and frame 7), report.dcm (SR), page.dcm (Encapsulated PDF). Of a stack, besides those
-of its slices: report.dcm and page.dcm. Each kind is a series of its own.
+"""Results as DICOM objects, for `--dicom`; docs/dicom.md lists them. Each kind is a series of its
+own.
 """
 
 import io
@@ -23,6 +18,7 @@ from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image
+from ldm_morph_jax.files.transforms import Transform
 from ldm_morph_jax.ops.segments import NAMES
 from ldm_morph_jax.registering.result import Registration
 
@@ -62,12 +58,6 @@ def place_of(image: Image) -> Geometry:
     return place
 
 
-def pair_names(moving_mask: Image | None, *, inverse: bool) -> list[str]:
-    """Names of the files of `write_pair`."""
-    names = ["displacement.dcm"] + ["inverse_displacement.dcm"] * inverse
-    return names + ["warped_mask.dcm"] * (moving_mask is not None)
-
-
 def write_pair(
     folder: Path,
     registration: Registration,
@@ -78,27 +68,14 @@ def write_pair(
     inverse: bool,
 ) -> None:
     """The objects of a pair; they belong to the study of the fixed image."""
-    series = _series()
+    series, sources = _series(), (fixed, moving)
     places = place_of(registration.fixed), place_of(registration.moving)
-    there = registration.transform.in_space(*places)
-    write_registration(
-        folder / "displacement.dcm",
-        there.displacement_mm,
-        there.fixed,
-        fixed,
-        moving,
-        series["displacements"],
-    )
+    there, path = registration.transform, folder / "displacement.dcm"
+    _write_transform(path, there, places, sources, series["displacements"])
     if inverse:
-        back = registration.inverse.transform.in_space(*places[::-1])
-        write_registration(
-            folder / "inverse_displacement.dcm",
-            back.displacement_mm,
-            back.fixed,
-            moving,
-            fixed,
-            series["inverse displacements"],
-        )
+        back, path = registration.inverse.transform, folder / "inverse_displacement.dcm"
+        of_kind = series["inverse displacements"]
+        _write_transform(path, back, places[::-1], sources[::-1], of_kind)
     if moving_mask is not None:
         labels = registration.transform.warp(moving_mask.array, "nearest")
         if labels.any():
@@ -112,14 +89,9 @@ def write_labels(
     source: Source,
     series: Mapping[str, Series] | None = None,
 ) -> None:
-    """Write labels of an image as a segmentation; their meaning is not known.
+    """Write labels on the grid of an image as a segmentation; their meaning is not known.
 
-    Args:
-        path: where to.
-        labels: on the grid of the image.
-        image: which one.
-        source: of the image.
-        series: those of other objects that are written with it.
+    `series` are those of other objects that are written with it.
     """
     place, found = place_of(image), [int(label) for label in np.unique(labels) if label]
     write_segmentation(
@@ -154,20 +126,13 @@ def write_cine(
     reference = source.only(heart.reference)
     for t in range(len(heart.times)):
         pair = reference, source.only(t)
-        for name, transform, (fixed, moving) in (
+        for name, transform, sources in (
             ("displacement", heart.transform(t), pair),
             ("inverse_displacement", heart.inverse_transform(t), pair[::-1]),
         ):
-            placed = transform.in_space(place, place)
-            write_registration(
-                folder / f"{name}_{t:0{digits}d}.dcm",
-                placed.displacement_mm,
-                place,
-                fixed,
-                moving,
-                series[f"{name.replace('_', ' ')}s"],
-                instance=t + 1,
-            )
+            of_kind = series[f"{name.replace('_', ' ')}s"]
+            path = folder / f"{name}_{t:0{digits}d}.dcm"
+            _write_transform(path, transform, (place, place), sources, of_kind, t + 1)
     if anatomy.labels is not None and anatomy.labels.any():
         labels = [heart.carried(anatomy.labels, t) for t in range(len(heart.times))]
         write_segmentation(
@@ -217,6 +182,21 @@ def _series() -> dict[str, Series]:
         kind: new_series(_FIRST_SERIES + k, f"ldm-morph {kind}")
         for k, kind in enumerate(_KINDS, start=1)
     }
+
+
+def _write_transform(
+    path: Path,
+    transform: Transform,
+    places: tuple[Geometry, Geometry],
+    sources: tuple[Source, Source],
+    series: Series,
+    instance: int = 1,
+) -> None:
+    """`places` and `sources` are of the fixed and of the moving image."""
+    placed = transform.in_space(*places)
+    write_registration(
+        path, placed.displacement_mm, placed.fixed, *sources, series, instance=instance
+    )
 
 
 def _structures(anatomy: "Anatomy") -> dict[int, str]:

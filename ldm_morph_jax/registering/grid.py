@@ -182,15 +182,14 @@ class Slice:
 
     model, whole: the slice on the two grids; a volume has no model grid.
     shift: `[n]` mm, from fixed to moving, before any registration.
-    blank: whether a slice of a stack shows nothing in one of the images; it is not registered.
-    alignment: what was found before and takes the place of the shift; None: nothing.
+    blank: whether a slice of a stack shows nothing in one of the images; it is not registered, and
+        its arrays are zero.
     """
 
     model: OnGrid | None
     whole: OnGrid
     shift: np.ndarray
     blank: bool = False
-    alignment: Alignment | None = None
 
 
 def prepare(
@@ -216,7 +215,8 @@ def prepare(
         ImageError: the two do not fit together: different dimensions, tilts or numbers of slices,
             or hardly any overlap; no slice shows something in both images.
     """
-    if alignment is None or fixed.array.ndim == 2:
+    stack = fixed.array.ndim == 3
+    if alignment is None or not stack:
         align = _check_pair(moving, fixed, align)
     if alignment is not None and centre is not None:
         centre = _halfway(centre, fixed.geometry, alignment)
@@ -234,21 +234,20 @@ def prepare(
         values, values_on_whole = (
             _sample_slice(moving, fixed, k, grid, shift, alignment) for grid in (model, whole)
         )
-        if alignment is not None and fixed.array.ndim == 3 and _overlap(values) < MIN_OVERLAP:
-            nothing = [OnGrid(grid, *_nothing(grid.shape)) for grid in (model, whole)]
-            slices.append(Slice(*nothing, shift, True, alignment))
+        beyond = stack and alignment is not None and _overlap(values) < MIN_OVERLAP
+        if not beyond:
+            _check_overlap(values, moving, fixed)
+        if beyond or (stack and any(np.nanmin(v) == np.nanmax(v) for v in values)):
+            nothing = [OnGrid(grid, *np.zeros((3, *grid.shape))) for grid in (model, whole)]
+            slices.append(Slice(*nothing, shift, blank=True))
             continue
-        _check_overlap(values, moving, fixed)
-        blank = fixed.array.ndim == 3 and any(map(_is_constant, values))
         on_model = (
-            np.zeros(sampled.shape, np.float32)
-            if blank
-            else _normalise(sampled, method.intensity, image.source)
+            _normalise(sampled, method.intensity, image.source)
             for sampled, image in zip(values, (moving, fixed), strict=True)
         )
         known = np.isfinite(values).all(axis=0)
         on_whole = _on_one_scale(whole, values_on_whole, method.intensity)
-        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift, blank, alignment))
+        slices.append(Slice(OnGrid(model, *on_model, known), on_whole, shift))
     if all(part.blank for part in slices):
         raise ImageError(f"{moving.source} and {fixed.source}: no slice shows anything in both")
     return slices
@@ -277,7 +276,7 @@ def prepare_volume(
     grid = place_volume_grid(fixed)
     values = _sample_both(moving, fixed, grid.fixed_pixels(), grid.scale, shift, alignment)
     _check_overlap(values, moving, fixed)
-    return [Slice(None, _on_one_scale(grid, values, method.intensity), shift, alignment=alignment)]
+    return [Slice(None, _on_one_scale(grid, values, method.intensity), shift)]
 
 
 def placed_by(moving: Image, fixed: Image, align: str) -> str:
@@ -338,8 +337,8 @@ def lattice(fixed: Image, size: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]
 
 def _overlap(values) -> float:
     """Share of the fixed image's known pixels that the moving image covers."""
-    inside = np.isfinite(values[1])
-    return float(np.isfinite(values[0][inside]).mean()) if inside.any() else 0.0
+    known = np.isfinite(values[1])
+    return float(np.isfinite(values[0][known]).mean()) if known.any() else 0.0
 
 
 def _check_overlap(values, moving: Image, fixed: Image) -> None:
@@ -359,8 +358,7 @@ def _sample_both(moving, fixed, index, scale, shift, alignment) -> np.ndarray:
     at = fixed.geometry.to_physical(index)
     steps = fixed.geometry.vectors_to_physical(np.diag(scale))
     if alignment is None:
-        unturned = np.eye(len(shift))
-        of_moving, of_fixed = Affine(unturned, shift), None
+        of_moving, of_fixed = Affine(np.eye(len(shift)), shift), None
     else:
         of_moving, of_fixed = alignment.second, alignment.first.inverse()
     values = []
@@ -465,7 +463,7 @@ def _with_slice(pixels, k, geometry):
 
 
 def _slice_centre(geometry: Geometry, k: int) -> np.ndarray:
-    middle = (np.array(geometry.shape[-2:]) - 1) / 2
+    middle = np.array(_middle(geometry.shape[-2:]))
     return geometry.to_physical(_with_slice(middle, k, geometry))
 
 
@@ -480,28 +478,21 @@ def sample_image(image: np.ndarray, index: np.ndarray, scale: Sequence[float]) -
     if sigma.max() > 1e-3:
         smooth = gaussian_filter(smooth, sigma, mode="nearest")
     values = map_coordinates(smooth, np.moveaxis(index, -1, 0), order=1, mode="nearest")
-    # a pixel reaches half a pixel beyond its centre
-    inside = ((index >= -0.5) & (index <= np.array(image.shape) - 0.5)).all(axis=-1)
-    return np.where(inside, values, np.nan)
+    return np.where(inside(index, image.shape), values, np.nan)
 
 
-def _is_constant(values) -> bool:
-    """Whether there is no contrast; values with NaN outside the image."""
-    return bool(np.nanmin(values) == np.nanmax(values))
-
-
-def _nothing(shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Moving, fixed, valid where there is nothing."""
-    return np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+def inside(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Which indices `[..., n]` lie on an array: a pixel reaches half a pixel beyond its centre."""
+    return ((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(axis=-1)
 
 
 def _normalise(values, intensity, source):
     """Values with NaN outside the image -> `[N, N]` in [0, 1], zero outside."""
     from ldm_morph_jax.data.preprocessing import normalise
 
-    inside = np.isfinite(values)
+    known = np.isfinite(values)
     out = np.zeros(values.shape, np.float32)
-    out[inside] = normalise(values[inside][None], intensity, f"{source} (the part registered)")[0]
+    out[known] = normalise(values[known][None], intensity, f"{source} (the part registered)")[0]
     return out
 
 
@@ -519,11 +510,14 @@ def to_transform(
     displacements: Sequence[tuple[Grid, np.ndarray]],
     moving: Geometry,
     fixed: Geometry,
+    alignment: Alignment | None = None,
 ) -> Transform:
-    """Displacements of every slice `[*grid.shape, 2]`, or of a volume, with its grid: transform."""
-    alignment = slices[0].alignment
+    """Displacements of every slice `[*grid.shape, 2]`, or of a volume, with its grid: transform.
+
+    An alignment takes the place of the shift.
+    """
     if alignment is not None:
-        here = [replace(part, alignment=None, shift=0 * part.shift) for part in slices]
+        here = [replace(part, shift=0 * part.shift) for part in slices]
         halfway = to_transform(here, displacements, moving, fixed).displacement_mm
         positions = fixed.to_physical(fixed.indices())
         at = alignment.first(positions)

@@ -8,7 +8,7 @@ import numpy as np
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.registering.affine import degrees_of
-from ldm_morph_jax.registering.grid import middle_of
+from ldm_morph_jax.registering.grid import inside, middle_of
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -123,8 +123,7 @@ def similarity(registration: Registration) -> dict[str, dict[str, float]]:
     transforms = {"before": registration.start, "after": registration.transform}
     seen = np.ones(fixed.shape, bool)
     for transform in transforms.values():
-        index = transform.moving_indices()
-        seen &= ((index >= -0.5) & (index <= np.array(moving.shape) - 0.5)).all(axis=-1)
+        seen &= inside(transform.moving_indices(), moving.shape)
     model = registration.slices[0].model
     on_grid = np.broadcast_to(
         True if model is None else model.grid.covers(fixed.shape[-2:]), seen.shape
@@ -214,12 +213,12 @@ def inverse_numbers(registration: Registration) -> dict[str, float]:
     inverse = registration.inverse
     index = inverse.transform.moving_indices()
     last = np.array(inverse.transform.moving.shape) - 1
-    inside = ((index >= 0) & (index <= last)).all(axis=-1)
-    residual = inverse.residual_mm[inside]
+    within = ((index >= 0) & (index <= last)).all(axis=-1)
+    residual = inverse.residual_mm[within]
     return {
         "residual_mm_mean": float(residual.mean()) if residual.size else float("nan"),
         "residual_mm_largest": float(residual.max()) if residual.size else float("nan"),
-        "missing_pixels": int(np.count_nonzero(inside & ~inverse.converged)),
+        "missing_pixels": int(np.count_nonzero(within & ~inverse.converged)),
     }
 
 

@@ -1,6 +1,7 @@
 """Register images in Python: `load(name)(moving, fixed)`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,24 +144,9 @@ class Registrar(TrainedMethod):
         of_moving, of_fixed = frames
         slice = parse_slice(slice) if isinstance(slice, str) else slice
         which = VOLUME if slice is None else slice
-        movings, batched = images_of(
-            moving,
-            moving_spacing,
-            source="moving",
-            slice=which,
-            frame=of_moving,
-            oblique=oblique,
-            volume=volume,
-        )
-        fixeds, also_batched = images_of(
-            fixed,
-            spacing,
-            source="fixed",
-            slice=which,
-            frame=of_fixed,
-            oblique=oblique,
-            volume=volume,
-        )
+        read = partial(images_of, slice=which, oblique=oblique, volume=volume)
+        movings, batched = read(moving, moving_spacing, source="moving", frame=of_moving)
+        fixeds, also_batched = read(fixed, spacing, source="fixed", frame=of_fixed)
         if (batched, len(movings)) != (also_batched, len(fixeds)):
             counts = [
                 f"{len(images)} images" if many else "one image"

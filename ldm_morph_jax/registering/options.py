@@ -335,9 +335,8 @@ class CineOptions(JobOptions):
             found = " and ".join(f"`{name}`" for name in sources) or "none"
             raise ValueError(f"found {found}, expected one of `cine`, `batch` and `example`")
         [source] = sources
-        of_a_cine = ["mask", "contours", "landmarks", "slice", "septum", "levels", "reference"]
-        of_a_cine += ["valves"]
-        of_files = ["labels", "frame_times", "fps", "spacing", "oblique", "period", "dicom"]
+        of_a_cine = "mask contours landmarks slice septum levels reference valves".split()
+        of_files = "labels frame_times fps spacing oblique period dicom".split()
         refused = {"cine": [], "batch": of_a_cine, "example": [*of_a_cine, *of_files]}[source]
         given = [f"`{name}`" for name in refused if getattr(self, name) not in (None, False, 0)]
         if given:

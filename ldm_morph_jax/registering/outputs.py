@@ -1,37 +1,6 @@
 """Write the files of a result, all of them or none.
 
-Of a pair:
-
-warped.nii.gz            moving image on the fixed image's grid, original intensities, linear
-warped.png / .tif        the same, rounded, when the moving image was a PNG or TIFF
-warped_mask.nii.gz       with a mask of the moving image, nearest neighbour
-displacement.nii.gz      T(p) = p + d(p), mm, LPS: for ITK, ANTs, 3D Slicer
-displacement.npz         the same in pixels, (row, column): for SciPy
-affine.tfm               where asked for, what came before the deformation: for ITK; d contains it
-inverse_displacement.*   where asked for, on the moving image's grid
-jacobian.nii.gz          det dT/dp
-displacement.dcm, ...    with --dicom, see `dicom_results`
-metrics.json, overview.png, report.html
-
-Of a cine (`frame_007` is frame 7, from 0):
-
-displacement/frame_007.nii.gz          brings frame 7 to the reference
-inverse_displacement/frame_007.nii.gz  brings the reference to frame 7
-warped/frame_007.nii.gz                frame 7 brought to the reference, original intensities
-masks/frame_007.nii.gz                 the mask carried to frame 7 (with a mask or contours)
-contours.csv, landmarks.csv            carried to every frame, pixels and mm (where there are any)
-curves.csv                             areas, volumes, strain and strain rate over time
-segments.csv                           peaks, times and rates, a row per segment of the wall
-dicom/                                 with --dicom, see `dicom_results`
-summary.json                           fractions, peaks, drift, settings
-curves.png, beat.gif, report.html
-bullseye.png                           of volumes
-
-Of a stack, a folder for each slice, and of all together:
-
-curves.csv, segments.csv, summary.json volume, the 16 segments, twist
-bullseye.png, report.html
-dicom/                                 with --dicom, report and page
+docs/registering.md lists those of a pair, docs/tracking.md those of a cine and of a stack.
 """
 
 import csv
@@ -47,7 +16,7 @@ from ldm_morph_jax import __version__
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import sample, sample_vectors, write_affine, write_transform
 from ldm_morph_jax.files.writing import json_text, round_to, write_image
-from ldm_morph_jax.registering.grid import grey_limits
+from ldm_morph_jax.registering.grid import grey_limits, inside
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:
@@ -59,12 +28,12 @@ if TYPE_CHECKING:
 METRICS, SUMMARY = "metrics.json", "summary.json"
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
 _AFFINE = "affine.tfm"
-_PAGES = ("overview.png", "report.html")
-_ALWAYS = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
-_DICOM = ("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm")
+# Files of every pair: where one of them is there already, nothing is computed.
+OF_PAIR = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
 ALL_OF_PAIR = (
-    *(*_ALWAYS, *_PAGES, "warped.png", "warped.tif", "warped_mask.nii.gz"),
-    *(*_INVERSE, *_DICOM, _AFFINE),
+    *(*OF_PAIR, *_INVERSE, _AFFINE, "overview.png", "report.html"),
+    *("warped.png", "warped.tif", "warped_mask.nii.gz"),
+    *("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm"),
 )
 ALL_OF_CINE = (
     "displacement inverse_displacement warped masks contours.csv landmarks.csv curves.csv "
@@ -90,24 +59,6 @@ def write_record(folder: Path, name: str, content: Mapping) -> None:
 
 
 # ---------------------------------------------------------------------------- pairs
-
-
-def output_names(
-    moving: Image,
-    *,
-    moving_mask: Image | None,
-    inverse: bool,
-    report: bool,
-    affine: bool = False,
-) -> list[str]:
-    """Names of the files that registering this image writes."""
-    names, suffix = list(_ALWAYS), _picture_suffix(moving)
-    names += [f"warped{suffix}"] if suffix else []
-    names += ["warped_mask.nii.gz"] if moving_mask is not None else []
-    names += _INVERSE if inverse else []
-    names += [_AFFINE] if affine else []
-    names += _PAGES if report else []
-    return names
 
 
 def _picture_suffix(image: Image) -> str | None:
@@ -144,31 +95,11 @@ def write_images(
         write_transform(folder / name, registration.inverse.transform)
 
 
-def draw_pair_pages(
-    folder: Path,
-    registration: Registration,
-    metrics: Mapping,
-    moving_mask: np.ndarray | None,
-    fixed_mask: np.ndarray | None,
-    draw: Callable | None = None,
-) -> Callable[[], None]:
-    """Draw overview.png and report.html, by `draw` in another process or here.
-
-    Returns what waits until they are there.
-    """
-    slices, planes = drawn(registration, moving_mask, fixed_mask)
-    if draw is not None:
-        return draw(folder, slices, dict(metrics), planes)
-    from ldm_morph_jax.report.registered import write_pages
-
-    write_pages(folder, slices, metrics, planes)
-    return lambda: None
-
-
 def drawn(
     registration: Registration, moving_mask: np.ndarray | None, fixed_mask: np.ndarray | None
-) -> tuple[list[dict], dict[str, dict] | None]:
-    """What `report.registered` draws: slices and, of a volume, planes by caption."""
+) -> tuple[list[dict], dict[str, dict]]:
+    """What `report.registered` draws: slices on the page, and by caption the rows of the overview,
+    slices or, of a volume, planes."""
     arrays = _arrays(registration, moving_mask, fixed_mask)
     spacing = registration.fixed.geometry.spacing
     planes = _planes(arrays, spacing) if registration.in_space else None
@@ -179,7 +110,7 @@ def drawn(
         | {"spacing": spacing[-2:]}
         for k in range(len(registration.fixed.array) if stack else 1)
     ]
-    return slices, planes
+    return slices, planes or {f"slice {k}": one for k, one in enumerate(slices)}
 
 
 def _arrays(registration, moving_mask, fixed_mask) -> dict[str, np.ndarray | None]:
@@ -239,8 +170,8 @@ def _planes(arrays, spacing) -> dict[str, dict]:
         if name == "displacement":
             return sample_vectors(array, at)
         values = sample(array, at, "nearest" if name.endswith("mask") else "linear")
-        outside = ((at < -0.5) | (at > np.array(array.shape) - 0.5)).any(axis=-1)
-        return np.where(outside, 1 if name == "jacobian" else 0, values).astype(values.dtype)
+        beyond = 1 if name == "jacobian" else 0
+        return np.where(inside(at, array.shape), values, beyond).astype(values.dtype)
 
     return {
         f"{text} {middle[axis]}": {name: plane(name, axis) for name in arrays}
@@ -344,27 +275,20 @@ def draw_cine_pages(folder: Path, heart: "TrackedHeart", content: Mapping) -> li
     for figure in figures:
         (folder / "curves.png").write_bytes(png_bytes(figure))
     seconds = heart.times if heart.cine.times is not None else heart.times / 25
-    pages, outlines = [], []
+    pictures, pages, outlines = [], [], []
     in_space = heart.geometry.dimension == 3
     names, *sectors = ([],) if in_space else _sectors(heart)
     if in_space and (maps := stack.bullseyes(rows)):
         (folder / "bullseye.png").write_bytes(png_bytes(maps[0]))
-    draw = _views_of_volume if in_space else _views
-    shape: tuple[int, ...] = ()
-
-    def pictures():
-        nonlocal shape
-        for view in draw(heart, *sectors):
-            shape = view["image"].shape
-            pages.append(report.frame_page(view))
-            outlines.extend(line for lines in view["contours"].values() for line in lines)
-            yield report.frame_picture(view)
-
-    report.write_animation(folder / "beat.gif", pictures(), seconds)
+    for view in (_views_of_volume if in_space else _views)(heart, *sectors):
+        pictures.append(report.frame_picture(view))
+        pages.append(report.frame_page(view))
+        outlines += (line for lines in view["contours"].values() for line in lines)
+    report.write_animation(folder / "beat.gif", pictures, seconds)
     report.write_report(
         folder / "report.html",
         frames=pages,
-        shape=shape,
+        shape=view["image"].shape,
         spacing=heart.spacing[-2:],
         outlines=outlines,
         times=heart.times,

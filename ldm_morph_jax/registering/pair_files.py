@@ -10,14 +10,13 @@ import numpy as np
 from ldm_morph_jax.files.images import VOLUME, Image, read_image, read_mask
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.registering import dicom_results
-from ldm_morph_jax.registering.affine import NONE
 from ldm_morph_jax.registering.batch import arguments, run_batch
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.registering.options import PairOptions
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
-    output_names,
+    OF_PAIR,
     software,
     write_record,
 )
@@ -51,27 +50,16 @@ def register_files(
         ValueError, OSError: whatever keeps the pair from being registered; nothing is left behind.
     """
     if options.example:
-        names = {name: "ed" if "moving" in name else "es" for name in options.INPUTS}
-        files = {
-            name: _EXAMPLES / f"{phase}{'_mask' * ('mask' in name)}.nii.gz"
-            for name, phase in names.items()
-        }
+        names = {"moving": "ed", "fixed": "es", "moving_mask": "ed_mask", "fixed_mask": "es_mask"}
+        files = {field: _EXAMPLES / f"{name}.nii.gz" for field, name in names.items()}
         options = replace(options, example=False, **files)
     moving, fixed, moving_mask, fixed_mask = read_pair(options)
-    names = output_names(
-        moving,
-        moving_mask=moving_mask,
-        inverse=options.inverse,
-        report=options.report,
-        affine=options.affine != NONE,
-    )
     sources = None
     if options.dicom:
         files = zip((options.moving, options.fixed), (moving, fixed), options.frames, strict=True)
         sources = [dicom_results.source_of(path, image, frame=k) for path, image, k in files]
-        names += dicom_results.pair_names(moving_mask, inverse=options.inverse)
     with staged(
-        options.out, names, options.overwrite, all_names=ALL_OF_PAIR, last=METRICS
+        options.out, OF_PAIR, options.overwrite, all_names=ALL_OF_PAIR, last=METRICS
     ) as folder:
         registrar = load()
         loaded = time.perf_counter()

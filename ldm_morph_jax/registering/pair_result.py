@@ -21,9 +21,8 @@ from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
-    draw_pair_pages,
+    OF_PAIR,
     drawn,
-    output_names,
     software,
     write_images,
     write_record,
@@ -114,18 +113,16 @@ class Result:
 
         With `inverse`, from the fixed image's grid to the moving one.
         """
+        transforms = [r.inverse.transform if inverse else r.transform for r in self.registrations]
         if self.registrations[0].fixed.array.ndim == 3:
-            transform = self.registrations[0].transform
-            if inverse:
-                transform = self.registrations[0].inverse.transform
-            return transform.warp(np.asarray(array), interpolation)
+            return transforms[0].warp(np.asarray(array), interpolation)
         arrays, batched = image_planes(array, "array")
         if (batched, len(arrays)) != (self.batched, len(self.registrations)):
             expected = f"{len(self.registrations)} images" if self.batched else "one image"
             raise ImageError(f"array: found shape {np.shape(array)}, expected {expected}")
         return self._stack(
-            (r.inverse.transform if inverse else r.transform).warp(image, interpolation)
-            for r, image in zip(self.registrations, arrays, strict=True)
+            transform.warp(image, interpolation)
+            for transform, image in zip(transforms, arrays, strict=True)
         )
 
     @property
@@ -178,11 +175,9 @@ class Result:
         pairs = zip(self.registrations, self.masks, strict=True)
         pictures = [drawn(r, *_arrays(masks)) for r, masks in pairs]
         if self.batched:
-            rows = {f"pair {k}": slices[0] for k, (slices, _) in enumerate(pictures)}
-            return overview(list(rows.values()), list(rows), "")
-        [(slices, planes)] = pictures
-        rows = planes or {f"slice {k}": row for k, row in enumerate(slices)}
-        return overview(list(rows.values()), list(rows), self.verdict["level"])
+            return overview({f"pair {k}": slices[0] for k, (slices, _) in enumerate(pictures)}, "")
+        [(_, rows)] = pictures
+        return overview(rows, self.verdict["level"])
 
     def save(
         self,
@@ -210,15 +205,7 @@ class Result:
                     folder / f"{number:04d}", overwrite=overwrite, inverse=inverse, report=report
                 )
             return
-        [registration], [masks] = self.registrations, self.masks
-        names = output_names(
-            registration.moving,
-            moving_mask=masks[0],
-            inverse=inverse,
-            report=report,
-            affine=registration.alignment is not None,
-        )
-        with staged(folder, names, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
+        with staged(folder, OF_PAIR, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
             metrics = self.measured(inverse=inverse)
             metrics |= {"report": report, "software": software(self.method.weights_sha256)}
             self.write(stage, metrics, inverse=inverse)()
@@ -229,14 +216,18 @@ class Result:
     ) -> Callable[[], None]:
         """Images and transforms of a pair and, if metrics["report"] says so, the pages.
 
-        They are drawn by `draw`, in place of `report.registered.write_pages`. Returns what waits
-        until they are there. metrics.json is left to the caller: it says that the others are
-        complete.
+        They are drawn by `draw`, perhaps in another process, in place of
+        `report.registered.write_pages`. Returns what waits until they are there. metrics.json is
+        left to the caller: it says that the others are complete.
         """
         [registration], [masks] = self.registrations, self.masks
         wait = None
         if metrics["report"]:
-            wait = draw_pair_pages(folder, registration, metrics, *_arrays(masks), draw)
+            if draw is None:
+                from ldm_morph_jax.report.registered import write_pages
+
+                draw = write_pages
+            wait = draw(folder, *drawn(registration, *_arrays(masks)), metrics)
         write_images(folder, registration, masks[0], inverse=inverse)
         return wait or (lambda: None)
 

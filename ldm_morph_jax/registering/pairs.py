@@ -73,7 +73,7 @@ def register_images(
     if anatomy is not None and not steps:
         raise ValueError(f"anatomy guides a search, and {method.name} is asked for none")
     pairs = [on_one_scale(*pair) for pair in pairs]
-    prepared = []  # of every pair the notes and, of each of its slices, what guides the search
+    prepared = []  # of every pair its slices, what guides the search of each, alignment and notes
     for moving, fixed in pairs:
         stacks = volume is not False and moving.array.ndim == fixed.array.ndim == 3
         reason = alignment = None
@@ -88,12 +88,12 @@ def register_images(
         else:
             slices = prepare(method, moving, fixed, centre=centre, **how)
         notes = (f"registered slice by slice: {reason}",) if reason else ()
-        prepared.append((notes, [(part, _guide(anatomy, fixed, part)) for part in slices]))
+        prepared.append((slices, [_guide(anatomy, fixed, s) for s in slices], alignment, notes))
 
     planes = [
         (part, guided)
-        for _, slices in prepared
-        for part, guided in slices
+        for slices, guides, *_ in prepared
+        for part, guided in zip(slices, guides, strict=True)
         if part.model is not None and not part.blank
     ]
     motions = iter(_motions(method, *zip(*planes, strict=True), steps) if planes else ())
@@ -109,11 +109,12 @@ def register_images(
         Registration(
             moving,
             fixed,
-            [part for part, _ in slices],
-            [motion(part, guided, fixed) for part, guided in slices],
+            slices,
+            [motion(part, guided, fixed) for part, guided in zip(slices, guides, strict=True)],
+            alignment,
             notes,
         )
-        for (moving, fixed), (notes, slices) in zip(pairs, prepared, strict=True)
+        for (moving, fixed), (slices, guides, alignment, notes) in zip(pairs, prepared, strict=True)
     ]
 
 
@@ -209,11 +210,11 @@ def _motions(
     refining = _refining(Refinement.of(steps), method.calls)
     classes = [_size_class(plane.whole.grid.shape) for plane in slices]
     if method.calls == "once":  # two programs to load: both at once
-        shapes = _shapes(_batch_size(len(slices)), classes[0])
-        if guides[0] is not None:
-            channels = (*shapes[0].shape, guides[0].moving.shape[-1])
-            shapes += [jax.ShapeDtypeStruct(channels, np.float32)] * 2
-        refining.prepare(*shapes)
+        pixels = (_batch_size(len(slices)), *classes[0])
+        image, valid = (jax.ShapeDtypeStruct(pixels, kind) for kind in (np.float32, bool))
+        counts = [2] if guides[0] is None else [2, *[guides[0].moving.shape[-1]] * 2]
+        others = [jax.ShapeDtypeStruct((*pixels, n), np.float32) for n in counts]
+        refining.prepare(image, image, valid, *others)
     velocities = _predict(method, method.velocity, slices)
     starts = [
         velocity_on_whole(plane, np.asarray(v, np.float64))
@@ -268,12 +269,6 @@ def _batches(
 
 def _batch_size(left: int) -> int:
     return 1 if left == 1 else 16 if left >= 16 else 4
-
-
-def _shapes(batch: int, size: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
-    """Shapes of the arguments of `_refining`."""
-    image, mask = (jax.ShapeDtypeStruct((batch, *size), kind) for kind in (np.float32, bool))
-    return [image, image, mask, jax.ShapeDtypeStruct((batch, *size, 2), np.float32)]
 
 
 def _size_class(shape: tuple[int, int]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Registration:
     moving, fixed: the images.
     slices: the same on the grids; of volumes registered in three dimensions, one.
     motions: of every slice.
+    alignment: what was found before anything deformed; it is in `transform`. None: nothing.
     notes: what should be said of how they were registered.
     """
 
@@ -56,6 +57,7 @@ class Registration:
     fixed: Image
     slices: Sequence[Slice]
     motions: Sequence[SliceMotion]
+    alignment: Alignment | None
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -67,11 +69,6 @@ class Registration:
         return self.slices[0].model is None
 
     @property
-    def alignment(self) -> Alignment | None:
-        """What was found before anything deformed; it is in `transform`."""
-        return self.slices[0].alignment
-
-    @property
     def diffeomorphic(self) -> bool:
         """Whether the displacement is the integral of a velocity."""
         return self.motions[0].correlation is not None
@@ -79,8 +76,9 @@ class Registration:
     @functools.cached_property
     def transform(self) -> Transform:
         """From fixed to moving, see `files.transforms.Transform`."""
-        displacements = [(m.grid, m.displacement) for m in self.motions]
-        return to_transform(self.slices, displacements, self.moving.geometry, self.fixed.geometry)
+        found = [(m.grid, m.displacement) for m in self.motions]
+        geometries = self.moving.geometry, self.fixed.geometry
+        return to_transform(self.slices, found, *geometries, self.alignment)
 
     @functools.cached_property
     def warped(self) -> np.ndarray:
@@ -102,8 +100,7 @@ class Registration:
     def start(self) -> Transform:
         """The transform before registration: the shift alone."""
         nothing = [(m.grid, np.zeros_like(m.displacement)) for m in self.motions]
-        slices = [replace(part, alignment=None) for part in self.slices]
-        return to_transform(slices, nothing, self.moving.geometry, self.fixed.geometry)
+        return to_transform(self.slices, nothing, self.moving.geometry, self.fixed.geometry)
 
 
 # ---------------------------------------------------------------------------- cines

@@ -33,7 +33,7 @@ from ldm_morph_jax.files.writing import (
 )
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
-from ldm_morph_jax.registering.grid import MIN_OVERLAP
+from ldm_morph_jax.registering.grid import MIN_OVERLAP, inside
 from ldm_morph_jax.registering.measures import jacobian_numbers
 from ldm_morph_jax.registering.options import JacobianOptions, WarpOptions
 
@@ -142,8 +142,8 @@ def jacobian_file(options: JacobianOptions) -> dict[str, float]:
     if options.mask is not None:
         slice = "all" if determinant.ndim == 3 else options.slice
         labels = read_image(options.mask, slice, frame=options.frame, oblique=True, labels=True)
-        inside = resample_labels(labels, _registered_image(transform.fixed, labels)).array != 0
-        counted = determinant[inside]
+        labels = resample_labels(labels, _registered_image(transform.fixed, labels))
+        counted = determinant[labels.array != 0]
         if not counted.size:
             raise ImageError(f"{options.mask}: the mask is empty")
     if options.out is not None:
@@ -190,9 +190,7 @@ def _registered_image(geometry: Geometry, like: Image) -> Image:
 
 def _share_outside(transform: Transform, image: Image) -> float:
     """Share of pixels that come from beyond the image; ImageError where nearly all do."""
-    index = transform.moving_indices(image.geometry)
-    last = np.array(image.geometry.shape) - 0.5
-    outside = 1 - ((index >= -0.5) & (index <= last)).all(axis=-1).mean()
+    outside = 1 - inside(transform.moving_indices(image.geometry), image.geometry.shape).mean()
     if outside > 1 - MIN_OVERLAP:
         raise ImageError(
             f"{image.source}: {100 * outside:.0f} % of where the transform leads lies outside it"

@@ -97,8 +97,6 @@ class Refinement:
     @classmethod
     def of(cls, steps: int) -> "Refinement":
         """The settings with `steps` steps in all, spread over the levels as usual; 0: none."""
-        if steps < 0:
-            raise ValueError(f"refine: found {steps}, expected 0 or more steps")
         if not steps:
             return cls(levels=(1,), steps=(0,), least_gain=float("-inf"))
         usual = cls().steps

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
-from ldm_morph_jax.report.style import text_colour
+from ldm_morph_jax.report.style import fixed, text_colour
 
 COLOURS = colormaps["RdBu"]
 _MISSING = "#cbd5e1"
@@ -36,26 +36,21 @@ class Part(NamedTuple):
     @property
     def middle(self) -> tuple[float, float]:
         """Where its number stands, (right, up)."""
-        if self.end - self.start >= 360:
-            return 0.0, 0.0
         angle, radius = np.radians((self.start + self.end) / 2), (self.inner + self.outer) / 2
         return float(radius * np.cos(angle)), float(radius * np.sin(angle))
 
 
-def parts(count: int) -> list[Part]:
-    """The places of 16 or 17 segments; ValueError for any other number."""
-    if count not in (16, 17):
-        raise ValueError(f"values: found {count} segments, expected 16 or 17")
-    cap = 0.22 if count == 17 else 0.0
-    edges = np.linspace(1, cap, 4)
-    rings = ((6, 1, edges[1], edges[0]), (6, 7, edges[2], edges[1]), (4, 13, cap, edges[2]))
+def parts() -> list[Part]:
+    """The places of the segments."""
+    edges = np.linspace(1, 0, 4)
+    rings = ((6, 1, edges[1], edges[0]), (6, 7, edges[2], edges[1]), (4, 13, 0, edges[2]))
     parts = []
     for number, first, inner, outer in rings:
         width = 360 / number
         for k in range(number):
             start = 90 - width / 2 + k * width  # the anterior one above, then to the septum
             parts.append(Part(first + k, float(inner), float(outer), start, start + width))
-    return parts + [Part(17, 0.0, cap, 0.0, 360.0)] * (count == 17)
+    return parts
 
 
 def bullseye_figure(
@@ -64,20 +59,18 @@ def bullseye_figure(
     title: str,
     unit: str,
     limit: float,
-    trusted: Sequence[bool] | None = None,
-    dark: bool = False,
+    trusted: Sequence[bool],
 ) -> Figure:
-    """Draw values of segments 1 to 16 or 17.
+    """Draw values of segments 1 to 16.
 
     Args:
         values: one for each segment, in `unit`; NaN where there is none.
         title, unit: what they are.
         limit: of the colours, from -limit to limit.
         trusted: False for segments to be hatched.
-        dark: light text for a dark page.
     """
     figure = Figure(figsize=(3.6, 3.4), layout="constrained", dpi=150)
-    figure.patch.set_facecolor("#0f172a" if dark else "white")
+    figure.patch.set_facecolor("white")
     axis = figure.subplots()
     axis.set_axis_off()
     axis.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), aspect="equal")
@@ -105,11 +98,12 @@ def bullseye_figure(
             color=_on(colour),
             bbox=box,
         )
-    axis.set_title(title, fontsize=9.5, color=text_colour(dark))
+    text = text_colour(dark=False)
+    axis.set_title(title, fontsize=9.5, color=text)
     scale = ScalarMappable(Normalize(-limit, limit), COLOURS)
     bar = figure.colorbar(scale, ax=axis, orientation="horizontal", fraction=0.06, pad=0.02)
-    bar.set_label(unit, color=text_colour(dark), fontsize=8)
-    bar.ax.tick_params(colors=text_colour(dark), labelsize=8)
+    bar.set_label(unit, color=text, fontsize=8)
+    bar.ax.tick_params(colors=text, labelsize=8)
     return figure
 
 
@@ -119,9 +113,9 @@ def bullseye_svg(
     title: str,
     unit: str,
     limit: float,
+    trusted: Sequence[bool],
     names: Sequence[str],
-    trusted: Sequence[bool] | None = None,
-    key: str = "bullseye",
+    key: str,
 ) -> str:
     """The same as an SVG element that needs nothing else and takes the page's text colour.
 
@@ -171,22 +165,14 @@ def bullseye_svg(
 def _drawn(values, limit, trusted):
     """(part, value, colour, trusted) of every segment."""
     values = np.asarray(values, np.float64)
-    if not limit > 0:
-        raise ValueError(f"limit: found {limit}, expected a positive number")
-    trusted = [True] * len(values) if trusted is None else list(trusted)
-    if len(trusted) != len(values):
-        raise ValueError(f"trusted: found {len(trusted)}, expected {len(values)}")
-    for part, value, trust in zip(parts(len(values)), values, trusted, strict=True):
+    for part, value, trust in zip(parts(), values, trusted, strict=True):
         share = np.clip((value / limit + 1) / 2, 0, 1)
         colour = to_hex(COLOURS(share)) if np.isfinite(value) else _MISSING
-        yield part, value, colour, bool(trust)
+        yield part, value, colour, trust
 
 
 def _text(value: float) -> str:
-    if not np.isfinite(value):
-        return "–"
-    digits = 0 if abs(value) >= 100 else 1
-    return f"{round(value, digits) + 0.0:.{digits}f}"  # never "-0.0"
+    return fixed(value, 0 if abs(value) >= 100 else 1)
 
 
 def _on(colour: str) -> str:
@@ -202,9 +188,6 @@ def _path(part: Part) -> str:
         angle = np.radians(degrees)
         return f"{100 * radius * np.cos(angle):.2f} {-100 * radius * np.sin(angle):.2f}"
 
-    if part.end - part.start >= 360:
-        r = 100 * part.outer
-        return f"M{r:.2f} 0A{r:.2f} {r:.2f} 0 1 0 {-r:.2f} 0A{r:.2f} {r:.2f} 0 1 0 {r:.2f} 0Z"
     outer, inner = 100 * part.outer, 100 * part.inner
     return (
         f"M{at(part.outer, part.start)}A{outer:.2f} {outer:.2f} 0 0 0 {at(part.outer, part.end)}"

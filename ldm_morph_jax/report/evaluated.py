@@ -10,7 +10,7 @@ from ldm_morph_jax.report.curves import Curves, curves_figure
 from ldm_morph_jax.report.figures import pair_figure, pairs_sheet
 from ldm_morph_jax.report.plots import structures_plot
 from ldm_morph_jax.report.style import png_bytes
-from ldm_morph_jax.report.tables import METRICS, STRUCTURE_METRICS, structure_columns
+from ldm_morph_jax.report.tables import METRICS, scored, structure_columns
 from ldm_morph_jax.report.views import pair_view
 from ldm_morph_jax.report.volumes import shown_planes
 
@@ -144,29 +144,21 @@ def _sentence(rows) -> str:
 def _metric_rows(summary) -> list[dict]:
     """The table of scores: means, medians and counts before and after, also per structure."""
     rows = []
-    for metric in METRICS:
-        if metric.key not in summary:
-            continue
-        rows.append(_metric_row(metric, _title(metric), summary, indent=False))
-        if metric in STRUCTURE_METRICS and len(summary["structures"]) > 1:
-            for name, entry in summary["structures"].items():
-                rows.append(_metric_row(metric, name, entry, indent=True))
+    for metric, structure, scores in scored(summary):
+        after = scores[metric.key]
+        before = scores[metric.initial] if metric.initial else None
+        row = {
+            "name": structure or _title(metric),
+            "indent": bool(structure),
+            "before": metric.mean_std(before) if before else "",
+            "before_median": metric.number(before["median"]) if before else "",
+            "after": metric.mean_std(after),
+            "after_median": metric.number(after["median"]),
+            "n": after["n"],
+            "n_excluded": after["n_excluded"],
+        }
+        rows.append(row)
     return rows
-
-
-def _metric_row(metric, name, scores, *, indent) -> dict:
-    after = scores[metric.key]
-    before = scores[metric.initial] if metric.initial else None
-    return {
-        "name": name,
-        "indent": indent,
-        "before": metric.mean_std(before) if before else "",
-        "before_median": metric.number(before["median"]) if before else "",
-        "after": metric.mean_std(after),
-        "after_median": metric.number(after["median"]),
-        "n": after["n"],
-        "n_excluded": after["n_excluded"],
-    }
 
 
 def _pair_table(rows, labels) -> dict:

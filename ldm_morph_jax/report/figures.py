@@ -12,8 +12,8 @@ from ldm_morph_jax.report.panels import (
     draw_difference,
     draw_fixed,
     draw_grid,
-    draw_jacobian,
     draw_moving,
+    draw_pair,
     draw_scores,
     draw_warped,
     jacobian_bar,
@@ -22,7 +22,6 @@ from ldm_morph_jax.report.panels import (
 )
 from ldm_morph_jax.report.style import DIFFERENCE_MAP, MOTION_MAP
 from ldm_morph_jax.report.views import PairView, pair_view
-from ldm_morph_jax.report.volumes import middle_planes
 
 
 def pair_figure(
@@ -61,14 +60,8 @@ def pair_figure(
         gap=(0.12, 0.4),
         dpi=150,
     )
-    draw_moving(axes[0, 0], view)
-    draw_fixed(axes[0, 1], view)
-    draw_warped(axes[0, 2], view)
+    draw_pair([*axes[0, :3], *axes[1]], view)
     draw_scores(axes[0, 3], view, *masks, labels, more.get("spacing"))
-    draw_difference(axes[1, 0], view, view.difference_before)
-    draw_difference(axes[1, 1], view, view.difference_after)
-    draw_grid(axes[1, 2], view)
-    draw_jacobian(axes[1, 3], view)
     titles = ("Moving", "Fixed", "Warped moving", None)
     titles += ("|difference| before", "|difference| after", "Deformed grid", "Jacobian determinant")
     for axis, name in zip(axes.flat, titles, strict=True):
@@ -122,13 +115,7 @@ def pairs_sheet(
     top, bottom, left = 0.28 + 0.3 * bool(title), 0.62, 0.03 + 0.38 * (captions is not None)
     figure, axes = _panels(count, 7, (1.75, height), top=top, bottom=bottom, left=left, right=0.03)
     for row, view in zip(axes, views, strict=True):
-        draw_moving(row[0], view)
-        draw_fixed(row[1], view)
-        draw_warped(row[2], view)
-        draw_difference(row[3], view, view.difference_before)
-        draw_difference(row[4], view, view.difference_after)
-        draw_grid(row[5], view)
-        draw_jacobian(row[6], view)
+        draw_pair(row, view)
     titles = ("Moving", "Fixed", "Warped", "|difference| before", "after", "Grid", "Jacobian")
     for axis, name in zip(axes[0], titles, strict=True):
         axis.set_title(name, fontsize=9.5, fontweight="bold", pad=4)
@@ -155,10 +142,7 @@ def pairs_sheet(
 
 
 def methods_sheet(
-    views: Mapping[str, PairView],
-    *,
-    captions: Mapping[str, str] | None = None,
-    title: str = "",
+    views: Mapping[str, PairView], *, captions: Mapping[str, str], title: str
 ) -> Figure:
     """One pair under several methods, a column each: warped, |difference| to fixed, deformed grid.
 
@@ -170,16 +154,14 @@ def methods_sheet(
         captions: name of a method -> text below its name, e.g. its scores.
         title: text above.
     """
-    if not views:
-        raise ValueError("views: found none, expected method -> view of the pair")
     pair = next(iter(views.values()))
     limit = max(view.difference_limit for view in views.values())
     norm = Normalize(0, max(view.motion_limit for view in views.values()))
     width, columns = 1.6, 1 + len(views)
     height = width * pair.aspect * pair.moving.shape[0] / pair.moving.shape[1]
-    top, bottom, left = 0.3 + 0.16 * bool(captions) + 0.3 * bool(title), 0.45, 0.24
+    left = 0.24
     figure, axes = _panels(
-        3, columns, (width, height), top=top, bottom=bottom, left=left, right=0.03
+        3, columns, (width, height), top=0.76, bottom=0.45, left=left, right=0.03
     )
     draw_moving(axes[0, 0], pair)
     draw_difference(axes[1, 0], pair, pair.difference_before, limit)
@@ -188,12 +170,11 @@ def methods_sheet(
         draw_warped(column[0], view)
         draw_difference(column[1], view, view.difference_after, limit)
         draw_grid(column[2], view, norm)
-        caption = (captions or {}).get(name, "")
         # `name` is bold, the line below it is not: two texts
-        column[0].set_title(name + "\n" * bool(captions), fontsize=9, fontweight="bold", pad=4)
+        column[0].set_title(f"{name}\n", fontsize=9, fontweight="bold", pad=4)
         column[0].text(
             *(0.5, 1.0),
-            caption,
+            captions[name],
             transform=column[0].transAxes,
             ha="center",
             va="bottom",
@@ -225,7 +206,9 @@ def image_grid(
         row_names: names of the first rows, left of them.
         title: text above.
     """
-    images = np.asarray(middle_planes(images), np.float32)
+    images = np.asarray(images, np.float32)
+    if images.ndim == 5:
+        images = images[:, images.shape[1] // 2]
     if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
         raise ValueError(f"images: found shape {images.shape}, expected [N, H, W, 1] with N > 0")
     columns = min(columns, len(images))

@@ -24,6 +24,18 @@ from ldm_morph_jax.report.views import PairView, warp_labels
 JACOBIAN_TICKS = (0.5, 1.0, 2.0)
 
 
+def draw_pair(axes, view: PairView) -> None:
+    """Moving, fixed, warped, the difference before and after, grid, Jacobian: an axis each."""
+    moving, fixed, warped, before, after, grid, jacobian = axes
+    draw_moving(moving, view)
+    draw_fixed(fixed, view)
+    draw_warped(warped, view)
+    draw_difference(before, view, view.difference_before)
+    draw_difference(after, view, view.difference_after)
+    draw_grid(grid, view)
+    draw_jacobian(jacobian, view)
+
+
 def draw_moving(axis, view: PairView) -> None:
     show(axis, view.moving, view.aspect, vmax=view.window)
     draw_lines(axis, view.fixed_lines, FIXED_COLOUR, width=0.9, style=(0, (2, 1.6)))

@@ -1,7 +1,7 @@
 """What `register` shows of one pair: overview.png and an interactive report.html.
 
-Slices are arguments of `figures.pair_figure`, one dict for a 2-D pair. The page needs nothing else,
-neither a network nor files beside it; a Content-Security-Policy in it forbids both.
+A picture is a dict, the arguments of `figures.pair_figure`. The page needs nothing else, neither a
+network nor files beside it; a Content-Security-Policy in it forbids both.
 """
 
 import warnings
@@ -36,46 +36,32 @@ def prepare() -> None:
 def write_pages(
     folder: Path,
     slices: Sequence[Mapping],
+    rows: Mapping[str, Mapping],
     metrics: Mapping,
-    planes: Mapping[str, Mapping] | None = None,
 ) -> None:
-    """overview.png and report.html; `metrics` is the content of metrics.json.
-
-    planes: of a volume, by caption, what overview.png shows in place of slices.
-    """
+    """overview.png, see `overview`, and report.html, see `write_report`."""
     names = " → ".join(Path(metrics[name]["file"]).name for name in ("moving", "fixed"))
-    title = f"{names}   {metrics['verdict']['level']}"
-    if planes is None:
-        captions = [f"slice {k}" for k in range(len(slices))]
-        write_overview(folder / "overview.png", slices, captions, title)
-    else:
-        write_overview(folder / "overview.png", list(planes.values()), list(planes), title)
+    figure = overview(rows, f"{names}   {metrics['verdict']['level']}")
+    with warnings.catch_warnings():  # the title shows a box for what the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        (folder / "overview.png").write_bytes(png_bytes(figure))
     write_report(folder / "report.html", slices, metrics)
 
 
-def write_overview(
-    path: Path, slices: Sequence[Mapping], captions: Sequence[str], title: str
-) -> None:
-    """overview.png, see `overview`."""
-    figure = overview(slices, captions, title)
-    with warnings.catch_warnings():  # the title shows a box for what the font lacks
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        path.write_bytes(png_bytes(figure))
-
-
-def overview(slices: Sequence[Mapping], captions: Sequence[str], title: str) -> Figure:
-    """Images, differences, grid and Jacobian; of several slices a row each, evenly chosen.
+def overview(rows: Mapping[str, Mapping], title: str) -> Figure:
+    """Images, differences, grid and Jacobian of pictures by caption; of many evenly chosen ones.
 
     The title may hold the names of files, any at all.
     """
     title = title.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
-    if len(slices) == 1:
-        return pair_figure(**slices[0], title=title)
-    count = min(_MOST_ROWS, len(slices))
-    chosen = np.unique(np.linspace(0, len(slices) - 1, count).round().astype(int))
+    captions, pictures = list(rows), list(rows.values())
+    if len(rows) == 1:
+        return pair_figure(**pictures[0], title=title)
+    count = min(_MOST_ROWS, len(rows))
+    chosen = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
     stacked = {
-        name: None if slices[0][name] is None else np.stack([slices[k][name] for k in chosen])
-        for name in slices[0]
+        name: None if array is None else np.stack([pictures[k][name] for k in chosen])
+        for name, array in pictures[0].items()
     }
     return pairs_sheet(**stacked, captions=[captions[k] for k in chosen], title=title)
 
@@ -83,7 +69,10 @@ def overview(slices: Sequence[Mapping], captions: Sequence[str], title: str) -> 
 def write_report(path: Path, slices: Sequence[Mapping], metrics: Mapping) -> None:
     """report.html: slider and checkerboard before/after, deformed grid, Jacobian map, numbers.
 
-    `metrics` is the content of metrics.json.
+    Args:
+        path: where to.
+        slices: pictures, of a 2-D pair one.
+        metrics: the content of metrics.json.
     """
     text = page.render(
         "registration.html",
@@ -117,10 +106,9 @@ def _pictures(one, image) -> dict:
 def _tiles(metrics) -> list[tuple[str, str]]:
     """The numbers to be seen first."""
     j, d, c = metrics["jacobian"], metrics["displacement_mm"], metrics["correlation"]
-    tiles = [("correlation", f"{number(c['before'], 3)} → {number(c['after'], 3)}")]
+    tiles = [("correlation", " → ".join(_both(c)))]
     for label, score in list(metrics.get("dice", {}).items())[:_MOST_LABELS]:
-        scores = (number(score[when], 3) for when in ("before", "after"))
-        tiles.append((f"DSC, label {label}", " → ".join(scores)))
+        tiles.append((f"DSC, label {label}", " → ".join(_both(score))))
     tiles.append(("J, change of area", f"{j['smallest']:.2f} to {j['largest']:.2f}"))
     tiles.append(("folding", f"{j['nonpositive_percent']:.2f} %"))
     tiles.append(("largest displacement", f"{d['largest']:.1f} mm"))
@@ -129,17 +117,14 @@ def _tiles(metrics) -> list[tuple[str, str]]:
 
 def _rows(metrics) -> list[tuple[str, str, str]]:
     """Scores that have a before and an after."""
-    c = metrics["correlation"]
-    rows = [("Correlation", number(c["before"], 3), number(c["after"], 3))]
+    rows = [("Correlation", *_both(metrics["correlation"]))]
     for label, score in metrics.get("dice", {}).items():
         lacking = f", {score['lacking']} lacks it" if "lacking" in score else ""
-        scores = (number(score[when], 3) for when in ("before", "after"))
-        rows.append((f"DSC label {label}{lacking}", *scores))
+        rows.append((f"DSC label {label}{lacking}", *_both(score)))
         for name, text in _DISTANCES.items():
             for unit in ("mm", "px"):
                 if f"{name}_{unit}" in score:
-                    values = score[f"{name}_{unit}"]
-                    distances = (number(values[when], 2) for when in ("before", "after"))
+                    distances = _both(score[f"{name}_{unit}"], 2)
                     rows.append((f"{text}, label {label}, {unit}", *distances))
     return rows
 
@@ -199,4 +184,9 @@ def _facts(metrics) -> list[tuple[str, str]]:
 
 def _difference(rms) -> str:
     """Root of the mean squared difference as a share of the fixed image's range."""
-    return f"RMS {number(rms['before'], 3)} → {number(rms['after'], 3)} of the range"
+    return f"RMS {' → '.join(_both(rms))} of the range"
+
+
+def _both(score, digits: int = 3) -> tuple[str, str]:
+    """Before and after."""
+    return number(score["before"], digits), number(score["after"], digits)

@@ -11,6 +11,7 @@ from ldm_morph_jax.ops.beat import valves_told
 from ldm_morph_jax.ops.segments import NAMES
 from ldm_morph_jax.report import page
 from ldm_morph_jax.report.bullseye import bullseye_figure, bullseye_svg
+from ldm_morph_jax.report.style import fixed
 
 _LIMITS = {"circumferential": 30.0, "radial": 60.0, "longitudinal": 30.0}  # percent
 _SHOWN = ("peak_percent", "end_systolic_percent")
@@ -55,7 +56,7 @@ def write_report(path: Path, content: Mapping, rows: Rows, parts: Mapping[str, s
             {
                 "name": row["segment"],
                 "trusted": row["trusted"],
-                "cells": [_cell(row.get(name), _decimals(name, content)) for name in columns],
+                "cells": [fixed(row.get(name), _decimals(name, content)) for name in columns],
             }
             for row in rows
         ],
@@ -93,12 +94,6 @@ def _heading(name: str, content) -> str:
 
 def _decimals(name: str, content) -> int:
     return 3 if name.endswith("time_to_peak") and content["cine"]["times_known"] else 1
-
-
-def _cell(value, decimals: int) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _kind(content) -> str:

@@ -7,6 +7,7 @@ Figures are matplotlib's objects: no pyplot, no global state, any thread.
 """
 
 import io
+import math
 
 from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -63,6 +64,13 @@ def style_axis(axis, dark: bool) -> None:
 def number(value: float | None, digits: int) -> str:
     """A number as tables show it, a dash where there is none."""
     return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """As `number`, but never "-0.0"; a dash for infinity, too."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def png_bytes(figure: Figure, *, dpi: float = 150, transparent: bool = False) -> bytes:

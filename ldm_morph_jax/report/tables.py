@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tabulate import DataRow, Line, TableFormat, tabulate
 
@@ -51,7 +51,6 @@ METRICS = (
     Metric("sd_log_jacobian", "SD of log J", "", 3, -1),
     Metric("seconds_per_pair", "Time per pair", "s", 4, -1),
 )
-STRUCTURE_METRICS = tuple(metric for metric in METRICS if metric.key in ("dsc", "hd95_px"))
 
 
 def structure_columns(labels: Mapping[int, str]) -> dict[int, str]:
@@ -62,24 +61,32 @@ def structure_columns(labels: Mapping[int, str]) -> dict[int, str]:
     return columns
 
 
+def scored(summary: Mapping) -> Iterator[tuple[Metric, str, Mapping]]:
+    """(metric, structure, where its scores are) of a summary; "" stands for all structures.
+
+    Single structures follow where there are several.
+    """
+    structures = summary["structures"] if len(summary["structures"]) > 1 else {}
+    for metric in METRICS:
+        if metric.key in summary:
+            yield metric, "", summary
+            if metric.key in ("dsc", "hd95_px"):
+                for name, scores in structures.items():
+                    yield metric, name, scores
+
+
 def format_summary_table(summary: Mapping) -> str:
     """A summary (content of summary.json) for the terminal: mean (std) over pairs.
 
     A row per metric, before and after, and a row per structure where there are several.
     """
     rows = []
-    for metric in METRICS:
-        if metric.key not in summary:
-            continue
-        scores = summary[metric.key]
-        name = metric.title + (f" [n={scores['n']}]" if scores["n_excluded"] else "")
-        before = metric.mean_std(summary[metric.initial]) if metric.initial else ""
-        rows.append([name, before, metric.mean_std(scores)])
-        structures = summary.get("structures", {})
-        if metric in STRUCTURE_METRICS and len(structures) > 1:
-            for structure, entry in structures.items():
-                before = metric.mean_std(entry[metric.initial])
-                rows.append([f"- {structure}", before, metric.mean_std(entry[metric.key])])
+    for metric, structure, scores in scored(summary):
+        before = metric.mean_std(scores[metric.initial]) if metric.initial else ""
+        after = scores[metric.key]
+        counted = f" [n={after['n']}]" if after["n_excluded"] else ""
+        name = f"- {structure}" if structure else metric.title + counted
+        rows.append([name, before, metric.mean_std(after)])
     title = "{method} on {dataset}, {split}: {n_pairs} pairs, mean (std)".format(**summary)
     notes = [f"note: {note}" for note in summary.get("notes", ())]
     return "\n".join([title, _table(["metric", "before", "after"], rows, "simple"), *notes])

@@ -9,9 +9,10 @@ column).
 Curves come in the units of curves.csv; pages and plots show strain in per cent and areas in cm2.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -25,12 +26,16 @@ from ldm_morph_jax.report.style import (
     DASHES,
     FIXED_COLOUR,
     MOVING_COLOUR,
+    fixed,
     line_style,
     series_colours,
     style_axis,
     text_colour,
 )
 from ldm_morph_jax.report.viewport import viewport
+
+if TYPE_CHECKING:
+    from ldm_morph_jax.registering.heart import Curve
 
 STRAIN_LIMIT = 0.3
 _STRAIN_MAP = colormaps["RdBu"]  # shortening red
@@ -48,10 +53,7 @@ class Unit(NamedTuple):
 
     def text(self, value: float) -> str:
         """A number without its unit, with a minus sign; never "-0"."""
-        if not np.isfinite(value):
-            return "–"
-        value = round(self.factor * value, self.decimals) + 0.0
-        return f"{value:.{self.decimals}f}".replace("-", "−")
+        return fixed(self.factor * value, self.decimals).replace("-", "−")
 
 
 UNITS = {
@@ -78,19 +80,7 @@ class Group(NamedTuple):
     lines: dict[str, np.ndarray]
 
 
-class Curve(Protocol):
-    """What is drawn over time, a `registering.heart.Curve`."""
-
-    quantity: str
-    unit: str
-    values: np.ndarray
-    direction: str
-    of_sector: bool
-    label: str
-    column: str
-
-
-def curve_groups(curves: Iterable[Curve]) -> list[Group]:
+def curve_groups(curves: Iterable["Curve"]) -> list[Group]:
     """The plots of curves, in the units in which they are shown."""
     groups: dict[str, Group] = {}
     for curve in curves:
@@ -108,9 +98,9 @@ def curves_figure(
     moments: Mapping[str, float],
 ) -> Figure:
     """One panel per group of curves over time, with thin lines at the moments (`moments`)."""
-    figure = Figure(figsize=(4.2 * min(3, len(groups)), 2.9 * -(-len(groups) // 3)), dpi=120)
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).ravel()
+    rows, columns = math.ceil(len(groups) / 3), min(3, len(groups))
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained", dpi=120)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = series_colours(dark=False)
     for axis, group in zip(axes, groups, strict=False):
         style_axis(axis, dark=False)
@@ -135,7 +125,8 @@ def curves_figure(
 def frame_picture(frame: Mapping) -> Image.Image:
     """A frame with its contours and landmarks, pixels made square, for the animation."""
     grey = np.round(255 * frame["image"]).astype(np.uint8)
-    scale = _scale(frame, _GIF_SIDE)
+    spacing = np.asarray(frame["spacing"], float)
+    scale = spacing * _GIF_SIDE / (spacing * grey.shape).max()
     size = tuple(round(n * s) for n, s in zip(grey.shape, scale, strict=True))
     picture = Image.fromarray(grey).resize(size[::-1], Image.Resampling.BICUBIC).convert("RGB")
     draw = ImageDraw.Draw(picture)
@@ -149,12 +140,13 @@ def frame_picture(frame: Mapping) -> Image.Image:
     return picture.quantize(64, dither=Image.Dither.NONE)
 
 
-def write_animation(path: Path, pictures: Iterator[Image.Image], seconds: np.ndarray) -> None:
+def write_animation(path: Path, pictures: Sequence[Image.Image], seconds: np.ndarray) -> None:
     """An endless GIF at the speed of the heart; GIF counts in hundredths of a second."""
     steps = np.diff(seconds)
     milliseconds = [max(20, 10 * round(100 * s)) for s in (*steps, steps[-1])]
-    next(pictures).save(
-        path, save_all=True, append_images=pictures, duration=milliseconds, loop=0, format="GIF"
+    first, *others = pictures
+    first.save(
+        path, save_all=True, append_images=others, duration=milliseconds, loop=0, format="GIF"
     )
 
 
@@ -183,14 +175,14 @@ def frame_page(frame: Mapping) -> dict:
 def write_report(
     path: Path,
     *,
-    frames: Iterable[Mapping],
+    frames: Sequence[Mapping],
     shape: tuple[int, int],
     spacing: tuple[float, float],
     outlines: Sequence[np.ndarray],
     times: np.ndarray,
     seconds: np.ndarray,
     time_label: str,
-    curves: Sequence[Curve],
+    curves: Sequence["Curve"],
     strain_name: str,
     sectors: Sequence[str],
     maps: Sequence[str] = (),
@@ -228,7 +220,7 @@ def write_report(
         }
         for group in curve_groups(curves)
     ]
-    cine, frames = summary["cine"], list(frames)
+    cine = summary["cine"]
     names = [name.replace("_", " ") for name in sectors]
     port = viewport(
         shape,
@@ -248,7 +240,7 @@ def write_report(
         tiles=_tiles(summary, curves),
         rows=_rows(summary, curves),
         strain_rows=_strain_rows(summary, curves),
-        time_unit=_time_unit(summary),
+        time_unit="s" if cine["times_known"] else "frames",
         shape=shape,
         port=port,
         stills=[{"frame": t, "title": name, "strain": False} for t, name in events.items()]
@@ -296,7 +288,7 @@ def _events(summary, curves) -> dict[int, str]:
     return events
 
 
-def moments(summary: Mapping, curves: Sequence[Curve], times: np.ndarray) -> dict[str, float]:
+def moments(summary: Mapping, curves: Sequence["Curve"], times: np.ndarray) -> dict[str, float]:
     """Short name -> time, in the unit of `times`: ED, ES and the valves that were told of."""
     found = {_FRAMES[name]: float(times[t]) for t, name in _events(summary, curves).items()}
     start = float(times[summary["reference"]])
@@ -338,9 +330,7 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
             title = f"peak {curve.label} strain{_interval(numbers.get('peak_interval'))}"
             tiles.append((title, f"{percent.text(numbers['peak'])} %"))
         elif _is_of_cavity(curve):
-            unit = UNITS[curve.unit]
-            ends = " → ".join(unit.text(v) for v in summary[curve.column].values())
-            tiles.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+            tiles.append(_at_ends(summary, curve))
     if "mass_g" in summary:
         tiles.append(("mass of the wall", f"{summary['mass_g']:.0f} g"))
     if "twist" in summary:
@@ -348,6 +338,12 @@ def _tiles(summary, curves) -> list[tuple[str, str]]:
     if summary.get("heart_rate_per_min") is not None:
         tiles.append(("heart rate", f"{summary['heart_rate_per_min']:.0f} / min"))
     return tiles
+
+
+def _at_ends(summary, curve) -> tuple[str, str]:
+    unit = UNITS[curve.unit]
+    ends = " → ".join(map(unit.text, summary[curve.column].values()))
+    return f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"
 
 
 def _interval(ends) -> str:
@@ -361,9 +357,7 @@ def _rows(summary, curves) -> list[tuple[str, str]]:
         rows.append(("in brackets", given["sentence"]))
     for curve in curves:
         if not curve.direction:
-            unit = UNITS[curve.unit]
-            ends = " → ".join(unit.text(value) for value in summary[curve.column].values())
-            rows.append((f"{curve.label}, reference → end-systole", f"{ends} {unit.name}"))
+            rows.append(_at_ends(summary, curve))
     if "valves_ms" in summary:
         rows.append(("valves, from the reference", valves_told(summary["valves_ms"])))
     if "drift_px" in summary:
@@ -374,10 +368,6 @@ def _rows(summary, curves) -> list[tuple[str, str]]:
     text = f"{j['smallest']:.2f}; folded {j['nonpositive_percent']:.2f} % of the pixels"
     rows.append(("smallest Jacobian determinant", text))
     return rows
-
-
-def _time_unit(summary) -> str:
-    return "s" if summary["cine"]["times_known"] else "frames"
 
 
 def _strain_rows(summary, curves) -> list[tuple[str, str, str, str]]:
@@ -393,12 +383,6 @@ def _strain_rows(summary, curves) -> list[tuple[str, str, str, str]]:
             time = Unit(1, "", decimals).text(value["time_to_peak"])
             rows.append((label, *numbers, time))
     return rows
-
-
-def _scale(frame, side) -> np.ndarray:
-    """Picture pixels per pixel, (row, column): square in millimetres, `side` at most."""
-    spacing = np.asarray(frame["spacing"], float)
-    return spacing * side / (spacing * frame["image"].shape).max()
 
 
 def _coloured(strain) -> Image.Image:

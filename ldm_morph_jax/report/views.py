@@ -115,20 +115,14 @@ def pair_view(
     if not np.isfinite(displacement).all():
         raise ValueError("displacement: found NaN or infinity, expected finite pixels")
 
-    moving_lines, fixed_lines, warped_lines = [], [], []
-    if moving_mask is not None:
-        moving_planes = _label_planes("moving_mask", moving_mask, labels, moving.shape)
-        moving_lines = [line for plane in moving_planes for line in _isolines(plane, 0.5)]
-        # the warped outline is the 0.5 level of the linearly warped structure: the boundary of the
-        # nearest-neighbour mask that is scored, without its staircase
-        if warped_mask is None:
-            warped_planes = [_warp(plane, displacement) for plane in moving_planes]
-        else:
-            warped_planes = _label_planes("warped_mask", warped_mask, labels, moving.shape)
-        warped_lines = [line for plane in warped_planes for line in _isolines(plane, 0.5)]
-    if fixed_mask is not None:
-        fixed_planes = _label_planes("fixed_mask", fixed_mask, labels, moving.shape)
-        fixed_lines = [line for plane in fixed_planes for line in _isolines(plane, 0.5)]
+    moving_planes = _label_planes("moving_mask", moving_mask, labels, moving.shape)
+    fixed_planes = _label_planes("fixed_mask", fixed_mask, labels, moving.shape)
+    # the warped outline is the 0.5 level of the linearly warped structure: the boundary of the
+    # nearest-neighbour mask that is scored, without its staircase
+    if warped_mask is None:
+        warped_planes = [_warp(plane, displacement) for plane in moving_planes]
+    else:
+        warped_planes = _label_planes("warped_mask", warped_mask, labels, moving.shape)
 
     row, column = (1.0, 1.0) if spacing is None else np.asarray(spacing, np.float64)
     if not (np.isfinite([row, column]).all() and row > 0 and column > 0):
@@ -139,9 +133,9 @@ def pair_view(
         warped=_warp(moving, displacement) if warped is None else _plane("warped", warped),
         displacement=displacement,
         jacobian=jacobian_determinant(displacement) if jacobian is None else jacobian,
-        moving_lines=moving_lines,
-        fixed_lines=fixed_lines,
-        warped_lines=warped_lines,
+        moving_lines=_outlines(moving_planes),
+        fixed_lines=_outlines(fixed_planes),
+        warped_lines=_outlines(warped_planes),
         grid=deformed_grid_lines(displacement, max(moving.shape) / GRID_LINES),
         aspect=float(row / column),
     )
@@ -231,12 +225,18 @@ def _plane(name, array):
 
 
 def _label_planes(name, mask, labels: Iterable[int] | None, shape) -> list[np.ndarray]:
-    """One `[H, W]` float plane, 1 inside and 0 outside, of each label."""
+    """One `[H, W]` float plane, 1 inside and 0 outside, of each label; none without a mask."""
+    if mask is None:
+        return []
     mask = _plane(name, mask)
     if mask.shape != shape:
         raise ValueError(f"{name}: found shape {mask.shape}, expected {shape} as `moving`")
     labels = [label for label in np.unique(mask) if label != 0] if labels is None else labels
     return [(mask == label).astype(np.float32) for label in labels]
+
+
+def _outlines(planes) -> list[np.ndarray]:
+    return [line for plane in planes for line in _isolines(plane, 0.5)]
 
 
 def _isolines(values, level) -> list[np.ndarray]:

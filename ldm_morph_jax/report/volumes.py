@@ -1,15 +1,9 @@
-"""Volumes as figures show them: one plane of each."""
+"""Volumes as figures of pairs show them: one plane of each."""
 
 import numpy as np
 
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
-
-
-def middle_planes(images) -> np.ndarray:
-    """Images `[N, *space, 1]` -> `[N, H, W, 1]`: themselves, or the middle planes of volumes."""
-    images = np.asarray(images)
-    return images[:, images.shape[1] // 2] if images.ndim == 5 else images
 
 
 def shown_planes(moving, fixed, displacement, moving_mask, fixed_mask, **more) -> dict:
