@@ -106,9 +106,5 @@ def missing_files_error(name: str, patient: str, files: list[Path]) -> ValueErro
     )
 
 
-def spacing_text(spacing: tuple[float, ...]) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
-
-
 def _text(counts: dict[str, int]) -> str:
     return ", ".join(f"{split} {n}" for split, n in counts.items())

@@ -39,9 +39,6 @@ class PairSource:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self[i] for i in range(len(self)))
 
-    def __repr__(self) -> str:
-        return f"PairSource(length={len(self)})"
-
     def _decode(self, index: int) -> dict[str, np.ndarray]:
         record = self._records[index]
         example = {"index": np.int32(index), "orientation": np.int32(0)}
@@ -66,30 +63,25 @@ class ImageSource:
         return 2 * len(self._pairs) + (len(self._unpaired) if self._unpaired else 0)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index = int(index)
-        if index < 2 * len(self._pairs):
-            image = self._pairs[index // 2]["fixed" if index % 2 else "moving"]
-        else:
-            image = self._unpaired[index - 2 * len(self._pairs)]["moving"]
-        return {"index": np.int32(index), "orientation": np.int32(0), "image": image}
+        pair, role = self._held(int(index))
+        return {"index": np.int32(index), "orientation": np.int32(0), "image": pair[role]}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self[i] for i in range(len(self)))
 
-    def __repr__(self) -> str:
-        return f"ImageSource(length={len(self)})"
+    def _held(self, index: int) -> tuple[dict[str, np.ndarray], str]:
+        """The pair that an image is of, and its role there: "moving" or "fixed"."""
+        if index < 2 * len(self._pairs):
+            return self._pairs[index // 2], "fixed" if index % 2 else "moving"
+        return self._unpaired[index - 2 * len(self._pairs)], "moving"
 
 
 class AnnotatedSource(ImageSource):
     """As `ImageSource`, with the masks: an element has "image", "mask" and "spacing"."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index, name = int(index), "moving"
-        if index < 2 * len(self._pairs):
-            pair, name = self._pairs[index // 2], ("fixed" if index % 2 else "moving")
-        else:
-            pair = self._unpaired[index - 2 * len(self._pairs)]
-        found = {"image": pair[name], "mask": pair[f"{name}_mask"], "spacing": pair["spacing"]}
+        pair, role = self._held(int(index))
+        found = {"image": pair[role], "mask": pair[f"{role}_mask"], "spacing": pair["spacing"]}
         return {"index": np.int32(index)} | found
 
 
@@ -130,17 +122,11 @@ class Dataset:
 
     def images(self, split: str) -> ImageSource:
         """Every image of a split, including slices that are annotated in only one phase."""
-        self._check(split)
-        alone = split + store.UNPAIRED
-        unpaired = self._source(alone) if alone in self._unpaired else None
-        return ImageSource(self._source(split), unpaired)
+        return ImageSource(self.split(split), self._alone(split))
 
     def annotated(self, split: str) -> AnnotatedSource:
         """The images of `images(split)` with their masks, in the same order."""
-        self._check(split)
-        alone = split + store.UNPAIRED
-        unpaired = self._source(alone) if alone in self._unpaired else None
-        return AnnotatedSource(self._source(split), unpaired)
+        return AnnotatedSource(self.split(split), self._alone(split))
 
     def pair_images(self, split: str) -> ImageSource:
         """The images of a split's pairs: 2 i is the moving, 2 i + 1 the fixed image of pair i."""
@@ -179,6 +165,11 @@ class Dataset:
             raise ValueError(
                 f"dataset {self.name}: no split {split!r}, expected one of {', '.join(self.splits)}"
             )
+
+    def _alone(self, split: str) -> PairSource | None:
+        """The images of a split that have no partner."""
+        key = split + store.UNPAIRED
+        return self._source(key) if key in self._unpaired else None
 
     def _source(self, key: str) -> PairSource:
         if key not in self._sources:

@@ -132,14 +132,6 @@ def _rotation(angle: float, rank: int) -> np.ndarray:
     return matrix
 
 
-class _Augment(grain.transforms.RandomMap):
-    def __init__(self, augment: Augmentation):
-        self.augment = augment
-
-    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        return self.augment(element, rng)
-
-
 def pair_batches(
     source,
     *,
@@ -174,7 +166,7 @@ def pair_batches(
         raise ValueError("no training batches: the split is empty")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
     if augment is not None:
-        dataset = dataset.random_map(_Augment(augment))
+        dataset = dataset.random_map(augment)
     dataset = dataset.batch(rows, drop_remainder=True)
     batches = len(dataset) // shard.shard_count
     if batches == 0:

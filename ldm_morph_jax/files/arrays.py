@@ -8,13 +8,8 @@ import numpy as np
 
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.errors import FileError, ImageError, one_line
-from ldm_morph_jax.files.geometry import (
-    Geometry,
-    check_positive_spacing,
-    orthonormal,
-    plain_geometry,
-)
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
+from ldm_morph_jax.files.stored import Stored, without_place
 
 _MOST_CHANNELS = 4  # a last axis of up to so many is never the width of an image
 
@@ -120,14 +115,7 @@ def _without_place(array, source) -> Stored:
         components = array.shape[-1]
         array, notes = to_grey(array[..., 0] if components == 1 else array, components, source)
     planes, stack = image_planes(array, source)
-    shape = planes.shape if stack else planes.shape[1:]
-    return Stored(
-        planes[None],
-        plain_geometry(shape),
-        spacing_known=False,
-        position_known=False,
-        notes=notes,
-    )
+    return without_place(planes[None], planes.shape if stack else planes.shape[1:], notes)
 
 
 def _with_place(array, entries, source) -> Stored:

@@ -41,7 +41,12 @@ def read_source(
     if placed and place is not None:
         index = [float(place.to_index(position)[0]) for position in positions]
         slices = [
-            [f for i, there in zip(index, slices, strict=True) if _is(i, k, place) for f in there]
+            [
+                frame
+                for i, there in zip(index, slices, strict=True)
+                if abs(i - k) * place.spacing[0] < _PLANE
+                for frame in there
+            ]
             for k in range(place.shape[0])
         ]
     elif place is not None and place.shape[0] != len(slices):
@@ -121,8 +126,3 @@ def _value(frame: SourceFrame, sequence: str, name: str):
 def _position(frame: SourceFrame) -> np.ndarray | None:
     """`[3]` mm."""
     return dicom.numbers(_value(frame, "PlanePosition", "ImagePositionPatient"), (3,))
-
-
-def _is(index: float, k: int, place: Geometry) -> bool:
-    """Whether a frame at this slice index of `place` is of its slice k."""
-    return abs(index - k) * place.spacing[0] < _PLANE
