@@ -36,6 +36,7 @@ from ldm_morph_jax.names import unknown
 from ldm_morph_jax.plugins import import_all, load_plugins
 
 DATASETS: dict[str, type["DatasetBuilder"]] = {}  # filled by the subclasses
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ Splits train, validation and test by seed. The stacks cover 192 x 192 x 100.8 mm
 
 import dataclasses
 
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Pair, VolumeOptions
-from ldm_morph_jax.data.phantom_dataset import SPLITS, Drawn
+from ldm_morph_jax.data.base import SPLITS, DatasetBuilder, Entry, Found, Pair, VolumeOptions
+from ldm_morph_jax.data.phantom_dataset import Drawn
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, ventricle
 
 FIELD_MM = (100.8, 192.0, 192.0)  # (slice, row, column)

@@ -6,9 +6,7 @@ Splits train, validation and test by seed; pairs carry the true displacement.
 import dataclasses
 
 from ldm_morph_jax.data import phantom
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
-
-SPLITS = ("train", "validation", "test")
+from ldm_morph_jax.data.base import SPLITS, DatasetBuilder, Entry, Found, Options, Pair
 
 
 class Drawn:

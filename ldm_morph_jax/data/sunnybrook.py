@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
+from ldm_morph_jax.data.base import SPLITS, DatasetBuilder, Entry, Found, Options, Pair
 from ldm_morph_jax.files.images import read_image
 
 FULL_SIZE = 256
@@ -73,7 +73,7 @@ class Sunnybrook(DatasetBuilder):
     )
 
     def find(self) -> Found:
-        pairs = {split: [] for split in ("train", "validation", "test")}
+        pairs = {split: [] for split in SPLITS}
         unpaired, patients = defaultdict(list), defaultdict(list)
         for frame in find_frames(self.source, self.source_help):
             patients[frame.part, frame.patient].append(frame)

@@ -132,17 +132,12 @@ def read_series(files: Sequence[Path], source: str, *, luminance: bool = False) 
 
 def in_order(files: Sequence[Path], source: str) -> list[list[Instance]]:
     """The files of every slice, in time, as `read_series` puts them; raises as it does."""
-    instances, _ = _without_repeats([_read(file, True) for file in files])
-    _check_kinds(instances, source)
-    slices, _ = _in_slices(instances, source)
+    slices, _, _ = _in_slices([_read(file, True) for file in files], source)
     return _in_order(slices, source)[0]
 
 
 def _stack(instances: list[Instance], source: str) -> Stored:
-    instances, notes = _without_repeats(instances)
-    _check_kinds(instances, source)
-    slices, geometry = _in_slices(instances, source)
-    notes += _wide_gap(slices[0][0], geometry)
+    slices, geometry, notes = _in_slices(instances, source)
     if any(len(instance.stored.array) > 1 for instance in instances):
         array, times = _of_cines(slices, source)
     else:
@@ -222,8 +217,10 @@ def _check_kinds(instances: list[Instance], source: str) -> None:
     )
 
 
-def _in_slices(instances, source):
-    """(the instances of every slice, the geometry of the stack)."""
+def _in_slices(instances: list[Instance], source: str):
+    """(the instances of every slice, the geometry of the stack, notes); repeats are left out."""
+    instances, notes = _without_repeats(instances)
+    _check_kinds(instances, source)
     first = instances[0]
     orientation = first.orientation
     placed = [instance for instance in instances if instance.position is not None]
@@ -231,7 +228,7 @@ def _in_slices(instances, source):
         without = next(instance for instance in instances if instance.position is None)
         raise ImageError(f"{without.path}: has no position, which the others of its series have")
     if not placed or orientation is None:
-        return [instances], first.stored.geometry
+        return [instances], first.stored.geometry, notes
     positions = np.stack([instance.position for instance in instances])
     levels, members = dicom.slices_of(positions, orientation, source)
     slices = [[instances[k] for k in planes] for planes in members]
@@ -245,7 +242,8 @@ def _in_slices(instances, source):
             geometry.spacing[-2:],
             source,
         )
-    return slices, geometry
+        notes += _wide_gap(slices[0][0], geometry)
+    return slices, geometry, notes
 
 
 def _of_cines(slices: list[list[Instance]], source: str):
@@ -269,10 +267,10 @@ def _of_cines(slices: list[list[Instance]], source: str):
 
 
 def _wide_gap(instance: Instance, geometry: Geometry) -> tuple[str, ...]:
-    """A note where slices are so far apart that every other one may be missing."""
+    """A note where the slices of a stack are so far apart that every other one may be missing."""
     usual = instance.number("SpacingBetweenSlices") or instance.number("SliceThickness")
     distance = geometry.spacing[0]
-    if geometry.dimension < 3 or geometry.shape[0] < 2 or not usual or distance < 1.9 * abs(usual):
+    if not usual or distance < 1.9 * abs(usual):
         return ()
     return (f"slices {distance:g} mm apart, {usual:g} mm according to the files: is one missing?",)
 

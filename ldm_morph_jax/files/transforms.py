@@ -114,7 +114,7 @@ class Transform:
 
     def map_points(self, points: np.ndarray) -> np.ndarray:
         """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""
-        return points + self._displacement_at(points)
+        return points + sample_vectors(self.displacement_mm, self.fixed.to_index(points))
 
     def map_points_back(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve T(p) = q: positions `[P, n]` mm in the moving image -> in the fixed image.
@@ -152,9 +152,6 @@ class Transform:
         index = np.insert(self.moving_indices(), 0, 0, axis=-1)[None]
         displacement = moving.to_physical(index) - fixed.to_physical(fixed.indices())
         return Transform(displacement, fixed, moving)
-
-    def _displacement_at(self, points: np.ndarray) -> np.ndarray:
-        return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
 
     def _geometry(self, moving: Geometry | None) -> Geometry:
         moving = moving or self.moving
