@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files.colour import to_grey
-from ldm_morph_jax.files.errors import FileError, ImageError, one_line
+from ldm_morph_jax.files.errors import ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Stored, without_place
 
@@ -20,7 +20,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     `numpy.load` stops reading an entry when its array is complete, before the checksum is due.
 
     Raises:
-        FileError: damaged, no `.npz` file, or pickled objects.
+        ImageError: damaged, no `.npz` file, or pickled objects.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -32,7 +32,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                     raise ValueError(f"{name} holds more than its array")
                 entries[name.removesuffix(".npy")] = array
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged files
-        raise FileError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
+        raise ImageError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
     return entries
 
 
@@ -48,10 +48,7 @@ def read_array_file(
         is_npy = file.read(6) == b"\x93NUMPY"
     if is_npy:
         return _without_place(_read_npy(path, source), source)
-    try:
-        entries = read_npz(path)
-    except FileError as error:
-        raise ImageError(str(error)) from None
+    entries = read_npz(path)
     if "image" not in entries and len(entries) != 1:
         raise ImageError(f'{source}: holds {sorted(entries)}, expected an array "image"')
     array = entries.get("image", next(iter(entries.values())))

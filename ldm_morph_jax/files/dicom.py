@@ -62,7 +62,7 @@ def read_with_header(path: Path, source: str, *, luminance: bool = False):
 
 
 def _read(path, file, source, luminance) -> Stored:
-    frames = [_Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
+    frames = [Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
     placed = all(frame.position is not None for frame in frames)
     if len(frames) > 1 and placed and "PerFrameFunctionalGroupsSequence" in file:
         return _enhanced(path, file, frames, source)
@@ -99,7 +99,7 @@ def _read(path, file, source, luminance) -> Stored:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """What the functional groups, or else the file as a whole, say of a frame.
 
     spacing: (row, column) mm. position: `[3]` mm. orientation: `[6]`. rescale: (slope, intercept).
@@ -113,7 +113,7 @@ class _Frame:
     time: float | None
 
     @classmethod
-    def of(cls, file, k: int, source: str) -> "_Frame":
+    def of(cls, file, k: int, source: str) -> "Frame":
         def find(sequence, name, *lengths):
             return numbers(frame_value(file, k, f"{sequence}Sequence", name), lengths)
 

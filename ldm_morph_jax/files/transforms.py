@@ -22,7 +22,7 @@ from ldm_morph_jax.files import nifti
 from ldm_morph_jax.files.arrays import read_npz
 from ldm_morph_jax.files.dicom_objects.registration import read_registration
 from ldm_morph_jax.files.dicom_objects.source import sop_class
-from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
+from ldm_morph_jax.files.errors import ImageError, TransformError
 from ldm_morph_jax.files.geometry import (
     Geometry,
     check_positive_spacing,
@@ -287,7 +287,7 @@ def _of_slice(transform: Transform) -> Transform:
 def _read_npz(path: str | os.PathLike) -> Transform:
     try:
         entries = read_npz(Path(path))
-    except FileError as error:
+    except ImageError as error:
         raise TransformError(f"{path}: not a readable transform ({error})") from None
     try:
         fixed, moving = (_geometry_of(entries, side, path) for side in ("fixed", "moving"))
