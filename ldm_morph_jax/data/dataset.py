@@ -101,15 +101,16 @@ class Dataset:
       has_displacement: whether examples carry the true displacement.
     """
 
-    def __init__(self, builder: DatasetBuilder, path: Path, in_memory: bool | None = None):
+    def __init__(self, builder: DatasetBuilder, path: Path):
+        import tensorflow_datasets as tfds
+
         self.name, self.path, self.write_files = builder.name, path, builder.write_files
         self.preparation = json.loads((path / store.PREPARATION).read_text(encoding="utf-8"))
         self.labels = {int(label): text for label, text in self.preparation["labels"].items()}
         self.spacing, self.image_size = builder.spacing_note, builder.options.image_size
         self.shape = builder.options.shape
-        self._records = store.open_records(path)
-        self._in_memory, self._sources = in_memory, {}
-        self._metadata, self._fingerprints = {}, {}
+        self._records = tfds.builder_from_directory(path)
+        self._sources, self._metadata, self._fingerprints = {}, {}, {}
         counts = {key: info.num_examples for key, info in self._records.info.splits.items()}
         self.splits = {key: n for key, n in counts.items() if not key.endswith(store.UNPAIRED)}
         self._unpaired = counts.keys() - self.splits.keys()
@@ -173,9 +174,7 @@ class Dataset:
 
     def _source(self, key: str) -> PairSource:
         if key not in self._sources:
-            keep = self._in_memory
-            if keep is None:
-                keep = self._records.info.splits[key].num_bytes < IN_MEMORY_BYTES
+            keep = self._records.info.splits[key].num_bytes < IN_MEMORY_BYTES
             self._sources[key] = PairSource(self._records.as_data_source(split=key), keep)
         return self._sources[key]
 
@@ -185,7 +184,6 @@ def load_dataset(
     *,
     source: str | Path | None = None,
     directory: str | Path = "data",
-    in_memory: bool | None = None,
     **options,
 ) -> Dataset:
     """Opens a dataset, preparing it first if necessary.
@@ -198,7 +196,6 @@ def load_dataset(
       source: the original files, a folder (dataset "folder": the CSV file that lists the pairs).
         None: generated (phantom), or already prepared.
       directory: the folder of prepared datasets.
-      in_memory: decode a split once and keep it in memory; None: if it is smaller than 1 GiB.
       **options: fields of the dataset's `Options`. All have image_size (128, the paper's),
         intensity ("minmax", the paper's, or "percentile") and reverse (moving = ES, fixed = ED).
 
@@ -213,7 +210,7 @@ def load_dataset(
         )
     builder = cls(cls.Options(**options), _checked_source(cls, source))
     path = _prepared_path(builder, Path(directory))
-    dataset = Dataset(builder, path, in_memory)
+    dataset = Dataset(builder, path)
     counts = ", ".join(
         f"{key} {n} pairs, {len(dataset.images(key))} images" for key, n in dataset.splits.items()
     )

@@ -75,13 +75,6 @@ def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
             raise
 
 
-def open_records(path: Path):
-    """The TFDS builder of a prepared folder: `info` and `as_data_source(split=...)`."""
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_from_directory(path)
-
-
 def _write_examples(builder: DatasetBuilder, folder: Path, config_name: str) -> list[dict]:
     """Store all examples; returns id, split, files and DSC by label of every pair."""
     import tensorflow_datasets as tfds

@@ -18,7 +18,6 @@ import numpy as np
 
 from ldm_morph_jax.files import dicom
 from ldm_morph_jax.files.errors import ImageError, one_line
-from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.stored import Stored
 
 # a step between frames that is so many times as long as the others has lost a frame
@@ -223,26 +222,29 @@ def _in_slices(instances: list[Instance], source: str):
     _check_kinds(instances, source)
     first = instances[0]
     orientation = first.orientation
-    placed = [instance for instance in instances if instance.position is not None]
-    if placed and len(placed) < len(instances):
-        without = next(instance for instance in instances if instance.position is None)
-        raise ImageError(f"{without.path}: has no position, which the others of its series have")
-    if not placed or orientation is None:
+    without = [instance for instance in instances if instance.position is None]
+    if 0 < len(without) < len(instances):
+        raise ImageError(f"{without[0].path}: has no position, which the others of its series have")
+    if without or orientation is None:
         return [instances], first.stored.geometry, notes
     positions = np.stack([instance.position for instance in instances])
     levels, members = dicom.slices_of(positions, orientation, source)
     slices = [[instances[k] for k in planes] for planes in members]
-    geometry = first.stored.geometry
+    geometry, lowest = first.stored.geometry, slices[0][0]
     if len(levels) > 1:
         geometry = dicom.stack_geometry(
             levels,
-            slices[0][0].position,
+            lowest.position,
             orientation,
             (len(levels), *geometry.shape[-2:]),
             geometry.spacing[-2:],
             source,
         )
-        notes += _wide_gap(slices[0][0], geometry)
+        usual = lowest.number("SpacingBetweenSlices") or lowest.number("SliceThickness")
+        distance = geometry.spacing[0]
+        if usual and distance >= 1.9 * abs(usual):  # every other one may be missing
+            told = f"{usual:g} mm according to the files: is one missing?"
+            notes += (f"slices {distance:g} mm apart, {told}",)
     return slices, geometry, notes
 
 
@@ -264,15 +266,6 @@ def _of_cines(slices: list[list[Instance]], source: str):
         np.concatenate([cine.array for cine in stored], axis=1),
         dicom.seconds_of_frames(np.stack(times, axis=1)) if known else None,
     )
-
-
-def _wide_gap(instance: Instance, geometry: Geometry) -> tuple[str, ...]:
-    """A note where the slices of a stack are so far apart that every other one may be missing."""
-    usual = instance.number("SpacingBetweenSlices") or instance.number("SliceThickness")
-    distance = geometry.spacing[0]
-    if not usual or distance < 1.9 * abs(usual):
-        return ()
-    return (f"slices {distance:g} mm apart, {usual:g} mm according to the files: is one missing?",)
 
 
 def _in_order(slices: list[list[Instance]], source: str):
