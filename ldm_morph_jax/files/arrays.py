@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files.colour import to_grey
-from ldm_morph_jax.files.errors import ImageError, one_line
+from ldm_morph_jax.files.errors import ImageError, refusing
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Stored, without_place
 
@@ -22,17 +22,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ImageError: damaged, no `.npz` file, or pickled objects.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = {}
-            for name in archive.namelist():
-                stream = io.BytesIO(archive.read(name))
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-                if stream.read(1):
-                    raise ValueError(f"{name} holds more than its array")
-                entries[name.removesuffix(".npy")] = array
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged files
-        raise ImageError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
+    entries = {}
+    with refusing(f"{path}: not a readable NPZ file"), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            stream = io.BytesIO(archive.read(name))
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1):
+                raise ValueError(f"{name} holds more than its array")
+            entries[name.removesuffix(".npy")] = array
     return entries
 
 
@@ -95,13 +92,10 @@ def _has_channels(array: np.ndarray) -> bool:
 
 
 def _read_npy(path, source):
-    try:
-        with open(path, "rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            if file.read(1):
-                raise ValueError("holds more than its array")
-    except Exception as error:  # a damaged header raises whatever Python's parser does
-        raise ImageError(f"{source}: not a readable NPY file ({one_line(error)})") from None
+    with refusing(f"{source}: not a readable NPY file"), open(path, "rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("holds more than its array")
     return array
 
 

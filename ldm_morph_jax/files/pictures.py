@@ -13,7 +13,7 @@ import numpy as np
 
 from ldm_morph_jax.files import integrity, itk
 from ldm_morph_jax.files.colour import to_grey
-from ldm_morph_jax.files.errors import ImageError, one_line
+from ldm_morph_jax.files.errors import ImageError, refusing
 from ldm_morph_jax.files.stored import Stored, without_place
 
 _GREY, _PALETTE, _GREY_AND_OPACITY = 0, 3, 4  # colour types of PNG
@@ -84,24 +84,19 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters it also raises
-    try:
-        with tifffile.TiffFile(path) as file:
-            pages = [page.aspage() for page in file.pages]
-            pages = [page for page in pages if not page.is_reduced]
-            for page in pages:
-                _check_strips(page, file.filehandle.size, source)
-            if all(page.compression in tifffile.TIFF.DECOMPRESSORS for page in pages):
-                samples = [_samples(page, source) for page in pages]
-            else:
-                samples = _samples_elsewhere(path, source, pages)
-            planes = [
-                _tiff_values(page, array, source, labels, luminance)
-                for page, array in zip(pages, samples, strict=True)
-            ]
-    except ImageError:
-        raise
-    except Exception as error:  # tifffile raises many kinds on damaged files
-        raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
+    with refusing(f"{source}: not a readable image"), tifffile.TiffFile(path) as file:
+        pages = [page.aspage() for page in file.pages]
+        pages = [page for page in pages if not page.is_reduced]
+        for page in pages:
+            _check_strips(page, file.filehandle.size, source)
+        if all(page.compression in tifffile.TIFF.DECOMPRESSORS for page in pages):
+            samples = [_samples(page, source) for page in pages]
+        else:
+            samples = _samples_elsewhere(path, source, pages)
+        planes = [
+            _tiff_values(page, array, source, labels, luminance)
+            for page, array in zip(pages, samples, strict=True)
+        ]
     if not planes:
         raise ImageError(f"{source}: not a readable image (it has no page)")
     if len({(plane.shape, plane.dtype) for plane, _ in planes}) > 1:
@@ -219,10 +214,7 @@ def _pillow(file, source, kind: str):
     """A decoded picture; ImageError if it is damaged."""
     import PIL.Image
 
-    try:
-        with itk.undisturbed():
-            image = PIL.Image.open(file, formats=(kind,))
-            image.load()
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
+    with refusing(f"{source}: not a readable image"), itk.undisturbed():
+        image = PIL.Image.open(file, formats=(kind,))
+        image.load()
     return image

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ldm_morph_jax.files import dicom
-from ldm_morph_jax.files.errors import ImageError, one_line
+from ldm_morph_jax.files.errors import ImageError, refusing
 from ldm_morph_jax.files.stored import Stored
 
 # a step between frames that is so many times as long as the others has lost a frame
@@ -119,14 +119,10 @@ def read_series(files: Sequence[Path], source: str, *, luminance: bool = False) 
         ImageError: several series, or several kinds of image (magnitude and phase), at one place;
             slices or frames that are missing; frames that nothing puts in order.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
-            return _stack([_read(file, luminance) for file in files], source)
-    except ImageError:
-        raise
-    except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
-        raise ImageError(f"{source}: not a readable DICOM series ({one_line(error)})") from None
+    # pydicom decodes a value, and raises, when it is asked for
+    with refusing(f"{source}: not a readable DICOM series"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+        return _stack([_read(file, luminance) for file in files], source)
 
 
 def in_order(files: Sequence[Path], source: str) -> list[list[Instance]]:
