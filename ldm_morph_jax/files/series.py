@@ -95,17 +95,11 @@ class Instance:
 # What puts the frames of a slice in order, the best first: its name in messages,
 # its value, how many seconds one is, and whether equal ones show that files do not belong together
 # (acquisition times are equal wherever a scanner gives all frames of a beat the same one).
-Key = tuple[str, Callable[[Instance], float | None], float | None, bool]
-_KEYS: tuple[Key, ...] = (
-    ("trigger time", lambda instance: instance.number("TriggerTime"), 1e-3, True),
-    (
-        "temporal position",
-        lambda instance: instance.number("TemporalPositionIdentifier"),
-        None,
-        True,
-    ),
+_KEYS: tuple[tuple[str, Callable[[Instance], float | None], float | None, bool], ...] = (
+    ("trigger time", lambda one: one.number("TriggerTime"), 1e-3, True),
+    ("temporal position", lambda one: one.number("TemporalPositionIdentifier"), None, True),
     ("acquisition time", Instance.acquired, 1.0, False),
-    ("instance number", lambda instance: instance.number("InstanceNumber"), None, False),
+    ("instance number", lambda one: one.number("InstanceNumber"), None, False),
 )
 
 
@@ -270,17 +264,14 @@ def _in_order(slices: list[list[Instance]], source: str):
     count = len(slices[0])
     if count == 1:
         return slices, None, ()
-    ordered_by: dict[str, list[list[Instance]]] = {}
-    usable: list[Key] = []
-    for key in _KEYS:
-        name, value, _, belongs = key
+    usable = []
+    for name, value, seconds, belongs in _KEYS:
         values = [[value(instance) for instance in planes] for planes in slices]
         if any(None in in_slice for in_slice in values):
             continue
-        distinct = all(len(set(in_slice)) == count for in_slice in values)
-        if distinct:
-            usable.append(key)
-            ordered_by[name] = [sorted(planes, key=value) for planes in slices]
+        if all(len(set(in_slice)) == count for in_slice in values):
+            order = [sorted(planes, key=value) for planes in slices]
+            usable.append((name, value, seconds, order))
             if belongs:
                 break
         elif belongs and any(len(set(in_slice)) > 1 for in_slice in values):
@@ -291,9 +282,8 @@ def _in_order(slices: list[list[Instance]], source: str):
             f"{slices[0][0].path.name}, {slices[0][1].path.name}, ... trigger times, temporal "
             "positions, acquisition times and instance numbers are missing or repeat"
         )
-    name, value, seconds, _ = usable[0]
-    slices = ordered_by[name]
-    for other, order in ordered_by.items():
+    name, value, seconds, slices = usable[0]
+    for other, _, _, order in usable:
         if order != slices:
             raise ImageError(f"{source}: {name} and {other} put its frames in different orders")
     values = np.array([[value(instance) for instance in planes] for planes in slices]).T
