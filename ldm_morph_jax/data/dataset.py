@@ -92,7 +92,6 @@ class Dataset:
       name: its key in the registry.
       labels: mask label -> structure, for the structures that are scored.
       spacing: where the pixel spacing (array `spacing` of each example, mm) comes from.
-      image_size: height and width in pixels.
       shape: of the images, (rows, columns); of volumes (planes, rows, columns).
       path: folder of the prepared files.
       write_files: the builder's; `prepare` calls it with `path`.
@@ -107,8 +106,7 @@ class Dataset:
         self.name, self.path, self.write_files = builder.name, path, builder.write_files
         self.preparation = json.loads((path / store.PREPARATION).read_text(encoding="utf-8"))
         self.labels = {int(label): text for label, text in self.preparation["labels"].items()}
-        self.spacing, self.image_size = builder.spacing_note, builder.options.image_size
-        self.shape = builder.options.shape
+        self.spacing, self.shape = builder.spacing_note, builder.options.shape
         self._records = tfds.builder_from_directory(path)
         self._sources, self._metadata, self._fingerprints = {}, {}, {}
         counts = {key: info.num_examples for key, info in self._records.info.splits.items()}

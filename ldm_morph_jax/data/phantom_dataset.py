@@ -90,8 +90,5 @@ class Phantom(DatasetBuilder):
         )
 
     def pair(self, entry: Entry) -> Pair:
-        size = self.options.image_size
-        drawn = phantom.phantom_pair(
-            entry.detail, look=entry.view, image_size=size, reverse=self.options.reverse
-        )
-        return Pair(**drawn._asdict(), spacing=(phantom.FIELD_OF_VIEW_MM / size,) * 2)
+        size, reverse = self.options.image_size, self.options.reverse
+        return phantom.phantom_pair(entry.detail, look=entry.view, image_size=size, reverse=reverse)

@@ -115,11 +115,8 @@ def _with_place(array, entries, source) -> Stored:
     if n not in (2, 3):
         raise ImageError(f"{source}: has shape {array.shape}, expected [H, W] or [S, H, W]")
     values = {}
-    for name, default in {
-        "spacing": np.ones(n),
-        "origin": np.zeros(n),
-        "direction": np.eye(n),
-    }.items():
+    defaults = {"spacing": np.ones(n), "origin": np.zeros(n), "direction": np.eye(n)}
+    for name, default in defaults.items():
         values[name] = np.asarray(entries.get(name, default))
         if values[name].shape != default.shape or values[name].dtype.kind not in "iuf":
             raise ImageError(

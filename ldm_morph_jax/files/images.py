@@ -26,7 +26,9 @@ from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import (
     MAX_TILT_DEGREES,
     Geometry,
+    believable,
     check_believable_spacing,
+    is_identity,
     millimetres,
     patient_letters,
     plain_geometry,
@@ -577,7 +579,8 @@ def with_spacing(stored: Stored, spacing: Spacing | None, source: str) -> Stored
             except ImageError as error:
                 raise ImageError(f"{error}; give its `spacing`") from None
         return stored
-    if stored.spacing_meaningless:
+    told = stored.spacing_known and believable(own[-2:])
+    if not told or is_identity(stored.geometry):
         geometry = replace(stored.geometry, spacing=(*own[:-2], *check_spacing(spacing, source)))
         return replace(stored, geometry=geometry, spacing_known=True, regions=())
     _check_given_spacing(spacing, own[-2:], source)

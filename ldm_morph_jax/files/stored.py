@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_morph_jax.files.geometry import Geometry, believable, is_identity, plain_geometry
+from ldm_morph_jax.files.geometry import Geometry, plain_geometry
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,6 @@ class Stored:
     times: np.ndarray | None = None
     regions: tuple[Region, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def spacing_meaningless(self) -> bool:
-        """Whether a spacing given by hand may take the place of the file's."""
-        told = self.spacing_known and believable(self.geometry.spacing[-2:])
-        return not told or is_identity(self.geometry)
 
 
 def without_place(
