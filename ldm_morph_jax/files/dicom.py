@@ -17,7 +17,7 @@ import numpy as np
 from ldm_morph_jax.files import itk
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.dicom_objects import segmentation
-from ldm_morph_jax.files.dicom_objects.source import frame_value
+from ldm_morph_jax.files.dicom_objects.source import group_value
 from ldm_morph_jax.files.errors import ImageError, one_line, refusing
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Region, Stored
@@ -110,8 +110,11 @@ class Frame:
 
     @classmethod
     def of(cls, file, k: int, source: str) -> "Frame":
+        own = (file.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
+        groups = [*own, *(file.get("SharedFunctionalGroupsSequence") or [])]
+
         def find(sequence, name, *lengths):
-            return numbers(frame_value(file, k, f"{sequence}Sequence", name), lengths)
+            return numbers(group_value(groups, file, f"{sequence}Sequence", name), lengths)
 
         spacing = find("PixelMeasures", "PixelSpacing", 1, 2)
         if spacing is not None:

@@ -29,6 +29,7 @@ from ldm_morph_jax.files.geometry import (
     orthonormal,
     plane_geometry,
 )
+from ldm_morph_jax.files.itk import name_for_itk
 from ldm_morph_jax.files.writing import atomic, write_image
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
@@ -236,8 +237,6 @@ def write_transform(path: str | os.PathLike, transform: Transform) -> None:
 def write_affine(path: str | os.PathLike, affine: Affine) -> None:
     """Write `.tfm`, a text file of ITK that SimpleITK, ANTs and 3D Slicer read."""
     import SimpleITK
-
-    from ldm_morph_jax.files.itk import name_for_itk
 
     transform = SimpleITK.AffineTransform(len(affine.offset))
     transform.SetMatrix(affine.matrix.ravel().tolist())

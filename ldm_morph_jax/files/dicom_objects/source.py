@@ -228,13 +228,6 @@ def need_highdicom(path) -> None:
     logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
-def frame_value(header, k: int, sequence: str, name: str):
-    """An attribute of frame k (from 0) of a file, see `group_value`."""
-    own = (header.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
-    shared = header.get("SharedFunctionalGroupsSequence") or []
-    return group_value([*own, *shared], header, sequence, name)
-
-
 def group_value(groups, header, sequence: str, name: str):
     """An attribute of a frame: of its functional groups (own, then shared), else of the file."""
     for group in groups:
