@@ -45,7 +45,6 @@ def write_registration(
     """Write T(p) = p + d(p) from the fixed to the moving image.
 
     Args:
-        path: where to.
         displacement: d, `[S, H, W, 3]`, (x, y, z) in mm, LPS.
         grid: where it is given, (S, H, W) in the fixed image's frame of reference.
         fixed, moving: what was registered.

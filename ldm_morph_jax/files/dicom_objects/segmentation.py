@@ -55,12 +55,10 @@ def write_segmentation(
     """Write labels over time.
 
     Args:
-        path: where to.
         labels: `[T, S, H, W]` integers on the grid of the source, 0 where there is nothing.
         place: of one time, (S, H, W).
         source: the frames that they outline.
         structures: label -> name in `STRUCTURES`. Segments are numbered by rising labels.
-        series: its own.
 
     Raises:
         FileError: highdicom is missing, or shapes that do not fit.
