@@ -23,14 +23,13 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import (
     NOT_THERE,
-    SPLITS,
     ArchiveBuilder,
     find_patients,
     missing_files_error,
-    spacing_text,
+    read_nifti,
 )
-from ldm_morph_jax.data.base import Entry, Found, Pair
-from ldm_morph_jax.data.nifti import read_nifti
+from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair
+from ldm_morph_jax.files.geometry import millimetres
 
 LAST_PATIENT = {"train": 95, "validation": 100, "test": 150}
 LABELS = range(4)  # background, right ventricle, myocardium, left ventricle
@@ -148,8 +147,8 @@ def read_phases(files: Sequence[Path]):
     )
     if ed.shape != es.shape or not np.allclose(spacing, es_spacing, rtol=1e-3):
         raise ValueError(
-            f"{files[2]}: ES is {es.shape} at {spacing_text(es_spacing)}, "
-            f"ED {ed.shape} at {spacing_text(spacing)}; they must agree"
+            f"{files[2]}: ES is {es.shape} at {millimetres(es_spacing)}, "
+            f"ED {ed.shape} at {millimetres(spacing)}; they must agree"
         )
     return [(ed, ed_mask), (es, es_mask)], spacing
 
@@ -161,10 +160,6 @@ def read_volume(image_file: Path, mask_file: Path):
     if bad:
         raise ValueError(
             f"{image_file}: expected finite values, found {bad} NaN or infinite voxels"
-        )
-    if mask.shape != image.shape:
-        raise ValueError(
-            f"{mask_file}: mask is {mask.shape}, its image {image.shape}; they must agree"
         )
     preprocessing.check_mask(mask, image, str(mask_file), values=LABELS)
     return image.astype(np.float64), mask.astype(np.uint8), spacing

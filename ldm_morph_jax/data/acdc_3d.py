@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.acdc import Acdc, phase_files, read_phases, resample
-from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveOptions
-from ldm_morph_jax.data.base import Entry, Found, Pair, VolumeOptions
+from ldm_morph_jax.data.archive import NOT_THERE, ArchiveOptions
+from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair, VolumeOptions
 
 FIELD_MM = (100.8, 192.0, 192.0)  # (slice, row, column)
 LAST_TRAINING, LAST = 100, 150  # of the archive's patients

@@ -18,8 +18,8 @@ import numpy as np
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.acdc import Acdc, phase_files, read_volume, resample
-from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveOptions
-from ldm_morph_jax.data.base import Entry, Found, Pair
+from ldm_morph_jax.data.archive import NOT_THERE, ArchiveOptions
+from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair
 
 LAST_PATIENT = {"train": 80, "validation": 100, "test": 150}
 SPACING_MM = 1.25

@@ -1,22 +1,8 @@
-"""The base class of datasets: a new dataset is one subclass in one file.
-
-    class Hearts(DatasetBuilder):
-        name = "hearts"
-        labels = {1: "left ventricle"}
-        spacing_note = "1.25 mm, by the protocol"
-        source_help = "get the folder hearts/ of https://... and give it as the source"
-
-        def find(self):
-            files = sorted(self.source.glob("*/ed.png"))
-            return Found({"train": [Entry(file.parent.name, files=(file,)) for file in files]})
-
-        def read(self, entry):
-            ...
-            return Pair(ed, es, ed_mask, es_mask, spacing=(1.25, 1.25))
+"""The base class of datasets: a new dataset is one subclass in one file, as CONTRIBUTING.md shows.
 
 A subclass registers itself by its `name` when its file is imported. Files of this package and
-plugins (`ldm_morph_jax.plugins`) are imported automatically. `load_dataset("hearts", source=...)`
-then checks, scales, stores and opens the pairs, with a manifest and progress reports; `store.py`
+plugins (`ldm_morph_jax.plugins`) are imported automatically. `load_dataset(name, source=...)` then
+checks, scales, stores and opens the pairs, with a manifest and progress reports; `store.py`
 documents the stored format.
 """
 
@@ -36,6 +22,7 @@ from ldm_morph_jax.names import unknown
 from ldm_morph_jax.plugins import import_all, load_plugins
 
 DATASETS: dict[str, type["DatasetBuilder"]] = {}  # filled by the subclasses
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

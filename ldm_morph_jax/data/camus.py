@@ -15,14 +15,13 @@ import numpy as np
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.archive import (
     NOT_THERE,
-    SPLITS,
     ArchiveBuilder,
     find_patients,
     missing_files_error,
-    spacing_text,
+    read_nifti,
 )
-from ldm_morph_jax.data.base import Entry, Found, Pair
-from ldm_morph_jax.data.nifti import read_nifti
+from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair
+from ldm_morph_jax.files.geometry import millimetres
 
 LAST_PATIENT = {"train": 400, "validation": 420, "test": 500}
 LABELS = range(4)  # background, left ventricle, myocardium, left atrium
@@ -88,7 +87,7 @@ class Camus(ArchiveBuilder):
         if not np.allclose(*spacings, rtol=1e-2):
             raise ValueError(
                 f"{entry.files[2]}: ES has a different field of view from ED: "
-                f"{spacing_text(spacings[1])} per prepared pixel, ED {spacing_text(spacings[0])}"
+                f"{millimetres(spacings[1])} per prepared pixel, ED {millimetres(spacings[0])}"
             )
         (ed, ed_mask), (es, es_mask) = phases
         return Pair(ed, es, ed_mask, es_mask, spacings[0])

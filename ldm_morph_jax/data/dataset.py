@@ -39,9 +39,6 @@ class PairSource:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self[i] for i in range(len(self)))
 
-    def __repr__(self) -> str:
-        return f"PairSource(length={len(self)})"
-
     def _decode(self, index: int) -> dict[str, np.ndarray]:
         record = self._records[index]
         example = {"index": np.int32(index), "orientation": np.int32(0)}
@@ -66,30 +63,25 @@ class ImageSource:
         return 2 * len(self._pairs) + (len(self._unpaired) if self._unpaired else 0)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index = int(index)
-        if index < 2 * len(self._pairs):
-            image = self._pairs[index // 2]["fixed" if index % 2 else "moving"]
-        else:
-            image = self._unpaired[index - 2 * len(self._pairs)]["moving"]
-        return {"index": np.int32(index), "orientation": np.int32(0), "image": image}
+        pair, role = self._held(int(index))
+        return {"index": np.int32(index), "orientation": np.int32(0), "image": pair[role]}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self[i] for i in range(len(self)))
 
-    def __repr__(self) -> str:
-        return f"ImageSource(length={len(self)})"
+    def _held(self, index: int) -> tuple[dict[str, np.ndarray], str]:
+        """The pair that an image is of, and its role there: "moving" or "fixed"."""
+        if index < 2 * len(self._pairs):
+            return self._pairs[index // 2], "fixed" if index % 2 else "moving"
+        return self._unpaired[index - 2 * len(self._pairs)], "moving"
 
 
 class AnnotatedSource(ImageSource):
     """As `ImageSource`, with the masks: an element has "image", "mask" and "spacing"."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index, name = int(index), "moving"
-        if index < 2 * len(self._pairs):
-            pair, name = self._pairs[index // 2], ("fixed" if index % 2 else "moving")
-        else:
-            pair = self._unpaired[index - 2 * len(self._pairs)]
-        found = {"image": pair[name], "mask": pair[f"{name}_mask"], "spacing": pair["spacing"]}
+        pair, role = self._held(int(index))
+        found = {"image": pair[role], "mask": pair[f"{role}_mask"], "spacing": pair["spacing"]}
         return {"index": np.int32(index)} | found
 
 
@@ -100,7 +92,6 @@ class Dataset:
       name: its key in the registry.
       labels: mask label -> structure, for the structures that are scored.
       spacing: where the pixel spacing (array `spacing` of each example, mm) comes from.
-      image_size: height and width in pixels.
       shape: of the images, (rows, columns); of volumes (planes, rows, columns).
       path: folder of the prepared files.
       write_files: the builder's; `prepare` calls it with `path`.
@@ -109,15 +100,15 @@ class Dataset:
       has_displacement: whether examples carry the true displacement.
     """
 
-    def __init__(self, builder: DatasetBuilder, path: Path, in_memory: bool | None = None):
+    def __init__(self, builder: DatasetBuilder, path: Path):
+        import tensorflow_datasets as tfds
+
         self.name, self.path, self.write_files = builder.name, path, builder.write_files
         self.preparation = json.loads((path / store.PREPARATION).read_text(encoding="utf-8"))
         self.labels = {int(label): text for label, text in self.preparation["labels"].items()}
-        self.spacing, self.image_size = builder.spacing_note, builder.options.image_size
-        self.shape = builder.options.shape
-        self._records = store.open_records(path)
-        self._in_memory, self._sources = in_memory, {}
-        self._metadata, self._fingerprints = {}, {}
+        self.spacing, self.shape = builder.spacing_note, builder.options.shape
+        self._records = tfds.builder_from_directory(path)
+        self._sources, self._metadata, self._fingerprints = {}, {}, {}
         counts = {key: info.num_examples for key, info in self._records.info.splits.items()}
         self.splits = {key: n for key, n in counts.items() if not key.endswith(store.UNPAIRED)}
         self._unpaired = counts.keys() - self.splits.keys()
@@ -130,17 +121,11 @@ class Dataset:
 
     def images(self, split: str) -> ImageSource:
         """Every image of a split, including slices that are annotated in only one phase."""
-        self._check(split)
-        alone = split + store.UNPAIRED
-        unpaired = self._source(alone) if alone in self._unpaired else None
-        return ImageSource(self._source(split), unpaired)
+        return ImageSource(self.split(split), self._alone(split))
 
     def annotated(self, split: str) -> AnnotatedSource:
         """The images of `images(split)` with their masks, in the same order."""
-        self._check(split)
-        alone = split + store.UNPAIRED
-        unpaired = self._source(alone) if alone in self._unpaired else None
-        return AnnotatedSource(self._source(split), unpaired)
+        return AnnotatedSource(self.split(split), self._alone(split))
 
     def pair_images(self, split: str) -> ImageSource:
         """The images of a split's pairs: 2 i is the moving, 2 i + 1 the fixed image of pair i."""
@@ -180,11 +165,14 @@ class Dataset:
                 f"dataset {self.name}: no split {split!r}, expected one of {', '.join(self.splits)}"
             )
 
+    def _alone(self, split: str) -> PairSource | None:
+        """The images of a split that have no partner."""
+        key = split + store.UNPAIRED
+        return self._source(key) if key in self._unpaired else None
+
     def _source(self, key: str) -> PairSource:
         if key not in self._sources:
-            keep = self._in_memory
-            if keep is None:
-                keep = self._records.info.splits[key].num_bytes < IN_MEMORY_BYTES
+            keep = self._records.info.splits[key].num_bytes < IN_MEMORY_BYTES
             self._sources[key] = PairSource(self._records.as_data_source(split=key), keep)
         return self._sources[key]
 
@@ -194,7 +182,6 @@ def load_dataset(
     *,
     source: str | Path | None = None,
     directory: str | Path = "data",
-    in_memory: bool | None = None,
     **options,
 ) -> Dataset:
     """Opens a dataset, preparing it first if necessary.
@@ -207,7 +194,6 @@ def load_dataset(
       source: the original files, a folder (dataset "folder": the CSV file that lists the pairs).
         None: generated (phantom), or already prepared.
       directory: the folder of prepared datasets.
-      in_memory: decode a split once and keep it in memory; None: if it is smaller than 1 GiB.
       **options: fields of the dataset's `Options`. All have image_size (128, the paper's),
         intensity ("minmax", the paper's, or "percentile") and reverse (moving = ES, fixed = ED).
 
@@ -222,7 +208,7 @@ def load_dataset(
         )
     builder = cls(cls.Options(**options), _checked_source(cls, source))
     path = _prepared_path(builder, Path(directory))
-    dataset = Dataset(builder, path, in_memory)
+    dataset = Dataset(builder, path)
     counts = ", ".join(
         f"{key} {n} pairs, {len(dataset.images(key))} images" for key, n in dataset.splits.items()
     )

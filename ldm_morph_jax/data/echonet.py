@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.archive import NOT_THERE, SPLITS, ArchiveBuilder
-from ldm_morph_jax.data.base import Entry, Found, Pair
+from ldm_morph_jax.data.archive import NOT_THERE, ArchiveBuilder
+from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair
 from ldm_morph_jax.files.tables import numbers, read_rows
 from ldm_morph_jax.files.videos import video_frames
 

@@ -20,8 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.archive import SPLITS, check_size
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair, VolumeOptions
+from ldm_morph_jax.data.archive import check_size
+from ldm_morph_jax.data.base import (
+    SPLITS,
+    DatasetBuilder,
+    Entry,
+    Found,
+    Options,
+    Pair,
+    VolumeOptions,
+)
 from ldm_morph_jax.files.images import (
     VOLUME,
     Image,

@@ -9,11 +9,6 @@ import numpy as np
 ORIENTATIONS = tuple(range(8))
 
 
-def _check(k: int) -> None:
-    if k not in ORIENTATIONS:
-        raise ValueError(f"orientation must be an integer from 0 to 7, found {k!r}")
-
-
 def orient(array: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
     """Brings an array into orientation k.
 
@@ -25,7 +20,8 @@ def orient(array: np.ndarray, k: int, axes: tuple[int, int] = (0, 1)) -> np.ndar
     Returns:
       A contiguous array of the same type.
     """
-    _check(k)
+    if k not in ORIENTATIONS:
+        raise ValueError(f"orientation must be an integer from 0 to 7, found {k!r}")
     if k >= 4:
         array = np.flip(array, axes[1])
     return np.ascontiguousarray(np.rot90(array, k % 4, axes))

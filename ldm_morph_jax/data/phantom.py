@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from ldm_morph_jax.data.base import Pair
+
 REFERENCE = 128
 FIELD_OF_VIEW_MM = 160.0
 LOOKS = ("sax", "echo")
@@ -27,16 +29,6 @@ MIN_JACOBIAN = 0.1
 
 Points = np.ndarray  # [..., H, W, 2] float64, (row, column) in reference pixels
 Map = Callable[[Points], Points]  # of JAX arrays, too: a motion can be differentiated
-
-
-class PhantomPair(NamedTuple):
-    """One pair. Images [H, W] float32 in [0, 1], masks [H, W] uint8, displacement [H, W, 2] px."""
-
-    moving: np.ndarray
-    fixed: np.ndarray
-    moving_mask: np.ndarray
-    fixed_mask: np.ndarray
-    displacement: np.ndarray
 
 
 class Moment(NamedTuple):
@@ -58,7 +50,7 @@ ED, ES = Moment(0.0, 0.0, 0), Moment(1.0, 0.0, 1)
 
 def phantom_pair(
     seed: int | Sequence[int], *, look: str = "sax", image_size: int = 128, reverse: bool = False
-) -> PhantomPair:
+) -> Pair:
     """Draws one heart and its contraction.
 
     Args:
@@ -69,7 +61,8 @@ def phantom_pair(
         displacement.
 
     Returns:
-      The pair; its displacement has a Jacobian determinant above MIN_JACOBIAN everywhere.
+      The pair: images [H, W] float32 in [0, 1], masks [H, W] uint8, the displacement [H, W, 2]
+      float32 in pixels, with a Jacobian determinant above MIN_JACOBIAN everywhere.
 
     Raises:
       ValueError: unknown look or image too small.
@@ -83,12 +76,13 @@ def phantom_pair(
     if reverse:
         displacement = (inverse(to_tissue, grid) - grid) / pixel
         moving, moving_mask, fixed, fixed_mask = fixed, fixed_mask, moving, moving_mask
-    return PhantomPair(
+    return Pair(
         moving.astype(np.float32),
         fixed.astype(np.float32),
         moving_mask,
         fixed_mask,
-        displacement.astype(np.float32),
+        spacing=(FIELD_OF_VIEW_MM / image_size,) * 2,
+        displacement=displacement.astype(np.float32),
     )
 
 

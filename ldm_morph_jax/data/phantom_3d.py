@@ -6,7 +6,7 @@ Splits train, validation and test by seed. The stacks cover 192 x 192 x 100.8 mm
 import dataclasses
 
 from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Pair, VolumeOptions
-from ldm_morph_jax.data.phantom_dataset import SPLITS, Drawn
+from ldm_morph_jax.data.phantom_dataset import Drawn
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, RIGHT_VENTRICLE, ventricle
 
 FIELD_MM = (100.8, 192.0, 192.0)  # (slice, row, column)
@@ -48,20 +48,12 @@ class Phantom3d(DatasetBuilder):
     description = "3D cardiac phantom with known motion from end-diastole to end-systole."
 
     def find(self) -> Found:
-        return Found(
-            {
-                split: [
-                    Entry(f"ventricle-{split}-{i:04d}", view="sax", detail=(number, i))
-                    for i in range(self.options.count(split))
-                ]
-                for number, split in enumerate(SPLITS)
-            }
-        )
+        return self.options.hearts("ventricle", ["sax"])
 
     def pair(self, entry: Entry) -> Pair:
         shape = self.options.shape
         spacing = tuple(field / n for field, n in zip(FIELD_MM, shape, strict=True))
-        heart = ventricle((self.options.seed, *entry.detail), shape, spacing)
+        heart = ventricle(entry.detail, shape, spacing)
         # the heart's own moving volume is ES
         pair = Pair(heart.moving, heart.fixed, heart.moving_mask, heart.fixed_mask, spacing)
         if self.options.reverse:

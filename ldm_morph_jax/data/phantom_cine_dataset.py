@@ -30,7 +30,6 @@ from ldm_morph_jax.files.writing import atomic, json_text, write_image
 
 BEATS = "beats"
 VIEWS = {"sax": "sax", "echo": "apical"}  # of the phantom's looks, as `track --view` names them
-LEAST_FRAMES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class PhantomCineOptions(Options):
         super().__post_init__()
         if self.look not in (*phantom.LOOKS, "both"):
             raise ValueError(f"phantom_cine: look must be sax, echo or both, found {self.look!r}")
-        least = {"beats": 1, "seed": 0, "first": 0, "frames": LEAST_FRAMES, "image_size": 32}
+        least = {"beats": 1, "seed": 0, "first": 0, "frames": 3, "image_size": 32}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(

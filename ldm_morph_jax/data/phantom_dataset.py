@@ -4,11 +4,10 @@ Splits train, validation and test by seed; pairs carry the true displacement.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from ldm_morph_jax.data import phantom
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
-
-SPLITS = ("train", "validation", "test")
+from ldm_morph_jax.data.base import SPLITS, DatasetBuilder, Entry, Found, Options, Pair
 
 
 class Drawn:
@@ -28,6 +27,22 @@ class Drawn:
 
     def count(self, split: str) -> int:
         return getattr(self, f"n_{split}")
+
+    def hearts(self, name: str, views: Sequence[str]) -> Found:
+        """All hearts, in these views by turns; their `detail` is the seed of each."""
+        return Found(
+            {
+                split: [
+                    Entry(
+                        f"{name}-{split}-{i:04d}",
+                        view=views[i % len(views)],
+                        detail=(self.seed, number, i),
+                    )
+                    for i in range(self.count(split))
+                ]
+                for number, split in enumerate(SPLITS)
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,23 +92,8 @@ class Phantom(DatasetBuilder):
 
     def find(self) -> Found:
         looks = phantom.LOOKS if self.options.look == "both" else (self.options.look,)
-        return Found(
-            {
-                split: [
-                    Entry(
-                        id=f"phantom-{split}-{i:04d}",
-                        view=looks[i % len(looks)],
-                        detail=(self.options.seed, number, i),
-                    )
-                    for i in range(self.options.count(split))
-                ]
-                for number, split in enumerate(SPLITS)
-            }
-        )
+        return self.options.hearts("phantom", looks)
 
     def pair(self, entry: Entry) -> Pair:
-        size = self.options.image_size
-        drawn = phantom.phantom_pair(
-            entry.detail, look=entry.view, image_size=size, reverse=self.options.reverse
-        )
-        return Pair(**drawn._asdict(), spacing=(phantom.FIELD_OF_VIEW_MM / size,) * 2)
+        size, reverse = self.options.image_size, self.options.reverse
+        return phantom.phantom_pair(entry.detail, look=entry.view, image_size=size, reverse=reverse)

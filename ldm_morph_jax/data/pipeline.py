@@ -132,14 +132,6 @@ def _rotation(angle: float, rank: int) -> np.ndarray:
     return matrix
 
 
-class _Augment(grain.transforms.RandomMap):
-    def __init__(self, augment: Augmentation):
-        self.augment = augment
-
-    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-        return self.augment(element, rng)
-
-
 def pair_batches(
     source,
     *,
@@ -169,13 +161,17 @@ def pair_batches(
         one full batch.
     """
     shard = shard or grain.sharding.ShardOptions(shard_index=0, shard_count=1)
-    rows = local_rows(batch_size, shard)
+    if batch_size < 1 or batch_size % shard.shard_count:
+        raise ValueError(
+            f"batch_size {batch_size} must be a positive multiple of the number of processes, "
+            f"{shard.shard_count}"
+        )
     if len(source) == 0:
         raise ValueError("no training batches: the split is empty")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
     if augment is not None:
-        dataset = dataset.random_map(_Augment(augment))
-    dataset = dataset.batch(rows, drop_remainder=True)
+        dataset = dataset.random_map(augment)
+    dataset = dataset.batch(batch_size // shard.shard_count, drop_remainder=True)
     batches = len(dataset) // shard.shard_count
     if batches == 0:
         raise ValueError(
@@ -195,13 +191,3 @@ def image_batches(source, **arguments) -> grain.IterDataset:
     Arguments and guarantees are those of `pair_batches`.
     """
     return pair_batches(source, **arguments)
-
-
-def local_rows(batch_size: int, shard: grain.sharding.ShardOptions) -> int:
-    """Number of rows of a batch for one process."""
-    if batch_size < 1 or batch_size % shard.shard_count:
-        raise ValueError(
-            f"batch_size {batch_size} must be a positive multiple of the number of processes, "
-            f"{shard.shard_count}"
-        )
-    return batch_size // shard.shard_count

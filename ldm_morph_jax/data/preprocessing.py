@@ -16,20 +16,18 @@ from ldm_morph_jax.files.writing import sha256
 INTENSITIES = ("minmax", "percentile")
 
 
-def check_image(image: np.ndarray, name: str, rank: int = 2) -> None:
-    """Raises ValueError for an image that no network can use.
+def check_image(image: np.ndarray, name: str) -> None:
+    """Raises ValueError for an image that is not [H, W], or that `check_values` refuses."""
+    if image.ndim != 2:
+        raise ValueError(f"{name}: expected one grey image [H, W], found shape {image.shape}")
+    check_values(image, name)
 
-    Args:
-      image: [*space] or [*space, 1], any real type.
-      name: file or key for the message.
-      rank: 2, or 3 for volumes.
 
-    Raises:
-      ValueError: wrong rank, a NaN or infinite value, or the same value everywhere.
+def check_values(image: np.ndarray, name: str) -> None:
+    """Raises ValueError for a NaN or infinite value, or the same value everywhere.
+
+    image: [*space], any real type; name: file or key for the message.
     """
-    if image.ndim not in (rank, rank + 1) or (image.ndim > rank and image.shape[-1] != 1):
-        expected = "one grey image [H, W]" if rank == 2 else "one grey volume [D, H, W]"
-        raise ValueError(f"{name}: expected {expected}, found shape {image.shape}")
     bad = image.size - np.count_nonzero(np.isfinite(image))
     if bad:
         raise ValueError(f"{name}: expected finite values, found {bad} NaN or infinite pixels")
@@ -41,11 +39,8 @@ def check_mask(
     mask: np.ndarray, image: np.ndarray, name: str, values: Iterable[int] | None = None
 ) -> None:
     """Raises ValueError for a mask that differs from its image in size or has unexpected values."""
-    rank = min(mask.ndim, image.ndim)
-    if mask.shape[:rank] != image.shape[:rank]:
-        raise ValueError(
-            f"{name}: mask is {mask.shape[:rank]}, its image {image.shape[:rank]}; they must agree"
-        )
+    if mask.shape != image.shape:
+        raise ValueError(f"{name}: mask is {mask.shape}, its image {image.shape}; they must agree")
     if values is not None:
         found = np.setdiff1d(mask, list(values))
         if found.size:
@@ -77,15 +72,10 @@ def percentile(image: np.ndarray) -> np.ndarray:
 
 def normalise(image: np.ndarray, intensity: str, name: str) -> np.ndarray:
     """Checks an image [*space] and scales it to [0, 1] by one of INTENSITIES; float32."""
-    check_image(image, name, rank=image.ndim)
+    check_values(image, name)
     if intensity not in INTENSITIES:
         raise ValueError(f"intensity must be one of {INTENSITIES}, found {intensity!r}")
     return min_max(image) if intensity == "minmax" else percentile(image)
-
-
-def crop(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Rows and columns start:stop of [H, W, ...]."""
-    return array[start:stop, start:stop]
 
 
 def resize(array: np.ndarray, shape: tuple[int, int], *, nearest: bool = False) -> np.ndarray:

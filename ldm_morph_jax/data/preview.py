@@ -39,8 +39,7 @@ def contact_sheet(dataset, split: str, path: str | Path, n: int = 6) -> None:
 
 def _plane(example: dict) -> dict:
     """An example's images and masks `[H, W, 1]`."""
-    arrays = {f"{role}{kind}" for role in ("moving", "fixed") for kind in ("", "_mask")}
     if example["fixed"].ndim == 3:
         return example
     widest = np.count_nonzero(example["fixed_mask"], axis=(1, 2, 3)).argmax()
-    return {key: example[key][widest] for key in arrays}
+    return {key: example[key][widest] for key in ("moving", "fixed", "moving_mask", "fixed_mask")}

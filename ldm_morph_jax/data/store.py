@@ -23,7 +23,6 @@ it themselves; nothing imports TensorFlow.
 
 import csv
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from tqdm import tqdm
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.base import DatasetBuilder, Entry
 from ldm_morph_jax.files.errors import FileError
-from ldm_morph_jax.files.writing import atomic
+from ldm_morph_jax.files.writing import atomic, json_text
 from ldm_morph_jax.ops.metrics import dice
 
 UNPAIRED = "_unpaired"
@@ -74,13 +73,6 @@ def write(builder: DatasetBuilder, path: Path, config_name: str) -> None:
     except FileError:
         if not (path / COMPLETE).exists():
             raise
-
-
-def open_records(path: Path):
-    """The TFDS builder of a prepared folder: `info` and `as_data_source(split=...)`."""
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_from_directory(path)
 
 
 def _write_examples(builder: DatasetBuilder, folder: Path, config_name: str) -> list[dict]:
@@ -216,4 +208,4 @@ def _write_facts(
         "paper_pairs": dict(builder.paper_pairs),
         "left_out": dict(builder.found.left_out),
     }
-    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(facts), encoding="utf-8")

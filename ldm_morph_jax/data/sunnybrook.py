@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_morph_jax.data import preprocessing
-from ldm_morph_jax.data.base import DatasetBuilder, Entry, Found, Options, Pair
+from ldm_morph_jax.data.base import SPLITS, DatasetBuilder, Entry, Found, Options, Pair
 from ldm_morph_jax.files.images import read_image
 
 FULL_SIZE = 256
@@ -73,7 +73,7 @@ class Sunnybrook(DatasetBuilder):
     )
 
     def find(self) -> Found:
-        pairs = {split: [] for split in ("train", "validation", "test")}
+        pairs = {split: [] for split in SPLITS}
         unpaired, patients = defaultdict(list), defaultdict(list)
         for frame in find_frames(self.source, self.source_help):
             patients[frame.part, frame.patient].append(frame)
@@ -186,10 +186,8 @@ def read_frame(frame: Frame, *, whole: bool = False) -> tuple[np.ndarray, np.nda
     if image.shape != (FULL_SIZE, FULL_SIZE):
         raise ValueError(f"{frame.image}: expected {FULL_SIZE} x {FULL_SIZE}, found {image.shape}")
     preprocessing.check_mask(label, image, str(frame.label), values=(0, 255))
-    if whole:
-        preprocessing.check_image(image, str(frame.image))
-        return image, label // 255
-    image, mask = preprocessing.crop(image, *CROP), preprocessing.crop(label, *CROP)
+    side = slice(None) if whole else slice(*CROP)
+    image, mask = image[side, side], label[side, side]
     preprocessing.check_image(image, str(frame.image))
     lost = np.count_nonzero(label) - np.count_nonzero(mask)
     if lost:

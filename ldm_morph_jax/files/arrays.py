@@ -7,14 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files.colour import to_grey
-from ldm_morph_jax.files.errors import FileError, ImageError, one_line
-from ldm_morph_jax.files.geometry import (
-    Geometry,
-    check_positive_spacing,
-    orthonormal,
-    plain_geometry,
-)
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.errors import ImageError, refusing
+from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
+from ldm_morph_jax.files.stored import Stored, without_place
 
 _MOST_CHANNELS = 4  # a last axis of up to so many is never the width of an image
 
@@ -25,19 +20,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     `numpy.load` stops reading an entry when its array is complete, before the checksum is due.
 
     Raises:
-        FileError: damaged, no `.npz` file, or pickled objects.
+        ImageError: damaged, no `.npz` file, or pickled objects.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = {}
-            for name in archive.namelist():
-                stream = io.BytesIO(archive.read(name))
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-                if stream.read(1):
-                    raise ValueError(f"{name} holds more than its array")
-                entries[name.removesuffix(".npy")] = array
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged files
-        raise FileError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
+    entries = {}
+    with refusing(f"{path}: not a readable NPZ file"), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            stream = io.BytesIO(archive.read(name))
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1):
+                raise ValueError(f"{name} holds more than its array")
+            entries[name.removesuffix(".npy")] = array
     return entries
 
 
@@ -53,10 +45,7 @@ def read_array_file(
         is_npy = file.read(6) == b"\x93NUMPY"
     if is_npy:
         return _without_place(_read_npy(path, source), source)
-    try:
-        entries = read_npz(path)
-    except FileError as error:
-        raise ImageError(str(error)) from None
+    entries = read_npz(path)
     if "image" not in entries and len(entries) != 1:
         raise ImageError(f'{source}: holds {sorted(entries)}, expected an array "image"')
     array = entries.get("image", next(iter(entries.values())))
@@ -103,13 +92,10 @@ def _has_channels(array: np.ndarray) -> bool:
 
 
 def _read_npy(path, source):
-    try:
-        with open(path, "rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            if file.read(1):
-                raise ValueError("holds more than its array")
-    except Exception as error:  # a damaged header raises whatever Python's parser does
-        raise ImageError(f"{source}: not a readable NPY file ({one_line(error)})") from None
+    with refusing(f"{source}: not a readable NPY file"), open(path, "rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("holds more than its array")
     return array
 
 
@@ -120,14 +106,7 @@ def _without_place(array, source) -> Stored:
         components = array.shape[-1]
         array, notes = to_grey(array[..., 0] if components == 1 else array, components, source)
     planes, stack = image_planes(array, source)
-    shape = planes.shape if stack else planes.shape[1:]
-    return Stored(
-        planes[None],
-        plain_geometry(shape),
-        spacing_known=False,
-        position_known=False,
-        notes=notes,
-    )
+    return without_place(planes[None], planes.shape if stack else planes.shape[1:], notes)
 
 
 def _with_place(array, entries, source) -> Stored:
@@ -136,11 +115,8 @@ def _with_place(array, entries, source) -> Stored:
     if n not in (2, 3):
         raise ImageError(f"{source}: has shape {array.shape}, expected [H, W] or [S, H, W]")
     values = {}
-    for name, default in {
-        "spacing": np.ones(n),
-        "origin": np.zeros(n),
-        "direction": np.eye(n),
-    }.items():
+    defaults = {"spacing": np.ones(n), "origin": np.zeros(n), "direction": np.eye(n)}
+    for name, default in defaults.items():
         values[name] = np.asarray(entries.get(name, default))
         if values[name].shape != default.shape or values[name].dtype.kind not in "iuf":
             raise ImageError(

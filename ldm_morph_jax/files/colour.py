@@ -31,15 +31,15 @@ def to_grey(
     if components == 2:
         return array[..., 0], ()
     colours = array[..., :3]
-    spread = np.max(colours.max(axis=-1).astype(np.float64) - colours.min(axis=-1), initial=0)
-    if spread == 0:
+    spread = colours.max(axis=-1).astype(np.float64) - colours.min(axis=-1)
+    if not spread.any():
         return colours[..., 0].copy(), ()
     grey = np.round(colours @ _LUMINANCE).astype(array.dtype)
-    if array.dtype == np.uint8 and spread <= _LOSSY:
+    if array.dtype == np.uint8 and spread.max() <= _LOSSY:
         return grey, ("grey values of three channels that differ by a lossy codec's rounding",)
     if luminance:
-        share = np.mean(colours.max(axis=-1).astype(np.float64) - colours.min(axis=-1) > _LOSSY)
-        return grey, (f"luminance of a colour image ({100 * share:.2g} % of the pixels coloured)",)
+        share = 100 * np.mean(spread > _LOSSY)
+        return grey, (f"luminance of a colour image ({share:.2g} % of the pixels coloured)",)
     raise ImageError(f"{source}: colour image, expected grey values")
 
 

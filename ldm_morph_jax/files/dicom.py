@@ -17,8 +17,8 @@ import numpy as np
 from ldm_morph_jax.files import itk
 from ldm_morph_jax.files.colour import to_grey
 from ldm_morph_jax.files.dicom_objects import segmentation
-from ldm_morph_jax.files.dicom_objects.source import frame_value
-from ldm_morph_jax.files.errors import ImageError, one_line
+from ldm_morph_jax.files.dicom_objects.source import group_value
+from ldm_morph_jax.files.errors import ImageError, one_line, refusing
 from ldm_morph_jax.files.geometry import Geometry, check_positive_spacing, orthonormal
 from ldm_morph_jax.files.stored import Region, Stored
 
@@ -41,20 +41,16 @@ def read(path: Path, source: str, *, labels: bool = False, luminance: bool = Fal
 
 def read_with_header(path: Path, source: str, *, luminance: bool = False):
     """The images of a DICOM file, and its header: a `pydicom.Dataset` without the pixels."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
-            file = _dataset(path, source)
-            if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
-                stored = segmentation.read(path, source)
-            else:
-                _check_length(file, source)
-                with _for_itk(path, file) as readable:
-                    stored = _read(readable, file, source, luminance)
-    except ImageError:
-        raise
-    except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
-        raise ImageError(f"{source}: not a readable DICOM image ({one_line(error)})") from None
+    # pydicom decodes a value, and raises, when it is asked for
+    with refusing(f"{source}: not a readable DICOM image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+        file = _dataset(path, source)
+        if file.get("SOPClassUID") in (segmentation.SEGMENTATION, segmentation.LABEL_MAP):
+            stored = segmentation.read(path, source)
+        else:
+            _check_length(file, source)
+            with _for_itk(path, file) as readable:
+                stored = _read(readable, file, source, luminance)
     for name in _PIXELS:
         if name in file:
             delattr(file, name)
@@ -62,7 +58,7 @@ def read_with_header(path: Path, source: str, *, luminance: bool = False):
 
 
 def _read(path, file, source, luminance) -> Stored:
-    frames = [_Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
+    frames = [Frame.of(file, k, source) for k in range(int(file.get("NumberOfFrames") or 1))]
     placed = all(frame.position is not None for frame in frames)
     if len(frames) > 1 and placed and "PerFrameFunctionalGroupsSequence" in file:
         return _enhanced(path, file, frames, source)
@@ -99,7 +95,7 @@ def _read(path, file, source, luminance) -> Stored:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """What the functional groups, or else the file as a whole, say of a frame.
 
     spacing: (row, column) mm. position: `[3]` mm. orientation: `[6]`. rescale: (slope, intercept).
@@ -113,9 +109,12 @@ class _Frame:
     time: float | None
 
     @classmethod
-    def of(cls, file, k: int, source: str) -> "_Frame":
+    def of(cls, file, k: int, source: str) -> "Frame":
+        own = (file.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
+        groups = [*own, *(file.get("SharedFunctionalGroupsSequence") or [])]
+
         def find(sequence, name, *lengths):
-            return numbers(frame_value(file, k, f"{sequence}Sequence", name), lengths)
+            return numbers(group_value(groups, file, f"{sequence}Sequence", name), lengths)
 
         spacing = find("PixelMeasures", "PixelSpacing", 1, 2)
         if spacing is not None:

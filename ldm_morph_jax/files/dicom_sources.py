@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files import dicom, folders, series
-from ldm_morph_jax.files.dicom_objects.source import REQUIRED, Source, SourceFrame, frame_value
+from ldm_morph_jax.files.dicom_objects.source import REQUIRED, Source, SourceFrame
 from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.geometry import Geometry
 
@@ -36,12 +36,17 @@ def read_source(
         slices = _of_folder(path) if path.is_dir() else _of_file(path)
     except ImageError as error:
         raise FileError(str(error)) from None
-    positions = [_position(frames[0]) for frames in slices]
+    positions = [_told(frames[0], path).position for frames in slices]
     placed = all(position is not None for position in positions)
     if placed and place is not None:
         index = [float(place.to_index(position)[0]) for position in positions]
         slices = [
-            [f for i, there in zip(index, slices, strict=True) if _is(i, k, place) for f in there]
+            [
+                frame
+                for i, there in zip(index, slices, strict=True)
+                if abs(i - k) * place.spacing[0] < _PLANE
+                for frame in there
+            ]
             for k in range(place.shape[0])
         ]
     elif place is not None and place.shape[0] != len(slices):
@@ -77,22 +82,15 @@ def _of_file(path: Path) -> list[list[SourceFrame]]:
     if count is None:
         return [[SourceFrame(header, None)]]
     frames = [SourceFrame(header, k + 1) for k in range(int(count))]
-    positions = [_position(frame) for frame in frames]
-    slices = [frames]
-    if all(position is not None for position in positions):
-        orientation = dicom.numbers(
-            _value(frames[0], "PlaneOrientation", "ImageOrientationPatient"), (6,)
-        )
-        if orientation is not None:
-            _, members = dicom.slices_of(np.stack(positions), orientation, str(path))
-            slices = [[frames[k] for k in there] for there in members]
-    delay = "CardiacSynchronization", "NominalCardiacTriggerDelayTime"
-    for there in slices:
-        times = [dicom.numbers(_value(frame, *delay), (1,)) for frame in there]
-        if all(time is not None for time in times):
-            order = np.argsort([time[0] for time in times], kind="stable")
-            there[:] = [there[k] for k in order]
-    return slices
+    told = [_told(frame, path) for frame in frames]
+    slices = [range(len(frames))]
+    if told[0].orientation is not None and all(one.position is not None for one in told):
+        positions = np.stack([one.position for one in told])
+        _, slices = dicom.slices_of(positions, told[0].orientation, str(path))
+    for s, there in enumerate(slices):
+        if all(told[k].time is not None for k in there):
+            slices[s] = sorted(there, key=lambda k: told[k].time)
+    return [[frames[k] for k in there] for there in slices]
 
 
 def _header(file: Path, path: Path):
@@ -114,15 +112,6 @@ def _header(file: Path, path: Path):
     return header
 
 
-def _value(frame: SourceFrame, sequence: str, name: str):
-    return frame_value(frame.header, (frame.number or 1) - 1, f"{sequence}Sequence", name)
-
-
-def _position(frame: SourceFrame) -> np.ndarray | None:
-    """`[3]` mm."""
-    return dicom.numbers(_value(frame, "PlanePosition", "ImagePositionPatient"), (3,))
-
-
-def _is(index: float, k: int, place: Geometry) -> bool:
-    """Whether a frame at this slice index of `place` is of its slice k."""
-    return abs(index - k) * place.spacing[0] < _PLANE
+def _told(frame: SourceFrame, path: Path) -> dicom.Frame:
+    """What the file says of a frame."""
+    return dicom.Frame.of(frame.header, (frame.number or 1) - 1, str(path))

@@ -4,7 +4,9 @@ Messages name an option as Python has it, in backquotes: "choose one with `slice
 shows them through `as_flags`.
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 
 class FileError(ValueError):
@@ -17,6 +19,20 @@ class ImageError(FileError):
 
 class TransformError(FileError):
     """A transform file that cannot be used."""
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Whatever a library raises becomes an ImageError: `what`, with the reason in brackets.
+
+    Of damaged files libraries raise errors of a dozen kinds. Our own pass.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{what} ({one_line(error)})") from None
 
 
 def as_flags(message: str) -> str:

@@ -98,11 +98,7 @@ def is_identity(geometry: Geometry) -> bool:
 
     The identity matrix of a NIfTI file is in RAS, which is diag(-1, -1, 1) here.
     """
-    return bool(
-        np.allclose(geometry.spacing, 1)
-        and np.allclose(geometry.origin, 0)
-        and np.allclose(np.abs(geometry.direction), np.eye(geometry.dimension))
-    )
+    return np.allclose(geometry.spacing, 1) and says_no_orientation(geometry)
 
 
 def says_no_orientation(geometry: Geometry) -> bool:
@@ -137,16 +133,27 @@ def orthonormal(direction: np.ndarray, source: str) -> np.ndarray:
     return u @ v
 
 
-def check_believable_spacing(spacing, source: str) -> None:
-    """ImageError unless every number is a pixel of an image of a heart, of a mouse or a man."""
-    check_positive_spacing(spacing, source)
+def believable(spacing) -> bool:
+    """Whether every number is a pixel (mm) of an image of a heart, of a mouse or a man."""
     smallest, largest = BELIEVABLE_MM
-    if not all(smallest <= s <= largest for s in np.ravel(spacing)):
+    return all(smallest <= s <= largest for s in np.ravel(spacing))
+
+
+def check_believable_spacing(spacing, source: str) -> None:
+    """ImageError unless the spacing is `believable`."""
+    check_positive_spacing(spacing, source)
+    if not believable(spacing):
+        smallest, largest = BELIEVABLE_MM
         sizes = " x ".join(f"{s:g}" for s in np.ravel(spacing))
         raise ImageError(
             f"{source}: spacing {sizes} mm, expected {smallest:g} to {largest:g} mm for a pixel of "
             "a heart's image (is it in another unit?)"
         )
+
+
+def millimetres(spacing: tuple[float, ...]) -> str:
+    """For messages: "1.25 x 1.25 mm"."""
+    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
 def check_positive_spacing(spacing, source: str) -> None:

@@ -26,7 +26,10 @@ from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import (
     MAX_TILT_DEGREES,
     Geometry,
+    believable,
     check_believable_spacing,
+    is_identity,
+    millimetres,
     patient_letters,
     plain_geometry,
     plane_geometry,
@@ -131,17 +134,9 @@ def images_from_array(
             heart has.
     """
     planes, batched = image_planes(array, source)
-    known = spacing is not None
-    geometry = plain_geometry(
-        planes.shape[1:], None if spacing is None else check_spacing(spacing, source)
-    )
-    images = []
-    for k, plane in enumerate(planes):
-        name = f"{source}[{k}]" if batched else source
-        image = Image(plane, geometry, known, position_known=False, source=name)
-        _check_values(image, labels=False)
-        images.append(image)
-    return images, batched
+    own = None if spacing is None else check_spacing(spacing, source)
+    names = [f"{source}[{k}]" for k in range(len(planes))] if batched else [source]
+    return [_plain_image(*one, own) for one in zip(planes, names, strict=True)], batched
 
 
 def volume_from_array(
@@ -161,9 +156,14 @@ def volume_from_array(
     if not several:
         raise ImageError(f"{source}: found shape {array.shape[1:]}, expected a volume [S, H, W]")
     own = None if spacing is None else check_spacing(spacing, source, 3)
-    geometry = plain_geometry(array.shape, own)
-    image = Image(array, geometry, own is not None, position_known=False, source=source)
-    _check_values(image, False)
+    return _plain_image(array, source, own)
+
+
+def _plain_image(array: np.ndarray, source: str, spacing: tuple[float, ...] | None) -> Image:
+    """Without a place in space, checked."""
+    geometry = plain_geometry(array.shape, spacing)
+    image = Image(array, geometry, spacing is not None, position_known=False, source=source)
+    _check_values(image, labels=False)
     return image
 
 
@@ -377,8 +377,8 @@ def mask_of_frame(
     if len(stored.array) == 1:
         frame = None
     stack, slice = _select_frame(stored, frame, slice, source)
-    in_space = image.array.ndim == 3 or image.space is not None
-    if not (stack.position_known and image.position_known and in_space and stack.array.ndim == 3):
+    placed = stack.position_known and image.position_known
+    if not (placed and _in_space(image) and stack.array.ndim == 3):
         if image.array.ndim == 3 and (slice is None or isinstance(slice, int | str)):
             slice = "all"
         stack = _select_slice(stack, slice, oblique=True)
@@ -410,16 +410,21 @@ def in_region(image: Image, inside: np.ndarray) -> Image:
         if top <= rows[0] and rows[-1] <= bottom and left <= columns[0] and columns[-1] <= right:
             spacing = (*image.geometry.spacing[:-2], *region.spacing)
             notes = tuple(note for note in image.notes if note != _regions_note(image.regions))
-            return replace(
-                image,
-                geometry=replace(image.geometry, spacing=spacing),
-                space=image.space
-                and replace(image.space, spacing=(image.space.spacing[0], *region.spacing)),
-                spacing_known=True,
-                regions=(),
-                notes=(*notes, f"spacing of the ultrasound region of {region}"),
-            )
+            image = replace(image, notes=notes, regions=())
+            return _scaled(image, spacing, f"spacing of the ultrasound region of {region}")
     return image
+
+
+def _scaled(image: Image, spacing: tuple[float, ...], note: str) -> Image:
+    """With another spacing, in its plane and in space, and a note on it."""
+    space = image.space and replace(image.space, spacing=(image.space.spacing[0], *spacing[-2:]))
+    return replace(
+        image,
+        geometry=replace(image.geometry, spacing=spacing),
+        space=space,
+        spacing_known=True,
+        notes=(*image.notes, note),
+    )
 
 
 def _regions_note(regions: tuple[Region, ...]) -> str:
@@ -447,18 +452,12 @@ def _with_spacing_of(other: Image, image: Image) -> Image:
         own, others = (" x ".join(map(str, i.array.shape)) for i in (image, other))
         raise ImageError(
             f"{image.source}: has {own} pixels and does not tell their spacing, {other.source} has "
-            f"{others} of {_mm(other.spacing)}; expected both to tell it, or as many pixels: give "
-            "`spacing`"
+            f"{others} of {millimetres(other.spacing)}; expected both to tell it, or as many "
+            "pixels: give `spacing`"
         )
     spacing = other.geometry.spacing
-    note = f"does not tell its pixel spacing: taken to be that of {other.source}, {_mm(spacing)}"
-    return replace(
-        image,
-        geometry=replace(image.geometry, spacing=spacing),
-        space=image.space and replace(image.space, spacing=(image.space.spacing[0], *spacing)),
-        spacing_known=True,
-        notes=(*image.notes, note),
-    )
+    taken = f"taken to be that of {other.source}, {millimetres(spacing)}"
+    return _scaled(image, spacing, f"does not tell its pixel spacing: {taken}")
 
 
 def resample_labels(mask: Image, onto: Image) -> Image:
@@ -562,8 +561,8 @@ def _check_alike(image: Image, onto: Image, what: str) -> None:
     both = image.spacing_known and onto.spacing_known
     if both and not np.allclose(image.spacing, onto.spacing, rtol=1e-2):
         raise ImageError(
-            f"{image.source}: {what} has spacing {_mm(image.spacing)}, {other} "
-            f"{_mm(onto.spacing)}; they must agree"
+            f"{image.source}: {what} has spacing {millimetres(image.spacing)}, {other} "
+            f"{millimetres(onto.spacing)}; they must agree"
         )
 
 
@@ -580,7 +579,8 @@ def with_spacing(stored: Stored, spacing: Spacing | None, source: str) -> Stored
             except ImageError as error:
                 raise ImageError(f"{error}; give its `spacing`") from None
         return stored
-    if stored.spacing_meaningless:
+    told = stored.spacing_known and believable(own[-2:])
+    if not told or is_identity(stored.geometry):
         geometry = replace(stored.geometry, spacing=(*own[:-2], *check_spacing(spacing, source)))
         return replace(stored, geometry=geometry, spacing_known=True, regions=())
     _check_given_spacing(spacing, own[-2:], source)
@@ -591,12 +591,9 @@ def _check_given_spacing(spacing: Spacing, own: tuple[float, ...], source: str) 
     given = check_spacing(spacing, source)
     if not np.allclose(given, own, rtol=1e-3):
         raise ImageError(
-            f"{source}: its spacing is {_mm(own)}, {_mm(given)} was given; leave `spacing` out"
+            f"{source}: its spacing is {millimetres(own)}, {millimetres(given)} was given; leave "
+            "`spacing` out"
         )
-
-
-def _mm(spacing: tuple[float, ...]) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
 def _select_frame(

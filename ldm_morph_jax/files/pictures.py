@@ -13,9 +13,8 @@ import numpy as np
 
 from ldm_morph_jax.files import integrity, itk
 from ldm_morph_jax.files.colour import to_grey
-from ldm_morph_jax.files.errors import ImageError, one_line
-from ldm_morph_jax.files.geometry import plain_geometry
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.errors import ImageError, refusing
+from ldm_morph_jax.files.stored import Stored, without_place
 
 _GREY, _PALETTE, _GREY_AND_OPACITY = 0, 3, 4  # colour types of PNG
 
@@ -30,15 +29,15 @@ def read_png(path: Path, source: str, *, labels: bool = False, luminance: bool =
     integrity.check_png(data, source)
     bits, kind = data[24], data[25]
     if kind == _PALETTE:
-        return _palette_picture(path, source, labels, luminance)
-    if kind == _GREY_AND_OPACITY:
-        array, components = _grey_and_opacity(data, bits, source), 2
+        image = _pillow(path, source, "PNG")
+        array = np.asarray(image if labels else image.convert("RGBA"))
+    elif kind == _GREY_AND_OPACITY:
+        array = _grey_and_opacity(data, bits, source)
     else:
-        reading = itk.load(path, source)
-        array, components = reading.array, reading.components
+        array = itk.load(path, source).array
     if labels and kind == _GREY and bits < 8:
         array = array // (255 // (2**bits - 1))
-    return _picture(array, components, source, luminance)
+    return _picture(array, source, luminance)
 
 
 def read_jpeg(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
@@ -49,8 +48,7 @@ def read_jpeg(path: Path, source: str, *, labels: bool = False, luminance: bool 
     image = _pillow(path, source, "JPEG")
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    array = np.asarray(image)
-    return _picture(array, 1 if array.ndim == 2 else 3, source, luminance)
+    return _picture(np.asarray(image), source, luminance)
 
 
 def read_jpeg2000(
@@ -60,17 +58,16 @@ def read_jpeg2000(
 
     Both decode with OpenJPEG, to the same values.
     """
-    array = np.asarray(_pillow(path, source, "JPEG2000"))
-    return _picture(array, 1 if array.ndim == 2 else array.shape[-1], source, luminance)
+    return _picture(np.asarray(_pillow(path, source, "JPEG2000")), source, luminance)
 
 
 def read_bmp(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
     """Read a BMP file; Pillow notices where it ends early, and has the indices of a palette."""
     image = _pillow(path, source, "BMP")
-    reading = itk.load(path, source)
+    array = itk.load(path, source).array
     if labels and image.mode == "P":
-        return _picture(np.asarray(image), 1, source, luminance)
-    return _picture(reading.array, reading.components, source, luminance)
+        array = np.asarray(image)
+    return _picture(array, source, luminance)
 
 
 def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool = False) -> Stored:
@@ -87,38 +84,26 @@ def read_tiff(path: Path, source: str, *, labels: bool = False, luminance: bool 
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters it also raises
-    options = {"labels": labels, "luminance": luminance}
-    try:
-        with tifffile.TiffFile(path) as file:
-            pages = [page.aspage() for page in file.pages]
-            pages = [page for page in pages if not page.is_reduced]
-            for page in pages:
-                _check_strips(page, file.filehandle.size, source)
-            if all(page.compression in tifffile.TIFF.DECOMPRESSORS for page in pages):
-                samples = [_samples(page, source) for page in pages]
-            else:
-                samples = _samples_elsewhere(path, source, pages)
-            planes = [
-                _tiff_values(page, array, source, **options)
-                for page, array in zip(pages, samples, strict=True)
-            ]
-    except ImageError:
-        raise
-    except Exception as error:  # tifffile raises many kinds on damaged files
-        raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
+    with refusing(f"{source}: not a readable image"), tifffile.TiffFile(path) as file:
+        pages = [page.aspage() for page in file.pages]
+        pages = [page for page in pages if not page.is_reduced]
+        for page in pages:
+            _check_strips(page, file.filehandle.size, source)
+        if all(page.compression in tifffile.TIFF.DECOMPRESSORS for page in pages):
+            samples = [_samples(page, source) for page in pages]
+        else:
+            samples = _samples_elsewhere(path, source, pages)
+        planes = [
+            _tiff_values(page, array, source, labels, luminance)
+            for page, array in zip(pages, samples, strict=True)
+        ]
     if not planes:
         raise ImageError(f"{source}: not a readable image (it has no page)")
     if len({(plane.shape, plane.dtype) for plane, _ in planes}) > 1:
         raise ImageError(f"{source}: its pages differ in size or type")
     array = np.stack([plane for plane, _ in planes])
     shape = array.shape if len(planes) > 1 else array.shape[1:]
-    return Stored(
-        array[None],
-        plain_geometry(shape),
-        spacing_known=False,
-        position_known=False,
-        notes=planes[0][1],
-    )
+    return without_place(array[None], shape, planes[0][1])
 
 
 def _check_strips(page, length: int, source: str) -> None:
@@ -139,7 +124,7 @@ def _samples(page, source: str) -> np.ndarray:
     return array
 
 
-def _tiff_values(page, array, source, *, labels, luminance):
+def _tiff_values(page, array, source, labels, luminance):
     """Grey values or labels of a page's samples, `[H, W]`, and notes."""
     if array.dtype == bool:
         array = array.astype(np.uint8)
@@ -156,8 +141,7 @@ def _tiff_values(page, array, source, *, labels, luminance):
         array = (2**page.bitspersample - 1 - array.astype(np.uint64)).astype(array.dtype)
     elif kind not in ("MINISWHITE", "MINISBLACK", "RGB", "YCBCR"):
         raise ImageError(f"{source}: colour image ({kind}), expected grey values")
-    components = 1 if array.ndim == 2 else array.shape[-1]
-    return to_grey(array, components, source, luminance=luminance)
+    return _grey(array, source, luminance)
 
 
 def _samples_elsewhere(path, source, pages) -> list[np.ndarray]:
@@ -201,22 +185,15 @@ def _by_pillow(path, source, pages, shape):
     return samples
 
 
-def _picture(array, components, source, luminance) -> Stored:
-    grey, notes = to_grey(array, components, source, luminance=luminance)
-    return Stored(
-        grey[None, None],
-        plain_geometry(grey.shape),
-        spacing_known=False,
-        position_known=False,
-        notes=notes,
-    )
+def _picture(array, source, luminance) -> Stored:
+    grey, notes = _grey(array, source, luminance)
+    return without_place(grey[None, None], grey.shape, notes)
 
 
-def _palette_picture(path, source, labels, luminance) -> Stored:
-    image = _pillow(path, source, "PNG")
-    if labels:
-        return _picture(np.asarray(image), 1, source, luminance)
-    return _picture(np.asarray(image.convert("RGBA")), 4, source, luminance)
+def _grey(array, source, luminance):
+    """Grey values `[H, W]` of samples `[H, W]` or `[H, W, C]`, and notes."""
+    components = 1 if array.ndim == 2 else array.shape[-1]
+    return to_grey(array, components, source, luminance=luminance)
 
 
 def _grey_and_opacity(data: bytes, bits: int, source: str) -> np.ndarray:
@@ -237,10 +214,7 @@ def _pillow(file, source, kind: str):
     """A decoded picture; ImageError if it is damaged."""
     import PIL.Image
 
-    try:
-        with itk.undisturbed():
-            image = PIL.Image.open(file, formats=(kind,))
-            image.load()
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise ImageError(f"{source}: not a readable image ({one_line(error)})") from None
+    with refusing(f"{source}: not a readable image"), itk.undisturbed():
+        image = PIL.Image.open(file, formats=(kind,))
+        image.load()
     return image

@@ -119,13 +119,10 @@ def _slices_first(stored: Stored) -> Stored:
     `[T, A, B, 1]` becomes `[T, 1, A, B]`, `[T, A, 1, B]` likewise: what NIfTI files of shape
     (1, H, W) and (H, 1, W) hold.
     """
-    if stored.geometry.dimension != 3:
+    single = [axis for axis, size in enumerate(stored.array.shape[1:]) if size == 1]
+    if stored.geometry.dimension != 3 or single not in ([1], [2]):
         return stored
-    shape = stored.array.shape[1:]
-    axes = [axis for axis in (2, 1) if shape[axis] == 1 and min(_without(shape, axis)) > 1]
-    if not axes:
-        return stored
-    order = (axes[0], *_without((0, 1, 2), axes[0]))
+    order = (*single, *(axis for axis in range(3) if axis not in single))
     old = stored.geometry
     geometry = Geometry(
         tuple(old.shape[axis] for axis in order),
@@ -135,7 +132,3 @@ def _slices_first(stored: Stored) -> Stored:
     )
     array = stored.array.transpose(0, *(1 + axis for axis in order))
     return replace(stored, array=array, geometry=geometry)
-
-
-def _without(values, axis):
-    return tuple(v for k, v in enumerate(values) if k != axis)

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from ldm_morph_jax.files import dicom
-from ldm_morph_jax.files.errors import ImageError, one_line
-from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.errors import ImageError, refusing
 from ldm_morph_jax.files.stored import Stored
 
 # a step between frames that is so many times as long as the others has lost a frame
@@ -96,17 +95,11 @@ class Instance:
 # What puts the frames of a slice in order, the best first: its name in messages,
 # its value, how many seconds one is, and whether equal ones show that files do not belong together
 # (acquisition times are equal wherever a scanner gives all frames of a beat the same one).
-Key = tuple[str, Callable[[Instance], float | None], float | None, bool]
-_KEYS: tuple[Key, ...] = (
-    ("trigger time", lambda instance: instance.number("TriggerTime"), 1e-3, True),
-    (
-        "temporal position",
-        lambda instance: instance.number("TemporalPositionIdentifier"),
-        None,
-        True,
-    ),
+_KEYS: tuple[tuple[str, Callable[[Instance], float | None], float | None, bool], ...] = (
+    ("trigger time", lambda one: one.number("TriggerTime"), 1e-3, True),
+    ("temporal position", lambda one: one.number("TemporalPositionIdentifier"), None, True),
     ("acquisition time", Instance.acquired, 1.0, False),
-    ("instance number", lambda instance: instance.number("InstanceNumber"), None, False),
+    ("instance number", lambda one: one.number("InstanceNumber"), None, False),
 )
 
 
@@ -120,29 +113,20 @@ def read_series(files: Sequence[Path], source: str, *, luminance: bool = False) 
         ImageError: several series, or several kinds of image (magnitude and phase), at one place;
             slices or frames that are missing; frames that nothing puts in order.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break rules that do not matter here
-            return _stack([_read(file, luminance) for file in files], source)
-    except ImageError:
-        raise
-    except Exception as error:  # pydicom decodes a value when it is asked for: anything can come
-        raise ImageError(f"{source}: not a readable DICOM series ({one_line(error)})") from None
+    # pydicom decodes a value, and raises, when it is asked for
+    with refusing(f"{source}: not a readable DICOM series"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that break rules that do not matter here
+        return _stack([_read(file, luminance) for file in files], source)
 
 
 def in_order(files: Sequence[Path], source: str) -> list[list[Instance]]:
     """The files of every slice, in time, as `read_series` puts them; raises as it does."""
-    instances, _ = _without_repeats([_read(file, True) for file in files])
-    _check_kinds(instances, source)
-    slices, _ = _in_slices(instances, source)
+    slices, _, _ = _in_slices([_read(file, True) for file in files], source)
     return _in_order(slices, source)[0]
 
 
 def _stack(instances: list[Instance], source: str) -> Stored:
-    instances, notes = _without_repeats(instances)
-    _check_kinds(instances, source)
-    slices, geometry = _in_slices(instances, source)
-    notes += _wide_gap(slices[0][0], geometry)
+    slices, geometry, notes = _in_slices(instances, source)
     if any(len(instance.stored.array) > 1 for instance in instances):
         array, times = _of_cines(slices, source)
     else:
@@ -222,30 +206,36 @@ def _check_kinds(instances: list[Instance], source: str) -> None:
     )
 
 
-def _in_slices(instances, source):
-    """(the instances of every slice, the geometry of the stack)."""
+def _in_slices(instances: list[Instance], source: str):
+    """(the instances of every slice, the geometry of the stack, notes); repeats are left out."""
+    instances, notes = _without_repeats(instances)
+    _check_kinds(instances, source)
     first = instances[0]
     orientation = first.orientation
-    placed = [instance for instance in instances if instance.position is not None]
-    if placed and len(placed) < len(instances):
-        without = next(instance for instance in instances if instance.position is None)
-        raise ImageError(f"{without.path}: has no position, which the others of its series have")
-    if not placed or orientation is None:
-        return [instances], first.stored.geometry
+    without = [instance for instance in instances if instance.position is None]
+    if 0 < len(without) < len(instances):
+        raise ImageError(f"{without[0].path}: has no position, which the others of its series have")
+    if without or orientation is None:
+        return [instances], first.stored.geometry, notes
     positions = np.stack([instance.position for instance in instances])
     levels, members = dicom.slices_of(positions, orientation, source)
     slices = [[instances[k] for k in planes] for planes in members]
-    geometry = first.stored.geometry
+    geometry, lowest = first.stored.geometry, slices[0][0]
     if len(levels) > 1:
         geometry = dicom.stack_geometry(
             levels,
-            slices[0][0].position,
+            lowest.position,
             orientation,
             (len(levels), *geometry.shape[-2:]),
             geometry.spacing[-2:],
             source,
         )
-    return slices, geometry
+        usual = lowest.number("SpacingBetweenSlices") or lowest.number("SliceThickness")
+        distance = geometry.spacing[0]
+        if usual and distance >= 1.9 * abs(usual):  # every other one may be missing
+            told = f"{usual:g} mm according to the files: is one missing?"
+            notes += (f"slices {distance:g} mm apart, {told}",)
+    return slices, geometry, notes
 
 
 def _of_cines(slices: list[list[Instance]], source: str):
@@ -268,32 +258,20 @@ def _of_cines(slices: list[list[Instance]], source: str):
     )
 
 
-def _wide_gap(instance: Instance, geometry: Geometry) -> tuple[str, ...]:
-    """A note where slices are so far apart that every other one may be missing."""
-    usual = instance.number("SpacingBetweenSlices") or instance.number("SliceThickness")
-    distance = geometry.spacing[0]
-    if geometry.dimension < 3 or geometry.shape[0] < 2 or not usual or distance < 1.9 * abs(usual):
-        return ()
-    return (f"slices {distance:g} mm apart, {usual:g} mm according to the files: is one missing?",)
-
-
 def _in_order(slices: list[list[Instance]], source: str):
     """(the instances of every slice in time, times as in `Stored`, notes)."""
     _check_numbers_of_frames(slices, source)
     count = len(slices[0])
     if count == 1:
         return slices, None, ()
-    ordered_by: dict[str, list[list[Instance]]] = {}
-    usable: list[Key] = []
-    for key in _KEYS:
-        name, value, _, belongs = key
+    usable = []
+    for name, value, seconds, belongs in _KEYS:
         values = [[value(instance) for instance in planes] for planes in slices]
         if any(None in in_slice for in_slice in values):
             continue
-        distinct = all(len(set(in_slice)) == count for in_slice in values)
-        if distinct:
-            usable.append(key)
-            ordered_by[name] = [sorted(planes, key=value) for planes in slices]
+        if all(len(set(in_slice)) == count for in_slice in values):
+            order = [sorted(planes, key=value) for planes in slices]
+            usable.append((name, value, seconds, order))
             if belongs:
                 break
         elif belongs and any(len(set(in_slice)) > 1 for in_slice in values):
@@ -304,9 +282,8 @@ def _in_order(slices: list[list[Instance]], source: str):
             f"{slices[0][0].path.name}, {slices[0][1].path.name}, ... trigger times, temporal "
             "positions, acquisition times and instance numbers are missing or repeat"
         )
-    name, value, seconds, _ = usable[0]
-    slices = ordered_by[name]
-    for other, order in ordered_by.items():
+    name, value, seconds, slices = usable[0]
+    for other, _, _, order in usable:
         if order != slices:
             raise ImageError(f"{source}: {name} and {other} put its frames in different orders")
     values = np.array([[value(instance) for instance in planes] for planes in slices]).T

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_morph_jax.files.geometry import BELIEVABLE_MM, Geometry, is_identity
+from ldm_morph_jax.files.geometry import Geometry, plain_geometry
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,19 @@ class Stored:
     regions: tuple[Region, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def spacing_meaningless(self) -> bool:
-        """Whether a spacing given by hand may take the place of the file's."""
-        smallest, largest = BELIEVABLE_MM
-        believable = all(smallest <= s <= largest for s in self.geometry.spacing[-2:])
-        return not self.spacing_known or not believable or is_identity(self.geometry)
+
+def without_place(
+    array: np.ndarray,
+    shape: tuple[int, ...],
+    notes: tuple[str, ...] = (),
+    times: np.ndarray | None = None,
+) -> Stored:
+    """What a file without geometry holds; `shape` is that of a frame, of 2 or 3 dimensions."""
+    return Stored(
+        array,
+        plain_geometry(shape),
+        spacing_known=False,
+        position_known=False,
+        times=times,
+        notes=notes,
+    )

@@ -22,13 +22,14 @@ from ldm_morph_jax.files import nifti
 from ldm_morph_jax.files.arrays import read_npz
 from ldm_morph_jax.files.dicom_objects.registration import read_registration
 from ldm_morph_jax.files.dicom_objects.source import sop_class
-from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
+from ldm_morph_jax.files.errors import ImageError, TransformError
 from ldm_morph_jax.files.geometry import (
     Geometry,
     check_positive_spacing,
     orthonormal,
     plane_geometry,
 )
+from ldm_morph_jax.files.itk import name_for_itk
 from ldm_morph_jax.files.writing import atomic, write_image
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 
@@ -114,7 +115,7 @@ class Transform:
 
     def map_points(self, points: np.ndarray) -> np.ndarray:
         """T(p): positions `[P, n]` mm in the fixed image -> in the moving image."""
-        return points + self._displacement_at(points)
+        return points + sample_vectors(self.displacement_mm, self.fixed.to_index(points))
 
     def map_points_back(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve T(p) = q: positions `[P, n]` mm in the moving image -> in the fixed image.
@@ -152,9 +153,6 @@ class Transform:
         index = np.insert(self.moving_indices(), 0, 0, axis=-1)[None]
         displacement = moving.to_physical(index) - fixed.to_physical(fixed.indices())
         return Transform(displacement, fixed, moving)
-
-    def _displacement_at(self, points: np.ndarray) -> np.ndarray:
-        return sample_vectors(self.displacement_mm, self.fixed.to_index(points))
 
     def _geometry(self, moving: Geometry | None) -> Geometry:
         moving = moving or self.moving
@@ -240,8 +238,6 @@ def write_affine(path: str | os.PathLike, affine: Affine) -> None:
     """Write `.tfm`, a text file of ITK that SimpleITK, ANTs and 3D Slicer read."""
     import SimpleITK
 
-    from ldm_morph_jax.files.itk import name_for_itk
-
     transform = SimpleITK.AffineTransform(len(affine.offset))
     transform.SetMatrix(affine.matrix.ravel().tolist())
     transform.SetTranslation(affine.offset.tolist())
@@ -290,7 +286,7 @@ def _of_slice(transform: Transform) -> Transform:
 def _read_npz(path: str | os.PathLike) -> Transform:
     try:
         entries = read_npz(Path(path))
-    except FileError as error:
+    except ImageError as error:
         raise TransformError(f"{path}: not a readable transform ({error})") from None
     try:
         fixed, moving = (_geometry_of(entries, side, path) for side in ("fixed", "moving"))

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError, one_line
-from ldm_morph_jax.files.geometry import plain_geometry
-from ldm_morph_jax.files.stored import Stored
+from ldm_morph_jax.files.stored import Stored, without_place
 
 SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
 # FFmpeg goes on after an error, with what it can guess, unless it is told not to.
@@ -21,14 +20,8 @@ def read_video(path: Path, source: str) -> Stored:
         raise ImageError(f"{source}: not a readable video (it has no frame)")
     times = np.array([seconds for seconds, _ in frames])
     array = np.stack([frame for _, frame in frames])[:, None]
-    return Stored(
-        array,
-        plain_geometry(array.shape[-2:]),
-        spacing_known=False,
-        position_known=False,
-        times=times - times[0] if np.isfinite(times).all() else None,
-        notes=("luminance of a video",),
-    )
+    times = times - times[0] if np.isfinite(times).all() else None
+    return without_place(array, array.shape[-2:], ("luminance of a video",), times)
 
 
 def video_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldm_morph_jax.files.errors import FileError, ImageError, one_line
 from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.itk import name_for_itk
 from ldm_morph_jax.files.locking import locked
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".npz", ".png", ".tif", ".tiff")
@@ -184,8 +185,6 @@ def write_image(
 
 def _write_by_itk(path, array, geometry, vectors):
     import SimpleITK
-
-    from ldm_morph_jax.files.itk import name_for_itk
 
     if array.dtype in (np.int64, np.uint64, np.uint32, np.float16):  # few tools read these
         array = array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)

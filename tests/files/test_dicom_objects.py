@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 
 from ldm_morph_jax.files.dicom_objects import contours, document, registration, report, segmentation
-from ldm_morph_jax.files.dicom_objects.source import new_series, sop_class
+from ldm_morph_jax.files.dicom_objects.source import decimals, new_series, sop_class
 from ldm_morph_jax.files.dicom_sources import read_source
 from ldm_morph_jax.files.errors import FileError, ImageError, TransformError
 from ldm_morph_jax.files.geometry import Geometry, plane_geometry
@@ -194,9 +194,14 @@ def test_registration_by_another_program(tmp_path, flipped):
     affine = np.array([[1.02, 0.1, 0, 3], [-0.1, 0.99, 0.05, -2], [0, 0.02, 1, 1], [0, 0, 0, 1]])
     wanted = points @ affine[:3, :3].T + affine[:3, 3] + np.sin(points / 7)
     path = tmp_path / "reg.dcm"
-    registration.write_registration(
-        path, wanted - points, grid, source.only(0), source.only(1), SERIES, affine=affine
-    )
+    offset = wanted - points @ affine[:3, :3].T - affine[:3, 3]
+    registration.write_registration(path, offset, grid, source.only(0), source.only(1), SERIES)
+    file, matrix = pydicom.dcmread(path), pydicom.Dataset()
+    item = file.DeformableRegistrationSequence[1]
+    matrix.FrameOfReferenceTransformationMatrixType = "AFFINE"
+    matrix.FrameOfReferenceTransformationMatrix = decimals(affine.ravel())
+    item.PreDeformationMatrixRegistrationSequence = [matrix]
+    file.save_as(path)
     assert_valid(path)
 
     item = pydicom.dcmread(path).DeformableRegistrationSequence[1]

@@ -6,10 +6,11 @@ C.20.3.1.1):
     x_source = M_post (M_pre x + d(x)),    d given at the points x of a grid in the Registered one.
 
 That is pull-back, as our transforms are: Registered is the fixed image, Source the moving one, and
-T(p) = p + d(p) goes in as it is. An affine A before it goes into M_pre, and T(p) - A p into the
-grid. Vectors are in mm along the axes of the patient, x fastest in the grid.
+T(p) = p + d(p) goes in as it is, without M_pre and M_post. Vectors are in mm along the axes of the
+patient, x fastest in the grid.
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ldm_morph_jax.files.dicom_objects.source import (
     Source,
     code_item,
     decimals,
+    item,
     new_object,
     refer,
     save,
@@ -38,20 +40,16 @@ def write_registration(
     moving: Source,
     series: Series,
     *,
-    affine: np.ndarray | None = None,
     instance: int = 1,
 ) -> None:
     """Write T(p) = p + d(p) from the fixed to the moving image.
 
     Args:
-        path: where to.
         displacement: d, `[S, H, W, 3]`, (x, y, z) in mm, LPS.
         grid: where it is given, (S, H, W) in the fixed image's frame of reference.
         fixed, moving: what was registered.
         series, instance: the series, and the number in it.
-        affine: `[4, 4]` in mm, to be told apart as the matrix before the deformation.
     """
-    from pydicom.dataset import Dataset
     from pydicom.sr.codedict import codes
 
     if displacement.shape != (*grid.shape, 3) or grid.dimension != 3:
@@ -66,29 +64,23 @@ def write_registration(
     new.PositionReferenceIndicator = fixed.header.get("PositionReferenceIndicator", "")
     new.ContentLabel, new.ContentCreatorName = "DEFORMATION", CREATOR
     new.ContentDescription = "Displacement from the fixed to the moving image"
-    items = []
-    for source in (fixed, moving):
-        item = Dataset()
-        item.SourceFrameOfReferenceUID = source.frame_of_reference
-        item.ReferencedImageSequence = _references(source)
-        item.RegistrationTypeCodeSequence = [code_item(codes.DCM.ImageContentBasedAlignment)]
-        items.append(item)
-    vectors = displacement
-    if affine is not None:
-        points = grid.to_physical(grid.indices())
-        vectors = points + displacement - _apply(affine, points)
-        matrix = Dataset()
-        matrix.FrameOfReferenceTransformationMatrixType = "AFFINE"
-        matrix.FrameOfReferenceTransformationMatrix = decimals(np.ravel(affine))
-        items[1].PreDeformationMatrixRegistrationSequence = [matrix]
-    field = Dataset()
-    field.ImageOrientationPatient = decimals(grid.direction[:, :2].T.ravel())
-    field.ImagePositionPatient = decimals(grid.origin)
-    field.GridDimensions = list(grid.shape[::-1])
-    field.GridResolution = list(map(float, grid.spacing[::-1]))
-    field.VectorGridData = np.ascontiguousarray(vectors, "<f4").tobytes()
-    items[1].DeformableRegistrationGridSequence = [field]
-    new.DeformableRegistrationSequence = items
+    new.DeformableRegistrationSequence = [
+        item(
+            SourceFrameOfReferenceUID=source.frame_of_reference,
+            ReferencedImageSequence=_references(source),
+            RegistrationTypeCodeSequence=[code_item(codes.DCM.ImageContentBasedAlignment)],
+        )
+        for source in (fixed, moving)
+    ]
+    new.DeformableRegistrationSequence[1].DeformableRegistrationGridSequence = [
+        item(
+            ImageOrientationPatient=decimals(grid.direction[:, :2].T.ravel()),
+            ImagePositionPatient=decimals(grid.origin),
+            GridDimensions=list(grid.shape[::-1]),
+            GridResolution=list(map(float, grid.spacing[::-1])),
+            VectorGridData=np.ascontiguousarray(displacement, "<f4").tobytes(),
+        )
+    ]
     refer(new, fixed, moving)
     save(path, new)
 
@@ -110,18 +102,17 @@ def read_registration(path: str | Path) -> tuple[np.ndarray, Geometry]:
             f"{path}: holds {file.get('SOPClassUID', 'no SOP class')}, expected a Deformable "
             f"Spatial Registration ({DEFORMABLE_REGISTRATION})"
         )
-    items = [
-        item
-        for item in file.get("DeformableRegistrationSequence") or []
-        if item.get("DeformableRegistrationGridSequence")
+    found = [
+        one
+        for one in file.get("DeformableRegistrationSequence") or []
+        if one.get("DeformableRegistrationGridSequence")
     ]
-    if len(items) != 1:
-        raise TransformError(f"{path}: holds {len(items)} deformations, expected 1")
-    item = items[0]
+    if len(found) != 1:
+        raise TransformError(f"{path}: holds {len(found)} deformations, expected 1")
     try:
-        vectors, grid = _field(item.DeformableRegistrationGridSequence[0], str(path))
+        vectors, grid = _field(found[0].DeformableRegistrationGridSequence[0], str(path))
         before, after = (
-            _matrix(item, f"{name}DeformationMatrixRegistrationSequence")
+            _matrix(found[0], f"{name}DeformationMatrixRegistrationSequence")
             for name in ("Pre", "Post")
         )
     except (AttributeError, TypeError, ValueError) as error:
@@ -136,15 +127,15 @@ def read_registration(path: str | Path) -> tuple[np.ndarray, Geometry]:
 
 def _references(source: Source) -> list:
     """Its frames; those of one file in one item."""
-    items = {}
+    references, numbers = {}, defaultdict(set)
     for row in source.frames:
         for frame in row:
-            item = items.setdefault(frame.header.SOPInstanceUID, frame.reference())
+            uid = frame.header.SOPInstanceUID
+            references.setdefault(uid, frame.reference())
             if frame.number is not None:
-                numbers = item.get("ReferencedFrameNumber")
-                numbers = [numbers] if isinstance(numbers, int) else list(numbers)
-                item.ReferencedFrameNumber = sorted({*map(int, numbers), frame.number})
-    return list(items.values())
+                numbers[uid].add(frame.number)
+                references[uid].ReferencedFrameNumber = sorted(numbers[uid])
+    return list(references.values())
 
 
 def _field(field, source: str) -> tuple[np.ndarray, Geometry]:
@@ -163,12 +154,12 @@ def _field(field, source: str) -> tuple[np.ndarray, Geometry]:
     return values.reshape(*shape, 3).astype(np.float64), grid
 
 
-def _matrix(item, name: str) -> np.ndarray:
-    found = item.get(name)
+def _matrix(deformation, name: str) -> np.ndarray:
+    found = deformation.get(name)
     if not found:
         return np.eye(4)
     return np.array(found[0].FrameOfReferenceTransformationMatrix, float).reshape(4, 4)
 
 
 def _apply(matrix, points):
-    return points @ np.asarray(matrix)[:3, :3].T + np.asarray(matrix)[:3, 3]
+    return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -18,6 +18,7 @@ from ldm_morph_jax.files.dicom_objects.source import (
     code_item,
     decimals,
     group_value,
+    item,
     need_highdicom,
     new_object,
     refer,
@@ -54,19 +55,16 @@ def write_segmentation(
     """Write labels over time.
 
     Args:
-        path: where to.
         labels: `[T, S, H, W]` integers on the grid of the source, 0 where there is nothing.
         place: of one time, (S, H, W).
         source: the frames that they outline.
         structures: label -> name in `STRUCTURES`. Segments are numbered by rising labels.
-        series: its own.
 
     Raises:
         FileError: highdicom is missing, or shapes that do not fit.
         ValueError: labels without a structure.
     """
     need_highdicom(path)
-    from pydicom.dataset import Dataset
     from pydicom.pixels import pack_bits
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
@@ -98,56 +96,51 @@ def write_segmentation(
         _segment(number, label, structures[label]) for number, label in enumerate(found, start=1)
     ]
 
-    shared = Dataset()
-    measures = Dataset()
-    measures.PixelSpacing = decimals(place.spacing[1:])
-    # that of ultrasound is not known, but must be there: 1 mm
-    measures.SliceThickness = source.thickness or decimals(place.spacing[:1])[0]
+    measures = item(
+        PixelSpacing=decimals(place.spacing[1:]),
+        # that of ultrasound is not known, but must be there: 1 mm
+        SliceThickness=source.thickness or decimals(place.spacing[:1])[0],
+    )
     if place.shape[0] > 1:
         measures.SpacingBetweenSlices = decimals(place.spacing[:1])[0]
-    shared.PixelMeasuresSequence = [measures]
+    shared = item(PixelMeasuresSequence=[measures])
     if source.placed:
-        orientation = Dataset()
-        orientation.ImageOrientationPatient = decimals(place.direction[:, :2].T.ravel())
-        shared.PlaneOrientationSequence = [orientation]
+        orientation = decimals(place.direction[:, :2].T.ravel())
+        shared.PlaneOrientationSequence = [item(ImageOrientationPatient=orientation)]
     new.SharedFunctionalGroupsSequence = [shared]
 
-    organization = Dataset()
-    organization.DimensionOrganizationUID = generate_uid()
-    new.DimensionOrganizationSequence = [organization]
+    organization = generate_uid()
+    new.DimensionOrganizationSequence = [item(DimensionOrganizationUID=organization)]
     pointers = [("TemporalPositionIndex", "FrameContentSequence")]
     if source.placed:
         pointers.append(("ImagePositionPatient", "PlanePositionSequence"))
     pointers.append(("ReferencedSegmentNumber", "SegmentIdentificationSequence"))
-    new.DimensionIndexSequence = [
-        _dimension(*pointer, organization.DimensionOrganizationUID) for pointer in pointers
-    ]
+    new.DimensionIndexSequence = [_dimension(*pointer, organization) for pointer in pointers]
 
     groups, planes = [], []
     for t, row in enumerate(source.frames):
         for s, frame in enumerate(row):
-            corner = place.to_physical(np.array([s, 0.0, 0.0]))
+            corner = decimals(place.to_physical(np.array([s, 0.0, 0.0])))
             for number, label in enumerate(found, start=1):
-                group, content = Dataset(), Dataset()
-                content.TemporalPositionIndex = t + 1
                 at = [t + 1, s + 1, number] if source.placed else [t + 1, number]
-                content.DimensionIndexValues = at
-                group.FrameContentSequence = [content]
-                if source.placed:
-                    position = Dataset()
-                    position.ImagePositionPatient = decimals(corner)
-                    group.PlanePositionSequence = [position]
-                identification = Dataset()
-                identification.ReferencedSegmentNumber = number
-                group.SegmentIdentificationSequence = [identification]
-                derivation, image = Dataset(), frame.reference()
+                image = frame.reference()
                 image.PurposeOfReferenceCodeSequence = [
                     code_item(codes.DCM.SourceImageForImageProcessingOperation)
                 ]
                 image.SpatialLocationsPreserved = "YES"
-                derivation.SourceImageSequence = [image]
-                derivation.DerivationCodeSequence = [code_item(Code(*_SEGMENTED))]
-                group.DerivationImageSequence = [derivation]
+                derivation = item(
+                    SourceImageSequence=[image],
+                    DerivationCodeSequence=[code_item(Code(*_SEGMENTED))],
+                )
+                group = item(
+                    FrameContentSequence=[
+                        item(TemporalPositionIndex=t + 1, DimensionIndexValues=at)
+                    ],
+                    SegmentIdentificationSequence=[item(ReferencedSegmentNumber=number)],
+                    DerivationImageSequence=[derivation],
+                )
+                if source.placed:
+                    group.PlanePositionSequence = [item(ImagePositionPatient=corner)]
                 groups.append(group)
                 planes.append(labels[t, s] == label)
     new.NumberOfFrames = len(groups)
@@ -169,7 +162,6 @@ def read(path: Path, source: str) -> Stored:
     Raises ImageError: not a SEG, or frames that do not lie on a grid.
     """
     import pydicom
-    from pydicom.dataset import Dataset
 
     file = pydicom.dcmread(path)
     if file.get("SOPClassUID") not in (SEGMENTATION, LABEL_MAP):
@@ -180,17 +172,17 @@ def read(path: Path, source: str) -> Stored:
     groups = [[own, *shared] for own in file.PerFrameFunctionalGroupsSequence]
 
     def values(sequence, name):
-        return [group_value(group, Dataset(), sequence, name) for group in groups]
+        return [group_value(group, {}, sequence, name) for group in groups]
 
     positions = values("PlanePositionSequence", "ImagePositionPatient")
     orientation = values("PlaneOrientationSequence", "ImageOrientationPatient")[0]
     spacing = values("PixelMeasuresSequence", "PixelSpacing")[0]
     placed = orientation is not None and all(p is not None for p in positions)
-    slices, place = np.zeros(count, int), None
+    slices, step, origin, direction = np.zeros(count, int), 1.0, np.zeros(3), np.eye(3)
     if placed:
         thickness = values("PixelMeasuresSequence", "SpacingBetweenSlices")[0]
         thickness = thickness or values("PixelMeasuresSequence", "SliceThickness")[0]
-        slices, place = _slices(
+        slices, step, origin, direction = _slices(
             np.array(positions, float), np.array(orientation, float), thickness, source
         )
     depth = int(slices.max()) + 1
@@ -215,15 +207,9 @@ def read(path: Path, source: str) -> Stored:
     )
     known = spacing is not None
     in_plane = tuple(map(float, spacing)) if known else (1.0, 1.0)
-    shape = labels.shape[1:]
-    if place is None:
-        geometry = Geometry(shape, (1.0, *in_plane), np.zeros(3), np.eye(3))
-    else:
-        step, origin, direction = place
-        geometry = Geometry(shape, (step, *in_plane), origin, direction)
     return Stored(
         labels,
-        geometry,
+        Geometry(labels.shape[1:], (step, *in_plane), origin, direction),
         spacing_known=known,
         position_known=placed,
         orientation_known=placed,
@@ -258,14 +244,13 @@ def _segment(number: int, value: int, structure: str):
 
 def _dimension(name: str, sequence: str, organization: str):
     from pydicom.datadict import tag_for_keyword
-    from pydicom.dataset import Dataset
 
-    item = Dataset()
-    item.DimensionOrganizationUID = organization
-    item.DimensionIndexPointer = tag_for_keyword(name)
-    item.FunctionalGroupPointer = tag_for_keyword(sequence)
-    item.DimensionDescriptionLabel = name
-    return item
+    return item(
+        DimensionOrganizationUID=organization,
+        DimensionIndexPointer=tag_for_keyword(name),
+        FunctionalGroupPointer=tag_for_keyword(sequence),
+        DimensionDescriptionLabel=name,
+    )
 
 
 def _labels_of(segments) -> dict[int, int]:
@@ -289,7 +274,7 @@ def _type(segment) -> str:
 
 
 def _slices(positions, orientation, thickness, source):
-    """Slice of every frame `[N]` and (distance of slices, origin, direction) of the grid."""
+    """Slice of every frame `[N]`; distance of slices, origin and direction of the grid."""
     across, down = orientation[:3], orientation[3:]
     normal = np.cross(across, down)
     depth = positions @ normal
@@ -302,7 +287,7 @@ def _slices(positions, orientation, thickness, source):
         raise ImageError(f"{source}: its frames do not lie on each other as evenly spaced slices")
     origin = positions[np.argmin(depth)]
     direction = orthonormal(np.stack([across, down, normal], axis=1), source)
-    return slices, (step, origin, direction)
+    return slices, step, origin, direction
 
 
 def _times(groups, indices, slices) -> np.ndarray:

@@ -36,14 +36,13 @@ class SourceFrame:
 
     def reference(self):
         """The item of a sequence that refers to it (SOP instance reference macro)."""
-        from pydicom.dataset import Dataset
-
-        item = Dataset()
-        item.ReferencedSOPClassUID = self.header.SOPClassUID
-        item.ReferencedSOPInstanceUID = self.header.SOPInstanceUID
+        reference = item(
+            ReferencedSOPClassUID=self.header.SOPClassUID,
+            ReferencedSOPInstanceUID=self.header.SOPInstanceUID,
+        )
         if self.number is not None:
-            item.ReferencedFrameNumber = self.number
-        return item
+            reference.ReferencedFrameNumber = self.number
+        return reference
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,12 @@ def new_object(source: Source, sop_class: str, modality: str, series: Series, in
 
     `instance` is its number in the series, from 1.
     """
-    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     from ldm_morph_jax import __version__
 
-    now, header, new = datetime.datetime.now(), source.header, Dataset()
+    now, header, new = datetime.datetime.now(), source.header, item()
     new.file_meta = FileMetaDataset()
     new.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     for name in (*REQUIRED, *_COPIED):
@@ -163,8 +162,6 @@ def new_object(source: Source, sop_class: str, modality: str, series: Series, in
 
 def refer(new, *sources: Source) -> None:
     """Fill in the Common Instance Reference module: every file that `new` refers to."""
-    from pydicom.dataset import Dataset
-
     studies: dict[str, dict[str, dict[str, object]]] = {}
     for source in sources:
         for header in source.headers():
@@ -173,35 +170,38 @@ def refer(new, *sources: Source) -> None:
             files[header.SOPInstanceUID] = SourceFrame(header, None).reference()
 
     def series_items(series):
-        items = []
-        for uid, files in series.items():
-            item = Dataset()
-            item.SeriesInstanceUID = uid
-            item.ReferencedInstanceSequence = list(files.values())
-            items.append(item)
-        return items
+        return [
+            item(SeriesInstanceUID=uid, ReferencedInstanceSequence=list(files.values()))
+            for uid, files in series.items()
+        ]
 
     own = studies.pop(new.StudyInstanceUID, {})
     if own:
         new.ReferencedSeriesSequence = series_items(own)
-    others = []
-    for uid, series in studies.items():
-        item = Dataset()
-        item.StudyInstanceUID = uid
-        item.ReferencedSeriesSequence = series_items(series)
-        others.append(item)
-    if others:
-        new.StudiesContainingOtherReferencedInstancesSequence = others
+    if studies:
+        new.StudiesContainingOtherReferencedInstancesSequence = [
+            item(StudyInstanceUID=uid, ReferencedSeriesSequence=series_items(series))
+            for uid, series in studies.items()
+        ]
+
+
+def item(**attributes):
+    """A `pydicom.Dataset`, such as an item of a sequence, of attributes by their keywords."""
+    from pydicom.dataset import Dataset
+
+    new = Dataset()
+    for name, value in attributes.items():
+        setattr(new, name, value)
+    return new
 
 
 def code_item(code):
     """The item of a code sequence; `code` is a `pydicom.sr.coding.Code`."""
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
-    item.CodeMeaning = code.meaning
-    return item
+    return item(
+        CodeValue=code.value,
+        CodingSchemeDesignator=code.scheme_designator,
+        CodeMeaning=code.meaning,
+    )
 
 
 def save(path: str | Path, dataset) -> None:
@@ -226,13 +226,6 @@ def need_highdicom(path) -> None:
             f"{path}: writing it needs highdicom: pip install 'ldm_morph_jax[dicom]'"
         ) from None
     logging.getLogger("highdicom").setLevel(logging.WARNING)
-
-
-def frame_value(header, k: int, sequence: str, name: str):
-    """An attribute of frame k (from 0) of a file, see `group_value`."""
-    own = (header.get("PerFrameFunctionalGroupsSequence") or [])[k : k + 1]
-    shared = header.get("SharedFunctionalGroupsSequence") or []
-    return group_value([*own, *shared], header, sequence, name)
 
 
 def group_value(groups, header, sequence: str, name: str):
