@@ -196,10 +196,6 @@ class LDMMorph(Method):
             lambda: self.predict(params, moving, fixed, features),
         )
 
-    @property
-    def predicts_velocity(self) -> bool:
-        return self.head.predicts_velocity
-
     def field(self, params, frozen, moving, fixed) -> jax.Array:
         """The network's prediction for a pair.
 
@@ -210,16 +206,6 @@ class LDMMorph(Method):
 
     def field_from_features(self, params, frozen, moving, fixed, features) -> jax.Array:
         return self.predict(params, moving, fixed, features)
-
-    def to_displacement(self, field: jax.Array) -> jax.Array:
-        return self.head.to_displacement(field)
-
-    def to_velocity(self, field: jax.Array) -> jax.Array:
-        return self.head.to_velocity(field)
-
-    @property
-    def symmetric(self) -> bool:
-        return self.head.symmetric
 
     # -- the loss
 
