@@ -157,7 +157,6 @@ def dense(
     features: int,
     *,
     bias: bool = True,
-    kernel_init=uniform_fan_in,
     dtype: Dtype = jnp.float32,
     name: str | None = None,
 ) -> jax.Array:
@@ -165,7 +164,7 @@ def dense(
     return nn.Dense(
         features,
         use_bias=bias,
-        kernel_init=kernel_init,
+        kernel_init=uniform_fan_in,
         bias_init=uniform_bias(x.shape[-1]),
         dtype=dtype,
         name=name,

@@ -9,12 +9,11 @@ import logging
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 
 from ldm_morph_jax.files.writing import atomic, sha256
 from ldm_morph_jax.methods.ldm import build_schedule
-from ldm_morph_jax.models.lpips import lpips_file_from_torch
+from ldm_morph_jax.models.lpips import lpips_params_from_torch, save_lpips
 from ldm_morph_jax.ops.diffusion import linear_schedule
 from ldm_morph_jax.published.ldm import (
     autoencoder_name,
@@ -25,7 +24,7 @@ from ldm_morph_jax.published.ldm import (
     schedule_entries,
     unet_widths,
 )
-from ldm_morph_jax.published.names import CheckpointError, Sizes, from_published
+from ldm_morph_jax.published.names import CheckpointError, Sizes, from_published, to_published
 from ldm_morph_jax.published.registration import (
     index_tables,
     registration_name,
@@ -45,6 +44,7 @@ from ldm_morph_jax.published.shared import (
     abstract_registration,
     check_published_architecture,
     complete_or_absent,
+    init_discriminator,
     refuse_existing,
     unet_name_of,
 )
@@ -187,10 +187,8 @@ def _discriminator_state(entries, config, source, prefix: str) -> dict:
     variables = abstract_discriminator(config)
     statistics = {name: x for name, x in entries.items() if kind(name) in STATISTICS}
     if not statistics:  # those of an untrained network
-        statistics = {
-            prefix + name: np.full(leaf.shape, name.endswith("var"), np.float32)
-            for name, leaf in _named(variables["batch_stats"], discriminator_name).items()
-        }
+        untrained = init_discriminator(config)["batch_stats"]
+        statistics = to_published(untrained, discriminator_name, prefix=prefix)
     return {
         "params": from_published(
             entries,
@@ -305,12 +303,6 @@ def _write_stage(directory: Path, state: dict, step: int) -> None:
     write_json(directory / COMPLETE, {"steps": step, "best_step": step, "metrics": {}})
 
 
-def _named(tree, name_of) -> dict:
-    """Leaves of a tree by published name."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {name_of(tuple(key.key for key in path)): leaf for path, leaf in leaves}
-
-
 def convert_lpips(vgg: Path, linear: Path, out: Path) -> None:
     """Write a file of LPIPS weights for config.autoencoder.lpips_weights.
 
@@ -321,6 +313,6 @@ def convert_lpips(vgg: Path, linear: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic(out) as part:
-            lpips_file_from_torch(*states, part)
+            save_lpips(lpips_params_from_torch(*states), part)
     except ValueError as error:
         raise CheckpointError(f"{vgg}, {linear}: {error}") from None

@@ -127,6 +127,7 @@ def autoencoder_widths(sizes: Sizes) -> dict:
         raise sizes.error(f"missing {sizes.prefix}encoder.down.*")
     levels = 1 + max(level for level, _ in blocks)
     (base,) = sizes.shape("encoder.conv_in.bias")
+    attention = sizes.numbers(r"encoder\.down\.(\d+)\.attn\.")
     return {
         "base_channels": base,
         "channel_multipliers": tuple(
@@ -134,7 +135,7 @@ def autoencoder_widths(sizes: Sizes) -> dict:
             for level in range(levels)
         ),
         "residual_blocks": 1 + max(block for _, block in blocks),
-        "attention_levels": _flat(sizes.numbers(r"encoder\.down\.(\d+)\.attn\.")),
+        "attention_levels": tuple(sorted(level for (level,) in attention)),
         "codebook_size": sizes.shape("quantize.embedding.weight", 2)[0],
     }
 
@@ -168,10 +169,6 @@ def unet_widths(sizes: Sizes) -> dict:
         "residual_blocks": per_level - 1,
         "attention_levels": tuple(sorted({index // per_level for (index,) in attention})),
     }
-
-
-def _flat(numbers: set[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(sorted(number for (number,) in numbers))
 
 
 def schedule_entries(schedule: Schedule) -> dict[str, np.ndarray]:

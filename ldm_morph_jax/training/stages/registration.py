@@ -18,7 +18,7 @@ from ldm_morph_jax.report.volumes import shown_planes
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.runs.directory import abstract_ldm
 from ldm_morph_jax.training.accumulation import mean_gradient
-from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.optimiser import adam, stepped
 from ldm_morph_jax.training.program import Program, at_once, mesh_of
 
 VALIDATION_BATCH = 8  # pairs
@@ -39,11 +39,8 @@ class ValidationPairs(NamedTuple):
 def registration_program(config, method: Method, *, cached: bool) -> Program:
     """The stage of a learned method; validation data are `ValidationPairs`.
 
-    Args:
-      config: the whole configuration.
-      method: a learned method.
-      cached: whether batches contain the frozen features of both images, for a method with constant
-        features.
+    cached: whether batches contain the frozen features of both images, for a method with constant
+    features.
     """
     c = config.registration
     optimiser, mesh = adam(c.train, **c.optimiser), mesh_of(config)
@@ -79,10 +76,8 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         (_, terms), gradient = mean_gradient(
             loss_of_part, state["params"], batch, c.train.micro_batches
         )
-        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
         terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
-        return {"params": params, "optimiser": optimiser_state}, terms
+        return stepped(optimiser, gradient, state), terms
 
     @replicated_jit(mesh)
     def register(shared, pairs):
