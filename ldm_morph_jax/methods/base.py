@@ -10,6 +10,7 @@ with displacements `[B, D, H, W, 3]`. `params` are the weights ({} if there are 
 the arrays that a method reads but never trains ({} for most methods).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -65,6 +66,12 @@ class Method:
     def from_config(cls, config) -> "Method":
         """The method with the settings of an experiment's `config`; by default it has none."""
         return cls()
+
+    @classmethod
+    def settings_in(cls, config) -> dict[str, Any]:
+        """The fields of a dataclass that `config.registration` has, with its values."""
+        c = config.registration
+        return {field.name: c[field.name] for field in dataclasses.fields(cls) if field.name in c}
 
     # -- every method
 

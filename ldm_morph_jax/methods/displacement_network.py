@@ -50,10 +50,8 @@ class DisplacementNetwork(Method):
 
     @classmethod
     def from_config(cls, config):
-        c = config.registration
-        head = VelocityHead.from_config(config)
-        network = cls.network_class(**c.model)
-        return cls(network, c.smoothness_weight, head, c.smoothness_of, c.similarity)
+        network = cls.network_class(**config.registration.model)
+        return cls(network, head=VelocityHead.from_config(config), **cls.settings_in(config))
 
     def init(self, key: jax.Array, space: Sequence[int]):
         image = jnp.zeros((1, *space, 1))

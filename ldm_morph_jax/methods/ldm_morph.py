@@ -95,17 +95,11 @@ class LDMMorph(Method):
 
     @classmethod
     def from_config(cls, config):
-        c = config.registration
         return cls(
-            RegistrationNetwork(**c.model, **compute_options(config)),
+            RegistrationNetwork(**config.registration.model, **compute_options(config)),
             build_features(config),
             VelocityHead.from_config(config),
-            similarity=c.similarity,
-            pixel_weight=c.pixel_weight,
-            smoothness_weight=c.smoothness_weight,
-            smoothness_scale=c.smoothness_scale,
-            latent_gradient=c.latent_gradient,
-            stochastic_depth_steps=c.stochastic_depth_steps,
+            **cls.settings_in(config),
         )
 
     # -- the frozen latent diffusion model

@@ -12,9 +12,6 @@ import jax.numpy as jnp
 
 from ldm_morph_jax.ops.geometry import integrate_velocity, resize_displacement, smooth_gaussian
 
-# the keys of config.registration that make up the head
-HEAD_DEFAULTS = {"integration_steps": 0, "velocity_sigma": 0.0, "symmetric": False}
-
 
 @dataclasses.dataclass(frozen=True)
 class VelocityHead:
@@ -101,3 +98,7 @@ class VelocityHead:
     def halved(self, field: jax.Array) -> jax.Array:
         """The velocity on the grid where it is integrated, in that grid's pixels."""
         return resize_displacement(field, [n // 2 for n in field.shape[1:-1]])
+
+
+# the keys of config.registration that make up the head
+HEAD_DEFAULTS = dataclasses.asdict(VelocityHead())

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import grid_shape, paper_config, smoothed_velocity, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
+from ldm_morph_jax.methods.velocity import HEAD_DEFAULTS
 from ldm_morph_jax.registering.search import STEPS
 
 OURS = "ldm_morph"
@@ -28,10 +29,7 @@ PAPER_LOSS = "mse"  # variant: LDM-Morph with the paper's similarity, where it h
 REFINED = "refined"  # variant: LDM-Morph, each pair refined on the whole image
 
 # what makes up the head, and what it is trained with, below config.registration
-HEAD_KEYS = (
-    *("integration_steps", "velocity_sigma", "symmetric"),
-    *("similarity", "smoothness_weight"),
-)
+HEAD_KEYS = (*HEAD_DEFAULTS, "similarity", "smoothness_weight")
 # what small networks have in common with LDM-Morph's, below config.registration.train
 SMALL_TRAINING_KEYS = ("learning_rate", "schedule", "warmup_steps")
 
