@@ -255,6 +255,12 @@ dot_product_attention = ByBackend(
 )
 
 
+def time_angles(t: jax.Array, count: int) -> jax.Array:
+    """`[B]` -> `[B, count]`: times multiplied by frequencies from 1 down to almost 1 / 10000."""
+    frequency = jnp.exp(-math.log(10000) / count * jnp.arange(count, dtype=jnp.float32))
+    return jnp.outer(t.astype(jnp.float32), frequency)
+
+
 def upsample_nearest(x: jax.Array) -> jax.Array:
     """Repeat every pixel twice along every axis of space: `[B, H, W, C] -> [B, 2H, 2W, C]`."""
     for axis in range(1, x.ndim - 1):

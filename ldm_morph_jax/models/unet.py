@@ -4,7 +4,6 @@ Its encoder is also the feature extractor of the registration method. `taps` ret
 first and last feature map (the paper's "first and third layers") and does not run the rest.
 """
 
-import math
 from collections import OrderedDict
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from ldm_morph_jax.models.layers import (
     dot_product_attention,
     group_norm,
     recomputed,
+    time_angles,
     uniform_bias,
     uniform_fan_in,
     upsample_nearest,
@@ -37,9 +37,7 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t):
-        half = self.base_channels // 2
-        frequency = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
-        angle = jnp.outer(t.astype(jnp.float32), frequency)
+        angle = time_angles(t, self.base_channels // 2)
         h = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
         h = dense(h, 4 * self.base_channels, dtype=self.dtype, name="dense0")
         return dense(nn.silu(h), 4 * self.base_channels, dtype=self.dtype, name="dense1")
