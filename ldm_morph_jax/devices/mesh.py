@@ -1,9 +1,8 @@
 """The mesh of all devices: parameters replicated, batches sharded over rows and, perhaps, space.
 
-This replaces `jax.pmap`, which JAX now builds on `jit` and `shard_map`, keeps in maintenance only
-and does not recommend for new code. One `jax.jit` step over the mesh runs unchanged on a CPU, eight
-GPUs or a pod. Losses are means over the global batch, and XLA inserts the all-reduce. Random draws
-inside the step are global arrays, so one device and eight devices give the same numbers.
+One `jax.jit` step over the mesh runs unchanged on a CPU, eight GPUs or a pod. Losses are means over
+the global batch, and XLA inserts the all-reduce. Random draws inside the step are global arrays, so
+one device and eight devices give the same numbers.
 
 Where a volume does not fit a device, several share it: each has some of its planes (of an image,
 rows). XLA then splits convolutions, and exchanges the planes at the borders.
