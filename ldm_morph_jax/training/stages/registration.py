@@ -1,7 +1,5 @@
 """Stage 3: a learned registration method; the LDM is an input and is not differentiated."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,19 +23,11 @@ VALIDATION_BATCH = 8  # pairs
 MASKS = ("moving_mask", "fixed_mask")
 
 
-class ValidationPairs(NamedTuple):
-    """Pairs on which registration is scored.
-
-    pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, *space, 1]`
-    labels: label -> structure name, scored by DSC
-    """
-
-    pairs: dict[str, np.ndarray]
-    labels: dict[int, str]
-
-
 def registration_program(config, method: Method, *, cached: bool) -> Program:
-    """The stage of a learned method; validation data are `ValidationPairs`.
+    """The stage of a learned method.
+
+    Validation data are (pairs, labels): "moving", "fixed", "moving_mask", "fixed_mask", each
+    `[N, *space, 1]`, and label -> name of the structures that are scored by DSC.
 
     cached: whether batches contain the frozen features of both images, for a method with constant
     features.
