@@ -70,8 +70,8 @@ class DisplacementNetwork(Method):
 
         penalised: the field whose smoothness counts, if it is not the displacement.
         """
-        pixel = named_similarity(self.similarity)(fixed, warp(moving, displacement))
         smooth = smoothness(displacement if penalised is None else penalised)
+        pixel = named_similarity(self.similarity)(fixed, warp(moving, displacement))
         total = pixel + self.smoothness_weight * smooth
         return {"loss": total, "pixel": pixel, "smoothness": smooth}
 
@@ -82,9 +82,10 @@ class DisplacementNetwork(Method):
             return self.predict(params, moving, fixed, train=True, key=key)
 
         def directed(moving, fixed, field):
+            u = self.to_displacement(field)
             of_velocity = self.predicts_velocity and self.smoothness_of == "velocity"
-            penalised = self.head.halved(field) if of_velocity else None
-            return self.objective(frozen, moving, fixed, self.to_displacement(field), penalised)
+            penalised = self.head.halved(field) if of_velocity else u
+            return self.objective(frozen, moving, fixed, u, penalised)
 
         field = self.head.field(predict, moving, fixed)
         terms = self.head.terms(directed, moving, fixed, field)

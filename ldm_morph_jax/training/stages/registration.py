@@ -66,8 +66,8 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         (_, terms), gradient = mean_gradient(
             loss_of_part, state["params"], batch, c.train.micro_batches
         )
-        terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
-        return stepped(optimiser, gradient, state), terms
+        new = stepped(optimiser, gradient, state)
+        return new, {**terms, "gradient_norm": optax.tree.norm(gradient)}
 
     @replicated_jit(mesh)
     def register(shared, pairs):
