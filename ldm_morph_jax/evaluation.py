@@ -16,7 +16,6 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -89,18 +88,20 @@ def evaluate_split(
             f"and a batch size of {batch_size}, expected at least one of each"
         )
     structure_columns(labels)  # names that cannot be told apart are refused before the work
-    registered = register_pairs(register, pairs, ids, batch_size=batch_size, method=method)
+    displacements, seconds, first_call = register_pairs(
+        register, pairs, ids, batch_size=batch_size, method=method
+    )
     rows = [
         {"id": name["id"], "patient": name["patient"]}
-        | score_pair(pairs[i], registered.displacements[i], labels)
-        | {"seconds_per_pair": registered.seconds[i]}
+        | score_pair(pairs[i], displacements[i], labels)
+        | {"seconds_per_pair": seconds[i]}
         for i, name in enumerate(metadata)
     ]
     table = pd.DataFrame(rows)
     summary = {"method": method, "dataset": dataset.name, "split": split, "n_pairs": len(pairs)}
     summary |= summarise_pairs(table, labels)
     summary |= {
-        "seconds_first_call": registered.seconds_first_call,
+        "seconds_first_call": first_call,
         "batch_size": batch_size,
         "hardware": _hardware(),
         "versions": _versions(),
@@ -111,8 +112,7 @@ def evaluate_split(
 
     def arrays(i: int) -> dict[str, np.ndarray]:
         pair = pairs[i]
-        displacement = {"displacement": registered.displacements[i]}
-        return {key: np.asarray(pair[key]) for key in NEEDED} | displacement
+        return {key: np.asarray(pair[key]) for key in NEEDED} | {"displacement": displacements[i]}
 
     out_dir, rows = Path(out_dir), table.to_dict("records")
     shown = [
@@ -134,22 +134,15 @@ def evaluate_split(
 # -- registering
 
 
-class Registered(NamedTuple):
-    """displacements `[N, *space, rank]` px; seconds `[N]` of each pair; those of the first call."""
-
-    displacements: np.ndarray
-    seconds: np.ndarray
-    seconds_first_call: float
-
-
 def register_pairs(
     register: Register, pairs, ids: Sequence[str], *, batch_size: int, method: str
-) -> Registered:
+) -> tuple[list[np.ndarray], list[float], float]:
     """Register all pairs, after a first call that compiles and is not counted.
 
-    A pair's seconds are wall time from host arrays to a finished displacement, divided by
-    `batch_size`. A last, smaller batch is filled up with its last pair so that nothing recompiles.
-    Arguments and errors are those of `evaluate_split`.
+    Returns displacements `[*space, rank]` in pixels, the seconds of each pair, and those of the
+    first call. A pair's seconds are wall time from host arrays to a finished displacement, divided
+    by `batch_size`. A last, smaller batch is filled up with its last pair so that nothing
+    recompiles. Arguments and errors are those of `evaluate_split`.
     """
     count, displacements, seconds, first_call = len(pairs), [], [], None
     for start in range(0, count, batch_size):
@@ -178,7 +171,7 @@ def register_pairs(
             log.info(
                 "%s: %d/%d pairs, %.4f s per pair", method, done, count, float(np.median(seconds))
             )
-    return Registered(np.stack(displacements), np.array(seconds), first_call)
+    return displacements, seconds, first_call
 
 
 def _images(examples: Sequence[Mapping], ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

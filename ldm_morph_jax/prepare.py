@@ -56,23 +56,6 @@ def options_for(dataset: type[DatasetBuilder]) -> type[Options]:
     )
 
 
-def prepare(
-    dataset: str, *, source=None, out: str | Path = "data", pictures: bool = True, **options
-):
-    """Prepares a dataset below `out` unless that is done, with its contact sheets; returns it.
-
-    Arguments are those of `ldm_morph_jax.data.load_dataset`, whose ValueErrors it raises.
-    """
-    prepared = load_dataset(dataset, source=source, directory=out, **options)
-    prepared.write_files(prepared.path)
-    for split in prepared.splits if pictures else ():
-        sheet = prepared.path / f"contact_sheet_{split}.png"
-        if not sheet.exists():
-            with atomic(sheet) as part:
-                contact_sheet(prepared, split, part)
-    return prepared
-
-
 def summary(prepared) -> str:
     """Pairs per split against the paper's, their initial DSC, what was left out, where it lies."""
     facts, scores = prepared.preparation, defaultdict(list)
@@ -103,7 +86,14 @@ def run(options: Options) -> None:
     """Do what the command line says."""
     fields = dataclasses.fields(dataset_class(options.dataset).Options)
     own = {field.name: getattr(options, field.name) for field in fields}
-    print(summary(prepare(options.dataset, source=options.source, out=options.out, **own)))
+    prepared = load_dataset(options.dataset, source=options.source, directory=options.out, **own)
+    prepared.write_files(prepared.path)
+    for split in prepared.splits:
+        sheet = prepared.path / f"contact_sheet_{split}.png"
+        if not sheet.exists():
+            with atomic(sheet) as part:
+                contact_sheet(prepared, split, part)
+    print(summary(prepared))
 
 
 def named_dataset(arguments: Sequence[str]) -> str | None:

@@ -56,14 +56,17 @@ def run(options: Options) -> None:
     for name in stages:
         has_cache = name == "diffusion" or (name == "registration" and frozen_features)
         for cached in (True, False) if has_cache else (False,):
-            timed = time_step(config, name, cached=cached, **limits)
-            steps.append({"stage": name, "cached": cached if has_cache else None} | timed)
-            _print_step(steps[-1])
+            row = {"stage": name, "cached": cached if has_cache else None}
+            row |= time_step(config, name, cached=cached, **limits)
+            steps.append(row)
+            cache = {True: ", cached features", False: ", features anew", None: ""}[row["cached"]]
+            _print(f"step of {name}, batch {row['batch_size']}{cache}", row, row["step_seconds"])
     for batch in options.batches:
         for given in (False, True) if frozen_features else (False,):
-            timed = time_registration(config, batch, given=given, **limits)
-            registrations.append({"features_given": given} | timed)
-            _print_registration(registrations[-1])
+            row = time_registration(config, batch, given=given, **limits)
+            registrations.append({"features_given": given} | row)
+            what = "features given" if given else "features included"
+            _print(f"registration per pair, batch {batch}, {what}", row, row["seconds_per_pair"])
     if options.json:
         facts = {
             "environment": environment(),
@@ -75,17 +78,6 @@ def run(options: Options) -> None:
             "registration": registrations,
         }
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def _print_step(row: dict) -> None:
-    cache = {True: ", cached features", False: ", features anew", None: ""}[row["cached"]]
-    _print(f"step of {row['stage']}, batch {row['batch_size']}{cache}", row, row["step_seconds"])
-
-
-def _print_registration(row: dict) -> None:
-    what = "features given" if row["features_given"] else "features included"
-    name = f"registration per pair, batch {row['batch_size']}, {what}"
-    _print(name, row, row["seconds_per_pair"])
 
 
 def _print(name: str, row: dict, seconds: dict) -> None:

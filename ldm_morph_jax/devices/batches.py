@@ -23,12 +23,14 @@ def fill_up(batch, size: int):
 
 
 def in_chunks(function, size: int, *arrays):
-    """A function of arrays `[N, ...]`, `size` rows at a time, so that one program serves all.
+    """A function of arrays (or trees of them) `[N, ...]`, `size` rows at a time, by one program.
 
-    Returns what the function does, a tree of arrays `[N, ...]`, as NumPy arrays.
+    The last rows are filled up, and what comes of the copies is dropped. Returns what the function
+    does, a tree of arrays `[N, ...]`, as NumPy arrays.
     """
     parts = []
-    for first in range(0, len(arrays[0]), size):
-        chunk, valid = fill_up(tuple(a[first : first + size] for a in arrays), size)
+    for first in range(0, len(jax.tree.leaves(arrays)[0]), size):
+        rows = jax.tree.map(lambda a, at=first: a[at : at + size], arrays)
+        chunk, valid = fill_up(rows, size)
         parts.append(jax.tree.map(lambda a, valid=valid: np.asarray(a)[valid], function(*chunk)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

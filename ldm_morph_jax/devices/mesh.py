@@ -1,9 +1,8 @@
 """The mesh of all devices: parameters replicated, batches sharded over rows and, perhaps, space.
 
-This replaces `jax.pmap`, which JAX now builds on `jit` and `shard_map`, keeps in maintenance only
-and does not recommend for new code. One `jax.jit` step over the mesh runs unchanged on a CPU, eight
-GPUs or a pod. Losses are means over the global batch, and XLA inserts the all-reduce. Random draws
-inside the step are global arrays, so one device and eight devices give the same numbers.
+One `jax.jit` step over the mesh runs unchanged on a CPU, eight GPUs or a pod. Losses are means over
+the global batch, and XLA inserts the all-reduce. Random draws inside the step are global arrays, so
+one device and eight devices give the same numbers.
 
 Where a volume does not fit a device, several share it: each has some of its planes (of an image,
 rows). XLA then splits convolutions, and exchanges the planes at the borders.
@@ -18,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldm_morph_jax.devices import processes
-from ldm_morph_jax.devices.batches import fill_up
+from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.models.backend import straightforward
 
 
@@ -145,22 +144,20 @@ def over_batches(function: Callable, shared, arrays, *, batch_size: int, mesh: M
         `replicated_jit(mesh)`, so that every process gets all results.
       shared: parameters and the like, replicated over the mesh (or host arrays).
       arrays: tree of host arrays `[N, ...]`, the same on every process.
-      batch_size: rows at a time, rounded up to a multiple of what `mesh` has along "data". The
-        last batch is padded (`batches.fill_up`); the results of the copies are dropped.
+      batch_size: rows at a time, rounded up to a multiple of what `mesh` has along "data".
 
     Returns:
       The tree of results as host arrays `[N, ...]`.
     """
     groups = mesh.shape["data"]
-    batch_size = -(-batch_size // groups) * groups
-    parts = []
-    for start in range(0, len(jax.tree.leaves(arrays)[0]), batch_size):
-        rows = jax.tree.map(lambda a, at=start: np.asarray(a)[at : at + batch_size], arrays)
-        batch, valid = fill_up(rows, batch_size)
-        batch = jax.tree.map(lambda a: _from_all_hosts(a, mesh), batch)
-        results = jax.device_get(function(shared, batch))
-        parts.append(jax.tree.map(lambda a, valid=valid: a[valid], results))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def placed(array):
+        return _from_parts(array.shape, sharded(mesh, array.shape), lambda where: array[where])
+
+    def results(batch):
+        return jax.device_get(function(shared, jax.tree.map(placed, batch)))
+
+    return in_chunks(results, -(-batch_size // groups) * groups, jax.tree.map(np.asarray, arrays))
 
 
 def replicated_jit(mesh: Mesh) -> Callable[[Callable], Callable]:
@@ -185,17 +182,8 @@ def _replicated_jit(mesh: Mesh, function: Callable) -> Callable:
     return call
 
 
-def _from_all_hosts(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """A host array that every process holds as one global array sharded over the mesh."""
-    return _from_parts(array.shape, sharded(mesh, array.shape), lambda where: array[where])
-
-
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch (host arrays) as global arrays sharded over the mesh.
-
-    Args:
-      batch: the rows that `rows_of_process` says.
-    """
+    """This process's share of a batch, the rows that `rows_of_process` says, as global arrays."""
     number, count = rows_of_process(mesh)
 
     def whole(array):

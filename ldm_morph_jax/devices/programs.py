@@ -58,18 +58,15 @@ class Program:
     def compiled(self, *arguments) -> Callable:
         """The program for arguments of these shapes (or `jax.ShapeDtypeStruct`)."""
         check_not_forked()
-        with self._lock:
-            return self._compiled_for(arguments)
-
-    def _compiled_for(self, arguments) -> Callable:
         leaves, tree = jax.tree.flatten(arguments)
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         signature = f"{tree} {shapes}"
-        if signature not in self._compiled:
-            abstract = jax.tree.unflatten(tree, shapes)
-            traced = jax.jit(self._traced(signature, abstract), compiler_options=self._options)
-            self._compiled[signature] = traced.lower(*abstract).compile()
-        return self._compiled[signature]
+        with self._lock:
+            if signature not in self._compiled:
+                abstract = jax.tree.unflatten(tree, shapes)
+                traced = jax.jit(self._traced(signature, abstract), compiler_options=self._options)
+                self._compiled[signature] = traced.lower(*abstract).compile()
+            return self._compiled[signature]
 
     def _traced(self, signature: str, abstract) -> Callable:
         folder = jax.config.jax_compilation_cache_dir

@@ -55,13 +55,9 @@ def build_method(config) -> Method:
             f"but registration.method is {c.method!r}"
         )
     if config.data.depth and not cls.takes_volumes:
+        of_volumes = [name for name in method_names(trained=True) if METHODS[name].takes_volumes]
         raise ValueError(
             f"registration.method is {c.method!r}, which registers images; of volumes (data.depth "
-            f"is {config.data.depth}) expected one of {', '.join(_of_volumes())}"
+            f"is {config.data.depth}) expected one of {', '.join(of_volumes)}"
         )
     return cls.from_config(config)
-
-
-def _of_volumes() -> list[str]:
-    """Names of the trained methods that take volumes."""
-    return [name for name in method_names(trained=True) if METHODS[name].takes_volumes]

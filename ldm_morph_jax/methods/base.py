@@ -10,11 +10,14 @@ with displacements `[B, D, H, W, 3]`. `params` are the weights ({} if there are 
 the arrays that a method reads but never trains ({} for most methods).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+
+from ldm_morph_jax.methods.velocity import VelocityHead
 
 METHODS: dict[str, type["Method"]] = {}  # filled by the subclasses, see Method.__init_subclass__
 
@@ -31,6 +34,7 @@ class Method:
       trained: whether it has weights, which `train` determines.
       on_host: whether it computes outside JAX (NumPy in, NumPy out), so that it is never traced.
       takes_volumes: whether it registers volumes, too.
+      head: makes the displacement of `field`; by default `field` is the displacement.
       takes_compute_options: whether its networks follow `config.compute` (bfloat16, remat).
       defaults: its settings below `config.registration`, with the values of its paper or official
         code; "train" and "optimiser" hold the differences from `config.stage_config` and
@@ -44,6 +48,7 @@ class Method:
     on_host: ClassVar[bool] = False
     takes_volumes: ClassVar[bool] = False
     takes_compute_options: ClassVar[bool] = False
+    head: VelocityHead = VelocityHead()
     defaults: ClassVar[Mapping[str, Any]] = {}
     small: ClassVar[Mapping[str, Any]] = {}
 
@@ -62,6 +67,12 @@ class Method:
         """The method with the settings of an experiment's `config`; by default it has none."""
         return cls()
 
+    @classmethod
+    def settings_in(cls, config) -> dict[str, Any]:
+        """The fields of a dataclass that `config.registration` has, with its values."""
+        c = config.registration
+        return {field.name: c[field.name] for field in dataclasses.fields(cls) if field.name in c}
+
     # -- every method
 
     def field(self, params, frozen, moving, fixed) -> jax.Array:
@@ -70,7 +81,7 @@ class Method:
 
     def to_displacement(self, field: jax.Array) -> jax.Array:
         """The displacement of a predicted field: the field itself, or the velocity's integral."""
-        return field
+        return self.head.to_displacement(field)
 
     def displacement(self, params, frozen, moving, fixed) -> jax.Array:
         """Register: `[B, H, W, 1]` twice -> displacement `[B, H, W, 2]`."""
@@ -79,16 +90,16 @@ class Method:
     @property
     def predicts_velocity(self) -> bool:
         """Whether `field` is a stationary velocity."""
-        return False
+        return self.head.predicts_velocity
 
     def to_velocity(self, field: jax.Array) -> jax.Array:
         """The velocity of a predicted field, at full size; a displacement stands for itself."""
-        return field
+        return self.head.to_velocity(field)
 
     @property
     def symmetric(self) -> bool:
         """Whether exchanging the images negates `field`."""
-        return False
+        return self.head.symmetric
 
     def velocity(self, params, frozen, moving, fixed) -> jax.Array:
         """A stationary velocity `[B, H, W, 2]` that exchanging the images negates, in pixels.

@@ -47,13 +47,7 @@ class CycleMorph(Method):
 
     @classmethod
     def from_config(cls, config):
-        c = config.registration
-        return cls(
-            DeformationUNet(**c.model),
-            smoothness_weight=c.smoothness_weight,
-            cycle_weight=c.cycle_weight,
-            identity_weight=c.identity_weight,
-        )
+        return cls(DeformationUNet(**config.registration.model), **cls.settings_in(config))
 
     def init(self, key: jax.Array, space: Sequence[int]):
         """Initial parameters of both generators."""

@@ -83,8 +83,7 @@ class DiffuseMorph(Method):
             DenoisingUNet(**c.model.denoiser),
             DeformationUNet(**c.model.deformation),
             linear_beta_schedule(c.timesteps, c.beta_start, c.beta_end),
-            registration_weight=c.registration_weight,
-            smoothness_weight=c.smoothness_weight,
+            **cls.settings_in(config),
         )
 
     def init(self, key: jax.Array, space: Sequence[int]):

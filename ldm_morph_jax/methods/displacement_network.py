@@ -50,14 +50,8 @@ class DisplacementNetwork(Method):
 
     @classmethod
     def from_config(cls, config):
-        c = config.registration
-        head = VelocityHead.from_config(config)
-        network = cls.network_class(**c.model)
-        return cls(network, c.smoothness_weight, head, c.smoothness_of, c.similarity)
-
-    @property
-    def predicts_velocity(self) -> bool:
-        return self.head.predicts_velocity
+        network = cls.network_class(**config.registration.model)
+        return cls(network, head=VelocityHead.from_config(config), **cls.settings_in(config))
 
     def init(self, key: jax.Array, space: Sequence[int]):
         image = jnp.zeros((1, *space, 1))
@@ -71,19 +65,15 @@ class DisplacementNetwork(Method):
     def field(self, params, frozen, moving, fixed) -> jax.Array:
         return self.head.field(lambda m, f: self.predict(params, m, f), moving, fixed)
 
-    def to_displacement(self, field: jax.Array) -> jax.Array:
-        return self.head.to_displacement(field)
+    def objective(self, frozen, moving, fixed, displacement, penalised=None):
+        """The terms of the loss, means over the batch: loss, pixel, smoothness.
 
-    def to_velocity(self, field: jax.Array) -> jax.Array:
-        return self.head.to_velocity(field)
-
-    @property
-    def symmetric(self) -> bool:
-        return self.head.symmetric
-
-    def objective(self, frozen, moving, fixed, displacement):
-        """The terms of the loss, means over the batch: loss, pixel, smoothness."""
-        return self._terms(moving, fixed, displacement, smoothness(displacement))
+        penalised: the field whose smoothness counts, if it is not the displacement.
+        """
+        smooth = smoothness(displacement if penalised is None else penalised)
+        pixel = named_similarity(self.similarity)(fixed, warp(moving, displacement))
+        total = pixel + self.smoothness_weight * smooth
+        return {"loss": total, "pixel": pixel, "smoothness": smooth}
 
     def loss(self, params, frozen, batch, key, step):
         moving, fixed = batch["moving"], batch["fixed"]
@@ -91,18 +81,12 @@ class DisplacementNetwork(Method):
         def predict(moving, fixed):
             return self.predict(params, moving, fixed, train=True, key=key)
 
+        def directed(moving, fixed, field):
+            u = self.to_displacement(field)
+            of_velocity = self.predicts_velocity and self.smoothness_of == "velocity"
+            penalised = self.head.halved(field) if of_velocity else u
+            return self.objective(frozen, moving, fixed, u, penalised)
+
         field = self.head.field(predict, moving, fixed)
-        terms = self.head.terms(self._directed_terms, moving, fixed, field)
+        terms = self.head.terms(directed, moving, fixed, field)
         return terms["loss"], terms
-
-    def _directed_terms(self, moving, fixed, field):
-        u = self.to_displacement(field)
-        penalised = u
-        if self.predicts_velocity and self.smoothness_of == "velocity":
-            penalised = self.head.halved(field)
-        return self._terms(moving, fixed, u, smoothness(penalised))
-
-    def _terms(self, moving, fixed, displacement, smooth):
-        pixel = named_similarity(self.similarity)(fixed, warp(moving, displacement))
-        total = pixel + self.smoothness_weight * smooth
-        return {"loss": total, "pixel": pixel, "smoothness": smooth}

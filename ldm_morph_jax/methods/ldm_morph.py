@@ -95,17 +95,11 @@ class LDMMorph(Method):
 
     @classmethod
     def from_config(cls, config):
-        c = config.registration
         return cls(
-            RegistrationNetwork(**c.model, **compute_options(config)),
+            RegistrationNetwork(**config.registration.model, **compute_options(config)),
             build_features(config),
             VelocityHead.from_config(config),
-            similarity=c.similarity,
-            pixel_weight=c.pixel_weight,
-            smoothness_weight=c.smoothness_weight,
-            smoothness_scale=c.smoothness_scale,
-            latent_gradient=c.latent_gradient,
-            stochastic_depth_steps=c.stochastic_depth_steps,
+            **cls.settings_in(config),
         )
 
     # -- the frozen latent diffusion model
@@ -196,10 +190,6 @@ class LDMMorph(Method):
             lambda: self.predict(params, moving, fixed, features),
         )
 
-    @property
-    def predicts_velocity(self) -> bool:
-        return self.head.predicts_velocity
-
     def field(self, params, frozen, moving, fixed) -> jax.Array:
         """The network's prediction for a pair.
 
@@ -210,16 +200,6 @@ class LDMMorph(Method):
 
     def field_from_features(self, params, frozen, moving, fixed, features) -> jax.Array:
         return self.predict(params, moving, fixed, features)
-
-    def to_displacement(self, field: jax.Array) -> jax.Array:
-        return self.head.to_displacement(field)
-
-    def to_velocity(self, field: jax.Array) -> jax.Array:
-        return self.head.to_velocity(field)
-
-    @property
-    def symmetric(self) -> bool:
-        return self.head.symmetric
 
     # -- the loss
 

@@ -12,9 +12,6 @@ import jax.numpy as jnp
 
 from ldm_morph_jax.ops.geometry import integrate_velocity, resize_displacement, smooth_gaussian
 
-# the keys of config.registration that make up the head
-HEAD_DEFAULTS = {"integration_steps": 0, "velocity_sigma": 0.0, "symmetric": False}
-
 
 @dataclasses.dataclass(frozen=True)
 class VelocityHead:
@@ -85,17 +82,23 @@ class VelocityHead:
         """Field -> displacement, both `[B, *space, rank]` in pixels."""
         if not self.predicts_velocity:
             return field
-        velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
-        u = integrate_velocity(velocity, self.integration_steps)
+        u = integrate_velocity(self._smoothed(field), self.integration_steps)
         return resize_displacement(u, field.shape[1:-1])
 
     def to_velocity(self, field: jax.Array) -> jax.Array:
         """What `to_displacement` integrates, at full size; a predicted displacement as it is."""
         if not self.predicts_velocity:
             return field
-        velocity = smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
-        return resize_displacement(velocity, field.shape[1:-1])
+        return resize_displacement(self._smoothed(field), field.shape[1:-1])
+
+    def _smoothed(self, field: jax.Array) -> jax.Array:
+        """The velocity that is integrated, where it is integrated: at half the size."""
+        return smooth_gaussian(self.halved(field), self.velocity_sigma / 2)
 
     def halved(self, field: jax.Array) -> jax.Array:
         """The velocity on the grid where it is integrated, in that grid's pixels."""
         return resize_displacement(field, [n // 2 for n in field.shape[1:-1]])
+
+
+# the keys of config.registration that make up the head
+HEAD_DEFAULTS = dataclasses.asdict(VelocityHead())

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_morph_jax.models.layers import Dtype, group_norm
+from ldm_morph_jax.models.swin import window_partition, window_reverse
 
 
 class AnatomyUNet(nn.Module):
@@ -69,19 +70,12 @@ class AnatomyUNet(nn.Module):
 def blocks_of_two(x: jax.Array) -> jax.Array:
     """`[B, *space, C]` -> `[B, *(space / 2), 2**rank, C]`: the positions of every block of two."""
     batch, *space, channels = x.shape
-    rank = len(space)
-    x = x.reshape(batch, *(n for side in space for n in (side // 2, 2)), channels)
-    order = (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
     half = (side // 2 for side in space)
-    return x.transpose(order).reshape(batch, *half, 2**rank, channels)
+    return window_partition(x, 2).reshape(batch, *half, -1, channels)
 
 
 def joined_blocks(x: jax.Array) -> jax.Array:
     """The inverse of `blocks_of_two`."""
     batch, *half, positions, channels = x.shape
-    rank = len(half)
-    if positions != 2**rank:
-        raise ValueError(f"x: found {positions} positions per block, expected {2**rank}")
-    x = x.reshape(batch, *half, *(2,) * rank, channels)
-    order = (0, *(k for axis in range(rank) for k in (1 + axis, 1 + rank + axis)), 2 * rank + 1)
-    return x.transpose(order).reshape(batch, *(2 * side for side in half), channels)
+    blocks = x.reshape(batch, -1, positions, channels)
+    return window_reverse(blocks, 2, [2 * side for side in half])

@@ -105,8 +105,8 @@ class Middle(nn.Module):
         return block(x.shape[-1], **options, name="block1")(x)
 
 
-class Encoder(nn.Module):
-    """Images `[B, H, W, 1]` -> latent `[B, h, w, latent_channels]`, float32."""
+class _Half(nn.Module):
+    """What encoder and decoder have in common; fields as in `Autoencoder`."""
 
     base_channels: int
     channel_multipliers: tuple[int, ...]
@@ -114,71 +114,68 @@ class Encoder(nn.Module):
     attention_levels: tuple[int, ...]
     latent_channels: int
     norm_groups: int
-    dtype: Dtype = jnp.float32
-    remat: bool = False
+    dtype: Dtype
+    remat: bool
+
+    def width(self, level):
+        return self.base_channels * self.channel_multipliers[level]
+
+    def blocks(self, x, level, count):
+        """The blocks of a level, each with attention where the level has it."""
+        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
+        for block in range(count):
+            residual_block = recomputed(ResidualBlock, self.remat)
+            name = f"level{level}_block{block}"
+            x = residual_block(self.width(level), **options, name=name)(x)
+            if level in self.attention_levels:
+                attention = recomputed(SelfAttention, self.remat)
+                x = attention(**options, name=f"level{level}_attention{block}")(x)
+        return x
+
+    def bottleneck(self, x):
+        return Middle(self.norm_groups, self.dtype, self.remat, name="middle")(x)
+
+    def normalised(self, x):
+        x = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm_out")
+        return nn.swish(x)
+
+
+class Encoder(_Half):
+    """Images `[B, H, W, 1]` -> latent `[B, h, w, latent_channels]`, float32."""
 
     @nn.compact
     def __call__(self, x):
-        residual_block = recomputed(ResidualBlock, self.remat)
-        attention = recomputed(SelfAttention, self.remat)
-        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         x = conv(x, self.base_channels, dtype=self.dtype, name="conv_in")
-        for level, multiplier in enumerate(self.channel_multipliers):
-            features = self.base_channels * multiplier
-            for block in range(self.residual_blocks):
-                name = f"level{level}_block{block}"
-                x = residual_block(features, **options, name=name)(x)
-                if level in self.attention_levels:
-                    x = attention(**options, name=f"level{level}_attention{block}")(x)
+        for level in range(len(self.channel_multipliers)):
+            x = self.blocks(x, level, self.residual_blocks)
             if level < len(self.channel_multipliers) - 1:
                 x = conv(
                     x,
-                    features,
+                    self.width(level),
                     stride=2,
                     padding=(0, 1),  # zeros after the last pixel of every axis
                     dtype=self.dtype,
                     name=f"level{level}_downsample",
                 )
-        x = Middle(**options, remat=self.remat, name="middle")(x)
-        x = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm_out")
-        x = conv(nn.swish(x), self.latent_channels, dtype=self.dtype, name="conv_out")
+        x = self.normalised(self.bottleneck(x))
+        x = conv(x, self.latent_channels, dtype=self.dtype, name="conv_out")
         x = conv(x, self.latent_channels, 1, dtype=self.dtype, name="quant_conv")
         return x.astype(jnp.float32)
 
 
-class Decoder(nn.Module):
+class Decoder(_Half):
     """Latent `[B, h, w, latent_channels]` -> images `[B, H, W, 1]`, float32 (no final tanh)."""
-
-    base_channels: int
-    channel_multipliers: tuple[int, ...]
-    residual_blocks: int
-    attention_levels: tuple[int, ...]
-    latent_channels: int
-    norm_groups: int
-    dtype: Dtype = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(self, z):
-        residual_block = recomputed(ResidualBlock, self.remat)
-        attention = recomputed(SelfAttention, self.remat)
-        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         x = conv(z, self.latent_channels, 1, dtype=self.dtype, name="post_quant_conv")
-        deepest = self.base_channels * self.channel_multipliers[-1]
-        x = conv(x, deepest, dtype=self.dtype, name="conv_in")
-        x = Middle(**options, remat=self.remat, name="middle")(x)
-        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
-            features = self.base_channels * multiplier
-            for block in range(self.residual_blocks + 1):  # one more than the encoder
-                name = f"level{level}_block{block}"
-                x = residual_block(features, **options, name=name)(x)
-                if level in self.attention_levels:
-                    x = attention(**options, name=f"level{level}_attention{block}")(x)
+        x = self.bottleneck(conv(x, self.width(-1), dtype=self.dtype, name="conv_in"))
+        for level in reversed(range(len(self.channel_multipliers))):
+            x = self.blocks(x, level, self.residual_blocks + 1)  # one more than the encoder
             if level > 0:
                 x = upsample_nearest(x)
-                x = conv(x, features, dtype=self.dtype, name=f"level{level}_upsample")
-        x = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm_out")
-        return conv(nn.swish(x), 1, dtype=self.dtype, name="conv_out").astype(jnp.float32)
+                x = conv(x, self.width(level), dtype=self.dtype, name=f"level{level}_upsample")
+        return conv(self.normalised(x), 1, dtype=self.dtype, name="conv_out").astype(jnp.float32)
 
 
 def nearest_codewords(z: jax.Array, codebook: jax.Array) -> jax.Array:

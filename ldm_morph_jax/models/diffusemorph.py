@@ -4,13 +4,17 @@ It predicts the noise in a noisy fixed image, given the moving and the fixed ima
 network that reads its output is `cyclemorph.DeformationUNet`.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_morph_jax.models.layers import conv, dot_product_attention, group_norm, upsample_nearest
+from ldm_morph_jax.models.layers import (
+    conv,
+    dot_product_attention,
+    group_norm,
+    time_angles,
+    upsample_nearest,
+)
 from ldm_morph_jax.models.swin import check_image_size
 
 # of every convolution and linear map
@@ -104,9 +108,7 @@ class DenoisingUNet(nn.Module):
         return conv(x, 1, name="conv_out", **ORTHOGONAL)
 
     def _time_embedding(self, t):
-        half = self.base_channels // 2
-        frequency = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
-        angle = jnp.outer(t.astype(jnp.float32), frequency)
+        angle = time_angles(t, self.base_channels // 2)
         h = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
         h = nn.Dense(4 * self.base_channels, name="time0", **ORTHOGONAL)(h)
         return nn.Dense(self.base_channels, name="time1", **ORTHOGONAL)(nn.silu(h))

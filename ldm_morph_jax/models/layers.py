@@ -157,7 +157,6 @@ def dense(
     features: int,
     *,
     bias: bool = True,
-    kernel_init=uniform_fan_in,
     dtype: Dtype = jnp.float32,
     name: str | None = None,
 ) -> jax.Array:
@@ -165,7 +164,7 @@ def dense(
     return nn.Dense(
         features,
         use_bias=bias,
-        kernel_init=kernel_init,
+        kernel_init=uniform_fan_in,
         bias_init=uniform_bias(x.shape[-1]),
         dtype=dtype,
         name=name,
@@ -254,6 +253,12 @@ def _attention_with_heads_in_batch(query, key, value):
 dot_product_attention = ByBackend(
     cpu=_attention_with_heads_in_batch, other=jax.nn.dot_product_attention
 )
+
+
+def time_angles(t: jax.Array, count: int) -> jax.Array:
+    """`[B]` -> `[B, count]`: times multiplied by frequencies from 1 down to almost 1 / 10000."""
+    frequency = jnp.exp(-math.log(10000) / count * jnp.arange(count, dtype=jnp.float32))
+    return jnp.outer(t.astype(jnp.float32), frequency)
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:

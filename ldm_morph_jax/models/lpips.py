@@ -158,12 +158,3 @@ def lpips_params_from_torch(
             array = np.asarray(lin_state[f"lin{k}.model.1.weight"], np.float32)
             params[f"linear.{k}.weight"] = array.reshape(-1)
     return _checked(params, "PyTorch's VGG16 and LPIPS state dicts (after conversion)")
-
-
-def lpips_file_from_torch(
-    vgg_state: Mapping[str, np.ndarray],
-    lin_state: Mapping[str, np.ndarray],
-    path: str | os.PathLike,
-) -> None:
-    """Convert as `lpips_params_from_torch` does and write the file that `load_lpips` reads."""
-    save_lpips(lpips_params_from_torch(vgg_state, lin_state), path)

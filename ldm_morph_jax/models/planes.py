@@ -25,14 +25,9 @@ def convolution(x, kernel, strides, padding, **options):
     ends = ((0, 0), (before, after), *[(0, 0)] * (x.ndim - 2))
 
     def convolved(planes, weights):
-        return winograd.convolution(
-            planes.reshape(-1, *space, channels),
-            weights,
-            strides,
-            padding,
-            precision=options.get("precision"),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        planes = planes.reshape(-1, *space, channels)
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return winograd.convolution(planes, weights, strides, padding, dimension_numbers=numbers)
 
     def selected(planes, first):
         last = first + (count - 1) * stride + 1

@@ -22,18 +22,6 @@ PATCH_SIZE = 4  # the decoder's two upsamplings after the last skip connection u
 FUSIONS = ("lgca", "concat", "none")
 
 
-def cubic_weights(fraction: float, a: float = -0.75) -> np.ndarray:
-    """Weights of the neighbours at -1, 0, 1, 2 for a point `fraction` after neighbour 0.
-
-    Keys, "Cubic convolution interpolation for digital image processing" (1981).
-    """
-    near = np.array([fraction, 1 - fraction])
-    far = near + 1
-    near = (a + 2) * near**3 - (a + 3) * near**2 + 1
-    far = a * (far**3 - 5 * far**2 + 8 * far - 4)
-    return np.array([far[0], near[0], near[1], far[1]])
-
-
 def upsample_bicubic(x: jax.Array) -> jax.Array:
     """Bicubic interpolation to twice the size, `[B, H, W, C] -> [B, 2H, 2W, C]`.
 
@@ -47,8 +35,9 @@ def upsample_bicubic(x: jax.Array) -> jax.Array:
 
 
 # Outputs 2i and 2i + 1 lie a quarter before and a quarter after input i: weights of the inputs
-# i-2 .. i+1 and i-1 .. i+2.
-ODD_WEIGHTS = [float(weight) for weight in cubic_weights(0.25)]
+# i-2 .. i+1 and i-1 .. i+2 (Keys, "Cubic convolution interpolation for digital image processing",
+# 1981, with a = -0.75).
+ODD_WEIGHTS = [-27 / 256, 225 / 256, 67 / 256, -9 / 256]
 EVEN_WEIGHTS = ODD_WEIGHTS[::-1]
 
 
@@ -174,7 +163,6 @@ class RegistrationNetwork(nn.Module):
     drop_path_rate: float = 0.3
     lgca_heads: int = 4
     lgca_depth: int = 2
-    low_level_channels: int | None = None  # default: half of `embed_dim`
     fusion: str = "lgca"
     dtype: Dtype = jnp.float32
     remat: bool = False
@@ -243,8 +231,9 @@ class RegistrationNetwork(nn.Module):
         else:
             *skips, deepest = swin
 
-        low_level_channels = self.low_level_channels or self.embed_dim // 2
-        low_level = low_level_features(pair, low_level_channels, dtype=self.dtype, name="low_level")
+        low_level = low_level_features(
+            pair, self.embed_dim // 2, dtype=self.dtype, name="low_level"
+        )
 
         x = deepest
         for block, skip in enumerate([*reversed(skips), low_level]):

@@ -4,7 +4,6 @@ Its encoder is also the feature extractor of the registration method. `taps` ret
 first and last feature map (the paper's "first and third layers") and does not run the rest.
 """
 
-import math
 from collections import OrderedDict
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from ldm_morph_jax.models.layers import (
     dot_product_attention,
     group_norm,
     recomputed,
+    time_angles,
     uniform_bias,
     uniform_fan_in,
     upsample_nearest,
@@ -25,7 +25,8 @@ from ldm_morph_jax.models.layers import (
 
 EPSILON = 1e-5  # of every GroupNorm here
 
-zeros = nn.initializers.zeros_init()
+# of the last convolution of every block, and of the network: at the start they add nothing
+ZEROS = {"kernel_init": nn.initializers.zeros, "bias_init": nn.initializers.zeros}
 
 
 class TimeEmbedding(nn.Module):
@@ -36,9 +37,7 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t):
-        half = self.base_channels // 2
-        frequency = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
-        angle = jnp.outer(t.astype(jnp.float32), frequency)
+        angle = time_angles(t, self.base_channels // 2)
         h = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
         h = dense(h, 4 * self.base_channels, dtype=self.dtype, name="dense0")
         return dense(nn.silu(h), 4 * self.base_channels, dtype=self.dtype, name="dense1")
@@ -58,14 +57,7 @@ class ResidualBlock(nn.Module):
         time = dense(nn.silu(embedding), self.features, dtype=self.dtype, name="time")
         h = h + jnp.expand_dims(time, range(1, x.ndim - 1))
         h = group_norm(h, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm2")
-        h = conv(
-            nn.silu(h),
-            self.features,
-            kernel_init=zeros,
-            bias_init=zeros,
-            dtype=self.dtype,
-            name="conv2",
-        )
+        h = conv(nn.silu(h), self.features, **ZEROS, dtype=self.dtype, name="conv2")
         if x.shape[-1] != self.features:
             x = conv(x, self.features, 1, dtype=self.dtype, name="shortcut")
         return x + h
@@ -102,18 +94,12 @@ class SelfAttention(nn.Module):
         query, key, value = h[..., 0, :], h[..., 1, :], h[..., 2, :]
         h = dot_product_attention(query, key, value)
         h = h.reshape(batch, -1, channels)
-        h = nn.Conv(
-            channels, (1,), kernel_init=zeros, bias_init=zeros, dtype=self.dtype, name="out"
-        )(h)
+        h = nn.Conv(channels, (1,), **ZEROS, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 
 
-class Encoder(nn.Module):
-    """Contracting half: `z [B, h, w, C]`, embedding `[B, E]` -> all its features by name, in order.
-
-    Level l starts with a stem (level 0) or a downsampling convolution, then has its blocks:
-    `level0/stem, level0/block0, level0/block1, level1/downsample, level1/block0, ...`.
-    """
+class _Half(nn.Module):
+    """What encoder and decoder have in common; fields as in `UNet`."""
 
     base_channels: int
     channel_multipliers: tuple[int, ...]
@@ -121,17 +107,38 @@ class Encoder(nn.Module):
     attention_levels: tuple[int, ...]
     head_channels: int
     norm_groups: int
-    dtype: Dtype = jnp.float32
-    remat: bool = False
+    dtype: Dtype
+    remat: bool
+
+    def residual_block(self, x, embedding, features, name):
+        block = recomputed(ResidualBlock, self.remat)
+        return block(features, self.norm_groups, self.dtype, name=name)(x, embedding)
+
+    def attention(self, x, name):
+        attention = recomputed(SelfAttention, self.remat)
+        return attention(self.head_channels, self.norm_groups, self.dtype, name=name)(x)
+
+    def block(self, x, embedding, level, number):
+        """A residual block, with attention where the level has it."""
+        features = self.base_channels * self.channel_multipliers[level]
+        x = self.residual_block(x, embedding, features, f"level{level}_block{number}")
+        if level in self.attention_levels:
+            x = self.attention(x, f"level{level}_attention{number}")
+        return x
+
+
+class Encoder(_Half):
+    """Contracting half: `z [B, h, w, C]`, embedding `[B, E]` -> all its features by name, in order.
+
+    Level l starts with a stem (level 0) or a downsampling convolution, then has its blocks:
+    `level0/stem, level0/block0, level0/block1, level1/downsample, level1/block0, ...`.
+    """
 
     @nn.compact
     def __call__(self, z, embedding) -> OrderedDict[str, jax.Array]:
-        residual_block = recomputed(ResidualBlock, self.remat)
-        attention = recomputed(SelfAttention, self.remat)
-        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         features = OrderedDict()  # jax.jit would return a plain dict sorted by name
         x = z
-        for level, multiplier in enumerate(self.channel_multipliers):
+        for level in range(len(self.channel_multipliers)):
             if level == 0:
                 x = conv(x, self.base_channels, dtype=self.dtype, name="level0_stem")
                 features["level0/stem"] = x
@@ -139,60 +146,31 @@ class Encoder(nn.Module):
                 name = f"level{level}_downsample"
                 x = conv(x, x.shape[-1], stride=2, padding=1, dtype=self.dtype, name=name)
                 features[f"level{level}/downsample"] = x
-            for block in range(self.residual_blocks):
-                width = self.base_channels * multiplier
-                name = f"level{level}_block{block}"
-                x = residual_block(width, **options, name=name)(x, embedding)
-                if level in self.attention_levels:
-                    name = f"level{level}_attention{block}"
-                    x = attention(self.head_channels, **options, name=name)(x)
-                features[f"level{level}/block{block}"] = x
+            for number in range(self.residual_blocks):
+                x = self.block(x, embedding, level, number)
+                features[f"level{level}/block{number}"] = x
         return features
 
 
-class Decoder(nn.Module):
+class Decoder(_Half):
     """Middle and expanding half: the encoder's features, the embedding -> eps `[B, h, w, C]`."""
-
-    base_channels: int
-    channel_multipliers: tuple[int, ...]
-    residual_blocks: int
-    attention_levels: tuple[int, ...]
-    head_channels: int
-    norm_groups: int
-    dtype: Dtype = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(self, features: OrderedDict[str, jax.Array], embedding, channels: int):
-        residual_block = recomputed(ResidualBlock, self.remat)
-        attention = recomputed(SelfAttention, self.remat)
-        options = {"norm_groups": self.norm_groups, "dtype": self.dtype}
         skips = list(features.values())
         x = skips[-1]
-        x = residual_block(x.shape[-1], **options, name="middle_block0")(x, embedding)
-        x = attention(self.head_channels, **options, name="middle_attention")(x)
-        x = residual_block(x.shape[-1], **options, name="middle_block1")(x, embedding)
-        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
-            width = self.base_channels * multiplier
-            for block in range(self.residual_blocks + 1):
+        x = self.residual_block(x, embedding, x.shape[-1], "middle_block0")
+        x = self.attention(x, "middle_attention")
+        x = self.residual_block(x, embedding, x.shape[-1], "middle_block1")
+        for level in reversed(range(len(self.channel_multipliers))):
+            for number in range(self.residual_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-                name = f"level{level}_block{block}"
-                x = residual_block(width, **options, name=name)(x, embedding)
-                if level in self.attention_levels:
-                    name = f"level{level}_attention{block}"
-                    x = attention(self.head_channels, **options, name=name)(x)
+                x = self.block(x, embedding, level, number)
             if level > 0:
                 x = upsample_nearest(x)
-                x = conv(x, width, dtype=self.dtype, name=f"level{level}_upsample")
+                x = conv(x, x.shape[-1], dtype=self.dtype, name=f"level{level}_upsample")
         x = group_norm(x, self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm_out")
-        x = conv(
-            nn.silu(x),
-            channels,
-            kernel_init=zeros,
-            bias_init=zeros,
-            dtype=self.dtype,
-            name="conv_out",
-        )
+        x = conv(nn.silu(x), channels, **ZEROS, dtype=self.dtype, name="conv_out")
         return x.astype(jnp.float32)
 
 

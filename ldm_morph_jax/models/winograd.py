@@ -5,8 +5,6 @@ Networks", CVPR 2016, Sec. 4.1): 16 instead of 36 multiplications per 2 x 2 outp
 products over the channels. Rounding errors are of the order of a direct convolution's.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 CHANNELS, POSITIONS = 128, 2 * 32 * 32
 
 
-def convolution(x, kernel, strides, padding, *, precision=None, **options):
+def convolution(x, kernel, strides, padding, **options):
     """`jax.lax.conv_general_dilated`, channel-last, by Winograd's method where that is faster.
 
     That is with many channels at many positions, stride 1 and a 3 x 3 kernel that keeps an even
@@ -31,19 +29,17 @@ def convolution(x, kernel, strides, padding, *, precision=None, **options):
         and x.dtype == kernel.dtype == jnp.float32
     )
     if faster:
-        return same_convolution(x, kernel, precision)
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, precision=precision, **options)
+        return same_convolution(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def _direct(x, kernel, precision):
+def _direct(x, kernel):
     numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=numbers, precision=precision
-    )
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def same_convolution(x: jax.Array, kernel: jax.Array, precision=None) -> jax.Array:
+@jax.custom_vjp
+def same_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, C]`, `[3, 3, C, features] -> [B, H, W, features]`, zeros outside; H, W even.
 
     The gradient is that of the direct convolution, which is as fast and stores only the input.
@@ -55,7 +51,7 @@ def same_convolution(x: jax.Array, kernel: jax.Array, precision=None) -> jax.Arr
     # without the barrier XLA would compute them again in each of the products
     inputs, weights = jax.lax.optimization_barrier((inputs, weights))
     products = [
-        [jnp.matmul(a, b, precision=precision) for a, b in zip(*row, strict=True)]
+        [jnp.matmul(a, b) for a, b in zip(*row, strict=True)]
         for row in zip(inputs, weights, strict=True)
     ]
     columns = zip(*(_outputs(*row) for row in products), strict=True)  # left, right
@@ -63,16 +59,10 @@ def same_convolution(x: jax.Array, kernel: jax.Array, precision=None) -> jax.Arr
     return jnp.stack(corners, axis=4).reshape(batch, height, width, -1)
 
 
-def _forward(x, kernel, precision):
-    return same_convolution(x, kernel, precision), (x, kernel)
-
-
-def _backward(precision, residuals, gradient):
-    _, pullback = jax.vjp(functools.partial(_direct, precision=precision), *residuals)
-    return pullback(gradient)
-
-
-same_convolution.defvjp(_forward, _backward)
+same_convolution.defvjp(
+    lambda x, kernel: (same_convolution(x, kernel), (x, kernel)),
+    lambda inputs, gradient: jax.vjp(_direct, *inputs)[1](gradient),
+)
 
 
 def _windows(x, axis):

@@ -102,8 +102,7 @@ def ddim_invert(
         ValueError: when `steps` > `tap_time` + 1 or `tap_time` is not in the schedule.
     """
     times = _times_in_schedule(schedule, steps, tap_time)
-    signal, noise = _path(schedule, times)
-    return _ddim(eps_fn, z, times, signal[:-1], noise[:-1], signal[1:], noise[1:])
+    return _ddim(eps_fn, z, times, *_path(schedule, times))
 
 
 def ddim_sample(
@@ -129,7 +128,7 @@ def ddim_sample(
         from_time = len(schedule.betas) - 1
     times = _times_in_schedule(schedule, steps, from_time)
     signal, noise = (a[::-1] for a in _path(schedule, times))
-    return _ddim(eps_fn, z, times[::-1], signal[:-1], noise[:-1], signal[1:], noise[1:])
+    return _ddim(eps_fn, z, times[::-1], signal, noise)
 
 
 def ddpm_sample(
@@ -176,8 +175,8 @@ def _path(schedule, times):
     )
 
 
-def _ddim(eps_fn, z, times, signal, noise, next_signal, next_noise):
-    """Successive DDIM updates; the noise is predicted at `times`."""
+def _ddim(eps_fn, z, times, signal, noise):
+    """Successive DDIM updates along a path; the noise is predicted at `times`."""
 
     def step(z, inputs):
         t, signal, noise, next_signal, next_noise = inputs
@@ -185,7 +184,7 @@ def _ddim(eps_fn, z, times, signal, noise, next_signal, next_noise):
         clean = (z - noise * eps) / signal
         return next_signal * clean + next_noise * eps, None
 
-    return lax.scan(step, z, (times, signal, noise, next_signal, next_noise))[0]
+    return lax.scan(step, z, (times, signal[:-1], noise[:-1], signal[1:], noise[1:]))[0]
 
 
 def _predict(eps_fn, z, t):

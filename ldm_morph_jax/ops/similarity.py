@@ -57,8 +57,7 @@ def local_correlation(
     cov(a, b) / sqrt((var(a) + floor) (var(b) + floor)). The floor, a variance, suppresses noise in
     flat regions: for intensities in [0, 1], a deviation of sqrt(floor) counts by half.
     """
-    moments = _moments(jnp.stack([a, b]), window, floor)
-    return moments.correlation
+    return _moments(jnp.stack([a, b]), window, floor)[2]
 
 
 class CorrelationGradient(NamedTuple):
@@ -105,16 +104,11 @@ def correlation_gradient(
     )
 
 
-class _Moments(NamedTuple):
-    mean: jax.Array  # [2, B, *space]
-    variance: jax.Array  # [2, B, *space], floor included
-    correlation: jax.Array  # [B, *space]
-
-
 def _moments(pairs, window, floor):
+    """mean `[2, B, *space]`, variance `[2, B, *space]` with the floor, correlation `[B, *space]`"""
     means = window.mean(jnp.concatenate([pairs, pairs * pairs, pairs[:1] * pairs[1:]]))
     mean = means[:2]
     # rounding can make the variance of a flat patch negative
     variance = jnp.maximum(means[2:4] - mean * mean, 0) + floor
     covariance = means[4] - mean[0] * mean[1]
-    return _Moments(mean, variance, covariance * lax.rsqrt(variance[0] * variance[1]))
+    return mean, variance, covariance * lax.rsqrt(variance[0] * variance[1])

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from ldm_morph_jax.config import grid_shape, paper_config, smoothed_velocity, with_method
 from ldm_morph_jax.methods import build_method, method_class, method_names
+from ldm_morph_jax.methods.velocity import HEAD_DEFAULTS
 from ldm_morph_jax.registering.search import STEPS
 
 OURS = "ldm_morph"
@@ -28,10 +29,7 @@ PAPER_LOSS = "mse"  # variant: LDM-Morph with the paper's similarity, where it h
 REFINED = "refined"  # variant: LDM-Morph, each pair refined on the whole image
 
 # what makes up the head, and what it is trained with, below config.registration
-HEAD_KEYS = (
-    *("integration_steps", "velocity_sigma", "symmetric"),
-    *("similarity", "smoothness_weight"),
-)
+HEAD_KEYS = (*HEAD_DEFAULTS, "similarity", "smoothness_weight")
 # what small networks have in common with LDM-Morph's, below config.registration.train
 SMALL_TRAINING_KEYS = ("learning_rate", "schedule", "warmup_steps")
 
@@ -208,17 +206,13 @@ class Evaluation:
 def table_rows(config: ConfigDict) -> list[str]:
     """The rows of Tables 1 and 2."""
     rows = []
+    other_loss = any(own.registration.similarity != "mse" for own in config.datasets.values())
     for method in config.methods:
-        rows += [f"{OURS}-{PAPER_LOSS}"] * (method == OURS and _has_another_loss(config))
+        rows += [f"{OURS}-{PAPER_LOSS}"] * (method == OURS and other_loss)
         rows.append(method)
         rows += [f"{method}-{OUR_HEAD}"] * (method in config.our_head)
         rows += [f"{method}-{REFINED}"] * (method == OURS and config.refine > 0)
     return rows
-
-
-def _has_another_loss(config: ConfigDict) -> bool:
-    """Whether LDM-Morph is trained with another similarity than the paper's somewhere."""
-    return any(own.registration.similarity != "mse" for own in config.datasets.values())
 
 
 def variant_name(own: ConfigDict, fusion: str, beta: float) -> str:
@@ -294,8 +288,9 @@ def all_evaluations(config: ConfigDict, out: Path) -> list[Evaluation]:
 def _learned_runs(config, dataset: str, out: Path) -> Iterator[Run]:
     """The runs that are evaluated: methods, their second rows, then variants of LDM-Morph."""
     base, folder = config.datasets[dataset], out / "runs" / dataset
-    first = config.seeds[0]
-    ldm = Run(dataset, "ldm", first, _changed(base, seed=first), folder / f"ldm-seed{first}")
+    first, of_ldm = config.seeds[0], copy.deepcopy(base)
+    of_ldm.seed = first
+    ldm = Run(dataset, "ldm", first, of_ldm, folder / f"ldm-seed{first}")
 
     def run(name, seed, settings, **more):
         changed = copy.deepcopy(settings)
@@ -363,12 +358,6 @@ def _settings(config, base: ConfigDict) -> dict[str, ConfigDict]:
             if "smoothness_weight" in settings.registration:
                 settings.registration.smoothness_weight *= config.weights[0]
     return configs
-
-
-def _changed(base: ConfigDict, **changes) -> ConfigDict:
-    config = copy.deepcopy(base)
-    config.update(changes)
-    return config
 
 
 def _check(config: ConfigDict) -> None:

@@ -55,20 +55,14 @@ def describe(config, out: str | Path, **only) -> str:
     return "\n".join(lines)
 
 
-def run_benchmark(
-    config,
-    out: str | Path,
-    *,
-    methods: Sequence[str] | None = None,
-    datasets: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-) -> list[str]:
+def run_benchmark(config, out: str | Path, **only) -> list[str]:
     """Bring a benchmark's directory up to date; returns what failed, a line each.
 
     Args:
       config: of `paper.plan.benchmark_config`.
       out: the benchmark's directory.
-      methods, datasets, seeds: do only these now. Tables and figures show all that is finished.
+      only: `methods`, `datasets`, `seeds`: do only these now, see `paper.plan.restrict`. Tables
+        and figures show all that is finished.
 
     Raises:
       ValueError: for a plan that cannot be, or a directory whose runs are configured differently.
@@ -78,7 +72,7 @@ def run_benchmark(
     if jax.process_count() > 1:
         raise ValueError(f"found {jax.process_count()} processes, expected 1 with all its devices")
     everything = all_evaluations(config, out)
-    todo = tasks(restrict(everything, methods=methods, datasets=datasets, seeds=seeds))
+    todo = tasks(restrict(everything, **only))
     for evaluation in everything:
         _check_same(evaluation)
     dataset = functools.cache(lambda name: dataset_of({**config.datasets, **config.unseen}[name]))

@@ -10,10 +10,9 @@ import time
 import jax
 import numpy as np
 
-from ldm_morph_jax.config import grid_shape
-from ldm_morph_jax.methods.ldm import build_autoencoder, build_unet
+from ldm_morph_jax.methods.ldm import build_unet
 from ldm_morph_jax.models.backend import straightforward
-from ldm_morph_jax.runs.directory import abstract_unet
+from ldm_morph_jax.runs.directory import abstract_unet, latent_shape
 from ldm_morph_jax.training.program import lower_step
 from ldm_morph_jax.training.stages import stage_program
 
@@ -47,9 +46,8 @@ def step_flops(config, name: str, *, cached: bool) -> float:
 
 
 def _unet_flops(config, batch_size: int) -> float:
-    unet, autoencoder = build_unet(config), build_autoencoder(config)
-    latent = [n // autoencoder.downsampling for n in grid_shape(config)]
-    z = jax.ShapeDtypeStruct((batch_size, *latent, autoencoder.latent_channels), np.float32)
+    unet = build_unet(config)
+    z = jax.ShapeDtypeStruct((batch_size, *latent_shape(config)), np.float32)
     t = jax.ShapeDtypeStruct((batch_size,), np.int32)
     return flops(
         lambda params, *inputs: unet.apply({"params": params}, *inputs), abstract_unet(config), z, t

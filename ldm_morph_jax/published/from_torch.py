@@ -5,16 +5,16 @@ moving average and the noise schedule, each under a prefix. The autoencoder's ow
 prefix, and the registration network's file is a plain state dict.
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 
 from ldm_morph_jax.files.writing import atomic, sha256
 from ldm_morph_jax.methods.ldm import build_schedule
-from ldm_morph_jax.models.lpips import lpips_file_from_torch
+from ldm_morph_jax.models.lpips import lpips_params_from_torch, save_lpips
 from ldm_morph_jax.ops.diffusion import linear_schedule
 from ldm_morph_jax.published.ldm import (
     autoencoder_name,
@@ -25,7 +25,7 @@ from ldm_morph_jax.published.ldm import (
     schedule_entries,
     unet_widths,
 )
-from ldm_morph_jax.published.names import CheckpointError, Sizes, from_published
+from ldm_morph_jax.published.names import CheckpointError, Entries, to_published
 from ldm_morph_jax.published.registration import (
     index_tables,
     registration_name,
@@ -45,10 +45,11 @@ from ldm_morph_jax.published.shared import (
     abstract_registration,
     check_published_architecture,
     complete_or_absent,
+    init_discriminator,
     refuse_existing,
     unet_name_of,
 )
-from ldm_morph_jax.published.torch_files import Checkpoint, read_checkpoint
+from ldm_morph_jax.published.torch_files import read_checkpoint
 from ldm_morph_jax.runs.checkpoints import SCORE, Checkpoints
 from ldm_morph_jax.runs.dataset import dataset_of, dataset_record
 from ldm_morph_jax.runs.directory import (
@@ -84,34 +85,27 @@ def convert(
     files = {"autoencoder": autoencoder, "diffusion": diffusion, "registration": registration}
     files = {stage: path for stage, path in files.items() if path is not None}
     read = {stage: read_checkpoint(path) for stage, path in files.items()}
-
+    found = {stage: Entries(read[stage].entries, source=path) for stage, path in files.items()}
     # a separate autoencoder, or the copy in the diffusion model's file
-    own = autoencoder is not None
-    prefix = "" if own else AUTOENCODER
-    autoencoder_file = read["autoencoder" if own else "diffusion"]
-    sources = {"autoencoder": autoencoder if own else diffusion} | files
+    images = found.get("autoencoder", found["diffusion"].below(AUTOENCODER))
 
     # first what the files determine of the configuration, then their entries as parameters
-    _configure_autoencoder(config.autoencoder, autoencoder_file, sources["autoencoder"], prefix)
-    _configure_diffusion(config, read["diffusion"], diffusion)
+    noted = read.get("autoencoder", read["diffusion"]).settings
+    _take_settings(config.autoencoder.model, noted.get("autoencoder", {}))
+    config.autoencoder.model.update(autoencoder_widths(images))
+    if discriminator := images.below(DISCRIMINATOR):
+        config.autoencoder.discriminator.update(discriminator_widths(discriminator))
+    _take_settings(config.diffusion.model, read["diffusion"].settings.get("unet", {}))
+    _configure_diffusion(config, found["diffusion"])
     config.ldm_from = None
-    states = {
-        "autoencoder": _autoencoder_state(
-            autoencoder_file.entries, config, sources["autoencoder"], prefix
-        )
-    }
-    if own:
-        _check_same_autoencoder(
-            autoencoder_file.entries, autoencoder, read["diffusion"].entries, diffusion
-        )
-    states["diffusion"] = _diffusion_state(read["diffusion"].entries, config, diffusion)
+    states = {"autoencoder": _autoencoder_state(images, config)}
+    if autoencoder is not None:
+        _check_same_autoencoder(images, found["diffusion"])
+    states["diffusion"] = _diffusion_state(found["diffusion"], config)
     if registration is not None:
-        entries = read["registration"].entries
         check_published_architecture(config)
-        config.registration.model.update(
-            registration_widths(Sizes(entries, source=str(registration)))
-        )
-        states["registration"] = _registration_state(entries, config, registration)
+        config.registration.model.update(registration_widths(found["registration"]))
+        states["registration"] = _registration_state(found["registration"], config)
 
     converted_from = {
         stage: {"file": path.name, "sha256": sha256(path)} for stage, path in files.items()
@@ -127,103 +121,76 @@ def convert(
         write_json(part / "diffusion" / "latent_scale.json", {"latent_scale": scale})
 
 
-def _take_settings(c, checkpoint: Checkpoint, network: str) -> None:
+def _take_settings(c, noted: dict[str, int]) -> None:
     """Set what shapes do not reveal: as noted by `to_torch`, or else as in the published code."""
-    noted = checkpoint.settings.get(network, {})
     c.norm_groups = noted.get("norm_groups", NORM_GROUPS)
     if "head_channels" in noted:  # otherwise keep the configuration's
         c.head_channels = noted["head_channels"]
 
 
-def _check_same_autoencoder(alone, alone_path, ldm, ldm_path) -> None:
+def _check_same_autoencoder(alone: Entries, ldm: Entries) -> None:
     """Refuse an autoencoder that differs from the one the diffusion model was trained with."""
     different = [
         name
-        for name in alone
+        for name, array in alone.state_dict.items()
         if not name.startswith("loss.")
-        and AUTOENCODER + name in ldm
-        and not np.array_equal(alone[name], ldm[AUTOENCODER + name])
+        and AUTOENCODER + name in ldm.state_dict
+        and not np.array_equal(array, ldm.state_dict[AUTOENCODER + name])
     ]
     if different:
         raise CheckpointError(
-            f"{alone_path} is not the autoencoder that {ldm_path} was trained with: "
+            f"{alone.source} is not the autoencoder that {ldm.source} was trained with: "
             f"{', '.join(different[:5])} differ"
             + (f", and {len(different) - 5} more" if len(different) > 5 else "")
             + "; leave out --autoencoder to use the diffusion model's own"
         )
 
 
-def _configure_autoencoder(c, checkpoint: Checkpoint, source, prefix: str) -> None:
-    """Set the widths of the autoencoder and, if the file has one, of the discriminator."""
-    entries = checkpoint.entries
-    _take_settings(c.model, checkpoint, "autoencoder")
-    c.model.update(autoencoder_widths(Sizes(entries, prefix, str(source))))
-    prefix += DISCRIMINATOR
-    if any(name.startswith(prefix) for name in entries):
-        c.discriminator.update(discriminator_widths(Sizes(entries, prefix, str(source))))
+def _autoencoder_state(entries: Entries, config) -> dict:
+    def unread(name):
+        return name.startswith((DISCRIMINATOR, PERCEPTUAL))
 
-
-def _autoencoder_state(entries, config, source, prefix: str) -> dict:
-    state = {
-        "params": from_published(
-            entries,
-            abstract_autoencoder(config),
-            autoencoder_name,
-            prefix=prefix,
-            unread=lambda name: name.startswith((DISCRIMINATOR, PERCEPTUAL)),
-            source=str(source),
-        )
-    }
-    prefix = prefix + DISCRIMINATOR
-    if any(name.startswith(prefix) for name in entries):
-        state["discriminator"] = _discriminator_state(entries, config, source, prefix)
+    abstract = abstract_autoencoder(config)
+    state = {"params": entries.parameters(abstract, autoencoder_name, unread=unread)}
+    if discriminator := entries.below(DISCRIMINATOR):
+        state["discriminator"] = _discriminator_state(discriminator, config)
     return state
 
 
-def _discriminator_state(entries, config, source, prefix: str) -> dict:
+def _discriminator_state(entries: Entries, config) -> dict:
     def kind(name: str) -> str:
         return name.split(".")[-1]
 
     variables = abstract_discriminator(config)
-    statistics = {name: x for name, x in entries.items() if kind(name) in STATISTICS}
+    statistics = {name: x for name, x in entries.state_dict.items() if kind(name) in STATISTICS}
     if not statistics:  # those of an untrained network
-        statistics = {
-            prefix + name: np.full(leaf.shape, name.endswith("var"), np.float32)
-            for name, leaf in _named(variables["batch_stats"], discriminator_name).items()
-        }
+        untrained = init_discriminator(config)["batch_stats"]
+        statistics = to_published(untrained, discriminator_name, prefix=entries.prefix)
     return {
-        "params": from_published(
-            entries,
+        "params": entries.parameters(
             variables["params"],
             discriminator_name,
-            prefix=prefix,
             unread=lambda name: kind(name) in (*STATISTICS, COUNTER),
-            source=str(source),
         ),
-        "batch_stats": from_published(
-            statistics,
-            variables["batch_stats"],
-            discriminator_name,
-            prefix=prefix,
-            source=str(source),
+        "batch_stats": dataclasses.replace(entries, state_dict=statistics).parameters(
+            variables["batch_stats"], discriminator_name
         ),
     }
 
 
-def _configure_diffusion(config, checkpoint: Checkpoint, source) -> None:
+def _configure_diffusion(config, entries: Entries) -> None:
     """Set the diffusion model's widths, noise schedule, latent scale and the weights to use.
 
     Raises CheckpointError for entries that no published diffusion model has.
     """
-    c, entries = config.diffusion, checkpoint.entries
-    _take_settings(c.model, checkpoint, "unet")
-    if "betas" in entries:
-        _take_schedule(entries["betas"], c, source)
+    c, state_dict, source = config.diffusion, entries.state_dict, entries.source
+    if "betas" in state_dict:
+        _take_schedule(state_dict["betas"], c, source)
     schedule = schedule_entries(build_schedule(config))
     known = (AUTOENCODER, UNET, EMA)
     unexpected = [
         name
-        for name in entries
+        for name in state_dict
         if not name.startswith(known) and name not in schedule and name != "scale_factor"
     ]
     if unexpected:
@@ -232,27 +199,24 @@ def _configure_diffusion(config, checkpoint: Checkpoint, source) -> None:
             + "; ".join(f"unexpected {name}" for name in unexpected[:10])
             + (f"; and {len(unexpected) - 10} more" if len(unexpected) > 10 else "")
         )
-    scale = np.asarray(entries.get("scale_factor", np.float32(1)))
+    scale = np.asarray(state_dict.get("scale_factor", np.float32(1)))
     if scale.size != 1 or not np.isfinite(scale).all() or not (scale > 0).all():
         raise CheckpointError(f"{source}: scale_factor is {scale}, expected one positive number")
     c.latent_scale = float(scale.reshape(()))
-    c.model.update(unet_widths(Sizes(entries, UNET, str(source))))
-    if not any(name.startswith(EMA) for name in entries):
+    c.model.update(unet_widths(entries.below(UNET)))
+    if not entries.below(EMA):
         log.info("%s has no EMA weights: features.weights is set to raw", source)
         config.features.weights = "raw"
 
 
-def _diffusion_state(entries, config, source) -> dict:
+def _diffusion_state(entries: Entries, config) -> dict:
     abstract, name_of = abstract_unet(config), unet_name_of(config)
-    state = {"params": from_published(entries, abstract, name_of, prefix=UNET, source=str(source))}
-    if any(name.startswith(EMA) for name in entries):
-        state["ema"] = from_published(
-            entries,
+    state = {"params": entries.below(UNET).parameters(abstract, name_of)}
+    if average := entries.below(EMA):
+        state["ema"] = average.parameters(
             abstract,
             lambda path: ema_name(name_of(path)),
-            prefix=EMA,
             unread=lambda name: name in ("decay", "num_updates"),
-            source=str(source),
         )
     return state
 
@@ -274,23 +238,18 @@ def _take_schedule(betas, c, source) -> None:
     c.timesteps, c.beta_start, c.beta_end = steps, start, end
 
 
-def _registration_state(entries, config, source) -> dict:
-    params = from_published(
-        entries,
-        abstract_registration(config),
-        registration_name,
-        unread=registration_unread,
-        source=str(source),
-    )
+def _registration_state(entries: Entries, config) -> dict:
+    abstract, found = abstract_registration(config), entries.state_dict
+    params = entries.parameters(abstract, registration_name, unread=registration_unread)
     wrong = [
         name
-        for name, table in index_tables(entries).items()
-        if name in entries and not np.array_equal(entries[name], table)
+        for name, table in index_tables(found).items()
+        if name in found and not np.array_equal(found[name], table)
     ]
     if wrong:
         raise CheckpointError(
-            f"{source}: {', '.join(wrong)} are not the index tables of the published window "
-            "attention; the bias tables would be read in the wrong order"
+            f"{entries.source}: {', '.join(wrong)} are not the index tables of the published "
+            "window attention; the bias tables would be read in the wrong order"
         )
     return {"params": params}
 
@@ -305,12 +264,6 @@ def _write_stage(directory: Path, state: dict, step: int) -> None:
     write_json(directory / COMPLETE, {"steps": step, "best_step": step, "metrics": {}})
 
 
-def _named(tree, name_of) -> dict:
-    """Leaves of a tree by published name."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {name_of(tuple(key.key for key in path)): leaf for path, leaf in leaves}
-
-
 def convert_lpips(vgg: Path, linear: Path, out: Path) -> None:
     """Write a file of LPIPS weights for config.autoencoder.lpips_weights.
 
@@ -321,6 +274,6 @@ def convert_lpips(vgg: Path, linear: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic(out) as part:
-            lpips_file_from_torch(*states, part)
+            save_lpips(lpips_params_from_torch(*states), part)
     except ValueError as error:
         raise CheckpointError(f"{vgg}, {linear}: {error}") from None

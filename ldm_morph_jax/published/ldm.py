@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from ldm_morph_jax.ops.diffusion import Schedule
-from ldm_morph_jax.published.names import Sizes
+from ldm_morph_jax.published.names import Entries
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
@@ -120,58 +120,55 @@ def ema_name(name: str) -> str:
     return ("diffusion_model." + name).replace(".", "")
 
 
-def autoencoder_widths(sizes: Sizes) -> dict:
+def autoencoder_widths(entries: Entries) -> dict:
     """The fields of `Autoencoder`, inferred from an autoencoder's entries."""
-    blocks = sizes.numbers(r"encoder\.down\.(\d+)\.block\.(\d+)\.")
+    blocks = entries.numbers(r"encoder\.down\.(\d+)\.block\.(\d+)\.")
     if not blocks:
-        raise sizes.error(f"missing {sizes.prefix}encoder.down.*")
+        raise entries.error(f"missing {entries.prefix}encoder.down.*")
     levels = 1 + max(level for level, _ in blocks)
-    (base,) = sizes.shape("encoder.conv_in.bias")
+    (base,) = entries.shape("encoder.conv_in.bias")
+    attention = entries.numbers(r"encoder\.down\.(\d+)\.attn\.")
     return {
         "base_channels": base,
         "channel_multipliers": tuple(
-            sizes.multiple(f"encoder.down.{level}.block.0.conv2.bias", base)
+            entries.multiple(f"encoder.down.{level}.block.0.conv2.bias", base)
             for level in range(levels)
         ),
         "residual_blocks": 1 + max(block for _, block in blocks),
-        "attention_levels": _flat(sizes.numbers(r"encoder\.down\.(\d+)\.attn\.")),
-        "codebook_size": sizes.shape("quantize.embedding.weight", 2)[0],
+        "attention_levels": tuple(sorted(level for (level,) in attention)),
+        "codebook_size": entries.shape("quantize.embedding.weight", 2)[0],
     }
 
 
-def discriminator_widths(sizes: Sizes) -> dict:
+def discriminator_widths(entries: Entries) -> dict:
     """The fields of `PatchDiscriminator`, inferred from a discriminator's entries."""
-    last = max(sizes.numbers(r"main\.(\d+)\."), default=(0,))[0]
-    return {"base_channels": sizes.shape("main.0.bias")[0], "layers": (last - 2) // 3}
+    last = max(entries.numbers(r"main\.(\d+)\."), default=(0,))[0]
+    return {"base_channels": entries.shape("main.0.bias")[0], "layers": (last - 2) // 3}
 
 
-def unet_widths(sizes: Sizes) -> dict:
+def unet_widths(entries: Entries) -> dict:
     """The fields of `UNet`, inferred from a U-Net's entries; no shape reveals head_channels."""
-    features = [index for (index,) in sizes.numbers(r"input_blocks\.(\d+)\.")]
+    features = [index for (index,) in entries.numbers(r"input_blocks\.(\d+)\.")]
     if not features:
-        raise sizes.error(f"missing {sizes.prefix}input_blocks.*")
-    levels = 1 + len(sizes.numbers(r"input_blocks\.(\d+)\.0\.op\."))
+        raise entries.error(f"missing {entries.prefix}input_blocks.*")
+    levels = 1 + len(entries.numbers(r"input_blocks\.(\d+)\.0\.op\."))
     per_level, rest = divmod(1 + max(features), levels)
     if rest or per_level < 2:
-        raise sizes.error(
-            f"{1 + max(features)} {sizes.prefix}input_blocks, expected equally many on each of the "
-            f"{levels} levels"
+        raise entries.error(
+            f"{1 + max(features)} {entries.prefix}input_blocks, expected equally many on each of "
+            f"the {levels} levels"
         )
-    (base,) = sizes.shape("input_blocks.0.0.bias")
-    attention = sizes.numbers(r"input_blocks\.(\d+)\.1\.")
+    (base,) = entries.shape("input_blocks.0.0.bias")
+    attention = entries.numbers(r"input_blocks\.(\d+)\.1\.")
     return {
         "base_channels": base,
         "channel_multipliers": tuple(
-            sizes.multiple(f"input_blocks.{level * per_level + 1}.0.out_layers.3.bias", base)
+            entries.multiple(f"input_blocks.{level * per_level + 1}.0.out_layers.3.bias", base)
             for level in range(levels)
         ),
         "residual_blocks": per_level - 1,
         "attention_levels": tuple(sorted({index // per_level for (index,) in attention})),
     }
-
-
-def _flat(numbers: set[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(sorted(number for (number,) in numbers))
 
 
 def schedule_entries(schedule: Schedule) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ unexpected, of the wrong shape or not finite are all listed in one error.
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -41,7 +42,7 @@ def from_published(
     *,
     prefix: str = "",
     unread: Callable[[str], bool] = lambda name: False,
-    source: str = "state dict",
+    source: str | Path = "state dict",
 ):
     """Fill a parameter tree (same structure as `abstract_params`) from published entries.
 
@@ -98,8 +99,8 @@ def to_published(params, name_of: NameOf, *, prefix: str = "") -> dict[str, np.n
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Sizes of a state dict's entries under a prefix, from which a network's widths are inferred.
+class Entries:
+    """A state dict's entries under a prefix: a network's parameters, and what says its widths.
 
     Widths come from entries with one axis (biases) wherever possible. Such an entry cannot be
     transposed, so a transposed kernel is detected and named by `from_published`.
@@ -107,7 +108,20 @@ class Sizes:
 
     state_dict: Mapping[str, np.ndarray]
     prefix: str = ""
-    source: str = "state dict"
+    source: str | Path = "state dict"
+
+    def below(self, prefix: str) -> "Entries":
+        """Those under a longer prefix."""
+        return dataclasses.replace(self, prefix=self.prefix + prefix)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return any(name.startswith(self.prefix) for name in self.state_dict)
+
+    def parameters(self, abstract, name_of: NameOf, **more):
+        """A parameter tree filled from them, see `from_published`."""
+        where = {"prefix": self.prefix, "source": self.source}
+        return from_published(self.state_dict, abstract, name_of, **where, **more)
 
     def shape(self, name: str, axes: int = 1) -> tuple[int, ...]:
         """The shape of an entry; CheckpointError if it is missing or has other axes."""

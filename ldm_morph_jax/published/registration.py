@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ldm_morph_jax.models.swin import relative_position_index
-from ldm_morph_jax.published.names import Sizes
+from ldm_morph_jax.published.names import Entries
 
 LEVELS = 4  # of the published network, whose submodules are numbered in their names
 
@@ -69,35 +69,35 @@ def registration_unread(name: str) -> bool:
     return _UNREAD.fullmatch(name) is not None
 
 
-def registration_widths(sizes: Sizes) -> dict:
+def registration_widths(entries: Entries) -> dict:
     """The fields of `RegistrationNetwork`, inferred from a registration network's entries."""
-    blocks = sizes.numbers(r"lwsa\.transformer\.layers\.(\d+)\.blocks\.(\d+)\.")
-    lgca_blocks = sizes.numbers(r"lwca1\.transformer\.layers\.0\.blocks\.(\d+)\.")
+    blocks = entries.numbers(r"lwsa\.transformer\.layers\.(\d+)\.blocks\.(\d+)\.")
+    lgca_blocks = entries.numbers(r"lwca1\.transformer\.layers\.0\.blocks\.(\d+)\.")
     depths = [1 + max((b for s, b in blocks if s == stage), default=-1) for stage in range(LEVELS)]
     for stage, depth in enumerate(depths):
         if not depth:
-            raise sizes.error(f"missing {sizes.prefix}lwsa.transformer.layers.{stage}.blocks.*")
+            raise entries.error(f"missing {entries.prefix}lwsa.transformer.layers.{stage}.blocks.*")
     if not lgca_blocks:
-        raise sizes.error(f"missing {sizes.prefix}lwca1.transformer.layers.0.blocks.*")
+        raise entries.error(f"missing {entries.prefix}lwca1.transformer.layers.0.blocks.*")
 
     def heads_and_window(block: str) -> tuple[int, int]:
         name = f"{block}.attn.{_TABLE}"
-        rows, heads = sizes.shape(name, 2)
+        rows, heads = entries.shape(name, 2)
         window = (math.isqrt(rows) + 1) // 2
         if (2 * window - 1) ** 2 != rows:
-            raise sizes.error(
-                f"{sizes.prefix}{name} has shape {(rows, heads)}, expected ((2w - 1)^2, heads)"
+            raise entries.error(
+                f"{entries.prefix}{name} has shape {(rows, heads)}, expected ((2w - 1)^2, heads)"
             )
         return heads, window
 
     first = [f"lwsa.transformer.layers.{stage}.blocks.0" for stage in range(LEVELS)]
-    (embed_dim,) = sizes.shape("lwsa.transformer.patch_embed.proj.bias")
+    (embed_dim,) = entries.shape("lwsa.transformer.patch_embed.proj.bias")
     return {
         "embed_dim": embed_dim,
         "depths": tuple(depths),
         "num_heads": tuple(heads_and_window(block)[0] for block in first),
         "window_size": heads_and_window(first[0])[1],
-        "mlp_ratio": sizes.multiple(f"{first[0]}.mlp.fc1.bias", embed_dim),
+        "mlp_ratio": entries.multiple(f"{first[0]}.mlp.fc1.bias", embed_dim),
         "lgca_heads": heads_and_window("lwca1.transformer.layers.0.blocks.0")[0],
         "lgca_depth": 1 + max(lgca_blocks)[0],
     }

@@ -72,14 +72,15 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         state_dict = content["state_dict"]
     if not isinstance(state_dict, Mapping):
-        raise CheckpointError(f"{path} contains a {_kind(content)}, expected tensors by name")
+        kind = type(state_dict).__name__
+        raise CheckpointError(f"{path} contains a {kind}, expected tensors by name")
     if not state_dict:
         raise CheckpointError(f"{path} contains an empty state dict, expected tensors by name")
 
     entries, problems = {}, []
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
-            problems.append(f"{name} is a {_kind(value)}")
+            problems.append(f"{name} is a {type(value).__name__}")
         elif value.layout is not torch.strided or value.is_quantized or value.is_meta:
             problems.append(f"{name} is a sparse, quantised or empty tensor")
         else:
@@ -105,22 +106,15 @@ def _settings(path: Path, noted) -> dict[str, dict[str, int]]:
     return dict(noted)
 
 
-def _kind(value) -> str:
-    return type(value).__name__
-
-
 def _explain(path: Path, error: Exception) -> str:
     """Explains why PyTorch's restricted reader refuses a file, and what to do."""
     plain = path.with_name(f"{path.stem}-plain{path.suffix}")
     foreign = re.search(r"GLOBAL (\S+)", str(error))
     if foreign:
         # a whole module was pickled, or a checkpoint with a class among its settings
-        tensors = (
-            'checkpoint["state_dict"] if isinstance(checkpoint, dict) else checkpoint.state_dict()'
-        )
         return (
             f"{path} is refused: unpickling it needs the class or function {foreign[1]} and could "
-            "run any code. " + RESAVE.format(path=path, plain=plain, tensors=tensors)
+            "run any code. " + RESAVE.format(path=path, plain=plain)
         )
     reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
     reason = re.sub(r"^Weights only load failed.*?(WeightsUnpickler error: |$)", "", reason)

@@ -18,11 +18,11 @@ from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.models.anatomy import AnatomyUNet
 from ldm_morph_jax.ops import familiar
 from ldm_morph_jax.runs.weights import (
-    DEFAULT_ANATOMY,
     FILE_NAME,
     FOLDER,
     WeightsError,
     load_compact,
+    portable,
     save_compact,
 )
 
@@ -139,10 +139,10 @@ def network_of(config) -> AnatomyUNet:
 
 def window_of(config) -> Window:
     """The grid on which the network of a configuration sees images."""
-    return Window(config["anatomy"]["window"]["size"], config["anatomy"]["window"]["spacing_mm"])
+    return Window(**config["anatomy"]["window"])
 
 
-def load_anatomy(name_or_path: str | Path = DEFAULT_ANATOMY) -> AnatomyModel:
+def load_anatomy(name_or_path: str | Path) -> AnatomyModel:
     """Shipped weights by name, a run directory or weights file by path.
 
     Raises WeightsError: unknown name, damaged file; ValueError: not a finished run.
@@ -178,10 +178,8 @@ def is_anatomy(name_or_path: str | Path) -> bool:
 
 def save_anatomy(model: AnatomyModel, path: str | Path, card: dict) -> str:
     """Write a network as one compact file that `load_anatomy` reads; its sha256."""
-    # leave out the paths of the machine on which it was trained
-    data = model.config["data"] | {"source": None, "directory": "data"}
     stored = {
-        "config": model.config | {"ldm_from": None, "data": data},
+        "config": portable(model.config),
         "calibration": {
             "temperature": model.temperature,
             "least_confidence": model.least_confidence,
@@ -195,8 +193,7 @@ def _of_file(path: Path, expected: str | None, name: str) -> AnatomyModel:
     params, stored, card = load_compact(path, expected)
     if "calibration" not in stored:
         raise WeightsError(f"{path}: holds no anatomy network")
-    known = params.get("known", {})
-    return _model(name, params["params"], stored, known, card)
+    return _model(name, params["params"], stored, params.get("known", {}), card)
 
 
 def _of_run(workdir: Path) -> AnatomyModel:

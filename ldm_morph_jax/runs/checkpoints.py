@@ -32,7 +32,7 @@ class Checkpoints:
     validation metrics, whose `score` decides which is best.
     """
 
-    def __init__(self, directory: Path, *, read_only: bool = False):
+    def __init__(self, directory: Path):
         self.directory, self._failed = Path(directory).absolute(), False
         self._damaged = set()  # steps whose checkpoints could not be read
         self._manager = ocp.CheckpointManager(
@@ -51,9 +51,7 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[SCORE],
                 best_mode="max",
                 step_format_fixed_length=8,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                create=not read_only,
+                cleanup_tmp_directories=True,
             ),
         )
 

@@ -49,29 +49,24 @@ PACKAGES = (
 def locked(workdir: Path):
     """Lock the run directory, or report who holds it. Process 0 locks it for the whole run."""
     workdir = Path(workdir)
+
+    def refuse(holder):
+        raise ValueError(f"workdir {workdir} is in use by another run ({holder})")
+
     with contextlib.ExitStack() as stack:
         with processes.together():
             if processes.is_main():
-                stack.enter_context(_lock(workdir))
+                try:
+                    workdir.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(held(workdir, refuse))
+                except OSError as error:
+                    reason = error.strerror
+                    raise ValueError(f"workdir {workdir} cannot be written: {reason}") from error
         with processes.together():
             if not (workdir / ".lock").exists():
                 raise ValueError(
                     f"workdir {workdir} is not on a disk that all processes of the run share"
                 )
-        yield
-
-
-@contextlib.contextmanager
-def _lock(workdir: Path):
-    def refuse(holder):
-        raise ValueError(f"workdir {workdir} is in use by another run ({holder})")
-
-    with contextlib.ExitStack() as stack:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(workdir, refuse))
-        except OSError as error:
-            raise ValueError(f"workdir {workdir} cannot be written: {error.strerror}") from error
         yield
 
 
@@ -181,10 +176,14 @@ def abstract_autoencoder(config):
 
 def abstract_unet(config):
     """Shapes of the diffusion U-Net's parameters."""
-    model = build_autoencoder(config)
-    latent = [n // model.downsampling for n in grid_shape(config)]
     times = jax.ShapeDtypeStruct((1,), jnp.int32)
-    return _shapes(build_unet(config), (*latent, model.latent_channels), times)
+    return _shapes(build_unet(config), latent_shape(config), times)
+
+
+def latent_shape(config) -> tuple[int, ...]:
+    """(*space, channels) of the latent of an image or volume."""
+    model = build_autoencoder(config)
+    return (*(n // model.downsampling for n in grid_shape(config)), model.latent_channels)
 
 
 @functools.cache  # a run asks for them several times, and each time takes seconds
@@ -222,9 +221,8 @@ def load_ldm(workdir: Path, config) -> dict:
     which = {"ema": "ema", "raw": "params"}.get(config.features.weights)
     if which is None:
         raise ValueError(f"features.weights is {config.features.weights!r}, expected ema or raw")
-    part = trained_part(
-        workdir, "diffusion", {which: abstract_unet(config)}, what="diffusion model"
-    )
+    abstract = {which: abstract_unet(config)}
+    part = trained_part(workdir, "diffusion", abstract, what="diffusion model")
     return {
         "autoencoder": {name: autoencoder[name] for name in ("encoder", "codebook")},
         "unet": part[which],

@@ -126,10 +126,14 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
 def save_weights(method, path: str | os.PathLike, card: Mapping) -> str:
     """Write a `runs.trained.TrainedMethod` as one compact file that `load` reads; its sha256."""
     params = {"params": method.params, "frozen": method.frozen}
-    config = method.config.to_dict()
-    # leave out the paths of the machine on which it was trained
-    config |= {"ldm_from": None, "data": config["data"] | {"source": None, "directory": "data"}}
-    return save_compact(params, path, {"config": config, "spacing_mm": method.spacing_mm}, card)
+    stored = {"config": portable(method.config.to_dict()), "spacing_mm": method.spacing_mm}
+    return save_compact(params, path, stored, card)
+
+
+def portable(config: dict) -> dict:
+    """A configuration without the paths of the machine on which it was trained."""
+    data = config["data"] | {"source": None, "directory": "data"}
+    return config | {"ldm_from": None, "data": data}
 
 
 def load_compact(

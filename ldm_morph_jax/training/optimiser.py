@@ -1,5 +1,6 @@
-"""Optimisers, built from a stage's configuration (`config.stage_config`)."""
+"""Optimisers, built from a stage's configuration (`config.stage_config`), and their steps."""
 
+import jax.numpy as jnp
 import optax
 
 
@@ -39,3 +40,20 @@ def adam(
     if train.gradient_clip:
         optimiser = optax.chain(optax.clip_by_global_norm(train.gradient_clip), optimiser)
     return optimiser
+
+
+def stepped(optimiser: optax.GradientTransformation, gradient, state: dict) -> dict:
+    """The "params" and "optimiser" of a state after one step against the gradient."""
+    updates, after = optimiser.update(gradient, state["optimiser"], state["params"])
+    return {"params": optax.apply_updates(state["params"], updates), "optimiser": after}
+
+
+def moving_average(average, params, number, limit: float):
+    """The exponential moving average of parameters after step `number`, counted from 0.
+
+    As in the published EMA the decay warms up with (1 + n) / (10 + n) until it reaches `limit`.
+    """
+    n = jnp.asarray(number + 1, jnp.float32)
+    decay = jnp.minimum(limit, (1 + n) / (10 + n))
+    # decay * average + (1 - decay) * params: in this form 1 - decay is rounded only once
+    return optax.incremental_update(average, params, decay)

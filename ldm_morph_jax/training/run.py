@@ -32,7 +32,7 @@ from ldm_morph_jax.training.loop import run_stage
 from ldm_morph_jax.training.program import Program, at_once, lower_step, mesh_of
 from ldm_morph_jax.training.stages import stage_program, trained_stages
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
-from ldm_morph_jax.training.stages.registration import MASKS, ValidationPairs
+from ldm_morph_jax.training.stages.registration import MASKS
 
 log = logging.getLogger(__name__)
 
@@ -174,9 +174,8 @@ def _registration_data(config, workdir, dataset, method, cached):
         cache = features.pair_cache(config, method, frozen, dataset)
         batches = batches.map(lambda batch: batch | cache.of_pairs(batch))
     pairs = list(dataset.split("validation"))
-    names = ("moving", "fixed", "moving_mask", "fixed_mask")
-    stacked = {name: np.stack([pair[name] for pair in pairs]) for name in names}
-    return frozen, batches, ValidationPairs(stacked, dataset.labels)
+    stacked = {n: np.stack([pair[n] for pair in pairs]) for n in ("moving", "fixed", *MASKS)}
+    return frozen, batches, (stacked, dataset.labels)
 
 
 def _anatomy_data(config, workdir, dataset, method, cached):

@@ -6,13 +6,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldm_morph_jax.config import grid_shape
 from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_unet
 from ldm_morph_jax.models.autoencoder import Autoencoder
 from ldm_morph_jax.ops.diffusion import ddpm_sample
 from ldm_morph_jax.report.figures import image_grid
-from ldm_morph_jax.runs.directory import load_autoencoder, load_config, load_ldm
+from ldm_morph_jax.runs.directory import latent_shape, load_autoencoder, load_config, load_ldm
 from ldm_morph_jax.training.logging import Progress
 
 BATCH_SIZE = 8  # samples at a time
@@ -47,7 +46,6 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
     autoencoder, unet, schedule = (
         build(config) for build in (build_autoencoder, build_unet, build_schedule)
     )
-    latent = [n // autoencoder.downsampling for n in grid_shape(config)]
     batches, times = -(-count // BATCH_SIZE), len(schedule.betas)
     step, steps = itertools.count(1), batches * times
     progress = None
@@ -62,7 +60,7 @@ def sample_images(workdir: str | Path, *, count: int, seed: int = 0) -> np.ndarr
             jax.debug.callback(report, t[0])
             return unet.apply({"params": frozen["unet"]}, z, t)
 
-        shape = (BATCH_SIZE, *latent, autoencoder.latent_channels)
+        shape = (BATCH_SIZE, *latent_shape(config))
         return decoded(autoencoder, frozen, ddpm_sample(schedule, noise, key, shape))
 
     frozen, key = jax.device_put(frozen), jax.random.key(seed)

@@ -12,7 +12,6 @@ from ldm_morph_jax.models.lpips import (
     STAGES,
     load_lpips,
     lpips,
-    lpips_file_from_torch,
     lpips_params_from_torch,
     save_lpips,
 )
@@ -109,7 +108,7 @@ def test_odd_sizes_pool_like_pytorch(torch_states, params, pair):
 
 def test_file_round_trip(tmp_path, torch_states, params):
     path = tmp_path / "lpips.safetensors"
-    lpips_file_from_torch(*torch_states, path)
+    save_lpips(lpips_params_from_torch(*torch_states), path)
     loaded = load_lpips(path)
     assert loaded.keys() == params.keys() and len(loaded) == 2 * 13 + 5
     for name, expected in params.items():

@@ -19,7 +19,7 @@ from ldm_morph_jax.published.ldm import (
     schedule_entries,
     unet_widths,
 )
-from ldm_morph_jax.published.names import CheckpointError, Sizes, from_published, to_published
+from ldm_morph_jax.published.names import CheckpointError, Entries, from_published, to_published
 from ldm_morph_jax.published.registration import (
     index_tables,
     registration_unread,
@@ -61,7 +61,7 @@ def test_widths_at_full_size_are_the_papers(full_size, prefix, widths, section):
     expected = paper_config()
     for key in section.split("."):
         expected = expected[key]
-    found = widths(Sizes(full_size, prefix))
+    found = widths(Entries(full_size, prefix))
     assert found == {name: expected[name] for name in found}
     # what no shape shows
     assert set(expected) - set(found) <= {
@@ -151,13 +151,13 @@ def test_entries_that_show_no_width(full_size, prefix, widths, name, shape, mess
     if shape is not None:
         entries[prefix + name] = np.broadcast_to(np.float32(0), shape)
     with pytest.raises(CheckpointError, match="a.ckpt .*" + message.format(prefix + name)):
-        widths(Sizes(entries, prefix, "a.ckpt"))
+        widths(Entries(entries, prefix, "a.ckpt"))
 
 
 @pytest.mark.parametrize("widths", [autoencoder_widths, unet_widths, registration_widths])
 def test_files_of_something_else_show_no_width(widths):
     with pytest.raises(CheckpointError, match="a.ckpt .*missing p.*"):
-        widths(Sizes({"q.weight": np.zeros(3)}, "p.", "a.ckpt"))
+        widths(Entries({"q.weight": np.zeros(3)}, "p.", "a.ckpt"))
 
 
 # -- strict filling of a tree ----------------------------------------------------------------------

@@ -18,7 +18,6 @@ from ldm_morph_jax.devices.mesh import data_mesh, global_batch, replicated
 from ldm_morph_jax.profiling.timing import random_arrays
 from ldm_morph_jax.training.program import lower_step
 from ldm_morph_jax.training.stages import STAGES, stage_program
-from ldm_morph_jax.training.stages.registration import ValidationPairs
 
 SPACE = (32, 16, 16)  # two planes of the coarsest maps for each of two devices
 BATCH = 4
@@ -64,7 +63,7 @@ def results(stage, devices_per_volume, devices=None):
     masks = (images > 0.7).astype(np.uint8)
     pairs = {"moving": images, "fixed": images[::-1], "moving_mask": masks}
     pairs["fixed_mask"] = masks[::-1]
-    validation = ValidationPairs(pairs, {1: "one"}) if stage == "registration" else images[:3]
+    validation = (pairs, {1: "one"}) if stage == "registration" else images[:3]
     scores, _ = program.evaluate(state, frozen, validation, pictures=False)
     state, frozen = jax.device_put((state, frozen), replicated(mesh))
     batch = global_batch(random_arrays(program.batch, rng), mesh)

@@ -14,7 +14,7 @@ from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.anatomy import network_of
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import mean_gradient
-from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.optimiser import adam, moving_average, stepped
 from ldm_morph_jax.training.program import Program, mesh_of
 
 VALIDATION_BATCH = 16  # images
@@ -40,13 +40,10 @@ def anatomy_program(config) -> Program:
         (loss, terms), gradient = mean_gradient(
             loss_of_part, state["params"], batch, c.train.micro_batches
         )
-        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        n = jnp.asarray(number + 1, jnp.float32)
-        decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
-        ema = optax.incremental_update(state["ema"], params, decay)
+        new = stepped(optimiser, gradient, state)
+        ema = moving_average(state["ema"], new["params"], number, c.ema_decay)
         terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(gradient)}
-        return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
+        return new | {"ema": ema}, terms
 
     @replicated_jit(mesh)
     def found(params, batch):

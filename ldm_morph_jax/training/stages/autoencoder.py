@@ -3,7 +3,9 @@
 Loss: L1 + LPIPS + quantiser + adaptive weight x adversarial (after `adversarial_start` steps).
 """
 
+import functools
 import logging
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from ldm_morph_jax.ops.losses import (
 from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import in_parts
-from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.optimiser import adam, stepped
 from ldm_morph_jax.training.program import Program, mesh_of
 
 log = logging.getLogger(__name__)
@@ -121,19 +123,13 @@ def autoencoder_program(config) -> Program:
                 return generator_loss(scores)
 
             g_loss, d_fool = jax.value_and_grad(fool)(reconstruction)
-            at_last_layer = [
-                _get(pullback((cotangent, jnp.zeros_like(vq)))[0], LAST_LAYER)
-                for cotangent in (d_error, d_fool)
-            ]
+            gradients = (pullback((d, jnp.zeros_like(vq)))[0] for d in (d_error, d_fool))
+            at_last_layer = (functools.reduce(operator.getitem, LAST_LAYER, g) for g in gradients)
             weight = c.adversarial_weight * adaptive_weight(*at_last_layer)
             d_reconstruction = d_error + on * weight * d_fool
             terms |= {"generator": g_loss, "adaptive_weight": weight}
         gradient = pullback((d_reconstruction, jnp.ones_like(vq)))[0]
-        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
-        new = {
-            "params": optax.apply_updates(state["params"], updates),
-            "optimiser": optimiser_state,
-        }
+        new = stepped(optimiser, gradient, state)
         perplexity, used = codebook_usage(indices, c.model.codebook_size)
         terms |= {
             "loss": error + vq,
@@ -208,17 +204,6 @@ def _discriminator_step(discriminator, optimiser, state, real, fake, on):
         return hinge_discriminator_loss(scores_real, scores_fake), updated["batch_stats"]
 
     (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
-    updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
-    stepped = {
-        "params": optax.apply_updates(state["params"], updates),
-        "batch_stats": batch_stats,
-        "optimiser": optimiser_state,
-    }
-    new = jax.tree.map(lambda a, b: jnp.where(on > 0, a, b), stepped, state)
+    new = stepped(optimiser, gradient, state) | {"batch_stats": batch_stats}
+    new = jax.tree.map(lambda a, b: jnp.where(on > 0, a, b), new, state)
     return new, {"discriminator": loss}
-
-
-def _get(tree, path):
-    for name in path:
-        tree = tree[name]
-    return tree

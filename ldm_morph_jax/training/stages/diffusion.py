@@ -12,9 +12,9 @@ from ldm_morph_jax.ops.diffusion import ddim_sample, q_sample
 from ldm_morph_jax.ops.losses import diffusion_loss
 from ldm_morph_jax.report.figures import image_grid
 from ldm_morph_jax.runs.checkpoints import SCORE
-from ldm_morph_jax.runs.directory import abstract_autoencoder
+from ldm_morph_jax.runs.directory import abstract_autoencoder, latent_shape
 from ldm_morph_jax.training.accumulation import mean_gradient
-from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.optimiser import adam, moving_average, stepped
 from ldm_morph_jax.training.program import Program, at_once, mesh_of
 from ldm_morph_jax.training.sampling import decoded
 
@@ -38,9 +38,7 @@ def diffusion_program(config, *, cached: bool) -> Program:
     autoencoder, unet, schedule = (
         build(config) for build in (build_autoencoder, build_unet, build_schedule)
     )
-    space, mesh = grid_shape(config), mesh_of(config)
-    latent = [n // autoencoder.downsampling for n in space]
-    latent = (*latent, autoencoder.latent_channels)
+    space, latent, mesh = grid_shape(config), latent_shape(config), mesh_of(config)
     optimiser = adam(c.train, weight_decay=c.weight_decay)
     times = len(schedule.betas)
 
@@ -76,15 +74,9 @@ def diffusion_program(config, *, cached: bool) -> Program:
         (loss, _), gradient = mean_gradient(
             loss_of_part, state["params"], (z, t, noise), c.train.micro_batches
         )
-        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        # the published EMA warms up with (1 + n) / (10 + n) until it reaches the configured decay
-        n = jnp.asarray(number + 1, jnp.float32)
-        decay = jnp.minimum(c.ema_decay, (1 + n) / (10 + n))
-        # decay * average + (1 - decay) * params: in this form 1 - decay is rounded only once
-        ema = optax.incremental_update(state["ema"], params, decay)
-        terms = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-        return {"params": params, "ema": ema, "optimiser": optimiser_state}, terms
+        new = stepped(optimiser, gradient, state)
+        ema = moving_average(state["ema"], new["params"], number, c.ema_decay)
+        return new | {"ema": ema}, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
 
     @replicated_jit(mesh)
     def validation_losses(shared, batch):

@@ -1,7 +1,5 @@
 """Stage 3: a learned registration method; the LDM is an input and is not differentiated."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,32 +16,21 @@ from ldm_morph_jax.report.volumes import shown_planes
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.runs.directory import abstract_ldm
 from ldm_morph_jax.training.accumulation import mean_gradient
-from ldm_morph_jax.training.optimiser import adam
+from ldm_morph_jax.training.optimiser import adam, stepped
 from ldm_morph_jax.training.program import Program, at_once, mesh_of
 
 VALIDATION_BATCH = 8  # pairs
 MASKS = ("moving_mask", "fixed_mask")
 
 
-class ValidationPairs(NamedTuple):
-    """Pairs on which registration is scored.
-
-    pairs: "moving", "fixed", "moving_mask", "fixed_mask", each `[N, *space, 1]`
-    labels: label -> structure name, scored by DSC
-    """
-
-    pairs: dict[str, np.ndarray]
-    labels: dict[int, str]
-
-
 def registration_program(config, method: Method, *, cached: bool) -> Program:
-    """The stage of a learned method; validation data are `ValidationPairs`.
+    """The stage of a learned method.
 
-    Args:
-      config: the whole configuration.
-      method: a learned method.
-      cached: whether batches contain the frozen features of both images, for a method with constant
-        features.
+    Validation data are (pairs, labels): "moving", "fixed", "moving_mask", "fixed_mask", each
+    `[N, *space, 1]`, and label -> name of the structures that are scored by DSC.
+
+    cached: whether batches contain the frozen features of both images, for a method with constant
+    features.
     """
     c = config.registration
     optimiser, mesh = adam(c.train, **c.optimiser), mesh_of(config)
@@ -79,10 +66,8 @@ def registration_program(config, method: Method, *, cached: bool) -> Program:
         (_, terms), gradient = mean_gradient(
             loss_of_part, state["params"], batch, c.train.micro_batches
         )
-        updates, optimiser_state = optimiser.update(gradient, state["optimiser"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        terms = {**terms, "gradient_norm": optax.tree.norm(gradient)}
-        return {"params": params, "optimiser": optimiser_state}, terms
+        new = stepped(optimiser, gradient, state)
+        return new, {**terms, "gradient_norm": optax.tree.norm(gradient)}
 
     @replicated_jit(mesh)
     def register(shared, pairs):
