@@ -144,13 +144,14 @@ def merged(slices: Sequence[Mapping], times: np.ndarray, end_systole: float) -> 
             if region in sizes:
                 key = one["direction"], region
                 curve = np.array(record["curves"][strain_column(*key)], np.float64)
-                curve = sizes[region] * curve
-                total[key] = total.get(key, 0.0) + curve
+                # a slice with no pixel of a segment tells nothing of it, and its curve is NaN
+                part = sizes[region] * curve if sizes[region] else np.zeros_like(curve)
+                total[key] = total.get(key, 0.0) + part
         for region, size in sizes.items():
             pixels[region] = pixels.get(region, 0) + size
     order = {name: k for k, name in enumerate(REGIONS)}
     pixels = dict(sorted(pixels.items(), key=lambda one: order.get(one[0], -1)))
-    curves = {key: curve / pixels[key[1]] for key, curve in total.items()}
+    curves = {key: curve / (pixels[key[1]] or np.nan) for key, curve in total.items()}
     return Segments(curves, pixels, times, end_systole)
 
 

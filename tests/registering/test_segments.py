@@ -61,6 +61,16 @@ def test_a_segment_is_the_mean_over_its_pixels():
     assert list(found.table) == ["circumferential_strain", name]
 
 
+def test_a_slice_without_a_pixel_of_a_segment_tells_nothing_of_it():
+    name = "circumferential_strain_basal_anterior"
+    known = record({"basal_anterior": 20}, **{name: CURVE})
+    open_wall = record({"basal_anterior": 0}, **{name: [None] * len(TIMES)})
+    both = merged([open_wall, known], TIMES, 0.2)
+    np.testing.assert_allclose(both.curves["circumferential", "basal_anterior"], CURVE)
+    alone = merged([open_wall], TIMES, 0.2).curves["circumferential", "basal_anterior"]
+    assert np.isnan(alone).all()
+
+
 def ring(level, peaks_at, pixels=30):
     """Six segments whose strain peaks at those times."""
     names = ("anterior", "anteroseptal", "inferoseptal", "inferior", "inferolateral")
