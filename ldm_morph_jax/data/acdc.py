@@ -15,7 +15,7 @@ Splits: of the training patients 1 to 100, the last five are for validation; 101
 patients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,26 @@ class Acdc(ArchiveBuilder):
         root = self.source / "database"
         root = root if root.is_dir() else self.source
         return find_patients(self.name, [root / "training", root / "testing"], digits=3)
+
+    def left_out(self, patients: Collection[int], needed: set[int]) -> dict[str, list[str]]:
+        """Names of the needed patients that are not there, and of those that are not needed.
+
+        Raises ValueError where patients are missing, but for `allow_partial`.
+        """
+        absent, beyond = (
+            [f"patient{number:03d}" for number in sorted(numbers)]
+            for numbers in (needed.difference(patients), set(patients) - needed)
+        )
+        if len(absent) == len(needed):
+            raise ValueError(f"{self.name}: found no patient in {self.source}; {self.source_help}")
+        if absent and not self.options.allow_partial:
+            raise ValueError(
+                f"{self.name}: {len(absent)} of {len(needed)} patients are missing in "
+                f"{self.source}: {', '.join(absent[:5])}{' ...' if absent[5:] else ''}; to use "
+                "only those that are there, give --allow-partial (training: "
+                "--config.data.options.allow_partial=True)"
+            )
+        return {NOT_THERE: absent, "of no split": beyond}
 
     def find(self) -> Found:
         patients = self.patients()

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.acdc import Acdc, phase_files, read_phases, resample
-from ldm_morph_jax.data.archive import NOT_THERE, ArchiveOptions
+from ldm_morph_jax.data.archive import ArchiveOptions
 from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair, VolumeOptions
 
 FIELD_MM = (100.8, 192.0, 192.0)  # (slice, row, column)
@@ -77,18 +77,7 @@ class Acdc3d(Acdc):
                 Entry(f"{folder.name}-{name}", folder.name, "sax", files, backwards)
                 for name, backwards in (("ed-es", False), ("es-ed", True))
             ]
-        absent = [f"patient{number:03d}" for number in sorted(needed - patients.keys())]
-        if not any(entries.values()):
-            raise ValueError(f"{self.name}: found no patient in {self.source}; {self.source_help}")
-        if absent and not options.allow_partial:
-            raise ValueError(
-                f"{self.name}: {len(absent)} of {len(needed)} patients are missing in "
-                f"{self.source}: {', '.join(absent[:5])}{' ...' if absent[5:] else ''}; to use "
-                "only those that are there, give --allow-partial (training: "
-                "--config.data.options.allow_partial=True)"
-            )
-        beyond = [f"patient{number:03d}" for number in sorted(patients.keys() - needed)]
-        return Found(entries, left_out={NOT_THERE: absent, "of no split": beyond})
+        return Found(entries, left_out=self.left_out(patients, needed))
 
     def phase(self, entry: Entry) -> str:
         return self.phases[entry.detail != self.options.reverse]

@@ -18,7 +18,7 @@ import numpy as np
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.acdc import Acdc, phase_files, read_volume, resample
-from ldm_morph_jax.data.archive import NOT_THERE, ArchiveOptions
+from ldm_morph_jax.data.archive import ArchiveOptions
 from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair
 
 LAST_PATIENT = {"train": 80, "validation": 100, "test": 150}
@@ -47,9 +47,10 @@ class AcdcSlices(Acdc):
     description = "Short-axis cine MRI at ED and ES with masks, every slice, 150 patients."
 
     def find(self) -> Found:
-        patients = self.patients()
-        entries = {split: [] for split in SPLITS}
-        for number, folder in sorted(patients.items()):
+        patients, needed = self.patients(), set(range(1, LAST_PATIENT["test"] + 1))
+        left_out, entries = self.left_out(patients, needed), {split: [] for split in SPLITS}
+        for number in sorted(needed & patients.keys()):
+            folder = patients[number]
             split = next(s for s, last in LAST_PATIENT.items() if number <= last)
             files = phase_files(self.name, folder)
             images = [image for image, _ in self._volumes(files)]
@@ -57,17 +58,7 @@ class AcdcSlices(Acdc):
                 if all(np.ptp(image[..., k]) > 0 for image in images):
                     name = f"{folder.name}-slice{k:02d}"
                     entries[split].append(Entry(name, folder.name, "sax", files, k))
-        absent = [
-            f"patient{n:03d}" for n in range(1, LAST_PATIENT["test"] + 1) if n not in patients
-        ]
-        if absent and not self.options.allow_partial:
-            raise ValueError(
-                f"{self.name}: {len(absent)} of {LAST_PATIENT['test']} patients are missing in "
-                f"{self.source}: {', '.join(absent[:5])}{' ...' if absent[5:] else ''}; to use "
-                "only these, give --allow-partial (training: "
-                "--config.data.options.allow_partial=True)"
-            )
-        return Found(entries, left_out={NOT_THERE: absent})
+        return Found(entries, left_out=left_out)
 
     def read(self, entry: Entry) -> Pair:
         size = (self.options.image_size,) * 2

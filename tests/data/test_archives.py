@@ -784,3 +784,14 @@ def test_acdc_slices_are_all_slices_of_all_patients(sources, tmp_path):
     assert areas[0] / areas[1] == pytest.approx(scale**2, rel=0.05)
     with pytest.raises(ValueError, match="145 of 150 patients are missing"):
         load_dataset("acdc_slices", source=sources["acdc"], **options | {"allow_partial": False})
+
+
+def test_patients_that_acdc_does_not_have_are_left_out(sources, tmp_path):
+    source = tmp_path / "acdc"
+    shutil.copytree(sources["acdc"], source)
+    for folder in source.rglob("patient101"):
+        shutil.copytree(folder, folder.with_name("patient151"))
+    options = {"allow_partial": True, "directory": tmp_path / "out"}
+    dataset = load_dataset("acdc_slices", source=source, **options)
+    patients = {row["patient"] for row in dataset.metadata("test")}
+    assert patients == {"patient101", "patient117", "patient124"}
