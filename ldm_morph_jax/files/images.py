@@ -194,9 +194,7 @@ def images_of(
         if spacing is not None and value.spacing_known:
             _check_given_spacing(spacing, value.spacing, value.source)
         elif spacing is not None:
-            geometry = value.geometry
-            own = (*geometry.spacing[:-2], *check_spacing(spacing, value.source))
-            value = replace(value, geometry=replace(geometry, spacing=own), spacing_known=True)
+            value = _scaled(value, check_spacing(spacing, value.source))
         _check_values(value, labels=False)
         return [value], False
     if isinstance(value, str | os.PathLike):
@@ -408,22 +406,23 @@ def in_region(image: Image, inside: np.ndarray) -> Image:
     for region in image.regions:
         (top, bottom), (left, right) = region.rows, region.columns
         if top <= rows[0] and rows[-1] <= bottom and left <= columns[0] and columns[-1] <= right:
-            spacing = (*image.geometry.spacing[:-2], *region.spacing)
-            notes = tuple(note for note in image.notes if note != _regions_note(image.regions))
-            image = replace(image, notes=notes, regions=())
-            return _scaled(image, spacing, f"spacing of the ultrasound region of {region}")
+            return _scaled(image, region.spacing, f"spacing of the ultrasound region of {region}")
     return image
 
 
-def _scaled(image: Image, spacing: tuple[float, ...], note: str) -> Image:
-    """With another spacing, in its plane and in space, and a note on it."""
+def _scaled(image: Image, spacing: tuple[float, ...], *notes: str) -> Image:
+    """With another spacing of its last axes, in its plane and in space, and notes on it."""
+    own = image.geometry.spacing
+    spacing = (*own[: len(own) - len(spacing)], *spacing)
+    kept = (note for note in image.notes if note != _regions_note(image.regions))
     space = image.space and replace(image.space, spacing=(image.space.spacing[0], *spacing[-2:]))
     return replace(
         image,
         geometry=replace(image.geometry, spacing=spacing),
         space=space,
         spacing_known=True,
-        notes=(*image.notes, note),
+        notes=(*kept, *notes),
+        regions=(),
     )
 
 

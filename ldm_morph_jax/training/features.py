@@ -105,7 +105,7 @@ class FeatureCache:
     Args:
       directory: parent of all caches.
       name: what is cached; part of the directory's name, for human readers.
-      images: elements {"image": `[*space, 1]`} by number (`data.ImageSource`).
+      images: elements {"image": `[*space, 1]`} by number (`data.dataset.ImageSource`).
       orientations: elements of the dihedral group (see `data.orient`).
       compute: (frozen, images `[B, *space, 1]`) -> tree of arrays `[B, ...]`.
       frozen: the weights.

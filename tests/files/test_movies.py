@@ -9,7 +9,7 @@ import pytest
 from files import samples
 
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.images import in_region, read_image
+from ldm_morph_jax.files.images import images_of, in_region, read_image
 from ldm_morph_jax.files.movies import cine_from_arrays, note_on_period, read_cine, read_frame_mask
 
 CINE = np.stack([samples.picture(np.uint8, seed=t) for t in range(5)])
@@ -337,6 +337,9 @@ def test_ultrasound_regions_of_different_scale(tmp_path):
     )
     assert not in_region(first, np.ones_like(inside)).spacing_known  # in both
     assert in_region(there, inside) is there
+    [given], _ = images_of(first, 1.25)  # an image in Python, with the spacing that its file lacks
+    assert given.spacing_known and given.spacing == (1.25, 1.25) == given.space.spacing[1:]
+    assert given.notes == () == given.regions
 
 
 def test_no_cine(tmp_path):
