@@ -47,7 +47,7 @@ def main() -> None:
 
 def score(heart) -> dict:
     names = LEFT_VENTRICLE, MYOCARDIUM
-    levels = levels_of(heart.fixed_mask, *names, SPACING[0])
+    levels = levels_of(heart.fixed_mask, *names)
     known = np.flatnonzero((heart.fixed_mask == LEFT_VENTRICLE).any(axis=(1, 2))).tolist()
     ends, begin = outermost(levels, known), time.process_time()
     found: dict[str, list[dict]] = {"true": [{}] * SHAPE[0], "found": [{}] * SHAPE[0]}

@@ -41,7 +41,7 @@ VIEWS = {
 }
 
 
-def slice_levels(depth: np.ndarray, cavity: np.ndarray, wall: np.ndarray) -> np.ndarray:
+def slice_levels(cavity: np.ndarray, wall: np.ndarray) -> np.ndarray:
     """Level of every slice of a short-axis stack, `[S]`: `BASAL` to `CAP`, 0 outside the heart.
 
     The ventricle reaches from the middle between the first slice with a cavity and the one before
@@ -49,26 +49,20 @@ def slice_levels(depth: np.ndarray, cavity: np.ndarray, wall: np.ndarray) -> np.
     middle lies in. Slices beyond the last cavity that still show wall are the cap.
 
     Args:
-        depth: `[S]` mm along the long axis, growing from base to apex.
-        cavity, wall: `[S]` bool, whether the slice shows them.
+        cavity, wall: `[S]` bool, from base to apex: whether the slice shows them.
     """
-    depth, cavity = np.asarray(depth, np.float64), np.asarray(cavity, bool)
-    levels = np.zeros(len(depth), int)
-    if not cavity.any():
+    levels = np.zeros(len(cavity), int)
+    if not np.any(cavity):
         return levels
-    if not (np.diff(depth) > 0).all():
-        raise ValueError(f"depth: found {depth}, expected it to grow from base to apex")
     first, last = np.flatnonzero(cavity)[[0, -1]]
-    step = float(np.diff(depth).mean()) if len(depth) > 1 else 1.0
-    inside, beyond = slice(first, last + 1), slice(last + 1, None)
-    share = (depth[inside] - depth[first] + step / 2) / (depth[last] - depth[first] + step)
-    levels[inside] = 1 + (3 * share).astype(int)
+    count, beyond = last + 1 - first, slice(last + 1, None)
+    levels[first : last + 1] = 1 + (3 * (np.arange(count) + 0.5) / count).astype(int)
     levels[beyond] = np.where(np.asarray(wall, bool)[beyond], CAP, 0)
     return levels
 
 
-def levels_of(labels: np.ndarray, cavity: int, wall: int, distance: float) -> np.ndarray:
-    """Level of every slice of a mask `[S, H, W]`, see `slice_levels`; slices `distance` mm apart.
+def levels_of(labels: np.ndarray, cavity: int, wall: int) -> np.ndarray:
+    """Level of every slice of a mask `[S, H, W]`, see `slice_levels`.
 
     The base is the end with the larger cavity.
     """
@@ -78,8 +72,7 @@ def levels_of(labels: np.ndarray, cavity: int, wall: int, distance: float) -> np
     backwards = len(inside) > 1 and inside[:third].mean() < inside[-third:].mean()
     order = slice(None, None, -1 if backwards else 1)
     shows_wall = (labels == wall).any(axis=(1, 2))
-    depth = distance * np.arange(len(labels))
-    return slice_levels(depth, areas[order] > 0, shows_wall[order])[order]
+    return slice_levels(areas[order] > 0, shows_wall[order])[order]
 
 
 def outermost(levels: Sequence[int], known: Sequence[int]) -> tuple[int, int] | None:

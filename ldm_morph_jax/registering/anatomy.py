@@ -157,13 +157,13 @@ def anatomy_of(
         told = tuple(LETTERS[letter] for letter in levels)
         return replace(anatomy, **({"level": told[0]} if len(shape) == 2 else {"levels": told}))
     if len(shape) == 3 and anatomy.has_cavity:
-        return with_levels(anatomy, cine.first.geometry.spacing[0])
+        return with_levels(anatomy)
     return anatomy
 
 
-def with_levels(anatomy: Anatomy, distance: float) -> Anatomy:
-    """That of a volume, with the levels of its slices, which are `distance` mm apart."""
-    found = levels_of(anatomy.cavity + WALL * anatomy.wall, 1, WALL, distance)
+def with_levels(anatomy: Anatomy) -> Anatomy:
+    """That of a volume, with the levels of its slices."""
+    found = levels_of(anatomy.cavity + WALL * anatomy.wall, 1, WALL)
     return replace(anatomy, levels=tuple(found.tolist()))
 
 

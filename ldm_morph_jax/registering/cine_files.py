@@ -367,7 +367,7 @@ def _jobs_of_slices(
         left_out = dict.fromkeys(without, f"has no cavity {where}")
         if options.view == "sax":
             if not options.levels:
-                levels = levels_of(labels, cavity, wall, stack.first.geometry.spacing[0])
+                levels = levels_of(labels, cavity, wall)
             others = [k for k in np.unique(labels) if k not in (0, cavity, wall)]
             if septum is None and len(others) == 1:  # where a slice does not show it
                 septum = tuple(np.argwhere(labels == others[0]).mean(axis=0)[1:].tolist())

@@ -159,8 +159,7 @@ def _found(cine, model, reference, seen, *, view=None, **given) -> tuple[Finding
     seen = seen or look(model, cine.frames, spacing)
     findings = find_heart(model, seen, cine.first.source, reference=reference)
     told = anatomy_of(cine, reference=findings.reference, view=view or model.view, **given)
-    distance = cine.first.geometry.spacing[0]
-    found = anatomy_found(model, findings, told, distance)
+    found = anatomy_found(model, findings, told)
     found = replace(found, view_by="user" if view else "network")
     if view not in (None, model.view):
         doubt = f"`view` is {view}, but {model.name!r} finds hearts in views that are {model.view}"
@@ -277,13 +276,10 @@ def without_outliers(areas: np.ndarray) -> np.ndarray:
     return np.where(far, median, areas)
 
 
-def anatomy_found(
-    model: AnatomyModel, findings: Findings, given: Anatomy, distance: float
-) -> Anatomy:
+def anatomy_found(model: AnatomyModel, findings: Findings, given: Anatomy) -> Anatomy:
     """Cavity, wall and contours of the reference frame, as from a mask.
 
-    View, septum and landmarks are those `given`, as are levels of slices `distance` mm apart where
-    they are.
+    View, septum and landmarks are those `given`, as are levels of slices where they are.
     """
     source = f"anatomy network {model.name}"
     found = anatomy_of_mask(
@@ -294,7 +290,7 @@ def anatomy_found(
         septum=given.septum,
     )
     found = replace(found, landmarks=given.landmarks, level=given.level, levels=given.levels)
-    return with_levels(found, distance) if found.labels.ndim == 3 and not found.levels else found
+    return with_levels(found) if found.labels.ndim == 3 and not found.levels else found
 
 
 def cavity_and_wall(model: AnatomyModel) -> tuple[int, int]:

@@ -49,20 +49,17 @@ def test_unequal_spacing():
 
 
 def test_levels_are_thirds_of_the_length():
-    depth = 8.0 * np.arange(12)
     cavity = np.zeros(12, bool)
     cavity[2:11] = True
     wall = cavity.copy()
     wall[11] = True
-    levels = aha.slice_levels(depth, cavity, wall)
+    levels = aha.slice_levels(cavity, wall)
     assert levels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, aha.CAP]
     # seven slices: the middles at 1/14, 3/14, ... of the length
-    assert aha.slice_levels(depth[:7], np.ones(7), np.ones(7)).tolist() == [1, 1, 2, 2, 2, 3, 3]
-    assert aha.slice_levels(depth[:3], np.ones(3), np.ones(3)).tolist() == [1, 2, 3]
-    assert aha.slice_levels(depth[:1], np.ones(1), np.ones(1)).tolist() == [2]
-    assert not aha.slice_levels(depth, np.zeros(12), wall).any()
-    with pytest.raises(ValueError, match="grow from base to apex"):
-        aha.slice_levels(depth[::-1], cavity, wall)
+    assert aha.slice_levels(np.ones(7), np.ones(7)).tolist() == [1, 1, 2, 2, 2, 3, 3]
+    assert aha.slice_levels(np.ones(3), np.ones(3)).tolist() == [1, 2, 3]
+    assert aha.slice_levels(np.ones(1), np.ones(1)).tolist() == [2]
+    assert not aha.slice_levels(np.zeros(12), wall).any()
 
 
 def test_names():

@@ -82,7 +82,7 @@ def test_end_diastole_and_end_systole_of_a_cine():
     assert told["fractional_area_change"] == pytest.approx(1 - (9 / 16) ** 2, abs=0.05)
     assert told["cavity_area_mm2"][2] == pytest.approx(np.pi * 16**2, rel=0.06)
     assert "cavity_area_px" in found.summary(None)
-    anatomy = anatomy_found(Threshold(), found, Anatomy("sax"), 8.0)
+    anatomy = anatomy_found(Threshold(), found, Anatomy("sax"))
     assert isinstance(anatomy, Anatomy) and set(anatomy.contours) == {"endo", "epi"}
     distance = np.linalg.norm((anatomy.contours["endo"] - (40, 110)) * (1.5, 1.0), axis=1)
     np.testing.assert_allclose(distance, 16, atol=1.2)
@@ -191,7 +191,7 @@ def test_end_diastole_and_end_systole_of_volumes():
     known = known_or_found(cine, Threshold())
     assert known.reference == 2 and known.anatomy.view_by == "network"
     np.testing.assert_array_equal(known.anatomy.cavity, found.labels == 1)
-    assert known.anatomy.levels == tuple(levels_of(found.labels, 1, 2, 8.0))
+    assert known.anatomy.levels == tuple(levels_of(found.labels, 1, 2))
     with pytest.raises(ImageError, match="a volume is a stack of short-axis slices"):
         known_or_found(cine, Threshold(), view="apical")
 

@@ -32,9 +32,9 @@ def test_levels_from_a_mask_either_way_up():
         labels[k + 1, :size, :size] = 1
     labels[7, :4, :4] = 2
     expected = [0, 1, 1, 2, 2, 3, 3, 4, 0]
-    assert levels_of(labels, 1, 2, 8.0).tolist() == expected
-    assert levels_of(labels[::-1], 1, 2, 8.0).tolist() == expected[::-1]
-    assert not levels_of(np.zeros((3, 4, 4), int), 1, 2, 8.0).any()
+    assert levels_of(labels, 1, 2).tolist() == expected
+    assert levels_of(labels[::-1], 1, 2).tolist() == expected[::-1]
+    assert not levels_of(np.zeros((3, 4, 4), int), 1, 2).any()
 
 
 def test_a_segment_is_the_mean_over_its_pixels():
