@@ -147,6 +147,12 @@ def test_overwrite(pair, analytic, capsys):
     assert (out / "warped.nii.gz").stat().st_mtime_ns == before
     assert run(register, *on(pair, "--out", out, "--overwrite")) == 0
     assert names(out) == OUTPUTS  # the earlier run's inverse went with it
+    other = pair / "other"
+    other.mkdir()
+    (other / "report.html").write_text("of another run")
+    assert run(register, *on(pair, "--out", other)) == 2
+    assert "report.html: exists; add --overwrite" in capsys.readouterr().err
+    assert names(other) == {"report.html"}
 
 
 def test_nothing_half_written_stays(pair, analytic, monkeypatch, capsys):

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 METRICS, SUMMARY = "metrics.json", "summary.json"
 _INVERSE = ("inverse_displacement.nii.gz", "inverse_displacement.npz")
 _AFFINE = "affine.tfm"
-# Files of every pair: where one of them is there already, nothing is computed.
-OF_PAIR = ("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS)
 ALL_OF_PAIR = (
-    *(*OF_PAIR, *_INVERSE, _AFFINE, "overview.png", "report.html"),
+    *("warped.nii.gz", "displacement.nii.gz", "displacement.npz", "jacobian.nii.gz", METRICS),
+    *(*_INVERSE, _AFFINE, "overview.png", "report.html"),
     *("warped.png", "warped.tif", "warped_mask.nii.gz"),
     *("displacement.dcm", "inverse_displacement.dcm", "warped_mask.dcm"),
 )

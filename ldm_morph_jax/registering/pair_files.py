@@ -16,7 +16,6 @@ from ldm_morph_jax.registering.options import PairOptions
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
-    OF_PAIR,
     software,
     write_record,
 )
@@ -58,9 +57,7 @@ def register_files(
     if options.dicom:
         files = zip((options.moving, options.fixed), (moving, fixed), options.frames, strict=True)
         sources = [dicom_results.source_of(path, image, frame=k) for path, image, k in files]
-    with staged(
-        options.out, OF_PAIR, options.overwrite, all_names=ALL_OF_PAIR, last=METRICS
-    ) as folder:
+    with staged(options.out, ALL_OF_PAIR, options.overwrite, last=METRICS) as folder:
         registrar = load()
         loaded = time.perf_counter()
         result = registrar(

@@ -21,7 +21,6 @@ from ldm_morph_jax.registering.measures import measure, notes
 from ldm_morph_jax.registering.outputs import (
     ALL_OF_PAIR,
     METRICS,
-    OF_PAIR,
     drawn,
     software,
     write_images,
@@ -205,7 +204,7 @@ class Result:
                     folder / f"{number:04d}", overwrite=overwrite, inverse=inverse, report=report
                 )
             return
-        with staged(folder, OF_PAIR, overwrite, all_names=ALL_OF_PAIR, last=METRICS) as stage:
+        with staged(folder, ALL_OF_PAIR, overwrite, last=METRICS) as stage:
             metrics = self.measured(inverse=inverse)
             metrics |= {"report": report, "software": software(self.method.weights_sha256)}
             self.write(stage, metrics, inverse=inverse)()
