@@ -26,9 +26,9 @@ from ldm_morph_jax.data.archive import (
     ArchiveBuilder,
     find_patients,
     missing_files_error,
-    read_nifti,
 )
 from ldm_morph_jax.data.base import SPLITS, Entry, Found, Pair
+from ldm_morph_jax.data.nifti import read_nifti
 from ldm_morph_jax.files.geometry import millimetres
 
 LAST_PATIENT = {"train": 95, "validation": 100, "test": 150}

@@ -1,4 +1,4 @@
-"""Shared by the readers of the paper's datasets: their option, files, checks and preparation."""
+"""Shared by the readers of the paper's datasets: their option, checks and preparation."""
 
 import dataclasses
 from pathlib import Path
@@ -7,8 +7,6 @@ import numpy as np
 
 from ldm_morph_jax.data import preprocessing
 from ldm_morph_jax.data.base import DatasetBuilder, Found, Options
-from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.reading import read_stored
 
 NOT_THERE = "not there"  # reason why a patient of the paper yields no pair
 
@@ -96,28 +94,6 @@ def find_patients(name: str, folders: list[Path], digits: int) -> dict[int, Path
                 f"{name}: found the folder {folder}, expected patient{int(number):0{digits}d}"
             )
     return patients
-
-
-def read_nifti(file: Path, dimension: int) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Array in the file's axes (x, y[, z]), original values, and spacing in mm per axis.
-
-    The orientation matrix is ignored, as in the published preprocessing of CAMUS and ACDC.
-
-    Raises:
-      ImageError: `read_stored` refuses the file, or it has another number of dimensions.
-    """
-    try:
-        stored = read_stored(file)
-    except ImageError as error:
-        if not file.is_file():
-            raise
-        reason = str(error).removeprefix(f"{file}: ")
-        raise ImageError(f"{file}: not a readable NIfTI file ({reason})") from None
-    shape, spacing = stored.array.shape[::-1], stored.geometry.spacing[::-1]
-    rank = 4 if shape[3] > 1 else stored.geometry.dimension
-    if rank < dimension or any(n != 1 for n in shape[dimension:]):
-        raise ImageError(f"{file}: has shape {shape[:rank]}, expected {dimension} dimensions")
-    return stored.array.transpose().reshape(shape[:dimension]), spacing[:dimension]
 
 
 def missing_files_error(name: str, patient: str, files: list[Path]) -> ValueError:

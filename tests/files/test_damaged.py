@@ -9,7 +9,7 @@ import pytest
 import SimpleITK
 from files import samples
 
-from ldm_morph_jax.data.archive import read_nifti
+from ldm_morph_jax.data.nifti import read_nifti
 from ldm_morph_jax.files.errors import FileError
 
 
