@@ -78,6 +78,8 @@ def regional_gradient(
 
 def green_lagrange(deformation: jax.Array) -> jax.Array:
     """E = (F^T F - I) / 2 of F `[..., n, n]`: zero for every rotation. (Holzapfel, eq. 2.69.)"""
+    if deformation.ndim < 2:
+        raise ValueError(f"deformation: found shape {deformation.shape}, expected [..., n, n]")
     identity = jnp.eye(deformation.shape[-1])
     return (jnp.einsum("...ki,...kj->...ij", deformation, deformation) - identity) / 2
 

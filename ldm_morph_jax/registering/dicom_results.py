@@ -1,6 +1,4 @@
-"""Results as DICOM objects, for `--dicom`; docs/dicom.md lists them. Each kind is a series of its
-own.
-"""
+"""Results as DICOM objects, for `--dicom`, each kind in a series of its own (docs/dicom.md)."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -97,8 +97,10 @@ def write_images(
 def drawn(
     registration: Registration, moving_mask: np.ndarray | None, fixed_mask: np.ndarray | None
 ) -> tuple[list[dict], dict[str, dict]]:
-    """What `report.registered` draws: slices on the page, and by caption the rows of the overview,
-    slices or, of a volume, planes."""
+    """What `report.registered` draws: slices of the page, and rows of the overview by caption.
+
+    The rows are the slices or, of a volume, planes.
+    """
     arrays = _arrays(registration, moving_mask, fixed_mask)
     spacing = registration.fixed.geometry.spacing
     planes = _planes(arrays, spacing) if registration.in_space else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ldm_morph_jax.data.windows import sample
+from ldm_morph_jax.data.windows import inside, sample
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
 CAVITY, WALL = "left ventricle", "myocardium"
@@ -215,8 +215,14 @@ def _interpolate(probabilities, at):
 
 def _on_image(probabilities, shape, middle, step):
     """A window `[S, S, K]` about `middle` on the grid of an image of `shape`."""
+    size = len(probabilities)
     at = (np.indices(shape) - np.reshape(middle, (2, 1, 1))) / np.reshape(step, (2, 1, 1))
-    return _interpolate(probabilities, at + (len(probabilities) - 1) / 2)
+    at += (size - 1) / 2
+    out = np.zeros((*shape, probabilities.shape[-1]), np.float32)
+    out[..., 0] = 1
+    within = inside((size, size), at)  # of a large image the window shows a part
+    out[within] = _interpolate(probabilities, at[:, within])
+    return out
 
 
 def _agreement(cavity):

@@ -36,21 +36,26 @@ class Part(NamedTuple):
     @property
     def middle(self) -> tuple[float, float]:
         """Where its number stands, (right, up)."""
+        if self.end - self.start >= 360:
+            return 0.0, 0.0
         angle, radius = np.radians((self.start + self.end) / 2), (self.inner + self.outer) / 2
         return float(radius * np.cos(angle)), float(radius * np.sin(angle))
 
 
-def parts() -> list[Part]:
-    """The places of the segments."""
-    edges = np.linspace(1, 0, 4)
-    rings = ((6, 1, edges[1], edges[0]), (6, 7, edges[2], edges[1]), (4, 13, 0, edges[2]))
+def parts(count: int) -> list[Part]:
+    """The places of 16 or 17 segments; ValueError for any other number."""
+    if count not in (16, 17):
+        raise ValueError(f"values: found {count} segments, expected 16 or 17")
+    cap = 0.22 if count == 17 else 0.0
+    edges = np.linspace(1, cap, 4)
+    rings = ((6, 1, edges[1], edges[0]), (6, 7, edges[2], edges[1]), (4, 13, cap, edges[2]))
     parts = []
     for number, first, inner, outer in rings:
         width = 360 / number
         for k in range(number):
             start = 90 - width / 2 + k * width  # the anterior one above, then to the septum
             parts.append(Part(first + k, float(inner), float(outer), start, start + width))
-    return parts
+    return parts + [Part(17, 0.0, cap, 0.0, 360.0)] * (count == 17)
 
 
 def bullseye_figure(
@@ -59,9 +64,9 @@ def bullseye_figure(
     title: str,
     unit: str,
     limit: float,
-    trusted: Sequence[bool],
+    trusted: Sequence[bool] | None = None,
 ) -> Figure:
-    """Draw values of segments 1 to 16.
+    """Draw values of segments 1 to 16 or 17.
 
     Args:
         values: one for each segment, in `unit`; NaN where there is none.
@@ -113,9 +118,9 @@ def bullseye_svg(
     title: str,
     unit: str,
     limit: float,
-    trusted: Sequence[bool],
     names: Sequence[str],
-    key: str,
+    trusted: Sequence[bool] | None = None,
+    key: str = "bullseye",
 ) -> str:
     """The same as an SVG element that needs nothing else and takes the page's text colour.
 
@@ -165,10 +170,15 @@ def bullseye_svg(
 def _drawn(values, limit, trusted):
     """(part, value, colour, trusted) of every segment."""
     values = np.asarray(values, np.float64)
-    for part, value, trust in zip(parts(), values, trusted, strict=True):
+    if not limit > 0:
+        raise ValueError(f"limit: found {limit}, expected a positive number")
+    trusted = [True] * len(values) if trusted is None else list(trusted)
+    if len(trusted) != len(values):
+        raise ValueError(f"trusted: found {len(trusted)}, expected {len(values)}")
+    for part, value, trust in zip(parts(len(values)), values, trusted, strict=True):
         share = np.clip((value / limit + 1) / 2, 0, 1)
         colour = to_hex(COLOURS(share)) if np.isfinite(value) else _MISSING
-        yield part, value, colour, trust
+        yield part, value, colour, bool(trust)
 
 
 def _text(value: float) -> str:
@@ -188,6 +198,9 @@ def _path(part: Part) -> str:
         angle = np.radians(degrees)
         return f"{100 * radius * np.cos(angle):.2f} {-100 * radius * np.sin(angle):.2f}"
 
+    if part.end - part.start >= 360:
+        r = 100 * part.outer
+        return f"M{r:.2f} 0A{r:.2f} {r:.2f} 0 1 0 {-r:.2f} 0A{r:.2f} {r:.2f} 0 1 0 {r:.2f} 0Z"
     outer, inner = 100 * part.outer, 100 * part.inner
     return (
         f"M{at(part.outer, part.start)}A{outer:.2f} {outer:.2f} 0 0 0 {at(part.outer, part.end)}"
