@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from ldm_morph_jax.data.preprocessing import percentile
+from ldm_morph_jax.files.geometry import inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def sample(image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     if sigma.max() > 0.3:
         image = ndimage.gaussian_filter(image, sigma.mean(), mode="nearest")
     values = ndimage.map_coordinates(image, coordinates, order=1, mode="nearest")
-    within = inside(image.shape, coordinates)
+    within = inside(np.moveaxis(coordinates, 0, -1), image.shape)
     seen = values[within]
     if seen.size == 0 or seen.min() == seen.max():
         return np.zeros(values.shape, np.float32)
@@ -72,14 +73,8 @@ def sample(image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
 def sample_labels(mask: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """A window of labels `[H, W]`, nearest; 0 outside."""
     labels = ndimage.map_coordinates(mask, coordinates, order=0, mode="nearest")
-    labels[~inside(mask.shape, coordinates)] = 0
+    labels[~inside(np.moveaxis(coordinates, 0, -1), mask.shape)] = 0
     return labels
-
-
-def inside(shape, coordinates: np.ndarray) -> np.ndarray:
-    """Which coordinates `[2, H, W]` lie within an image of `shape`, `[H, W]`."""
-    last = np.reshape(shape[:2], (2, 1, 1)) - 0.5
-    return np.all((coordinates >= -0.5) & (coordinates <= last), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,6 +87,11 @@ def plane_geometry(stack: Geometry, k: int) -> tuple[Geometry, bool]:
     return Geometry(stack.shape[1:], stack.spacing[1:], origin, direction), bool(axial)
 
 
+def inside(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Which indices `[..., n]` lie on an array: a pixel reaches half a pixel beyond its centre."""
+    return ((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(axis=-1)
+
+
 def plain_geometry(shape: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Geometry:
     """A grid at the origin along the axes; 1 mm per pixel unless `spacing` is given."""
     n = len(shape)

@@ -25,6 +25,7 @@ from jax import lax
 
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.files.errors import ImageError
+from ldm_morph_jax.files.geometry import inside
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine
 from ldm_morph_jax.ops import separable
@@ -34,7 +35,6 @@ from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
     Alignment,
     Grid,
-    inside,
     lattice,
     middle_of,
     placed_by,

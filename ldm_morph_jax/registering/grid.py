@@ -37,7 +37,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.geometry import Geometry
+from ldm_morph_jax.files.geometry import Geometry, inside
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Affine, Transform, sample_vectors
 from ldm_morph_jax.runs.trained import TrainedMethod
@@ -479,11 +479,6 @@ def sample_image(image: np.ndarray, index: np.ndarray, scale: Sequence[float]) -
         smooth = gaussian_filter(smooth, sigma, mode="nearest")
     values = map_coordinates(smooth, np.moveaxis(index, -1, 0), order=1, mode="nearest")
     return np.where(inside(index, image.shape), values, np.nan)
-
-
-def inside(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Which indices `[..., n]` lie on an array: a pixel reaches half a pixel beyond its centre."""
-    return ((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(axis=-1)
 
 
 def _normalise(values, intensity, source):

@@ -5,10 +5,11 @@ A score that is not defined, such as the correlation of a constant image, is NaN
 
 import numpy as np
 
+from ldm_morph_jax.files.geometry import inside
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.registering.affine import degrees_of
-from ldm_morph_jax.registering.grid import inside, middle_of
+from ldm_morph_jax.registering.grid import middle_of
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.trained import TrainedMethod
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldm_morph_jax import __version__
+from ldm_morph_jax.files.geometry import inside
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import sample, sample_vectors, write_affine, write_transform
 from ldm_morph_jax.files.writing import json_text, round_to, write_image
-from ldm_morph_jax.registering.grid import grey_limits, inside
+from ldm_morph_jax.registering.grid import grey_limits
 from ldm_morph_jax.registering.result import Registration, Tracked
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.geometry import Geometry, is_identity
+from ldm_morph_jax.files.geometry import Geometry, inside, is_identity
 from ldm_morph_jax.files.images import (
     Image,
     check_cover,
@@ -33,7 +33,7 @@ from ldm_morph_jax.files.writing import (
 )
 from ldm_morph_jax.registering import dicom_results
 from ldm_morph_jax.registering.batch import arguments, run_batch
-from ldm_morph_jax.registering.grid import MIN_OVERLAP, inside
+from ldm_morph_jax.registering.grid import MIN_OVERLAP
 from ldm_morph_jax.registering.measures import jacobian_numbers
 from ldm_morph_jax.registering.options import JacobianOptions, WarpOptions
 

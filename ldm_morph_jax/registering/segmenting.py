@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ldm_morph_jax.data.windows import inside, sample
+from ldm_morph_jax.data.windows import sample
+from ldm_morph_jax.files.geometry import inside
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
 CAVITY, WALL = "left ventricle", "myocardium"
@@ -220,7 +221,8 @@ def _on_image(probabilities, shape, middle, step):
     at += (size - 1) / 2
     out = np.zeros((*shape, probabilities.shape[-1]), np.float32)
     out[..., 0] = 1
-    within = inside((size, size), at)  # of a large image the window shows a part
+    # of a large image the window shows a part
+    within = inside(np.moveaxis(at, 0, -1), (size, size))
     out[within] = _interpolate(probabilities, at[:, within])
     return out
 

@@ -6,7 +6,6 @@ import pytest
 from ldm_morph_jax.data.windows import (
     Variation,
     Window,
-    inside,
     nothing,
     plain_window,
     sample,
@@ -14,6 +13,7 @@ from ldm_morph_jax.data.windows import (
     smooth_noise,
     squeezed,
 )
+from ldm_morph_jax.files.geometry import inside
 
 
 def disc(shape=(60, 80), centre=(30, 40), radii=(9, 18)):
@@ -40,7 +40,7 @@ def test_a_window_has_its_own_spacing():
 
 def test_without_a_spacing_the_window_shows_the_whole_image():
     at = Window(32, 0.0).coordinates((60, 80), (1, 1))
-    assert inside((60, 80), at).all()
+    assert inside(np.moveaxis(at, 0, -1), (60, 80)).all()
     assert np.ptp(at[0]) == pytest.approx(60 * 31 / 32)
     assert np.ptp(at[1]) == pytest.approx(80 * 31 / 32)
 
@@ -48,7 +48,7 @@ def test_without_a_spacing_the_window_shows_the_whole_image():
 def test_outside_of_the_image_it_is_black():
     at = Window(64, 4.0).coordinates((60, 80), (2, 1))
     image = sample(disc()["image"][..., 0] + 5, at)
-    assert (image[~inside((60, 80), at)] == 0).all()
+    assert (image[~inside(np.moveaxis(at, 0, -1), (60, 80))] == 0).all()
     assert image[31, 31] > 0.9
 
 
