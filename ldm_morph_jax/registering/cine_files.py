@@ -31,6 +31,7 @@ from ldm_morph_jax.registering.finding import (
     known_or_found,
     look,
 )
+from ldm_morph_jax.registering.grid import THICK_MM
 from ldm_morph_jax.registering.heart import end_of_systole, twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
@@ -47,7 +48,6 @@ from ldm_morph_jax.registering.outputs import (
     write_record,
     write_segments,
 )
-from ldm_morph_jax.registering.pairs import THICK_MM
 from ldm_morph_jax.registering.segments import merged, twist_of
 from ldm_morph_jax.registering.verdict import judge_stack
 from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network

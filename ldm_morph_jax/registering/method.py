@@ -11,11 +11,10 @@ from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
 from ldm_morph_jax.names import unknown
+from ldm_morph_jax.registering.grid import THICK_MM
 from ldm_morph_jax.registering.options import parse_slice
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
-    THICK_MM,
-    asks_for_volume,
     refinement_steps,
     register_images,
 )
@@ -111,8 +110,7 @@ class Registrar(TrainedMethod):
                 unknown. Only of what has no spacing of its own.
             moving_spacing: of the moving image where it differs.
             slice: of a volume, which slice (from 0); several of them, evenly spaced, or "all":
-                slice by slice; "volume": in three dimensions; by default what suits the distance
-                of its slices, see `pairs`.
+                slice by slice; "volume", the default: in three dimensions.
             frame: of files with several in time, which one (from 0); two numbers: of the moving and
                 of the fixed file.
             oblique: accept a single slice that is tilted against the x-y plane.
@@ -172,7 +170,7 @@ class Registrar(TrainedMethod):
             align=align,
             centre=centre,
             refine=steps,
-            volume=volume or asks_for_volume(slice),
+            volume=volume or slice in (None, VOLUME),
             anatomy=guide,
             affine=affine,
         )
@@ -255,7 +253,7 @@ class Registrar(TrainedMethod):
             valves: when they open and close, ms from the reference frame, as {"AVC": 350}: "MVC",
                 "AVO", "AVC", "MVO". Strain at end-systole and what comes after it are those of AVC.
             slice: of a file of several, which one (from 0); "volume": tissue is followed through
-                the slices; by default so where they are thin, see `pairs`.
+                the slices; by default so where they are thin (`grid.THICK_MM`).
             oblique: accept a slice that is tilted against the x-y plane.
             settings: see `tracking.Tracking`.
             progress: called with the share that is done.

@@ -87,8 +87,8 @@ class SliceOption:
         _read_by(parse_slice, "K|K-L|K,L|all|volume"),
     ] = None
     """which slice of a 3-D file (from 0); several, as in 2-5 or 0,2,4, or all: one by one; volume
-    (register, track): in three dimensions. By default slices of less than 5 mm are a volume;
-    register takes thicker ones one by one"""
+    (register, track): in three dimensions, the default of register, and of track where slices are
+    less than 5 mm apart"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Register pairs of images of any size: to their grids, the start, the search, the result.
 
 A network predicts a velocity on the model grid, which is where `search.refine` starts on the whole
-image. An iterative method finds a displacement by itself. Volumes are searched in three dimensions,
-from no motion: networks here know slices.
+image. An iterative method finds a displacement by itself. Volumes are searched in three dimensions:
+if their slices are thick, from what the network predicts for each slice, else from no motion.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 
 from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
-from ldm_morph_jax.files.images import VOLUME, Image, on_one_scale
+from ldm_morph_jax.files.images import Image, on_one_scale
 from ldm_morph_jax.registering.affine import NONE, find_affine
 from ldm_morph_jax.registering.grid import (
     FEWEST_SLICES,
@@ -35,9 +35,6 @@ from ldm_morph_jax.runs.trained import TrainedMethod
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
 _SIZE_CLASS = 64
 _SLICE_CLASS = 4  # the same for the slices of a volume
-# From this distance of slices on they are registered one by one: 10 mm apart, in training patients
-# of ACDC, that overlaps more than three dimensions (docs/results/volumes); 5 mm is a choice.
-THICK_MM = 5.0
 
 
 def register_images(
@@ -47,7 +44,7 @@ def register_images(
     align: str = "auto",
     centre: tuple[float, float] | None = None,
     refine: int | None = None,
-    volume: bool | None = False,
+    volume: bool = False,
     anatomy: AnatomyModel | None = None,
     affine: str = NONE,
 ) -> list[Registration]:
@@ -58,9 +55,8 @@ def register_images(
         pairs: none sees another.
         align, centre: see `grid.prepare`.
         refine: see `refinement_steps`.
-        volume: True: register stacks in three dimensions where that is possible; False: slice by
-            slice; None: in three dimensions where slices are thin (`THICK_MM`). The notes of the
-            registration say why it was slice by slice.
+        volume: register stacks in three dimensions where that is possible; otherwise the notes of
+            the registration say why not. False: slice by slice.
         anatomy: guides the search, see `guiding`.
         affine: "rigid" or "affine": what is found before anything deforms, see `affine`.
 
@@ -75,18 +71,13 @@ def register_images(
     pairs = [on_one_scale(*pair) for pair in pairs]
     prepared = []  # of every pair its slices, what guides the search of each, alignment and notes
     for moving, fixed in pairs:
-        stacks = volume is not False and moving.array.ndim == fixed.array.ndim == 3
-        reason = alignment = None
-        if stacks:
-            asked = volume is not None
-            reason = _why_slice_by_slice(method, moving, fixed, steps, asked=asked)
+        stacks = volume and moving.array.ndim == fixed.array.ndim == 3
+        reason = _why_slice_by_slice(method, moving, fixed, steps) if stacks else None
+        alignment = None
         if affine != NONE:
             alignment = find_affine(moving, fixed, affine, align=align, calls=method.calls)
-        how = {"align": align, "alignment": alignment}
-        if stacks and not reason:
-            slices = prepare_volume(method, moving, fixed, **how)
-        else:
-            slices = prepare(method, moving, fixed, centre=centre, **how)
+        bring = prepare_volume if stacks and not reason else prepare
+        slices = bring(method, moving, fixed, align=align, centre=centre, alignment=alignment)
         notes = (f"registered slice by slice: {reason}",) if reason else ()
         prepared.append((slices, [_guide(anatomy, fixed, s) for s in slices], alignment, notes))
 
@@ -100,7 +91,7 @@ def register_images(
 
     def motion(part: Slice, guided: Guided | None, fixed: Image) -> SliceMotion:
         if part.model is None:
-            return _volume_motion(method, part.whole, fixed.geometry.spacing, steps, guided)
+            return _volume_motion(method, part, fixed.geometry.spacing, steps, guided)
         if part.blank:
             return _still(part, steps or method.predicts_velocity)
         return next(motions)
@@ -125,13 +116,8 @@ def _guide(anatomy: AnatomyModel | None, fixed: Image, part: Slice) -> Guided | 
     return guide(anatomy, part.whole, spacing if fixed.spacing_known else None)
 
 
-def _why_slice_by_slice(
-    method, moving: Image, fixed: Image, steps: int, *, asked: bool
-) -> str | None:
-    """Why two stacks are not registered in three dimensions; None: they are.
-
-    asked: whether three dimensions were asked for, so that thick slices are no reason.
-    """
+def _why_slice_by_slice(method, moving: Image, fixed: Image, steps: int) -> str | None:
+    """Why two stacks are not registered in three dimensions; None: they are."""
     fewest = min(len(moving.array), len(fixed.array))
     if fewest < FEWEST_SLICES:
         return (
@@ -141,18 +127,7 @@ def _why_slice_by_slice(
         return f"{method.name} knows no volumes"
     if not steps:
         return f"{method.name} knows no volumes, and no refinement was asked for"
-    distance = fixed.geometry.spacing[0]
-    if not asked and fixed.spacing_known and distance >= THICK_MM:
-        return (
-            f"slices are {distance:g} mm apart, and so thick ones overlap more than in three "
-            "dimensions, which `slice` volume asks for"
-        )
     return None
-
-
-def asks_for_volume(slice: int | str | Sequence[int] | None) -> bool | None:
-    """What an option `slice` means for `register_images`' `volume`."""
-    return None if slice is None else slice == VOLUME
 
 
 def refinement_steps(method: TrainedMethod, refine: int | None) -> int:
@@ -207,28 +182,33 @@ def _motions(
             SliceMotion(plane.model.grid, np.asarray(u, np.float64))
             for plane, u in zip(slices, displacements, strict=True)
         ]
-    refining = _refining(Refinement.of(steps), method.calls)
+    refining, spacing = _refining(Refinement.of(steps), method.calls), np.ones(2, np.float32)
     classes = [_size_class(plane.whole.grid.shape) for plane in slices]
     if method.calls == "once":  # two programs to load: both at once
         pixels = (_batch_size(len(slices)), *classes[0])
         image, valid = (jax.ShapeDtypeStruct(pixels, kind) for kind in (np.float32, bool))
         counts = [2] if guides[0] is None else [2, *[guides[0].moving.shape[-1]] * 2]
         others = [jax.ShapeDtypeStruct((*pixels, n), np.float32) for n in counts]
-        refining.prepare(image, image, valid, *others)
-    velocities = _predict(method, method.velocity, slices)
-    starts = [
-        velocity_on_whole(plane, np.asarray(v, np.float64))
-        for plane, v in zip(slices, velocities, strict=True)
-    ]
+        refining.prepare(spacing, image, image, valid, *others)
+    starts = _starts(method, slices)
     motions: list[SliceMotion | None] = [None] * len(slices)
     for size in dict.fromkeys(classes):
         members = [k for k, size_class in enumerate(classes) if size_class == size]
         inputs = [_filled_up(slices[k].whole, starts[k], size, guides[k]) for k in members]
         for part, filled in _batches([np.stack(arrays) for arrays in zip(*inputs, strict=True)]):
-            refined = {name: np.asarray(value) for name, value in refining(*filled).items()}
+            refined = jax.tree.map(np.asarray, refining(spacing, *filled))
             for row, k in enumerate(members[part]):
                 motions[k] = _motion(refined, row, slices[k].whole.grid, guides[k])
     return motions
+
+
+def _starts(method: TrainedMethod, slices: Sequence[Slice]) -> list[np.ndarray]:
+    """The predicted velocity of every slice on its whole grid."""
+    velocities = _predict(method, method.velocity, slices)
+    return [
+        velocity_on_whole(plane, np.asarray(v, np.float64))
+        for plane, v in zip(slices, velocities, strict=True)
+    ]
 
 
 def _predict(method: TrainedMethod, function, slices: Sequence[Slice]) -> list[np.ndarray]:
@@ -281,15 +261,14 @@ def _filled_up(
     size: tuple[int, ...],
     guided: Guided | None,
 ) -> list:
-    """[moving, fixed, valid(, velocity)(, two channels)] of `size`; what is new does not count."""
+    """[moving, fixed, valid, velocity(, two channels)] of `size`; what is new does not count."""
     more = [(0, n - old) for n, old in zip(size, pair.grid.shape, strict=True)]
     filled = [
         np.pad(pair.moving, more, mode="edge"),
         np.pad(pair.fixed, more, mode="edge"),
         np.pad(pair.valid, more),
+        None if velocity is None else np.pad(velocity, [*more, (0, 0)], mode="edge"),
     ]
-    if velocity is not None:
-        filled.append(np.pad(velocity, [*more, (0, 0)], mode="edge"))
     if guided is not None:
         channels = (guided.moving, guided.fixed)
         filled += [np.pad(channel, [*more, (0, 0)], mode="edge") for channel in channels]
@@ -297,16 +276,19 @@ def _filled_up(
 
 
 def _volume_motion(
-    method: TrainedMethod, pair: OnGrid, spacing, steps: int, guided: Guided | None
+    method: TrainedMethod, part: Slice, spacing, steps: int, guided: Guided | None
 ) -> SliceMotion:
     """The motion of a volume on its grid; spacing of the fixed image."""
+    pair, start = part.whole, None
+    if shown := [k for k, plane in enumerate(part.slices) if not plane.blank]:
+        start = np.zeros((*pair.grid.shape, 3), np.float32)
+        start[shown, ..., 1:] = _starts(method, [part.slices[k] for k in shown])
     spacing = tuple(float(s * k) for s, k in zip(spacing, pair.grid.scale, strict=True))
     classes = (_SLICE_CLASS, _SIZE_CLASS, _SIZE_CLASS)
     size = tuple(n * math.ceil(k / n) for k, n in zip(pair.grid.shape, classes, strict=True))
-    moving, fixed, valid, *channels = (a[None] for a in _filled_up(pair, None, size, guided))
+    filled = jax.tree.map(lambda array: array[None], _filled_up(pair, start, size, guided))
     refining = _refining(Refinement.of(steps).on(spacing), method.calls)
-    refined = refining(moving, fixed, valid, np.asarray(spacing, np.float32), *channels)
-    refined = {name: np.asarray(value) for name, value in refined.items()}
+    refined = jax.tree.map(np.asarray, refining(np.asarray(spacing, np.float32), *filled))
     return _motion(refined, 0, pair.grid, guided)
 
 
@@ -323,15 +305,12 @@ _READ = ("displacement", "scale", "correlation")  # of search.Refined
 
 @functools.cache
 def _refining(settings: Refinement, calls: str) -> Program:
-    """(moving, fixed, valid, start[, two channels]) -> `_READ` of `search.refine`.
-
-    For volumes the fourth argument is the spacing.
-    """
+    """(spacing, moving, fixed, valid, start[, two channels]) -> `_READ` of `search.refine`."""
 
     def make():
-        def refined(moving, fixed, valid, more, *channels):
-            options = {"start" if moving.ndim == 3 else "spacing": more, "settings": settings}
-            whole = refine(moving, fixed, valid, **options, channels=channels or None)
+        def refined(spacing, *images):
+            *images, start, channels = (*images[:4], images[4:] or None)
+            whole = refine(*images, start, settings, spacing, channels)
             return {name: getattr(whole, name) for name in _READ}
 
         return refined

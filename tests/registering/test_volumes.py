@@ -171,17 +171,33 @@ def test_few_slices_and_networks_alone_are_registered_slice_by_slice(heart):
     assert not asked.in_space and not asked.notes
 
 
-@pytest.mark.parametrize(("distance", "in_space"), [(10.0, False), (5.0, False), (4.9, True)])
-def test_the_default_follows_the_distance_of_slices(registrar, heart, distance, in_space):
+class Shift(AnalyticMethod):
+    """A network that predicts a shift of four pixels along the rows."""
+
+    def velocity(self, moving, fixed):
+        return np.broadcast_to(np.float32([-4, 0]), (len(moving), *moving.shape[1:3], 2))
+
+
+@pytest.mark.parametrize(("distance", "started"), [(10.0, True), (5.0, True), (4.9, False)])
+def test_thick_slices_start_from_what_the_network_predicts(heart, distance, started):
+    """A body that moves by eight pixels, the last slice blank: it does not count."""
     images = []
-    for array in (heart.moving, heart.fixed):
-        images.append(Image(array[:4], plain_geometry((4, 48, 48), (distance, 3.5, 3.5))))
-    result = registrar(*images, refine=1)
-    assert result.registrations[0].in_space == in_space
-    told = f"slices are {distance:g} mm apart"
-    assert any(told in note for note in result.registrations[0].notes) != in_space
-    if not in_space:
-        assert registrar(*images, refine=1, slice="volume").registrations[0].in_space
+    for first in (8, 0):
+        array = np.pad(heart.fixed[2:6], [(0, 1), (0, 0), (0, 0)])[:, first : 40 + first]
+        images.append(Image(array, plain_geometry(array.shape, (distance, 3.5, 3.5))))
+    method = Shift(spacing_mm=7.0)
+    [part] = prepare_volume(method, *images)
+    assert len(part.slices) == (5 if started else 0)
+    assert [plane.blank for plane in part.slices] == [False] * 4 * started + [True] * started
+    assert part.whole.valid[:4].all() and not part.whole.valid[4].any()
+    result = method(*images, refine=1)
+    [registered] = result.registrations
+    assert registered.in_space
+    moved = result.displacement[:4, 8:-8, 12:-12]
+    assert np.abs(moved[..., 0]).max() < 0.1
+    assert (moved[..., 1].mean() < -7) == started
+    [note] = [note for note in result.metrics["notes"] if "slice 4" in note]
+    assert "shows nothing in one of the volumes" in note
 
 
 def test_volumes_may_lie_in_any_direction(registrar, heart):
