@@ -277,27 +277,33 @@ TABLE = """
 """
 
 
-def test_numbers_of_volumes_follow_from_the_rows_per_pair():
+def test_differences_between_volumes_follow_from_the_rows_per_pair():
     folder = ROOT / "docs/results/volumes"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    table = pd.read_csv(folder / "training.csv")
-    table["dsc"] = table[["dice_1", "dice_2", "dice_3"]].mean(axis=1)
-    means = table.groupby("mode").dsc.mean()
-    for mode, words in {
-        "none": "before registration",
-        "volume": "`register --slice volume`, three dimensions",
-        "slices": "`register --slice all`, slice by slice",
-    }.items():
-        assert f"{words}: {means[mode]:.3f}" in text
-    of_patient = table.pivot_table(index="patient", columns="mode", values="dsc")
-    ahead = (of_patient["slices"] - of_patient["volume"]).to_numpy()
-    assert (ahead > 0).all() and len(ahead) == 6
-    draws = np.random.default_rng(0).choice(ahead, (2000, len(ahead))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    assert f"by {ahead.mean():.3f} (95 % interval over patients {low:.3f} to {high:.3f})" in text
-    spread = table.groupby("mode").sd_log_jacobian.mean()
-    assert f"SD of log J is {spread.volume:.2f} in three dimensions" in text
-    assert f"{spread.slices:.2f} slice by slice" in text and not table.nonpositive_percent.any()
+
+    def difference(rows, one, other, columns, digits):
+        table = rows.assign(score=rows[columns].mean(axis=1))
+        table = table.pivot_table(index="patient", columns="mode", values="score")
+        of_patient = (table[one] - table[other]).to_numpy()
+        draws = np.random.default_rng(0).choice(of_patient, (2000, len(of_patient)))
+        ends = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+        mean, low, high = (f"{x:+.{digits}f}" for x in (of_patient.mean(), *ends))
+        return f"{mean} [{low}, {high}]"
+
+    dsc, distance = ([name.format(k) for k in (1, 2, 3)] for name in ("dice_{}", "hd95_{}_mm"))
+    training, test = (pd.read_csv(folder / f"{name}.csv") for name in ("training", "test"))
+    assert volume_pairs.table(training) in text
+    for rows, one, other, digits in (
+        (training, "volume", "still", 3),
+        (training, "volume", "slices", 3),
+        (test, "volume", "slices", 4),
+        (test, "volume", "still", 3),
+        (test, "guided-volume", "volume", 3),
+    ):
+        assert difference(rows, one, other, dsc, digits) in text, (one, other)
+    shown = difference(test, "volume", "slices", distance, 2)
+    assert shown.replace(" [", " mm [") in text
+    assert not test.nonpositive_percent.any()
 
 
 def test_table_of_volumes_follows_from_the_rows_of_the_test_patients():

@@ -12,9 +12,11 @@ with 95 % intervals by patient (bootstrap, seed 0).
 """
 
 import argparse
+import math
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from ldm_morph_jax.files.images import VOLUME, read_image, read_mask
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.register import load_model
+from ldm_morph_jax.registering import grid
 from ldm_morph_jax.runs.anatomy import anatomy_network
 
 LABELS = (1, 2, 3)
@@ -31,10 +34,11 @@ WAYS = {"ed-es": (0, 1), "es-ed": (1, 0)}
 GUIDE = "anatomy-mri"
 NAMES = {
     "none": "not registered",
-    "volume": "`--slice volume`, three dimensions",
+    "volume": "`register`, three dimensions",
+    "guided-volume": f"`register --anatomy {GUIDE}`",
+    "still": "the same search from no motion",
     "slices": "`--slice all`, slice by slice",
     "guided": f"`--slice all --anatomy {GUIDE}`",
-    "guided-volume": f"`--slice volume --anatomy {GUIDE}`",
     "ants-affine": "ANTsPy, affine",
     "ants-syn": "ANTsPy, SyN",
 }
@@ -102,8 +106,9 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
         )
     elif mode != "none":
         anatomy = anatomy_network(GUIDE) if mode.startswith("guided") else None
-        volume = mode.endswith("volume")
-        [result] = registrar.register_images([(moving, fixed)], volume=volume, anatomy=anatomy)
+        volume = mode.endswith("volume") or mode == "still"
+        with mock.patch.object(grid, "THICK_MM", math.inf if mode == "still" else grid.THICK_MM):
+            [result] = registrar.register_images([(moving, fixed)], volume=volume, anatomy=anatomy)
         transform = result.transform
         warped = transform.warp(moving_mask.array, "nearest")
         displacement = transform.displacement
