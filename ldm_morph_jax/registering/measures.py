@@ -246,12 +246,14 @@ def notes(registration: Registration, method: TrainedMethod) -> list[str]:
         for k, part in enumerate(registration.slices)
         if part.blank
     ]
+    empty = []
     if registration.in_space:
-        seen = registration.slices[0].whole.valid.any(axis=(1, 2))
-        sentences += [
-            f"slice {k} shows nothing in one of the volumes: it moves with the others"
-            for k in np.flatnonzero(~seen)
-        ]
+        empty = np.flatnonzero(~registration.slices[0].whole.valid.any(axis=(1, 2))).tolist()
+    if empty:
+        sentences.append(
+            f"one of the volumes shows nothing in slice {', '.join(map(str, empty))} of the fixed "
+            "one: that moves with its neighbours"
+        )
     if registration.in_space and not registration.fixed.spacing_known:
         sentences.append(
             f"{registration.fixed.source} does not tell its spacing: slices were taken to be as "

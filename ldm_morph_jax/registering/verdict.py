@@ -16,6 +16,7 @@ from ldm_morph_jax.runs.weights import shipped
 PLAUSIBLE, UNCERTAIN, IMPLAUSIBLE = "plausible", "uncertain", "implausible"
 
 LEAST_CORRELATION = 0.9  # of two images of one heart, after registration, on the model grid
+EQUAL = 1e-3  # RMS difference of two images that are the same, as a share of their range
 LARGEST_SPREAD = 0.45  # of log J; hearts of two patients made alike take more
 LEAST_LOCAL_CORRELATION = 0.6
 LEAST_OVERLAP = 0.7  # DSC of a label, where both images have masks
@@ -175,7 +176,8 @@ def _against(metrics: Mapping) -> list[str]:
     jacobian, correlation = metrics["jacobian"], metrics["correlation"]["after"]
     if jacobian["nonpositive_pixels"]:
         reasons.append(f"the transform folds at {jacobian['nonpositive_pixels']} pixels")
-    if max(metrics.get("scale", [1.0])) == 0 and "affine" not in metrics:
+    equal = metrics["rms_difference"]["before"] < EQUAL
+    if max(metrics.get("scale", [1.0])) == 0 and "affine" not in metrics and not equal:
         reasons.append("no deformation improved the match")
     elif not correlation >= LEAST_CORRELATION:
         reasons.append(

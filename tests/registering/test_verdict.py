@@ -35,6 +35,14 @@ def test_a_good_result_is_plausible():
     assert found["sentence"].startswith("Plausible: ")
 
 
+def test_the_same_image_twice_is_plausible_though_nothing_moves():
+    method = AnalyticMethod()  # whatever it predicts makes the images less alike
+    method.predicts_velocity = True
+    image = heart(SHAPE, radius=0.5)
+    found, metrics = judged(method, image, image, refine=0)
+    assert metrics["scale"] == [0.0] and found["level"] == "plausible"
+
+
 def test_images_of_different_things_are_implausible():
     noise = np.random.default_rng(0).normal(size=SHAPE)
     found, metrics = judged(AnalyticMethod(amplitude=0.0), noise, heart(SHAPE), refine=30)
