@@ -16,7 +16,7 @@ Both images are sampled on each grid, the moving one at the same positions.
 
 A volume has a grid of its own, in place of both: along its axes, its own slices and square pixels
 of `_VOLUME_PIXEL_MM` or coarser. Motion is found there in three dimensions, and the volumes may lie
-in any direction.
+in any direction. A network sees its slices on the model grid, if they are thick.
 
 A velocity on the model grid, fading to zero within half a grid beyond its border, is the start on
 the whole grid. A displacement is read, linearly, at every pixel of the *original* fixed image and

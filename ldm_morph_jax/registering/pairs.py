@@ -308,9 +308,8 @@ def _refining(settings: Refinement, calls: str) -> Program:
     """(spacing, moving, fixed, valid, start[, two channels]) -> `_READ` of `search.refine`."""
 
     def make():
-        def refined(spacing, *images):
-            *images, start, channels = (*images[:4], images[4:] or None)
-            whole = refine(*images, start, settings, spacing, channels)
+        def refined(spacing, moving, fixed, valid, start, *channels):
+            whole = refine(moving, fixed, valid, start, settings, spacing, channels or None)
             return {name: getattr(whole, name) for name in _READ}
 
         return refined
