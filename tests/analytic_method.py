@@ -15,6 +15,7 @@ class AnalyticMethod(Registrar):
     name = "analytic"
     intensity = "minmax"
     calls = "often"
+    depth, slice_mm = 0, None
     predicts_velocity = False
     params: dict = {}
     frozen: dict = {}

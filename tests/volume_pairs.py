@@ -60,13 +60,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--patients", default="101-150", help="first-last")
     parser.add_argument("--step", type=int, default=1, help="every so many patients")
+    parser.add_argument("--model", default="sunnybrook-symmetric", help="as of register")
     parser.add_argument("--modes", nargs="+", default=["none", "volume", "slices"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--inverse", action="store_true", help="residual of the inverse, too")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     first, last = map(int, args.patients.split("-"))
-    registrar = load_model("sunnybrook-symmetric")
+    registrar = load_model(args.model)
     rows = KeptRows(args.out, ("patient", "way", "mode"))
     for number in range(first, last + 1, args.step):
         for row in patient_rows(args, registrar, number, rows):

@@ -16,7 +16,8 @@ Both images are sampled on each grid, the moving one at the same positions.
 
 A volume has a grid of its own, in place of both: along its axes, its own slices and square pixels
 of `_VOLUME_PIXEL_MM` or coarser. Motion is found there in three dimensions, and the volumes may lie
-in any direction. A network sees its slices on the model grid, if they are thick.
+in any direction. A network sees its slices on the model grid, if they are thick; a network for
+volumes has a model grid with slices.
 
 A velocity on the model grid, fading to zero within half a grid beyond its border, is the start on
 the whole grid. A displacement is read, linearly, at every pixel of the *original* fixed image and
@@ -29,9 +30,10 @@ halves: the grids then lie halfway between the images, d deforms there, and T = 
 first. Exchanging the images still exchanges all that is compared.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -184,7 +186,7 @@ class Alignment:
 class Slice:
     """One slice of a pair (a 2-D pair has one), or a whole volume, ready to be registered.
 
-    model, whole: the slice on the two grids; a volume has no model grid.
+    model, whole: the slice on the two grids; a volume is on a model grid for a network of volumes.
     slices: of a volume with thick slices, each as the network takes it; `whole` is then a slice of
         the volume's.
     shift: `[n]` mm, from fixed to moving, before any registration.
@@ -197,6 +199,11 @@ class Slice:
     shift: np.ndarray
     blank: bool = False
     slices: "tuple[Slice, ...]" = ()
+
+    @property
+    def in_space(self) -> bool:
+        """Whether it is a volume."""
+        return len(self.whole.grid.shape) == 3
 
 
 def prepare(
@@ -271,7 +278,7 @@ def prepare_volume(
         method: what will register them.
         moving, fixed: the volumes, however they lie.
         align: see `prepare`; "centre" is that of the volumes.
-        centre: see `place_model_grid`, for thick slices.
+        centre: see `place_model_grid`.
         alignment: of the pair.
 
     Raises:
@@ -284,28 +291,30 @@ def prepare_volume(
     for k in range(grid.shape[0]):
         if _blank(values[:, k]):
             values[:, k] = np.nan
-    whole, slices = _on_one_scale(grid, values, method.intensity), ()
-    if fixed.spacing_known and fixed.geometry.spacing[0] >= THICK_MM:
-        slices = _slices_of(method, moving, fixed, whole, shift, centre, alignment)
-    return [Slice(None, whole, shift, slices=slices)]
-
-
-def _slices_of(method, moving, fixed, volume, shift, centre, alignment) -> tuple[Slice, ...]:
-    """The slices of a volume, also on the model grid."""
+    whole = _on_one_scale(grid, values, method.intensity)
+    distance = fixed.geometry.spacing[0]
+    if not method.depth and not (fixed.spacing_known and distance >= THICK_MM):
+        return [Slice(None, whole, shift)]
     if alignment is not None and centre is not None:
         centre = _halfway(centre, fixed.geometry, alignment)
-    model = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
-    (count, *shape), (middle, *place), (step, *scale) = astuple(volume.grid)
-    whole = Grid(tuple(shape), tuple(place), tuple(scale))
-    stack = Grid((count, *model.shape), (middle, *model.centre), (step, *model.scale))
-    both = _sample_both(moving, fixed, stack.fixed_pixels(), stack.scale, shift, alignment)
+    plane = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
+    count, step = grid.shape[0], grid.scale[0]
+    if method.depth:
+        known = fixed.spacing_known and method.slice_mm is not None
+        step = method.slice_mm / distance if known else len(fixed.array) / method.depth
+        count = method.depth
+    model = Grid((count, *plane.shape), (grid.centre[0], *plane.centre), (step, *plane.scale))
+    values = _sample_both(moving, fixed, model.fixed_pixels(), model.scale, shift, alignment)
+    if method.depth:
+        return [Slice(_as_in_training(method, model, values, moving, fixed), whole, shift)]
+    flat = Grid(grid.shape[1:], grid.centre[1:], grid.scale[1:])
     slices = []
-    for k, values in enumerate(np.moveaxis(both, 1, 0)):
-        on_whole = OnGrid(whole, volume.moving[k], volume.fixed[k], volume.valid[k])
-        blank = _overlap(values) < MIN_OVERLAP or _blank(values)
-        on_model = None if blank else _as_in_training(method, model, values, moving, fixed)
-        slices.append(Slice(on_model, on_whole, shift, blank))
-    return tuple(slices)
+    for k, of_slice in enumerate(np.moveaxis(values, 1, 0)):
+        on_whole = OnGrid(flat, whole.moving[k], whole.fixed[k], whole.valid[k])
+        blank = _overlap(of_slice) < MIN_OVERLAP or _blank(of_slice)
+        on_plane = None if blank else _as_in_training(method, plane, of_slice, moving, fixed)
+        slices.append(Slice(on_plane, on_whole, shift, blank))
+    return [Slice(None, whole, shift, slices=tuple(slices))]
 
 
 def placed_by(moving: Image, fixed: Image, align: str) -> str:
@@ -524,7 +533,7 @@ def sample_image(image: np.ndarray, index: np.ndarray, scale: Sequence[float]) -
 
 
 def _normalise(values, intensity, source):
-    """Values with NaN outside the image -> `[N, N]` in [0, 1], zero outside."""
+    """Values with NaN outside the image -> the same in [0, 1], zero outside."""
     from ldm_morph_jax.data.preprocessing import normalise
 
     known = np.isfinite(values)
@@ -534,12 +543,11 @@ def _normalise(values, intensity, source):
 
 
 def velocity_on_whole(plane: Slice, velocity: np.ndarray) -> np.ndarray:
-    """`[N, N, 2]` model pixels on the model grid -> `[*whole.shape, 2]` whole pixels."""
+    """`[*model.shape, rank]` model pixels -> `[*whole.shape, rank]` whole pixels."""
     model, whole = plane.model.grid, plane.whole.grid
-    margin = model.shape[0] // 2
-    at = model.pixels_at(whole.fixed_pixels()) + margin
+    at = model.pixels_at(whole.fixed_pixels()) + _margins(model)
     scale = np.array(model.scale) / whole.scale
-    return (sample_vectors(_fade_out(velocity, margin), at) * scale).astype(np.float32)
+    return (sample_vectors(_fade_out(velocity), at) * scale).astype(np.float32)
 
 
 def to_transform(
@@ -560,23 +568,19 @@ def to_transform(
         at = alignment.first(positions)
         at = at + sample_vectors(halfway, fixed.to_index(at))
         return Transform(alignment.second(at) - positions, fixed, moving)
-    if slices[0].model is None:
-        ((grid, u),) = displacements
-        steps = sample_vectors(u, grid.pixels_at(fixed.indices())) * grid.scale
-        return Transform(fixed.vectors_to_physical(steps) + slices[0].shift, fixed, moving)
-    pixels = _pixels(fixed.shape[-2:])
-    planes = []
-    for plane, (grid, u) in zip(slices, displacements, strict=True):
-        margin = 0
-        if grid is plane.model.grid:
-            margin = grid.shape[0] // 2
-            u = _fade_out(u, margin)
-        steps = sample_vectors(u, grid.pixels_at(pixels) + margin) * grid.scale
-        if fixed.dimension == 3:
+    in_space = slices[0].in_space
+    pixels = fixed.indices() if in_space else _pixels(fixed.shape[-2:])
+    parts = []
+    for part, (grid, u) in zip(slices, displacements, strict=True):
+        at = grid.pixels_at(pixels)
+        if part.model is not None and grid is part.model.grid:
+            at, u = at + _margins(grid), _fade_out(u)
+        steps = sample_vectors(u, at) * grid.scale
+        if fixed.dimension > len(grid.shape):
             steps = np.concatenate([np.zeros((*steps.shape[:-1], 1)), steps], axis=-1)
-        planes.append(fixed.vectors_to_physical(steps) + plane.shift)
-    stacked = np.stack(planes) if fixed.dimension == 3 else planes[0]
-    return Transform(stacked, fixed, moving)
+        parts.append(fixed.vectors_to_physical(steps) + part.shift)
+    whole = np.stack(parts) if fixed.dimension == 3 and not in_space else parts[0]
+    return Transform(whole, fixed, moving)
 
 
 def _pixels(shape) -> np.ndarray:
@@ -584,16 +588,25 @@ def _pixels(shape) -> np.ndarray:
     return np.moveaxis(np.indices(shape, np.float64), 0, -1)
 
 
-def _fade_out(u: np.ndarray, margin: int) -> np.ndarray:
-    """`[N, N, 2]` -> `[N + 2 margin, N + 2 margin, 2]`: unchanged inside, zero at the outer end.
+def _margins(grid: Grid) -> np.ndarray:
+    """How far beyond a model grid its motion fades out, pixels of each axis."""
+    return np.array(grid.shape) // 2
+
+
+def _fade_out(u: np.ndarray) -> np.ndarray:
+    """`[*shape, rank]`, wider by `_margins` on every side: unchanged inside, zero at the outer end.
 
     Merely repeating the border values would draw every wrinkle at the border out into a streak;
     beyond the border they are blurred.
     """
-    wide = np.pad(u, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-    beyond = np.pad(np.zeros(len(u)), margin, mode="linear_ramp", end_values=margin)
-    distance = np.maximum(beyond[:, None], beyond[None, :])[..., None] / margin
+    margins = [n // 2 for n in u.shape[:-1]]
+    wide = np.pad(u, [*((m, m) for m in margins), (0, 0)], mode="edge")
+    beyond = [
+        np.pad(np.zeros(n), m, mode="linear_ramp", end_values=m) / m
+        for n, m in zip(u.shape[:-1], margins, strict=True)
+    ]
+    distance = functools.reduce(np.maximum.outer, beyond)[..., None]
     faded = wide * (1 + np.cos(np.pi * distance)) / 2
-    blurred = gaussian_filter(faded, (margin / 8, margin / 8, 0), mode="nearest")
+    blurred = gaussian_filter(faded, [*(m / 8 for m in margins), 0], mode="nearest")
     share = np.clip(4 * distance, 0, 1)
     return np.where(distance < 1, (1 - share) * faded + share * blurred, 0.0)

@@ -9,7 +9,7 @@ from ldm_morph_jax.files.geometry import inside
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.registering.affine import degrees_of
-from ldm_morph_jax.registering.grid import middle_of
+from ldm_morph_jax.registering.grid import Grid, middle_of
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -31,7 +31,7 @@ def measure(
         inverse: whether to compute the inverse and its residual.
     """
     transform = registration.transform
-    model, whole = registration.slices[0].model, registration.slices[0].whole.grid
+    model, whole = _model_grid(registration), registration.slices[0].whole.grid
     moved = np.linalg.norm(transform.displacement_mm - registration.start.displacement_mm, axis=-1)
     metrics = {
         "moving": image_facts(registration.moving),
@@ -40,9 +40,9 @@ def measure(
         "model_grid": None
         if model is None
         else {
-            "size": model.grid.shape[0],
-            "centre_on_fixed_pixel": list(model.grid.centre),
-            "fixed_pixels_per_model_pixel": list(model.grid.scale),
+            "size": model.shape[0],
+            "centre_on_fixed_pixel": list(model.centre),
+            "fixed_pixels_per_model_pixel": list(model.scale),
         },
         "whole_grid": {
             "shape": list(whole.shape),
@@ -68,6 +68,11 @@ def measure(
     if inverse:
         metrics["inverse"] = inverse_numbers(registration)
     return metrics
+
+
+def _model_grid(registration: Registration) -> Grid | None:
+    """Of slices; None where volumes were registered in three dimensions."""
+    return None if registration.in_space else registration.slices[0].model.grid
 
 
 def affine_numbers(registration: Registration) -> dict:
@@ -125,10 +130,8 @@ def similarity(registration: Registration) -> dict[str, dict[str, float]]:
     seen = np.ones(fixed.shape, bool)
     for transform in transforms.values():
         seen &= inside(transform.moving_indices(), moving.shape)
-    model = registration.slices[0].model
-    on_grid = np.broadcast_to(
-        True if model is None else model.grid.covers(fixed.shape[-2:]), seen.shape
-    )
+    model = _model_grid(registration)
+    on_grid = np.broadcast_to(True if model is None else model.covers(fixed.shape[-2:]), seen.shape)
     extent = float(fixed.max()) - float(fixed.min())
     table: dict[str, dict[str, float]] = {
         "correlation": {},

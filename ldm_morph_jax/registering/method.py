@@ -42,18 +42,12 @@ def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Re
 
     Raises:
         WeightsError: unknown name; file missing, damaged or tampered with.
-        ValueError: a directory that is no finished run, or one of a network for volumes; other
-            `calls`.
+        ValueError: a directory that is no finished run; other `calls`.
     """
     if calls not in (known := ("often", "once")):
         raise ValueError(unknown("calls", calls, known))
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     registrar = load_method(name, calls=calls, kind=Registrar)
-    if registrar.depth:
-        raise ValueError(
-            f"{name} registers volumes on its own grid of {registrar.depth} planes, which "
-            "`ldm-morph evaluate` scores; expected a network for images, which starts the search"
-        )
     registrar.loaded_as, registrar.by_default = name, name_or_path is None
     return registrar
 
@@ -188,7 +182,8 @@ class Registrar(TrainedMethod):
         grid = "images of any size"
         if self.image_size is not None:
             pixels = "" if self.spacing_mm is None else f" of {self.spacing_mm:g} mm"
-            grid = f"{self.image_size} x {self.image_size} pixels{pixels}"
+            planes = f"{self.depth} x " if self.depth else ""
+            grid = f"{planes}{self.image_size} x {self.image_size} pixels{pixels}"
         return f"<{type(self).__name__} {self.model!r}: {self.name} on {grid}>"
 
     def register_images(

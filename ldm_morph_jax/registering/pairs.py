@@ -2,7 +2,8 @@
 
 A network predicts a velocity on the model grid, which is where `search.refine` starts on the whole
 image. An iterative method finds a displacement by itself. Volumes are searched in three dimensions:
-if their slices are thick, from what the network predicts for each slice, else from no motion.
+from what a network for volumes predicts; if their slices are thick, from what one for images
+predicts for each slice; else from no motion.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 
 from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import Image, on_one_scale
 from ldm_morph_jax.registering.affine import NONE, find_affine
 from ldm_morph_jax.registering.grid import (
@@ -73,6 +75,11 @@ def register_images(
     for moving, fixed in pairs:
         stacks = volume and moving.array.ndim == fixed.array.ndim == 3
         reason = _why_slice_by_slice(method, moving, fixed, steps) if stacks else None
+        if method.depth and (reason or not stacks):
+            raise ImageError(
+                f"{moving.source}: {method.name} of this `model` registers volumes, "
+                f"{reason or 'expected two stacks of slices, in three dimensions'}"
+            )
         alignment = None
         if affine != NONE:
             alignment = find_affine(moving, fixed, affine, align=align, calls=method.calls)
@@ -85,12 +92,12 @@ def register_images(
         (part, guided)
         for slices, guides, *_ in prepared
         for part, guided in zip(slices, guides, strict=True)
-        if part.model is not None and not part.blank
+        if not part.in_space and not part.blank
     ]
     motions = iter(_motions(method, *zip(*planes, strict=True), steps) if planes else ())
 
     def motion(part: Slice, guided: Guided | None, fixed: Image) -> SliceMotion:
-        if part.model is None:
+        if part.in_space:
             return _volume_motion(method, part, fixed.geometry.spacing, steps, guided)
         if part.blank:
             return _still(part, steps or method.predicts_velocity)
@@ -125,7 +132,7 @@ def _why_slice_by_slice(method, moving: Image, fixed: Image, steps: int) -> str 
         )
     if method.iterative:
         return f"{method.name} knows no volumes"
-    if not steps:
+    if not steps and not method.depth:
         return f"{method.name} knows no volumes, and no refinement was asked for"
     return None
 
@@ -279,8 +286,13 @@ def _volume_motion(
     method: TrainedMethod, part: Slice, spacing, steps: int, guided: Guided | None
 ) -> SliceMotion:
     """The motion of a volume on its grid; spacing of the fixed image."""
+    if part.model is not None and not (steps or method.predicts_velocity):
+        [u] = _predict(method, method.displacement, [part])
+        return SliceMotion(part.model.grid, np.asarray(u, np.float64))
     pair, start = part.whole, None
-    if shown := [k for k, plane in enumerate(part.slices) if not plane.blank]:
+    if part.model is not None:
+        [start] = _starts(method, [part])
+    elif shown := [k for k, plane in enumerate(part.slices) if not plane.blank]:
         start = np.zeros((*pair.grid.shape, 3), np.float32)
         start[shown, ..., 1:] = _starts(method, [part.slices[k] for k in shown])
     spacing = tuple(float(s * k) for s, k in zip(spacing, pair.grid.scale, strict=True))

@@ -66,7 +66,7 @@ class Registration:
     @property
     def in_space(self) -> bool:
         """Whether volumes were registered in three dimensions, not slice by slice."""
-        return self.slices[0].model is None
+        return self.slices[0].in_space
 
     @property
     def diffeomorphic(self) -> bool:

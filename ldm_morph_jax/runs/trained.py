@@ -30,6 +30,7 @@ class TrainedMethod:
       config: the configuration that it was trained with, also as stored (`config_from_json`); None
         for an iterative method.
       spacing_mm: pixel spacing of the training data, None where unknown.
+      slice_mm: distance of the slices of volumes that it was trained on.
       card: the model card of a weights file.
       calls: how often it will be called, see `devices.programs.options_for`.
 
@@ -50,6 +51,7 @@ class TrainedMethod:
         frozen=None,
         config: Mapping | None = None,
         spacing_mm: float | None = None,
+        slice_mm: float | None = None,
         card: dict | None = None,
         calls: str = "often",
     ):
@@ -60,7 +62,7 @@ class TrainedMethod:
         self.image_size = None if config is None else config["data"]["image_size"]
         self.depth = 0 if config is None else config["data"].get("depth", 0)
         self.intensity = "minmax" if config is None else config["data"]["intensity"]
-        self.spacing_mm, self.card = spacing_mm, card or {}
+        self.spacing_mm, self.slice_mm, self.card = spacing_mm, slice_mm, card or {}
         self.params, self.frozen = params or {}, frozen or {}
         key = json.dumps(config, sort_keys=True) if method is None else None
         self._displacement = self._program("displacement", key)
@@ -77,7 +79,7 @@ class TrainedMethod:
 
     def __reduce__(self):
         # compiled functions cannot be pickled; they are made again
-        names = ("params", "frozen", "spacing_mm", "card", "calls")
+        names = ("params", "frozen", "spacing_mm", "slice_mm", "card", "calls")
         keywords = {name: getattr(self, name) for name in names} | {"config": self._config}
         return functools.partial(type(self), self._method, **keywords), ()
 
@@ -180,13 +182,14 @@ def _of_run(workdir: Path) -> dict[str, Any]:
     params = trained_part(workdir, "registration", {"params": abstract}, what=method.name)["params"]
     frozen = load_ldm(Path(config.ldm_from or workdir), config) if method.reads_ldm else {}
     dataset = json.loads((workdir / "dataset.json").read_text())
-    *_, row, column = dataset["spacing_mm"]
+    *distance, row, column = dataset["spacing_mm"]
     return {
         "method": method,
         "params": jax.tree.map(jnp.asarray, params),
         "frozen": jax.tree.map(jnp.asarray, frozen),
         "config": config,
         "spacing_mm": row if row == column else None,  # the model grid has square pixels
+        "slice_mm": distance[0] if distance else None,
     }
 
 
@@ -198,5 +201,6 @@ def _of_weights(path: str | Path, expected_sha256: str | None = None) -> dict[st
         "frozen": jax.device_put(params.get("frozen", {})),
         "config": stored["config"],
         "spacing_mm": stored["spacing_mm"],
+        "slice_mm": stored.get("slice_mm"),
         "card": card,
     }

@@ -126,7 +126,8 @@ def save_compact(params: Mapping, path: str | os.PathLike, config: Mapping, card
 def save_weights(method, path: str | os.PathLike, card: Mapping) -> str:
     """Write a `runs.trained.TrainedMethod` as one compact file that `load` reads; its sha256."""
     params = {"params": method.params, "frozen": method.frozen}
-    stored = {"config": portable(method.config.to_dict()), "spacing_mm": method.spacing_mm}
+    distances = {"spacing_mm": method.spacing_mm, "slice_mm": method.slice_mm}
+    stored = {"config": portable(method.config.to_dict()), **distances}
     return save_compact(params, path, stored, card)
 
 

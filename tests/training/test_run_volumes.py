@@ -11,13 +11,16 @@ from volume_run import SPACE, volume_config, voxelmorph_config
 
 from ldm_morph_jax import evaluate
 from ldm_morph_jax.config import with_method
+from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.methods import build_method
 from ldm_morph_jax.methods.lddmm import LDDMM
+from ldm_morph_jax.ops.geometry import integrate_velocity
 from ldm_morph_jax.profiling import costs
 from ldm_morph_jax.profiling.timing import time_registration
 from ldm_morph_jax.registering.method import load
 from ldm_morph_jax.runs.dataset import dataset_of
 from ldm_morph_jax.runs.trained import load_run
+from ldm_morph_jax.runs.weights import save_weights
 from ldm_morph_jax.training import run
 
 STAGES = ("autoencoder", "diffusion", "registration")
@@ -108,6 +111,34 @@ def test_plan_and_speed_take_volumes(data):
     assert timed["seconds_per_pair"]["median"] > 0
 
 
+def test_register_takes_a_network_for_volumes(finished, data, tmp_path):
+    """Alone, as in evaluation, or as the start of the search; also from a weights file."""
+    registrar, alone = load(finished[0]), load_run(finished[0])
+    pair = dataset_of(voxelmorph_config(data)).split("train")[0]
+    moving, fixed = (pair[name] for name in ("moving", "fixed"))
+    volumes = {"moving": moving[..., 0], "fixed": fixed[..., 0], "spacing": (12.6, 12.0, 12.0)}
+    found = registrar(**volumes, refine=0)
+    [expected] = np.asarray(integrate_velocity(alone.velocity(moving[None], fixed[None])))
+    inside = (slice(1, -1),) * 3
+    np.testing.assert_allclose(found.displacement[inside], expected[inside], atol=1e-3)
+    searched = registrar(**volumes)
+    assert searched.registrations[0].in_space and searched.model == str(finished[0])
+    similarity = [r.metrics["local_correlation"][0]["after"] for r in (found, searched)]
+    assert similarity[1] > similarity[0]
+    file = tmp_path / "model.safetensors"
+    save_weights(registrar, file, {})
+    stored = load(file)
+    assert stored.slice_mm == pytest.approx(12.6) and "8 x 16 x 16 pixels" in repr(stored)
+    with pytest.raises(ImageError, match="registers volumes, expected two stacks"):
+        registrar(moving[4, ..., 0], fixed[4, ..., 0])
+    [same] = found.registrations
+    with pytest.raises(ImageError, match="registers volumes, expected two stacks"):
+        registrar.register_images([(same.moving, same.fixed)])
+    few = volumes | {"moving": moving[2:5, ..., 0], "fixed": fixed[2:5, ..., 0]}
+    with pytest.raises(ImageError, match="registers volumes, a stack of 3 slices, fewer than 4"):
+        registrar(**few)
+
+
 # -- what is refused
 
 
@@ -116,11 +147,6 @@ def test_methods_of_images_are_refused(data):
     expected = "'cyclemorph', which registers images; .* expected one of ldm_morph, transmorph, vox"
     with pytest.raises(ValueError, match=expected):
         build_method(config)
-
-
-def test_a_network_for_volumes_does_not_register_images(finished):
-    with pytest.raises(ValueError, match="registers volumes on its own grid of 8 planes"):
-        load(finished[0])
 
 
 def test_another_depth_is_refused(finished, data):
