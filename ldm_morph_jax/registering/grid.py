@@ -292,22 +292,16 @@ def prepare_volume(
         if _blank(values[:, k]):
             values[:, k] = np.nan
     whole = _on_one_scale(grid, values, method.intensity)
-    distance = fixed.geometry.spacing[0]
-    if not method.depth and not (fixed.spacing_known and distance >= THICK_MM):
+    thick = fixed.spacing_known and fixed.geometry.spacing[0] >= THICK_MM
+    if not (method.depth or thick):
         return [Slice(None, whole, shift)]
     if alignment is not None and centre is not None:
         centre = _halfway(centre, fixed.geometry, alignment)
-    plane = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
-    count, step = grid.shape[0], grid.scale[0]
-    if method.depth:
-        known = fixed.spacing_known and method.slice_mm is not None
-        step = method.slice_mm / distance if known else len(fixed.array) / method.depth
-        count = method.depth
-    model = Grid((count, *plane.shape), (grid.centre[0], *plane.centre), (step, *plane.scale))
+    model = _place_model_stack(method, fixed, grid, centre)
     values = _sample_both(moving, fixed, model.fixed_pixels(), model.scale, shift, alignment)
     if method.depth:
         return [Slice(_as_in_training(method, model, values, moving, fixed), whole, shift)]
-    flat = Grid(grid.shape[1:], grid.centre[1:], grid.scale[1:])
+    plane, flat = (Grid(g.shape[1:], g.centre[1:], g.scale[1:]) for g in (model, grid))
     slices = []
     for k, of_slice in enumerate(np.moveaxis(values, 1, 0)):
         on_whole = OnGrid(flat, whole.moving[k], whole.fixed[k], whole.valid[k])
@@ -315,6 +309,17 @@ def prepare_volume(
         on_plane = None if blank else _as_in_training(method, plane, of_slice, moving, fixed)
         slices.append(Slice(on_plane, on_whole, shift, blank))
     return [Slice(None, whole, shift, slices=tuple(slices))]
+
+
+def _place_model_stack(method, fixed: Image, grid: Grid, centre) -> Grid:
+    """The model grid in a volume, with slices of its own or, of a network for images, the grid's."""
+    plane = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
+    count, step = grid.shape[0], grid.scale[0]
+    if method.depth:
+        count, step = method.depth, len(fixed.array) / method.depth
+        if fixed.spacing_known and method.slice_mm is not None:
+            step = method.slice_mm / fixed.geometry.spacing[0]
+    return Grid((count, *plane.shape), (grid.centre[0], *plane.centre), (step, *plane.scale))
 
 
 def placed_by(moving: Image, fixed: Image, align: str) -> str:
