@@ -312,7 +312,7 @@ def prepare_volume(
 
 
 def _place_model_stack(method, fixed: Image, grid: Grid, centre) -> Grid:
-    """The model grid in a volume, with slices of its own or, of a network for images, the grid's."""
+    """The model grid in a volume: its slices are the network's or, if it has none, the grid's."""
     plane = place_model_grid(fixed, method.image_size, method.spacing_mm, centre)
     count, step = grid.shape[0], grid.scale[0]
     if method.depth:
