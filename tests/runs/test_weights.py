@@ -63,7 +63,7 @@ def test_a_method_and_nothing_of_the_machine_it_was_trained_on(tmp_path):
     config.data.source = str(tmp_path / "private" / "images")
     config.data.directory = str(tmp_path / "private" / "data")
     config.ldm_from = str(tmp_path / "private" / "run")
-    method = SimpleNamespace(**params(), config=config, spacing_mm=1.25)
+    method = SimpleNamespace(**params(), config=config, spacing_mm=1.25, slice_mm=None)
     path = tmp_path / "model.safetensors"
     assert save_weights(method, path, CARD) == sha256(path)
     assert b"private" not in path.read_bytes()
