@@ -550,9 +550,8 @@ def _normalise(values, intensity, source):
 def velocity_on_whole(plane: Slice, velocity: np.ndarray) -> np.ndarray:
     """`[*model.shape, rank]` model pixels -> `[*whole.shape, rank]` whole pixels."""
     model, whole = plane.model.grid, plane.whole.grid
-    at = model.pixels_at(whole.fixed_pixels()) + _margins(model)
     scale = np.array(model.scale) / whole.scale
-    return (sample_vectors(_fade_out(velocity), at) * scale).astype(np.float32)
+    return (_sample_fading(velocity, model, whole.fixed_pixels()) * scale).astype(np.float32)
 
 
 def to_transform(
@@ -577,10 +576,10 @@ def to_transform(
     pixels = fixed.indices() if in_space else _pixels(fixed.shape[-2:])
     parts = []
     for part, (grid, u) in zip(slices, displacements, strict=True):
-        at = grid.pixels_at(pixels)
         if part.model is not None and grid is part.model.grid:
-            at, u = at + _margins(grid), _fade_out(u)
-        steps = sample_vectors(u, at) * grid.scale
+            steps = _sample_fading(u, grid, pixels) * grid.scale
+        else:
+            steps = sample_vectors(u, grid.pixels_at(pixels)) * grid.scale
         if fixed.dimension > len(grid.shape):
             steps = np.concatenate([np.zeros((*steps.shape[:-1], 1)), steps], axis=-1)
         parts.append(fixed.vectors_to_physical(steps) + part.shift)
@@ -593,18 +592,18 @@ def _pixels(shape) -> np.ndarray:
     return np.moveaxis(np.indices(shape, np.float64), 0, -1)
 
 
-def _margins(grid: Grid) -> np.ndarray:
-    """How far beyond a model grid its motion fades out, pixels of each axis."""
-    return np.array(grid.shape) // 2
+def _sample_fading(u: np.ndarray, grid: Grid, fixed_pixels: np.ndarray) -> np.ndarray:
+    """A motion on a model grid at indices of the fixed image, also beyond the grid."""
+    margins = np.array(grid.shape) // 2
+    return sample_vectors(_fade_out(u, margins), grid.pixels_at(fixed_pixels) + margins)
 
 
-def _fade_out(u: np.ndarray) -> np.ndarray:
-    """`[*shape, rank]`, wider by `_margins` on every side: unchanged inside, zero at the outer end.
+def _fade_out(u: np.ndarray, margins: Sequence[int]) -> np.ndarray:
+    """`[*shape, rank]`, wider by the margins on every side: as it is inside, zero at the outer end.
 
     Merely repeating the border values would draw every wrinkle at the border out into a streak;
     beyond the border they are blurred.
     """
-    margins = [n // 2 for n in u.shape[:-1]]
     wide = np.pad(u, [*((m, m) for m in margins), (0, 0)], mode="edge")
     beyond = [
         np.pad(np.zeros(n), m, mode="linear_ramp", end_values=m) / m

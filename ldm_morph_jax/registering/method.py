@@ -164,7 +164,7 @@ class Registrar(TrainedMethod):
             align=align,
             centre=centre,
             refine=steps,
-            volume=volume or slice in (None, VOLUME),
+            volume=volume or which == VOLUME,
             anatomy=guide,
             affine=affine,
         )
