@@ -42,6 +42,7 @@ _FEWEST_PIXELS = 8  # on a side; less is an icon, or an array whose axes are in 
 
 
 VOLUME = "volume"  # in place of a slice: all that a frame holds
+FEWEST_SLICES = 4  # of a volume; fewer hardly show a motion through them
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ldm_morph_jax.files.dicom_objects.contours import STRUCTURE_SET
 from ldm_morph_jax.files.dicom_objects.source import sop_class
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import (
+    FEWEST_SLICES,
     VOLUME,
     Image,
     Spacing,
@@ -70,7 +71,6 @@ def read_cine(
     fps: float | None = None,
     spacing=None,
     oblique: bool = False,
-    thin: float = 0.0,
 ) -> Cine:
     """Read a cine.
 
@@ -79,11 +79,11 @@ def read_cine(
             (H, W, T) or NPZ `[T, H, W]`, whose slices are taken as frames), a video (needs PyAV),
             or a folder: of DICOM files of any number of slices (see `files.series`), or of pictures
             or volumes by the numbers in their names. Colours become their luminance.
-        slice: of several slices, which one (from 0), or "all", or "volume".
+        slice: of several slices, which one (from 0), or "all", or "volume", the default where they
+            are `FEWEST_SLICES` or more and their distance is known.
         frame_times: seconds, one for each frame; in place of the file's.
         fps: frames per second; likewise.
         spacing, oblique: as in `read_image`.
-        thin: mm; slices closer than that are a volume where no `slice` is named.
 
     Raises:
         ImageError: fewer than two frames, frames that differ in grid, times that do not increase,
@@ -103,8 +103,7 @@ def read_cine(
     count = len(stored.array)
     if count < 2:
         raise ImageError(f"{source}: holds 1 frame, expected at least 2")
-    several = stored.array.shape[1] > 1 and stored.spacing_known
-    if slice is None and several and stored.geometry.spacing[0] < thin:
+    if slice is None and stored.spacing_known and stored.array.shape[1] >= FEWEST_SLICES:
         slice = VOLUME
     own_times = stored.times
     if own_times is not None and own_times.ndim == 2:  # every slice has its own
@@ -125,7 +124,6 @@ def cine_of(
     fps: float | None = None,
     spacing: Spacing | None = None,
     oblique: bool = False,
-    thin: float = 0.0,
 ) -> Cine:
     """The cine of whatever a caller has: a `Cine`, a path (see `read_cine`), or an array (see
     `cine_from_arrays`)."""
@@ -136,9 +134,7 @@ def cine_of(
             )
         return value
     if isinstance(value, str | os.PathLike):
-        return read_cine(
-            value, slice, frame_times=times, fps=fps, spacing=spacing, oblique=oblique, thin=thin
-        )
+        return read_cine(value, slice, frame_times=times, fps=fps, spacing=spacing, oblique=oblique)
     if slice not in (None, VOLUME):
         raise ImageError("frames: `slice` is of files; index the array")
     return cine_from_arrays(value, spacing=spacing, times=times, fps=fps)

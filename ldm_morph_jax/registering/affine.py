@@ -26,13 +26,12 @@ from jax import lax
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.geometry import inside
-from ldm_morph_jax.files.images import Image
+from ldm_morph_jax.files.images import FEWEST_SLICES, Image
 from ldm_morph_jax.files.transforms import Affine
 from ldm_morph_jax.ops import separable
 from ldm_morph_jax.ops.geometry import identity_grid, warp
 from ldm_morph_jax.ops.similarity import correlation_gradient, local_correlation
 from ldm_morph_jax.registering.grid import (
-    FEWEST_SLICES,
     Alignment,
     Grid,
     lattice,

@@ -31,7 +31,6 @@ from ldm_morph_jax.registering.finding import (
     known_or_found,
     look,
 )
-from ldm_morph_jax.registering.grid import THICK_MM
 from ldm_morph_jax.registering.heart import end_of_systole, twist_numbers
 from ldm_morph_jax.registering.heart_result import track_heart
 from ldm_morph_jax.registering.method import Registrar
@@ -115,7 +114,6 @@ def _read(options) -> Cine:
         options.slice,
         frame_times=_frame_times(options.frame_times),
         fps=options.fps,
-        thin=THICK_MM,
         **options.reading,
     )
     cine.check_frame(options.reference or 0)  # before a network looks

@@ -56,7 +56,6 @@ _MOST_VOXELS = 2**21
 # each slice. 10 mm apart, in training patients of ACDC, that overlaps more than a start from no
 # motion; 3 mm apart, in phantoms, it is worse (docs/results/volumes). 5 mm is a choice.
 THICK_MM = 5.0
-FEWEST_SLICES = 4  # of a volume; fewer hardly show a motion through them
 # Ratio of two images' grey ranges up to which they are taken to have the same unit.
 _SAME_SCALE = 2.0
 
@@ -292,8 +291,7 @@ def prepare_volume(
         if _blank(values[:, k]):
             values[:, k] = np.nan
     whole = _on_one_scale(grid, values, method.intensity)
-    thick = fixed.spacing_known and fixed.geometry.spacing[0] >= THICK_MM
-    if not (method.depth or thick):
+    if not (method.depth or has_thick_slices(fixed)):
         return [Slice(None, whole, shift)]
     if alignment is not None and centre is not None:
         centre = _halfway(centre, fixed.geometry, alignment)
@@ -309,6 +307,11 @@ def prepare_volume(
         on_plane = None if blank else _as_in_training(method, plane, of_slice, moving, fixed)
         slices.append(Slice(on_plane, on_whole, shift, blank))
     return [Slice(None, whole, shift, slices=tuple(slices))]
+
+
+def has_thick_slices(volume: Image) -> bool:
+    """Whether the search in a volume starts from a network for slices, see `THICK_MM`."""
+    return volume.spacing_known and volume.geometry.spacing[0] >= THICK_MM
 
 
 def _place_model_stack(method, fixed: Image, grid: Grid, centre) -> Grid:

@@ -16,6 +16,7 @@ from ldm_morph_jax.files.movies import note_on_period
 from ldm_morph_jax.files.writing import staged
 from ldm_morph_jax.ops.beat import check_valves
 from ldm_morph_jax.registering.anatomy import Anatomy
+from ldm_morph_jax.registering.grid import has_thick_slices
 from ldm_morph_jax.registering.heart import Curve, Measures, end_of_systole, measure, summary
 from ldm_morph_jax.registering.intervals import with_intervals
 from ldm_morph_jax.registering.outputs import (
@@ -32,7 +33,8 @@ from ldm_morph_jax.registering.result import Tracked
 from ldm_morph_jax.registering.segments import WALL, Segments
 from ldm_morph_jax.registering.tracking import Tracking, track_cine
 from ldm_morph_jax.registering.verdict import judge_heart
-from ldm_morph_jax.runs.trained import TrainedMethod
+from ldm_morph_jax.runs.trained import TrainedMethod, load_method
+from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,7 +193,9 @@ def track_heart(
     valves: Mapping[str, float] | None = None,
 ) -> TrackedHeart:
     """Track a cine of one slice or of volumes; arguments as of `tracking.track_cine` and
-    `TrackedHeart`. Raises ImageError where times of valves do not fit the cine, too."""
+    `TrackedHeart`. Without a method the search in volumes of thick slices starts from
+    `DEFAULT_MODEL`, all others from no motion. Raises ImageError where times of valves do not fit
+    the cine, too."""
     cine, reference, anatomy, findings = known
     valves = dict(valves or {})
     if valves:
@@ -205,6 +209,8 @@ def track_heart(
             check_valves(valves, last)
         except ValueError as error:
             raise ImageError(f"{cine.first.source}: {error}") from None
+    if method is None and cine.frames.ndim == 4 and has_thick_slices(cine.first):
+        model, method = DEFAULT_MODEL, load_method(DEFAULT_MODEL)
     tracked = track_cine(
         cine, method, reference=reference, period=period, settings=settings, progress=progress
     )

@@ -11,7 +11,6 @@ from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
 from ldm_morph_jax.names import unknown
-from ldm_morph_jax.registering.grid import THICK_MM
 from ldm_morph_jax.registering.options import parse_slice
 from ldm_morph_jax.registering.pair_result import Result
 from ldm_morph_jax.registering.pairs import (
@@ -247,8 +246,8 @@ class Registrar(TrainedMethod):
             fps: frames per second, in their place.
             valves: when they open and close, ms from the reference frame, as {"AVC": 350}: "MVC",
                 "AVO", "AVC", "MVO". Strain at end-systole and what comes after it are those of AVC.
-            slice: of a file of several, which one (from 0); "volume": tissue is followed through
-                the slices; by default so where they are thin (`grid.THICK_MM`).
+            slice: of a file of several, which one (from 0); "volume", the default for stacks of
+                `FEWEST_SLICES` or more: tissue is followed through the slices.
             oblique: accept a slice that is tilted against the x-y plane.
             settings: see `tracking.Tracking`.
             progress: called with the share that is done.
@@ -262,9 +261,7 @@ class Registrar(TrainedMethod):
         from ldm_morph_jax.registering.heart_result import track_heart
 
         check_not_forked()
-        frames = cine_of(
-            cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique, thin=THICK_MM
-        )
+        frames = cine_of(cine, slice, times=times, fps=fps, spacing=spacing, oblique=oblique)
         if frames.frames.ndim == 4:
             if slice not in (None, VOLUME):
                 raise ImageError(

@@ -87,8 +87,7 @@ class SliceOption:
         _read_by(parse_slice, "K|K-L|K,L|all|volume"),
     ] = None
     """which slice of a 3-D file (from 0); several, as in 2-5 or 0,2,4, or all: one by one; volume
-    (register, track): in three dimensions, the default of register, and of track where slices are
-    less than 5 mm apart"""
+    (register, track): in three dimensions, the default for stacks of four slices or more"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +268,8 @@ class CineOptions(JobOptions):
 
     model: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
     """where the search starts: name of shipped weights, run directory or weights file; or an
-    iterative method (lddmm, syn) in its place. Default: the search from no motion"""
+    iterative method (lddmm, syn) in its place. Default: the search from no motion, in volumes of
+    thick slices from sunnybrook-symmetric"""
 
     reference: Annotated[int | None, WHOLE, Parameter(metavar="K")] = None
     """frame whose tissue is followed, usually end-diastole (from 0; default: 0, or end-diastole as
@@ -356,12 +356,12 @@ class CineOptions(JobOptions):
         if self.reference is None and self.anatomy is None and self.batch is None:
             object.__setattr__(self, "reference", 0)
         if self.slice == "volume":
-            of_slices = ("contours", "landmarks", "model", "dicom")
+            of_slices = ("contours", "landmarks", "dicom")
             given = [f"`{name}`" for name in of_slices if getattr(self, name)]
             if given or self.view == "apical":
                 raise ValueError(
                     f"`slice` volume does not go with {', '.join(given) or '`view` apical'}, which "
-                    "is for slices"
+                    "is for slices; name a `slice`, or all"
                 )
         check_valves(self.valves or {})
         if self.levels and (self.view == "apical" or set(self.levels) - set("bmac-")):

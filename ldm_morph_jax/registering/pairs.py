@@ -17,10 +17,9 @@ import numpy as np
 from ldm_morph_jax.devices.batches import fill_up
 from ldm_morph_jax.devices.programs import Program, options_for
 from ldm_morph_jax.files.errors import ImageError
-from ldm_morph_jax.files.images import Image, on_one_scale
+from ldm_morph_jax.files.images import FEWEST_SLICES, Image, on_one_scale
 from ldm_morph_jax.registering.affine import NONE, find_affine
 from ldm_morph_jax.registering.grid import (
-    FEWEST_SLICES,
     Grid,
     OnGrid,
     Slice,

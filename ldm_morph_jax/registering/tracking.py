@@ -21,7 +21,8 @@ are registered, at most `chunk` of them at a time; they do not grow with the len
 How frames are registered depends on the method:
 
 * none: the search of `registering.search`, from no motion;
-* a network: its prediction for the key frames, made antisymmetric, is where that search starts;
+* a network: its prediction for the key frames, made antisymmetric, is where that search starts; in
+  volumes that of each slice, unless it is a network for volumes;
 * an iterative method (LDDMM, SyN): every frame directly to the reference, since it offers no
   velocity to go on from; its displacements are made smooth in time, and inverted by Newton's
   method.
@@ -48,15 +49,17 @@ from scipy.interpolate import BSpline
 from ldm_morph_jax.devices.batches import fill_up, in_chunks
 from ldm_morph_jax.devices.mesh import data_mesh, sharded
 from ldm_morph_jax.files.images import (
+    FEWEST_SLICES,
     Image,
     ImageError,
     images_from_array,
+    volume_from_array,
 )
 from ldm_morph_jax.files.movies import Cine
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.ops.inverse import invert
-from ldm_morph_jax.registering.grid import FEWEST_SLICES, place_volume_grid
+from ldm_morph_jax.registering.grid import place_volume_grid
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Series, Tracked
 from ldm_morph_jax.registering.search import Refinement
@@ -298,8 +301,7 @@ def track_cine(
 
     Args:
         cine: frames `[T, H, W]`, or volumes `[T, S, H, W]`.
-        method: what registers, or where the search starts; None: the search from no motion, the
-            only one for volumes.
+        method: what registers, or where the search starts; None: the search from no motion.
         reference: the frame whose tissue is followed, usually end-diastole.
         period: of the beat, in seconds (frames, where times are unknown); "whole": the last frame
             shows what the first one does; None: the motion need not repeat.
@@ -307,8 +309,8 @@ def track_cine(
         progress: called with the share that is done.
 
     Raises:
-        ImageError: volumes of fewer than `FEWEST_SLICES`, or with a method; no such frame; a period
-            shorter than the cine.
+        ImageError: volumes of fewer than `FEWEST_SLICES`, or with an iterative method; a cine of
+            one slice with a network for volumes; no such frame; a period shorter than the cine.
     """
     count, source = len(cine.frames), cine.first.source
     if cine.frames.ndim == 4:
@@ -326,7 +328,8 @@ def track_cine(
         )
     devices, settings = len(jax.devices()), settings or DEFAULTS
     shape, spacing = _tracked_on(cine.first)
-    at_once = max(1, min(settings.chunk, _MOST_AT_ONCE // math.prod(shape)))
+    at_once = max(1, min(settings.chunk, count - 1, _MOST_AT_ONCE // math.prod(shape)))
+    at_once = 2 ** int(math.log2(at_once))  # 8 key frames fill chunks of 1, 2, 4 and 8
     settings = replace(settings, chunk=devices * math.ceil(at_once / devices))
     frames = _prepared(cine, reference, shape, settings.chunk)
     arguments = {"times": times, "reference": reference, "period": period, "settings": settings}
@@ -343,11 +346,8 @@ def _check_volumes(cine, method) -> None:
             f"{source}: a stack of {slices} slices, fewer than {FEWEST_SLICES}, shows no motion "
             "through them; expected `slice` all"
         )
-    if method is not None:
-        raise ImageError(
-            f"{source}: {method.name} knows slices; volumes are tracked by the search alone, "
-            "without a `model`"
-        )
+    if method is not None and method.iterative:
+        raise ImageError(f"{source}: {method.name} knows no volumes; expected a network as `model`")
 
 
 def _tracked_on(first: Image) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
@@ -456,24 +456,31 @@ def _series(compute, shape, chunk) -> Series:
 
 
 def _predicted(method, moving, fixed, first, spacing) -> np.ndarray:
-    """A network's displacements of pairs `[B, h, w]`, made antisymmetric: first-order velocities.
+    """A network's displacements of pairs `[B, *space]`, made antisymmetric: first-order velocities.
 
     v = (u(moving, fixed) - u(fixed, moving)) / 2 changes its sign with the order of the images.
+    Slices of a volume that the network sees one by one are made smooth through each other.
     """
     there = _registered(method, moving, fixed, first, spacing)
     back = _registered(method, fixed, moving, first, spacing)
-    return ((there - back) / 2).astype(np.float32)
+    v = (there - back) / 2
+    if moving.ndim == 4 and not method.depth:
+        v = ndimage.gaussian_filter1d(v, 1.0, axis=1, mode="nearest")
+    return v.astype(np.float32)
 
 
 def _registered(method, moving, fixed, first, spacing) -> np.ndarray:
-    """Displacements `[B, h, w, 2]` in pixels of images on the grid that is tracked on."""
+    """Displacements `[B, *space, rank]` in pixels of images on the grid that is tracked on."""
 
     def images(arrays) -> list[Image]:
-        return images_from_array(np.asarray(arrays), spacing, source=first.source)[0]
+        arrays = np.asarray(arrays)
+        if arrays.ndim == 3:
+            return images_from_array(arrays, spacing, source=first.source)[0]
+        return [volume_from_array(array, spacing, source=first.source) for array in arrays]
 
     fixed = np.broadcast_to(fixed, moving.shape)
     pairs = list(zip(images(moving), images(fixed), strict=True))
-    registrations = register_images(method, pairs, refine=0)
+    registrations = register_images(method, pairs, refine=0, volume=bool(method.depth))
     return np.stack([registration.pixel_displacement for registration in registrations])
 
 

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import SimpleITK
 from analytic_method import AnalyticMethod, searching
+from scipy import ndimage
 
-from ldm_morph_jax import track
+from ldm_morph_jax import load, track
 from ldm_morph_jax.data.ventricle import LEFT_VENTRICLE, MYOCARDIUM, ventricle, ventricle_beat
 from ldm_morph_jax.files.errors import FileError, ImageError
 from ldm_morph_jax.files.movies import cine_from_arrays, read_cine
 from ldm_morph_jax.ops import strain
-from ldm_morph_jax.registering import tracking
+from ldm_morph_jax.registering import grid, tracking
 from ldm_morph_jax.registering.anatomy import anatomy_of
 from ldm_morph_jax.registering.heart import MUSCLE_G_PER_ML, directions, measure, strained
 from ldm_morph_jax.registering.result import Tracked
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
+from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 SHAPE, SPACING = (10, 32, 32), (9.0, 4.0, 4.0)
 SHARES = (0.0, 0.5, 1.0, 0.5)  # of the motion, in each frame
@@ -33,6 +35,7 @@ def quick_search():
         patch.setattr(tracking, "SEARCH", Refinement(levels=(1,), steps=(40,)))
         patch.setattr(tracking, "IMPROVE", Refinement(levels=(1,), steps=(8,)))
         patch.setattr(tracking, "DEFAULTS", Tracking(key_frames=4, rounds=1, chunk=3))
+        patch.setattr(grid, "THICK_MM", 10.0)  # from no motion
         yield
 
 
@@ -161,18 +164,43 @@ def test_files_of_a_volume(beat, heart, tmp_path):
     assert (SimpleITK.GetArrayFromImage(resampled) == written)[inner].mean() > 0.999
 
 
-def test_thin_slices_are_a_volume_and_thick_ones_are_chosen(beat, tmp_path):
-    cine = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(frame) for frame in beat.frames])
-    for distance in (9.0, 4.0):
-        cine.SetSpacing((4.0, 4.0, distance, 0.04))
-        SimpleITK.WriteImage(cine, tmp_path / f"{distance:g}.nii.gz")
-    assert read_cine(tmp_path / "4.nii.gz", thin=5.0).frames.shape == beat.frames.shape
-    with pytest.raises(ImageError, match="3-D with 10 slices; choose one with `slice`"):
-        read_cine(tmp_path / "9.nii.gz", thin=5.0)
+def test_a_stack_is_a_volume_and_a_few_slices_are_chosen(beat, tmp_path):
+    for slices in (10, 3):
+        frames = [SimpleITK.GetImageFromArray(frame[:slices]) for frame in beat.frames]
+        cine = SimpleITK.JoinSeries(frames)
+        cine.SetSpacing((4.0, 4.0, 9.0, 0.04))
+        SimpleITK.WriteImage(cine, tmp_path / f"{slices}.nii.gz")
+    assert read_cine(tmp_path / "10.nii.gz").frames.shape == beat.frames.shape
+    assert read_cine(tmp_path / "10.nii.gz", 4).frames.shape == beat.frames[:, 0].shape
+    with pytest.raises(ImageError, match="3-D with 3 slices; choose one with `slice`"):
+        read_cine(tmp_path / "3.nii.gz")
     with pytest.raises(
         ImageError, match="has 10 slices, expected one at a time, or `slice` volume"
     ):
-        searching().track(tmp_path / "9.nii.gz", slice="all")
+        searching().track(tmp_path / "10.nii.gz", slice="all")
+
+
+def test_in_thick_slices_the_search_starts_from_a_network(beat, monkeypatch):
+    monkeypatch.setattr(tracking, "SEARCH", Refinement(levels=(1,), steps=(0,)))
+    monkeypatch.setattr(tracking, "IMPROVE", Refinement(levels=(1,), steps=(0,)))
+    monkeypatch.setattr(tracking, "DEFAULTS", Tracking(twicing=False, chunk=1))
+    monkeypatch.setattr(grid, "THICK_MM", 5.0)
+    pair, by_default = beat.frames[[0, ES]], load()
+    heart = by_default.track(pair, spacing=SPACING)
+    there, back = (
+        by_default(*order, spacing=SPACING, refine=0, slice=None, volume=True)
+        .registrations[0]
+        .pixel_displacement
+        for order in ((pair[1], pair[0]), (pair[0], pair[1]))
+    )
+    velocity = np.asarray(heart.displacement)[1]
+    assert not velocity[..., 0].any()  # a network for slices
+    expected = ndimage.gaussian_filter1d(there - back, 1.0, axis=0, mode="nearest")
+    assert np.corrcoef(velocity.ravel(), expected.ravel())[0, 1] > 0.95
+    assert heart.summary["model"] == DEFAULT_MODEL and heart.weights_sha256
+    monkeypatch.setattr(grid, "THICK_MM", 10.0)
+    still = by_default.track(pair, spacing=SPACING)
+    assert not np.asarray(still.displacement).any() and still.summary["model"] is None
 
 
 @pytest.mark.parametrize(
@@ -196,14 +224,14 @@ def test_what_volumes_do_not_take(options, message, beat):
         searching().track(beat.frames, **({"spacing": SPACING} | options))
 
 
-def test_few_slices_and_methods_of_slices_are_refused(beat):
+def test_few_slices_and_iterative_methods_are_refused(beat):
     with pytest.raises(ImageError, match="3 slices, fewer than 4, shows no motion through them"):
         searching().track(beat.frames[:, :3], spacing=SPACING)
-    with pytest.raises(ImageError, match="knows slices; volumes are tracked by the search alone"):
-        AnalyticMethod().track(beat.frames, spacing=SPACING)
+    with pytest.raises(ImageError, match="knows no volumes; expected a network as `model`"):
+        AnalyticMethod(image_size=None).track(beat.frames, spacing=SPACING)
 
 
-@pytest.mark.parametrize("option", ["--dicom", "--model=sunnybrook-small", "--view=apical"])
+@pytest.mark.parametrize("option", ["--dicom", "--landmarks=a.csv", "--view=apical"])
 def test_options_of_slices_are_refused_in_one_line(option, tmp_path, capsys):
     arguments = ["--cine", "c.nii.gz", "--slice", "volume", option, "--out", str(tmp_path / "o")]
     with pytest.raises(SystemExit):

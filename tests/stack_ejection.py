@@ -1,0 +1,100 @@
+"""Ejection fraction of whole stacks of ACDC, end-diastole's mask given, as `track` finds it.
+
+    PYTHONPATH=. python tests/stack_ejection.py --data DIR --patients 101-150 --out ejection.csv
+
+DIR holds `*/patientXXX/patientXXX_frameYY.nii.gz` with their masks `_gt`. End-diastole and
+end-systole are a cine of two frames. A row is a patient and a mode: `volume`, the default; `all`,
+slice by slice; `still`, a volume searched from no motion. It has the DSC of the mask carried to
+end-systole (right ventricle, myocardium, left ventricle) and ejection fractions in %: by the masks,
+by the carried mask, and as `track` gives it. Rows that OUT has are kept. At the end: means, and
+bias, mean absolute error and 95 % limits of agreement of the ejection fractions, in points.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import SimpleITK
+from kept_rows import KeptRows
+from volume_cine import LABELS, NAMES, of_frame
+
+from ldm_morph_jax import track
+from ldm_morph_jax.ops.metrics import dice
+from ldm_morph_jax.registering import grid
+
+TITLES = NAMES | {"still": "`track --slice volume`, searched from no motion"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--patients", default="101-150", help="first-last")
+    parser.add_argument("--step", type=int, default=1, help="every so many patients")
+    parser.add_argument("--modes", nargs="+", default=["volume", "all"])
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    first, last = map(int, args.patients.split("-"))
+    rows = KeptRows(args.out, ("patient", "mode"))
+    for number in range(first, last + 1, args.step):
+        for mode in args.modes:
+            if (number, mode) not in rows:
+                rows.add({"patient": number, "mode": mode, **tracked(args.data, number, mode)})
+    print(table(pd.read_csv(args.out)))
+
+
+def tracked(data: Path, number: int, mode: str) -> dict[str, str]:
+    """What `track` finds of one patient, and the truth."""
+    [folder] = data.glob(f"*/patient{number:03d}")
+    files = sorted(folder.glob("*_frame??.nii.gz"))
+    masks = [SimpleITK.ReadImage(str(f).replace(".nii.gz", "_gt.nii.gz")) for f in files]
+    true = [SimpleITK.GetArrayFromImage(mask) for mask in masks]
+    with tempfile.TemporaryDirectory() as temporary:
+        cine, mask, out = (Path(temporary) / name for name in ("cine.nii.gz", "mask.nii.gz", "out"))
+        SimpleITK.WriteImage(SimpleITK.JoinSeries(list(map(SimpleITK.ReadImage, files))), cine)
+        SimpleITK.WriteImage(masks[0], mask)
+        thick = np.inf if mode == "still" else grid.THICK_MM
+        with patch.object(grid, "THICK_MM", thick):
+            track.main(
+                [
+                    *("--cine", str(cine), "--mask", str(mask), "--out", str(out), "--no-report"),
+                    *("--slice", "all" if mode == "all" else "volume"),
+                ]
+            )
+        carried = of_frame(out, 1, true[0].shape)
+        found = json.loads((out / "summary.json").read_text())["ejection_fraction"]
+    overlap = dice(carried, true[1], LABELS)
+    ends = [np.count_nonzero(labels == 3) for labels in (*true, carried)]
+    return {
+        **{f"dice_{k}": f"{overlap[k]:.4f}" for k in LABELS},
+        "ef_of_masks": f"{100 * (1 - ends[1] / ends[0]):.2f}",
+        "ef_of_carried_mask": f"{100 * (1 - ends[2] / ends[0]):.2f}",
+        "ef_of_track": f"{100 * found:.2f}",
+    }
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Means over patients, and the errors of the ejection fractions, in Markdown."""
+    lines = [
+        "| | patients | DSC | ejection fraction by | bias | mean absolute error "
+        "| limits of agreement |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mode, group in rows.groupby("mode", sort=False):
+        overlap = group[[f"dice_{k}" for k in LABELS]].to_numpy().mean()
+        for name in ("carried_mask", "track"):
+            error = group[f"ef_of_{name}"] - group.ef_of_masks
+            bias, spread = error.mean(), 1.96 * error.std()
+            lines.append(
+                f"| {TITLES[mode]} | {len(group)} | {overlap:.3f} | {name.replace('_', ' ')} "
+                f"| {bias:+.1f} | {error.abs().mean():.1f} "
+                f"| {bias - spread:+.1f} to {bias + spread:+.1f} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
