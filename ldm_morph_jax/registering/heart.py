@@ -25,6 +25,7 @@ from ldm_morph_jax.ops import beat, segments, strain
 from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.registering.anatomy import Anatomy
+from ldm_morph_jax.registering.grid import has_thick_slices
 from ldm_morph_jax.registering.result import Tracked
 
 _CHUNK = 8  # frames at once
@@ -33,6 +34,7 @@ _MOST_AT_ONCE = 2**21  # voxels of them
 RADIAL_SIGMA, TANGENTIAL_SIGMA = 1.5, 5.5
 MUSCLE_G_PER_ML = 1.05  # Lang et al., J Am Soc Echocardiogr 28:1, 2015, sec. 5
 NO_RADIAL = "radial strain: not measured in apical views, on the phantom it is wrong by a quarter"
+NO_LONGITUDINAL = "longitudinal strain: not measured in thick slices, which do not show the apex"
 LEAST_IN_SLICE = 12  # voxels of the wall that tell how a slice of a volume turns
 # How far a cavity may exceed that of the reference, its end-diastole, before the mask is doubted.
 LARGEST_EXCESS = 0.05
@@ -169,6 +171,9 @@ def measure(tracked: Tracked, anatomy: Anatomy) -> Measures:
         if anatomy.view == "apical":
             del found["radial"]
             notes.append(NO_RADIAL)
+        if tracked.geometry.dimension == 3 and has_thick_slices(tracked.cine.first):
+            del found["longitudinal"]
+            notes.append(NO_LONGITUDINAL)
         for direction, k in found.items():
             curves.append(Curve("strain", "wall", "", frames["strain"][:, k], direction))
         for direction, k in found.items():
@@ -583,7 +588,7 @@ def _of_frames(tracked, anatomy) -> dict:
 
     # regions and directions are arguments: what follows from constants the compiler computes
     @jax.jit
-    def of_chunk(u, regions, normals):
+    def of_chunk(u, inverse, regions, normals):
         def move(points):
             return strain.move_points(jnp.asarray(points, jnp.float32), u)
 
@@ -597,6 +602,11 @@ def _of_frames(tracked, anatomy) -> dict:
         }
         for name in ("cavity", "wall") if "cavity" in regions else ():
             measured[f"{name}_size"] = strain.region_size(u, regions[name], tracked.spacing)
+        if inverse is not None and "cavity" in regions:
+            # as contours in the slices of the frame have it: blood is no tissue of these slices
+            cavity = regions["cavity"][None, ..., None].astype(jnp.float32)
+            carried = warp(jnp.broadcast_to(cavity, (*u.shape[:-1], 1)), inverse)
+            measured["cavity_size"] = carried.sum((*space, -1)) * math.prod(tracked.spacing)
         if with_strain:
             values = wall_strains(u, regions["wall"], normals, tracked.spacing)
             values = jnp.stack(values, axis=1)
@@ -604,7 +614,13 @@ def _of_frames(tracked, anatomy) -> dict:
             measured["sectors"] = strain.regional_mean(values, regions["sector"], count)
         return measured
 
-    return in_chunks(lambda u: of_chunk(u, regions, normals), _chunk(tracked), tracked.displacement)
+    inverse = tracked.inverse if tracked.geometry.dimension == 3 else None
+    return in_chunks(
+        lambda u, inverse: of_chunk(u, inverse, regions, normals),
+        _chunk(tracked),
+        tracked.displacement,
+        inverse,
+    )
 
 
 def _chunk(tracked) -> int:

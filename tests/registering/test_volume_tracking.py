@@ -16,7 +16,14 @@ from ldm_morph_jax.files.movies import cine_from_arrays, read_cine
 from ldm_morph_jax.ops import strain
 from ldm_morph_jax.registering import grid, tracking
 from ldm_morph_jax.registering.anatomy import anatomy_of
-from ldm_morph_jax.registering.heart import MUSCLE_G_PER_ML, directions, measure, strained
+from ldm_morph_jax.registering.heart import (
+    MUSCLE_G_PER_ML,
+    NO_LONGITUDINAL,
+    directions,
+    measure,
+    strained,
+)
+from ldm_morph_jax.registering.intervals import ERRORS
 from ldm_morph_jax.registering.result import Tracked
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
@@ -118,6 +125,8 @@ def test_tissue_is_followed_through_slices(beat, heart):
     assert content["cine"]["spacing_mm"] == list(SPACING) and content["intervals"] is None
     assert content["verdict"]["level"] in ("plausible", "uncertain", "implausible")
     carried = heart.carried(beat.masks[0], ES) == LEFT_VENTRICLE
+    by_mask = 1e-3 * np.prod(SPACING) * carried.sum()
+    assert content["volume_ml"]["end_systole"] == pytest.approx(by_mask, rel=0.05)
     true = beat.masks[ES] == LEFT_VENTRICLE
     assert 2 * (carried & true).sum() / (carried.sum() + true.sum()) > 0.8
     there, back = heart.transform(ES), heart.inverse_transform(ES)
@@ -198,6 +207,14 @@ def test_in_thick_slices_the_search_starts_from_a_network(beat, monkeypatch):
     expected = ndimage.gaussian_filter1d(there - back, 1.0, axis=0, mode="nearest")
     assert np.corrcoef(velocity.ravel(), expected.ravel())[0, 1] > 0.95
     assert heart.summary["model"] == DEFAULT_MODEL and heart.weights_sha256
+    measured = by_default.track(pair, mask=beat.masks[0], spacing=SPACING).summary
+    ends = np.array(measured["ejection_fraction_interval"])
+    errors = ERRORS["stack", "volume of cavity"]
+    np.testing.assert_allclose(
+        ends, np.minimum(measured["ejection_fraction"] + np.array(errors), 1)
+    )
+    assert "ejection fraction on whole stacks of ACDC" in measured["intervals"]["sentence"]
+    assert "longitudinal_strain" not in measured["strain"] and NO_LONGITUDINAL in measured["notes"]
     monkeypatch.setattr(grid, "THICK_MM", 10.0)
     still = by_default.track(pair, spacing=SPACING)
     assert not np.asarray(still.displacement).any() and still.summary["model"] is None
