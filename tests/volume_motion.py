@@ -112,8 +112,8 @@ def numbers(u, deformation, cine, anatomy) -> dict:
     both = np.stack([np.zeros_like(u), u]).astype(np.float32)
     tracked = Tracked(cine, 0, np.arange(2.0), both, -both, None, None, "")
     curves = measure(tracked, anatomy).table
-    before, after = curves["volume_ml"]
     curves = {name: values[1] for name, values in curves.items()}
+    before, after = np.asarray(strain.region_size(both, anatomy.cavity))  # by the integral of det F
     found = {"twist": curves["twist_deg"], "ejection": 1 - after / before}
     sectors, names = wall_sectors(tracked, anatomy)
     if deformation is None:

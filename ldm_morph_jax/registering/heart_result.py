@@ -218,7 +218,13 @@ def track_heart(
     if method is None and cine.frames.ndim == 4 and has_thick_slices(cine.first):
         model, method = DEFAULT_MODEL, load_method(DEFAULT_MODEL)
     tracked = track_cine(
-        cine, method, reference=reference, period=period, settings=settings, progress=progress
+        cine,
+        method,
+        reference=reference,
+        region=None if anatomy.labels is None else anatomy.labels != 0,
+        period=period,
+        settings=settings,
+        progress=progress,
     )
     return TrackedHeart(
         **vars(tracked),

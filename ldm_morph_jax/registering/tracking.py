@@ -32,7 +32,8 @@ it hardly count (`away_from_blank`).
 
 Frames with pixels below `FINEST_MM`, or sides above `LARGEST` pixels, are tracked on a coarser
 grid; the result is given on their own. Volumes are followed in three dimensions by the same code,
-on the grid that `register` has for them (`grid.place_volume_grid`).
+on the grid that `register` has for them (`grid.place_volume_grid`), searched around the heart where
+it is known. Beyond, the velocity fades towards the border.
 """
 
 import functools
@@ -62,7 +63,7 @@ from ldm_morph_jax.ops.inverse import invert
 from ldm_morph_jax.registering.grid import place_volume_grid
 from ldm_morph_jax.registering.pairs import register_images
 from ldm_morph_jax.registering.result import Series, Tracked
-from ldm_morph_jax.registering.search import Refinement
+from ldm_morph_jax.registering.search import SIZE_STEP, Refinement
 from ldm_morph_jax.registering.search import search as search_velocity
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -85,6 +86,7 @@ LARGEST = 320
 _BLANK = 0.02
 _MARGIN = 6
 _WEIGHT_OF_BORDER = 0.02
+_AROUND_MM = 40.0  # of a heart in volumes: the search there takes most of the time
 _MOST_AT_ONCE = 2**20  # pixels on the device, of all frames together: bounds the memory
 
 
@@ -293,6 +295,7 @@ def track_cine(
     method: TrainedMethod | None = None,
     *,
     reference: int = 0,
+    region: np.ndarray | None = None,
     period: float | str | None = None,
     settings: Tracking | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -303,6 +306,8 @@ def track_cine(
         cine: frames `[T, H, W]`, or volumes `[T, S, H, W]`.
         method: what registers, or where the search starts; None: the search from no motion.
         reference: the frame whose tissue is followed, usually end-diastole.
+        region: `[*space]` bool of volumes, the heart in that frame; None: the whole volume is
+            searched.
         period: of the beat, in seconds (frames, where times are unknown); "whole": the last frame
             shows what the first one does; None: the motion need not repeat.
         settings: see `Tracking`; None: `DEFAULTS`.
@@ -328,13 +333,20 @@ def track_cine(
         )
     devices, settings = len(jax.devices()), settings or DEFAULTS
     shape, spacing = _tracked_on(cine.first)
-    at_once = max(1, min(settings.chunk, count - 1, _MOST_AT_ONCE // math.prod(shape)))
+    box = tuple(slice(0, n) for n in shape)
+    if region is not None and region.ndim == 3 and region.any() and cine.first.spacing_known:
+        box = _around(region, shape, spacing)
+    searched = math.prod(part.stop - part.start for part in box)
+    at_once = max(1, min(settings.chunk, count - 1, _MOST_AT_ONCE // searched))
     at_once = 2 ** int(math.log2(at_once))  # 8 key frames fill chunks of 1, 2, 4 and 8
     settings = replace(settings, chunk=devices * math.ceil(at_once / devices))
     frames = _prepared(cine, reference, shape, settings.chunk)
     arguments = {"times": times, "reference": reference, "period": period, "settings": settings}
-    by = _directly if method is not None and method.iterative else _by_velocity
-    there, back, last = by(frames, cine.first, method, spacing, progress, **arguments)
+    if method is not None and method.iterative:
+        found = _directly(frames, cine.first, method, spacing, progress, **arguments)
+    else:
+        found = _by_velocity(frames, box, cine.first, method, spacing, progress, **arguments)
+    there, back, last = found
     name = "search" if method is None else method.name
     return Tracked(cine, reference, times, there, back, period, last, name)
 
@@ -360,6 +372,19 @@ def _tracked_on(first: Image) -> tuple[tuple[int, ...], tuple[float, ...] | None
         factor = max(factor, FINEST_MM / max(first.spacing))
     spacing = tuple(factor * s for s in first.spacing) if first.spacing_known else None
     return tuple(round(n / factor) for n in first.array.shape), spacing
+
+
+def _around(region, shape, spacing) -> tuple[slice, ...]:
+    """All slices, and the rows and columns about a region, of a grid of `shape` on its image."""
+    box = [slice(0, shape[0])]
+    for axis, others in ((1, (0, 2)), (2, (0, 1))):
+        at = np.flatnonzero(region.any(axis=others)) * shape[axis] / region.shape[axis]
+        wanted = at[-1] - at[0] + 2 * _AROUND_MM / spacing[axis]
+        size = min(shape[axis], SIZE_STEP * math.ceil(wanted / SIZE_STEP))  # few programs
+        start = round((at[0] + at[-1] - size) / 2)
+        start = min(max(start, 0), shape[axis] - size)
+        box.append(slice(start, start + size))
+    return tuple(box)
 
 
 def _prepared(cine, reference, shape, chunk) -> np.ndarray:
@@ -392,10 +417,14 @@ def away_from_blank(frames: np.ndarray) -> np.ndarray:
     return ~ndimage.binary_dilation(core, disc, iterations=2 + _MARGIN)
 
 
-def _by_velocity(frames, first, method, spacing, progress, *, settings, **arguments):
-    """(displacement, inverse, unconstrained last displacement), by a velocity for each frame."""
+def _by_velocity(frames, box, first, method, spacing, progress, *, settings, **arguments):
+    """(displacement, inverse, unconstrained last displacement), by a velocity for each frame.
 
-    inside, counts = away_from_blank(frames), None
+    The frames are searched within the box.
+    """
+    beyond = [(0, 0), *((b.start, n - b.stop) for b, n in zip(box, frames.shape[1:], strict=True))]
+    inside, counts = away_from_blank(frames)[box], None
+    frames = frames[(slice(None), *box)]
     if not inside.all():
         counts = np.where(inside, 1, _WEIGHT_OF_BORDER).astype(np.float32)
 
@@ -418,7 +447,11 @@ def _by_velocity(frames, first, method, spacing, progress, *, settings, **argume
         return searched(moving, fixed, start, IMPROVE)
 
     v = track(frames, search, improve, settings=settings, progress=progress, **arguments)
-    integrated = functools.partial(_integrated, shape=first.array.shape)
+
+    def integrated(v):
+        v = np.pad(v, [*beyond, (0, 0)], mode="linear_ramp")
+        return _integrated(v, first.array.shape)
+
     shape = (len(frames), *first.array.shape, first.array.ndim)
     there = _series(lambda rows: integrated(v[rows]), shape, settings.chunk)
     back = _series(lambda rows: integrated(-v[rows]), shape, settings.chunk)

@@ -134,6 +134,29 @@ def test_tissue_is_followed_through_slices(beat, heart):
     np.testing.assert_allclose(back.map_points(there.map_points(points)), points, atol=0.3)
 
 
+def test_a_volume_is_searched_around_its_heart(beat, heart, monkeypatch):
+    wider = [(0, 0), (0, 0), (60, 4), (64, 0)]
+    frames = np.pad(beat.frames, wider, mode="reflect")
+    seen = []
+
+    def search(moving, *rest):
+        seen.append(moving.shape[1:])
+        return tracking_search(moving, *rest)
+
+    tracking_search = tracking.search_velocity
+    monkeypatch.setattr(tracking, "search_velocity", search)
+    found = searching().track(frames, mask=np.pad(beat.masks[0], wider[1:]), spacing=SPACING)
+    assert set(seen) == {(10, 64, 64)} and frames.shape[2:] == (96, 96)
+    there = np.asarray(found.displacement)
+    wall = beat.masks[0] == MYOCARDIUM
+    away = np.linalg.norm(
+        (there[:, :, 60:92, 64:][:, wall] - heart.displacement[:][:, wall]), axis=-1
+    )
+    assert away.mean() < 0.2 and there[ES, :, :, 90:].any()
+    assert np.abs(there[:, :, 0]).max() < 1e-3 and np.abs(there[:, :, :, 0]).max() < 1e-3
+    assert strain.jacobian_determinant(jnp.asarray(there)).min() > 0
+
+
 def test_what_does_not_move_stays(beat):
     still = np.repeat(beat.frames[:1], len(SHARES), axis=0)
     heart = searching().track(still, mask=beat.masks[0], spacing=SPACING)
