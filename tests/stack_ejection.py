@@ -1,16 +1,19 @@
-"""Ejection fraction of whole stacks of ACDC, end-diastole's mask given, as `track` finds it.
+"""Ejection fraction of whole stacks of ACDC, as `track` finds it with and without a mask.
 
     PYTHONPATH=. python tests/stack_ejection.py --data DIR --patients 101-150 --out ejection.csv
 
 DIR holds `*/patientXXX/patientXXX_frameYY.nii.gz` with their masks `_gt`. End-diastole and
-end-systole are a cine of two frames. A row is a patient and a mode: `volume`, the default; `all`,
-slice by slice; `still`, a volume searched from no motion. It has the DSC of the mask carried to
-end-systole (right ventricle, myocardium, left ventricle) and ejection fractions in %: by the masks,
-by the carried mask, and as `track` gives it. Rows that OUT has are kept. At the end: means, and
+end-systole are a cine of two frames. A row is a patient and a mode, with the mask of end-diastole:
+`volume`, the default; `all`, slice by slice; `still`, a volume searched from no motion; without a
+mask, by the networks of their names: `anatomy`, `anatomy-mri`. It has the DSC of the mask carried
+to end-systole (right ventricle, myocardium, left ventricle) and ejection fractions in %: by the
+masks, by the carried mask, and as `track` gives it, empty where no heart is found; without a mask
+the last alone. Rows that OUT has are kept. At the end: means, and
 bias, mean absolute error and 95 % limits of agreement of the ejection fractions, in points.
 """
 
 import argparse
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -26,7 +29,12 @@ from ldm_morph_jax import track
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.registering import grid
 
-TITLES = NAMES | {"still": "`track --slice volume`, searched from no motion"}
+NETWORKS = ("anatomy", "anatomy-mri")
+TITLES = NAMES | {
+    "still": "`track --slice volume`, searched from no motion",
+    "anatomy": "`track --mask auto`",
+    "anatomy-mri": "`track --anatomy anatomy-mri`",
+}
 
 
 def main() -> None:
@@ -57,23 +65,26 @@ def tracked(data: Path, number: int, mode: str) -> dict[str, str]:
         SimpleITK.WriteImage(SimpleITK.JoinSeries(list(map(SimpleITK.ReadImage, files))), cine)
         SimpleITK.WriteImage(masks[0], mask)
         thick = np.inf if mode == "still" else grid.THICK_MM
-        with patch.object(grid, "THICK_MM", thick):
+        heart = ("--anatomy", mode) if mode in NETWORKS else ("--mask", str(mask))
+        with patch.object(grid, "THICK_MM", thick), contextlib.suppress(SystemExit):
             track.main(
                 [
-                    *("--cine", str(cine), "--mask", str(mask), "--out", str(out), "--no-report"),
+                    *("--cine", str(cine), *heart, "--out", str(out), "--no-report"),
                     *("--slice", "all" if mode == "all" else "volume"),
                 ]
             )
-        carried = of_frame(out, 1, true[0].shape)
-        found = json.loads((out / "summary.json").read_text())["ejection_fraction"]
-    overlap = dice(carried, true[1], LABELS)
-    ends = [np.count_nonzero(labels == 3) for labels in (*true, carried)]
-    return {
-        **{f"dice_{k}": f"{overlap[k]:.4f}" for k in LABELS},
-        "ef_of_masks": f"{100 * (1 - ends[1] / ends[0]):.2f}",
-        "ef_of_carried_mask": f"{100 * (1 - ends[2] / ends[0]):.2f}",
-        "ef_of_track": f"{100 * found:.2f}",
-    }
+        carried = None if mode in NETWORKS else of_frame(out, 1, true[0].shape)
+        summary = out / "summary.json"
+        found = json.loads(summary.read_text())["ejection_fraction"] if summary.exists() else None
+    ends = [np.count_nonzero(labels == 3) for labels in true]
+    row = dict.fromkeys([f"dice_{k}" for k in LABELS], "")
+    row |= {"ef_of_masks": f"{100 * (1 - ends[1] / ends[0]):.2f}", "ef_of_carried_mask": ""}
+    if carried is not None:
+        overlap = dice(carried, true[1], LABELS)
+        row |= {f"dice_{k}": f"{overlap[k]:.4f}" for k in LABELS}
+        change = 1 - np.count_nonzero(carried == 3) / ends[0]
+        row["ef_of_carried_mask"] = f"{100 * change:.2f}"
+    return row | {"ef_of_track": "" if found is None else f"{100 * found:.2f}"}
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -85,11 +96,15 @@ def table(rows: pd.DataFrame) -> str:
     ]
     for mode, group in rows.groupby("mode", sort=False):
         overlap = group[[f"dice_{k}" for k in LABELS]].to_numpy().mean()
+        overlap = "–" if np.isnan(overlap) else f"{overlap:.3f}"
         for name in ("carried_mask", "track"):
-            error = group[f"ef_of_{name}"] - group.ef_of_masks
+            error = (group[f"ef_of_{name}"] - group.ef_of_masks).dropna()
+            if error.empty:
+                continue
             bias, spread = error.mean(), 1.96 * error.std()
             lines.append(
-                f"| {TITLES[mode]} | {len(group)} | {overlap:.3f} | {name.replace('_', ' ')} "
+                f"| {TITLES[mode]} | {len(error)} of {len(group)} | {overlap} "
+                f"| {name.replace('_', ' ')} "
                 f"| {bias:+.1f} | {error.abs().mean():.1f} "
                 f"| {bias - spread:+.1f} to {bias + spread:+.1f} |"
             )
