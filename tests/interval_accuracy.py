@@ -32,7 +32,7 @@ from ldm_morph_jax.files.writing import atomic
 from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.anatomy import anatomy_of_mask
 from ldm_morph_jax.registering.heart import measure, strain_numbers
-from ldm_morph_jax.registering.intervals import COVERAGE, ERRORS, STACK, kind
+from ldm_morph_jax.registering.intervals import COVERAGE, ERRORS, kind
 from ldm_morph_jax.registering.result import Tracked
 from ldm_morph_jax.registering.tracking import Tracking
 
@@ -40,7 +40,7 @@ FRAMES = 12
 RESULTS = Path(__file__).parents[1] / "docs/results/tracking"
 PATIENTS = {"acdc": "sax", "camus_4ch": "apical"}  # whose pairs are annotated, and their view
 STACKS = "acdc_3d"  # whole stacks, rows of tests/stack_ejection.py
-VIEW = VIEWS | PATIENTS | {STACKS: STACK}
+VIEW = VIEWS | PATIENTS | {STACKS: "stack"}
 NAMES = {look: f"{title} beats" for look, title in TITLES.items()} | {
     "acdc": "patients of ACDC",
     "camus_4ch": "patients of CAMUS-4CH",

@@ -28,6 +28,7 @@ import phantom_peers
 import pytest
 import recognised_images
 import speed_tables
+import stack_ejection
 import stack_twist
 import stack_volumes
 import tracking_accuracy
@@ -339,6 +340,16 @@ def test_tables_of_motion_in_volumes_follow_from_their_rows():
     assert stack_twist.sentence(twists) in " ".join(text.split())
     assert not twists.duplicated(["seed", "heart"]).any()
     assert volume_cine.table(pd.read_csv(folder / "cine.csv")) in text
+
+
+def test_tables_of_ejection_fractions_of_stacks_follow_from_their_rows():
+    folder = ROOT / "docs/results/volumes"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    rows = pd.read_csv(folder / "ejection.csv")
+    development = rows["patient"].isin(range(1, 83, 9))
+    for part in (rows[development], rows[rows["patient"] > 100]):
+        assert stack_ejection.table(part) in text
+    assert not rows.duplicated(["patient", "mode"]).any()
 
 
 def test_a_wrong_digit_is_found(tmp_path):

@@ -118,14 +118,8 @@ class TrackedHeart(Tracked):
         """What summary.json holds (docs/tracking.md)."""
         first, curves = self.cine.first, self.measures.table
         numbers = summary(self, self.anatomy, self.measures, self.valves)
-        numbers = with_intervals(
-            numbers,
-            self,
-            self.anatomy,
-            self.measures.curves,
-            model=self.model,
-            told=self.findings is None,
-        )
+        told = self.findings is None
+        numbers = with_intervals(numbers, self, self.anatomy, self.measures.curves, told=told)
         numbers["curves"] = {name: values.tolist() for name, values in curves.items()}
         spacing = list(self.spacing) if first.spacing_known else None
         pixel = None if spacing is None else float(np.prod(spacing))

@@ -5,26 +5,21 @@ known, minus and plus the 90 % quantile of the distance from it (Lei et al., J A
 113:1094, 2018, sec. 2.2). An unseen heart is covered with that probability where it is like those.
 Strain is calibrated on beats of the phantom, since nobody knows that of a patient; area change and
 ejection fraction on annotated patients, with end-diastole's mask given. Widths that follow what can
-be seen of a region (residual, contrast, spread of its strain) were not narrower. Of volumes the
-ejection fraction alone is calibrated, for thick slices.
+be seen of a region (residual, contrast, spread of its strain) were not narrower.
 
 `ERRORS` has the numbers whose intervals covered at least 85 % of unseen hearts;
 docs/results/tracking has all, and how they were made.
 """
 
 from ldm_morph_jax.registering.anatomy import Anatomy
-from ldm_morph_jax.registering.grid import has_thick_slices
 from ldm_morph_jax.registering.heart import FRACTIONS, Curve
 from ldm_morph_jax.registering.result import Tracked
-from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
 COVERAGE = 0.9
-STACK = "stack"  # a cine of volumes with thick slices, in place of a view
 CALIBRATED_ON = {
     "strain": "beats of the phantom, not patients",
     "sax": "patients of ACDC, mask of end-diastole given",
     "apical": "patients of CAMUS, mask of end-diastole given",
-    STACK: "whole stacks of ACDC, mask of end-diastole given",
 }
 # (view, what) -> ends of true minus found, fractions. Printed by
 # `python tests/interval_accuracy.py calibrate`, which says which ones do not hold.
@@ -39,7 +34,6 @@ ERRORS = {
     ("sax", "area of cavity"): (-0.133, 0.156),
     ("apical", "area of cavity"): (-0.159, 0.278),
     ("apical", "volume of cavity"): (-0.159, 0.254),
-    ("stack", "volume of cavity"): (-0.05, 0.08),
 }
 
 
@@ -51,33 +45,27 @@ def kind(curve: Curve) -> str:
 
 
 def with_intervals(
-    numbers: dict,
-    tracked: Tracked,
-    anatomy: Anatomy,
-    curves: tuple[Curve, ...],
-    *,
-    model: str | None,
-    told: bool,
+    numbers: dict, tracked: Tracked, anatomy: Anatomy, curves: tuple[Curve, ...], *, told: bool
 ) -> dict:
     """A summary (`heart.summary`) with intervals beside its numbers.
 
     Args:
-        model: where the search started; None: from no motion.
         told: whether the mask is a reader's, not a network's.
 
     Returns:
         `numbers` and "intervals", their "coverage" and a "sentence" on them, and beside them
         those that hold, (low, high): "peak_interval" of a strain,
         "fractional_area_change_interval" and "ejection_fraction_interval". "intervals" is None, and
-        there are none, for what was not calibrated: another method than the default, volumes of
-        thin slices, a cine whose spacing is not known; of strain, without a period or a wall, and
-        in volumes; of the cavity, with a mask that a network found.
+        there are none, for what was not calibrated: another method than the search, volumes, a
+        cine whose spacing is not known; of strain, without a period or a wall; of the cavity, with
+        a mask that a network found.
     """
-    view = _calibrated_view(tracked, anatomy, model)
-    strains = tracked.period is not None and anatomy.has_wall
+    in_plane = tracked.geometry.dimension == 2
+    known = in_plane and tracked.method == "search" and tracked.cine.first.spacing_known
+    strains = known and tracked.period is not None and anatomy.has_wall
     found, calibrated_on = dict(numbers), {}
     for curve in curves:
-        errors = ERRORS.get((view, kind(curve)))
+        errors = ERRORS.get((anatomy.view, kind(curve)))
         if errors is None:
             continue
         if curve.quantity == "strain" and strains:
@@ -87,27 +75,17 @@ def with_intervals(
                 curve.column: of_curve | {"peak_interval": interval}
             }
             calibrated_on["strain"] = CALIBRATED_ON["strain"]
-        elif curve.region == "cavity" and told:
+        elif curve.region == "cavity" and known and told:
             name = FRACTIONS[curve.quantity]
             low, high = _plus(found[name], errors)
             found[f"{name}_interval"] = [low, min(high, 1.0)]
-            calibrated_on[name.replace("_", " ")] = CALIBRATED_ON[view]
+            calibrated_on[name.replace("_", " ")] = CALIBRATED_ON[anatomy.view]
     given = None
     if calibrated_on:
         about = "; ".join(f"{name} on {hearts}" for name, hearts in calibrated_on.items())
         sentence = f"{100 * COVERAGE:.0f} % intervals, calibrated: {about}"
         given = {"coverage": COVERAGE, "sentence": sentence}
     return found | {"intervals": given}
-
-
-def _calibrated_view(tracked: Tracked, anatomy: Anatomy, model: str | None) -> str | None:
-    """The view in `ERRORS`; None where hearts that were tracked like this are not known."""
-    first = tracked.cine.first
-    if not first.spacing_known:
-        return None
-    if tracked.geometry.dimension == 2:
-        return anatomy.view if tracked.method == "search" else None
-    return STACK if model == DEFAULT_MODEL and has_thick_slices(first) else None
 
 
 def _plus(value: float, errors: tuple[float, float]) -> list[float]:

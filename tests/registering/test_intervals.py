@@ -91,7 +91,7 @@ def test_strain_without_a_period_and_a_found_cavity_have_none(beats):
     numbers = measured.summary | {"strain": measured.summary["strain"]}
     numbers.pop("fractional_area_change_interval")
     found = with_intervals(
-        numbers, measured, measured.anatomy, measured.measures.curves, model=None, told=False
+        numbers, measured, measured.anatomy, measured.measures.curves, told=False
     )
     assert "fractional_area_change_interval" not in found
     assert "area" not in found["intervals"]["sentence"]
