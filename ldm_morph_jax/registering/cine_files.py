@@ -67,7 +67,7 @@ def track_files(options: CineOptions, load: Load) -> dict:
 
     Args:
         options: the cine, and how.
-        load: gives the method, or None for the search alone; called once the files have been read.
+        load: gives the method, or None for the default; called once the files have been read.
 
     Returns:
         The content of summary.json.

@@ -48,9 +48,9 @@ class TrackedHeart(Tracked):
 
     anatomy: masks, contours and landmarks of the reference frame.
     findings: of the network that found the heart; None where it was told.
-    model: what registered, as `load` was given it; None for the search alone.
+    model: what registered, as `load` was given it; None for the search from no motion.
     slice: of a stack, the one that was tracked; "volume" of volumes.
-    weights_sha256: of the network; None for the search alone.
+    weights_sha256: of the network; None for the search from no motion.
     valves: times of `beat.VALVES` in ms from the reference frame, as they were told.
     """
 
@@ -181,6 +181,12 @@ class TrackedHeart(Tracked):
         write_tables(folder, self)
 
 
+@functools.cache
+def _default_method() -> TrainedMethod:
+    """`DEFAULT_MODEL`, read and traced once for all cines of a batch."""
+    return load_method(DEFAULT_MODEL)
+
+
 def track_heart(
     known: "Known",
     method: TrainedMethod | None,
@@ -210,7 +216,7 @@ def track_heart(
         except ValueError as error:
             raise ImageError(f"{cine.first.source}: {error}") from None
     if method is None and cine.frames.ndim == 4 and has_thick_slices(cine.first):
-        model, method = DEFAULT_MODEL, load_method(DEFAULT_MODEL)
+        model, method = DEFAULT_MODEL, _default_method()
     tracked = track_cine(
         cine,
         method,

@@ -36,7 +36,7 @@ def load(name_or_path: str | Path | None = None, *, calls: str = "often") -> "Re
             name of an iterative method ("lddmm", "syn"); the path of a run directory of `train`
             ("runs/sb"; "./NAME" where the name is one of these) or of a `.safetensors` file with
             its `.sha256` beside it. None, as the commands have it without `--model`: pairs are
-            registered by `DEFAULT_MODEL`, cines tracked by the search alone.
+            registered by `DEFAULT_MODEL`, cines tracked as `heart_result.track_heart` says.
         calls: "often"; "once" starts sooner and registers more slowly.
 
     Raises:
@@ -58,7 +58,7 @@ class Registrar(TrainedMethod):
     `iterative`, and
 
     loaded_as: what `load` was given; None where it was not made by `load`.
-    by_default: whether `load` was given nothing; cines are then tracked by the search alone.
+    by_default: whether `load` was given nothing; cines are then tracked as without `--model`.
     """
 
     loaded_as: str | None = None
