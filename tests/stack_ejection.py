@@ -8,7 +8,9 @@ end-systole are a cine of two frames. A row is a patient and a mode, with the ma
 mask, by the networks of their names: `anatomy`, `anatomy-mri`. It has the DSC of the mask carried
 to end-systole (right ventricle, myocardium, left ventricle) and ejection fractions in %: by the
 masks, by the carried mask, and as `track` gives it, empty where no heart is found; without a mask
-the last alone. Rows that OUT has are kept. At the end: means, and
+the last alone. `left_too_much` and `kept_too_much` are how much too large the carried cavity is at
+end-systole, in % of end-diastole's, in slices that show no cavity at end-systole (any more), and in
+the others. Rows that OUT has are kept. At the end: means, and
 bias, mean absolute error and 95 % limits of agreement of the ejection fractions, in points.
 """
 
@@ -79,11 +81,16 @@ def tracked(data: Path, number: int, mode: str) -> dict[str, str]:
     ends = [np.count_nonzero(labels == 3) for labels in true]
     row = dict.fromkeys([f"dice_{k}" for k in LABELS], "")
     row |= {"ef_of_masks": f"{100 * (1 - ends[1] / ends[0]):.2f}", "ef_of_carried_mask": ""}
+    row |= {"left_too_much": "", "kept_too_much": ""}
     if carried is not None:
         overlap = dice(carried, true[1], LABELS)
         row |= {f"dice_{k}": f"{overlap[k]:.4f}" for k in LABELS}
         change = 1 - np.count_nonzero(carried == 3) / ends[0]
         row["ef_of_carried_mask"] = f"{100 * change:.2f}"
+        areas, true_areas = ((m == 3).sum(axis=(1, 2)) for m in (carried, true[1]))
+        excess, left = 100 * (areas - true_areas) / ends[0], true_areas == 0
+        row["left_too_much"] = f"{excess[left].sum():.2f}"
+        row["kept_too_much"] = f"{excess[~left].sum():.2f}"
     return row | {"ef_of_track": "" if found is None else f"{100 * found:.2f}"}
 
 

@@ -292,19 +292,28 @@ def test_differences_between_volumes_follow_from_the_rows_per_pair():
         return f"{mean} [{low}, {high}]"
 
     dsc, distance = ([name.format(k) for k in (1, 2, 3)] for name in ("dice_{}", "hd95_{}_mm"))
-    training, test = (pd.read_csv(folder / f"{name}.csv") for name in ("training", "test"))
-    assert volume_pairs.table(training) in text
+    training, guidance, test = (
+        pd.read_csv(folder / f"{name}.csv") for name in ("training", "guidance", "test")
+    )
+    assert volume_pairs.table(training) in text and volume_pairs.table(guidance) in text
     for rows, one, other, digits in (
-        (training, "volume", "still", 3),
-        (training, "volume", "slices", 3),
+        (training, "unguided-volume", "still", 3),
+        (training, "unguided-volume", "slices", 3),
+        (training, "volume", "unguided-volume", 4),
+        (guidance, "volume", "unguided-volume", 4),
         (test, "volume", "slices", 4),
-        (test, "volume", "still", 3),
+        (test, "volume", "unguided-volume", 4),
+        (test, "unguided-volume", "slices", 4),
+        (test, "unguided-volume", "still", 3),
         (test, "guided-volume", "volume", 3),
     ):
         assert difference(rows, one, other, dsc, digits) in text, (one, other)
-    shown = difference(test, "volume", "slices", distance, 2)
-    assert shown.replace(" [", " mm [") in text
-    assert not test.nonpositive_percent.any()
+    for one, other in (("volume", "slices"), ("volume", "unguided-volume")):
+        shown = difference(test, one, other, distance, 2)
+        assert shown.replace(" [", " mm [") in text
+    folds = test.loc[test.nonpositive_percent > 0, ["mode", "nonpositive_percent"]]
+    assert set(folds["mode"]) == {"guided-volume"} and len(folds) == 1
+    assert f"folds, in {folds.nonpositive_percent.item()} % of" in " ".join(text.split())
 
 
 def test_table_of_volumes_follows_from_the_rows_of_the_test_patients():

@@ -30,7 +30,7 @@ from ldm_morph_jax import __version__, jacobian, register, warp
 from ldm_morph_jax.files.geometry import plain_geometry
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.files.writing import write_image
-from ldm_morph_jax.registering import method
+from ldm_morph_jax.registering import pairs
 from ldm_morph_jax.registering.method import Registrar, load
 from ldm_morph_jax.runs.weights import WeightsError, save_weights
 
@@ -824,7 +824,7 @@ def test_a_search_guided_by_anatomy(tmp_path, analytic, monkeypatch):
     structures = ("left ventricle", "myocardium", "left atrium")
     model = dataclasses.replace(threshold_anatomy.Threshold(), structures=structures)
     object.__setattr__(model, "probabilities", bright_is_cavity)
-    monkeypatch.setattr(method, "anatomy_network", lambda name: model)
+    monkeypatch.setattr(pairs, "anatomy_network", lambda name: model)
     files = {}
     for name, radius in (("moving", 16), ("fixed", 12)):
         image, _ = threshold_anatomy.heart(radius, centre=(48, 48), shape=(96, 96))

@@ -27,7 +27,6 @@ from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice, surface_distance
 from ldm_morph_jax.register import load_model
 from ldm_morph_jax.registering import grid
-from ldm_morph_jax.runs.anatomy import anatomy_network
 
 LABELS = (1, 2, 3)
 WAYS = {"ed-es": (0, 1), "es-ed": (1, 0)}
@@ -36,7 +35,8 @@ NAMES = {
     "none": "not registered",
     "volume": "`register`, three dimensions",
     "guided-volume": f"`register --anatomy {GUIDE}`",
-    "still": "the same search from no motion",
+    "unguided-volume": "`register --anatomy none`",
+    "still": "the same from no motion",
     "slices": "`--slice all`, slice by slice",
     "guided": f"`--slice all --anatomy {GUIDE}`",
     "ants-affine": "ANTsPy, affine",
@@ -106,7 +106,7 @@ def score(registrar, moving, fixed, moving_mask, fixed_mask, mode, inverse) -> d
             moving.array, fixed.array, moving_mask.array, spacing, **ANTS[mode]
         )
     elif mode != "none":
-        anatomy = anatomy_network(GUIDE) if mode.startswith("guided") else None
+        anatomy = "auto" if mode == "volume" else GUIDE if mode.startswith("guided") else "none"
         volume = mode.endswith("volume") or mode == "still"
         with mock.patch.object(grid, "THICK_MM", math.inf if mode == "still" else grid.THICK_MM):
             [result] = registrar.register_images([(moving, fixed)], volume=volume, anatomy=anatomy)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ldm_morph_jax.ops import separable
@@ -37,6 +38,17 @@ def warp(image: jax.Array, displacement: jax.Array, *, interpolation: str = "lin
     check_shape("displacement", displacement, "B *space rank", sizes)
     coordinates = identity_grid(*sizes["space"])[None] + _at_least_float32(displacement)
     return _sample(image, coordinates, interpolation)
+
+
+def within_slices(displacement):
+    """Where x + u(x) lies in a stack of slices, `[..., S, H, W]` bool, of `[..., S, H, W, 3]`.
+
+    A slice is as thick as the distance to the next one: half of it lies beyond the first and the
+    last centre. NumPy or JAX.
+    """
+    slices = displacement.shape[-4]
+    at = displacement[..., 0] + np.arange(slices, dtype=np.float32).reshape(-1, 1, 1)
+    return (at >= -0.5) & (at <= slices - 0.5)
 
 
 def compose(u: jax.Array, v: jax.Array) -> jax.Array:

@@ -1,8 +1,11 @@
-"""Anatomy in the search: what a network says of both images, compared beside the images.
+"""Anatomy in the search: what a network says of the images, compared beside them.
 
 Intensities do not say where a cavity ends; the probability of being inside it does. Where the
 network is unsure of one image, the search compares the images alone. What is found is judged on
 the images themselves, as without.
+
+In a volume that shows a heart every slice counts, also one in which the network sees none: at
+end-systole the base has left the slice in which end-diastole shows it.
 """
 
 from typing import NamedTuple
@@ -10,50 +13,54 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_morph_jax.registering.grid import OnGrid
-from ldm_morph_jax.registering.segmenting import CAVITY, WALL, segment
+from ldm_morph_jax.registering.segmenting import CAVITY, WALL, locate_in_stack, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
 # of the squared difference, by what a network sees; chosen on validation patients
 # (docs/results/anatomy)
 WEIGHTS = {"sax": 3.0, "apical": 10.0}
+_LEAST_SHARE = 1 / 3  # of a volume's slices, which show a heart
 
 
 class Guided(NamedTuple):
     """Channels of a pair for `search.refine`.
 
     moving, fixed: `[*space, K]` float32, times the root of their weight; zero where not used.
+    network: its name.
+    used: whether the network is sure of the heart in both images, in volumes in a third of their
+        slices.
     confidence: of the heart in both images; of volumes the mean over their slices.
-    used: whether the network is sure of both, in a volume in any slice.
     """
 
     moving: np.ndarray
     fixed: np.ndarray
-    confidence: tuple[float, float]
+    network: str
     used: bool
+    confidence: tuple[float, float]
 
 
 def guide(model: AnatomyModel, pair: OnGrid, spacing: tuple[float, float] | None) -> Guided:
     """Channels for a pair of images or volumes; exchanging the images exchanges the results.
 
     Args:
-        model: the network. It sees every slice of a volume by itself.
+        model: the network. It sees every slice of a volume, all at one place.
         pair: on the grid of the search.
         spacing: of that grid within a slice in mm, None where unknown.
     """
-    if pair.moving.ndim == 2:
-        return _of_images(model, pair.moving, pair.fixed, spacing)
-    slices = zip(pair.moving, pair.fixed, strict=True)
-    guides = [_of_images(model, moving, fixed, spacing) for moving, fixed in slices]
-    moving, fixed, confidence, used = zip(*guides, strict=True)
-    means = np.mean(confidence, axis=0).tolist()
-    return Guided(np.stack(moving), np.stack(fixed), (means[0], means[1]), any(used))
-
-
-def _of_images(model, moving, fixed, spacing):
-    seen = [segment(model, [image], spacing)[0] for image in (moving, fixed)]
-    used = all(one.found for one in seen)
-    drawn = [channels(model, one.probabilities) * np.float32(used) for one in seen]
-    return Guided(*drawn, (seen[0].confidence, seen[1].confidence), used)
+    both, in_space = np.stack([pair.moving, pair.fixed]), pair.moving.ndim == 3
+    if in_space:
+        centre, least = locate_in_stack(model, both, spacing), _LEAST_SHARE
+        seen = [segment(model, list(volume), spacing, centre) for volume in both]
+    else:
+        seen, least = [segment(model, [image], spacing) for image in both], 1.0
+    used = all(np.mean([one.found for one in slices]) >= least for slices in seen)
+    drawn = [
+        channels(model, np.stack([one.probabilities for one in slices])) * np.float32(used)
+        for slices in seen
+    ]
+    moving, fixed = drawn if in_space else (one[0] for one in drawn)
+    of_moving, of_fixed = (float(np.mean([one.confidence for one in slices])) for slices in seen)
+    return Guided(moving, fixed, model.name, used, (of_moving, of_fixed))
 
 
 def channels(model: AnatomyModel, probabilities: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 from ldm_morph_jax.devices.batches import in_chunks
 from ldm_morph_jax.files.geometry import patient_letters
 from ldm_morph_jax.ops import beat, segments, strain
-from ldm_morph_jax.ops.geometry import warp
+from ldm_morph_jax.ops.geometry import warp, within_slices
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.registering.anatomy import Anatomy
 from ldm_morph_jax.registering.grid import has_thick_slices
@@ -605,8 +605,9 @@ def _of_frames(tracked, anatomy) -> dict:
         if inverse is not None and "cavity" in regions:
             # as contours in the slices of the frame have it: blood is no tissue of these slices
             cavity = regions["cavity"][None, ..., None].astype(jnp.float32)
-            carried = warp(jnp.broadcast_to(cavity, (*u.shape[:-1], 1)), inverse)
-            measured["cavity_size"] = carried.sum((*space, -1)) * math.prod(tracked.spacing)
+            carried = warp(jnp.broadcast_to(cavity, (*u.shape[:-1], 1)), inverse)[..., 0]
+            carried *= within_slices(inverse)  # the base of the reference leaves its slice
+            measured["cavity_size"] = carried.sum(space) * math.prod(tracked.spacing)
         if with_strain:
             values = wall_strains(u, regions["wall"], normals, tracked.spacing)
             values = jnp.stack(values, axis=1)

@@ -11,12 +11,10 @@ from ldm_morph_jax.devices.forking import check_not_forked
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME, Image, Spacing, images_of, masks_of
 from ldm_morph_jax.names import unknown
+from ldm_morph_jax.registering.affine import NONE
 from ldm_morph_jax.registering.options import parse_slice
 from ldm_morph_jax.registering.pair_result import Result
-from ldm_morph_jax.registering.pairs import (
-    refinement_steps,
-    register_images,
-)
+from ldm_morph_jax.registering.pairs import AUTO, refinement_steps, register_images
 from ldm_morph_jax.registering.result import Registration
 from ldm_morph_jax.runs.anatomy import anatomy_network
 from ldm_morph_jax.runs.trained import TrainedMethod, load_method
@@ -87,7 +85,7 @@ class Registrar(TrainedMethod):
         align: str = "auto",
         centre: tuple[float, float] | None = None,
         refine: int | None = None,
-        anatomy: str | Path | None = None,
+        anatomy: str | Path = AUTO,
         affine: str = "none",
         volume: bool = False,
     ) -> Result:
@@ -114,7 +112,7 @@ class Registrar(TrainedMethod):
             refine: steps of refinement on the whole image; 0: what the network alone predicts. By
                 default `search.STEPS` for a network, none for an iterative method.
             anatomy: a network that finds the heart in both images and guides the search by it:
-                name, run or file.
+                name, run or file. "auto": `anatomy`, in volumes of thick slices; "none": not.
             affine: what is found before anything deforms, of volumes in three dimensions: "rigid"
                 (shift and rotation), "affine" (also scales and shear) or "none". It is in the
                 displacement.
@@ -157,14 +155,13 @@ class Registrar(TrainedMethod):
             )
         ]
         steps = refinement_steps(self, refine)
-        guide = None if anatomy is None else anatomy_network(anatomy)
         registrations = self.register_images(
             list(zip(movings, fixeds, strict=True)),
             align=align,
             centre=centre,
             refine=steps,
             volume=volume or which == VOLUME,
-            anatomy=guide,
+            anatomy=anatomy,
             affine=affine,
         )
         return Result(
@@ -174,7 +171,7 @@ class Registrar(TrainedMethod):
             self,
             self.model,
             steps,
-            None if guide is None else guide.name,
+            anatomy not in (AUTO, NONE),
         )
 
     def __repr__(self) -> str:

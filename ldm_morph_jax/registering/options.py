@@ -204,9 +204,10 @@ class PairOptions(JobOptions):
     """steps of refinement on the whole image, from what the network predicts (default: 82; 0: the
     network alone; iterative methods are not refined)"""
 
-    anatomy: Annotated[str | None, Parameter(metavar="NAME|DIR|FILE")] = None
-    """network that finds the heart in both images and guides the search by it: anatomy-mri or
-    anatomy-echo (both under CC BY-NC-SA 4.0), a run directory or weights file"""
+    anatomy: Annotated[str, Parameter(metavar="auto|none|NAME|DIR|FILE")] = "auto"
+    """network that finds the heart in both images and guides the search by it: auto: anatomy, in
+    volumes of thick slices; anatomy-mri or anatomy-echo (both under CC BY-NC-SA 4.0), a run
+    directory or weights file; none"""
 
     inverse: bool = False
     """write the inverse transform, too"""

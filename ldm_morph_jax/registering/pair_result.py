@@ -5,7 +5,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ldm_morph_jax.registering.outputs import (
     write_images,
     write_record,
 )
-from ldm_morph_jax.registering.result import Registration
+from ldm_morph_jax.registering.result import Guidance, Registration
 from ldm_morph_jax.registering.verdict import judge
 from ldm_morph_jax.runs.trained import TrainedMethod
 
@@ -51,7 +51,7 @@ class Result:
     method: what registered them.
     model: what that was loaded as.
     steps: of refinement.
-    anatomy: the network that guided the search; None: none did.
+    anatomy_asked: whether a network was asked to guide the search.
     """
 
     registrations: tuple[Registration, ...]
@@ -60,7 +60,7 @@ class Result:
     method: TrainedMethod
     model: str
     steps: int
-    anatomy: str | None = None
+    anatomy_asked: bool = False
 
     def __repr__(self) -> str:
         one = self.registrations[0]
@@ -150,9 +150,11 @@ class Result:
             **measure(registration, *_arrays(masks), steps=self.steps, inverse=inverse),
             "notes": notes(registration, self.method),
         }
-        if self.anatomy is not None:
-            metrics["anatomy"], more = _guidance(registration, self.anatomy)
-            metrics["notes"] += more
+        guides = [motion.anatomy for motion in registration.motions if motion.anatomy is not None]
+        if guides:
+            metrics["anatomy"] = _guidance(guides)
+            if self.anatomy_asked:
+                metrics["notes"] += _unguided(guides)
         known = self.method.card.get("training_images")
         return metrics | {"verdict": judge(registration, metrics, known)}
 
@@ -240,19 +242,22 @@ def _arrays(masks: Masks) -> tuple[np.ndarray | None, np.ndarray | None]:
     return moving, fixed
 
 
-def _guidance(registration: Registration, anatomy: str) -> tuple[dict[str, Any], list[str]]:
-    """(What guided the search of each slice, what to note.)"""
-    guides = [motion.anatomy for motion in registration.motions if motion.anatomy is not None]
-    told = {
-        "network": anatomy,
-        "used": [bool(used) for used, *_ in guides],
-        "confidence": [[round(value, 3) for value in sure] for _, *sure in guides],
+def _guidance(guides: Sequence[Guidance]) -> dict[str, Any]:
+    """What guided the search of each slice."""
+    return {
+        "network": guides[0].network,
+        "used": [bool(one.used) for one in guides],
+        "confidence": [[round(value, 3) for value in one.confidence] for one in guides],
     }
-    left_out = told["used"].count(False)
+
+
+def _unguided(guides: Sequence[Guidance]) -> list[str]:
+    """What to note of slices in which the network is unsure."""
+    left_out = sum(not one.used for one in guides)
     if not left_out:
-        return told, []
+        return []
     where = "these images" if len(guides) == 1 else f"{left_out} slices"
-    return told, [
-        f"the anatomy network {anatomy!r} is unsure of the heart in {where}: the search was not "
-        "guided there"
+    return [
+        f"the anatomy network {guides[0].network!r} is unsure of the heart in {where}: the search "
+        "was not guided there"
     ]

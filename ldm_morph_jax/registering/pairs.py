@@ -9,6 +9,7 @@ predicts for each slice; else from no motion.
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +24,19 @@ from ldm_morph_jax.registering.grid import (
     Grid,
     OnGrid,
     Slice,
+    has_thick_slices,
     prepare,
     prepare_volume,
     velocity_on_whole,
 )
 from ldm_morph_jax.registering.guiding import Guided, guide
-from ldm_morph_jax.registering.result import Registration, SliceMotion
+from ldm_morph_jax.registering.result import Guidance, Registration, SliceMotion
 from ldm_morph_jax.registering.search import STEPS, Refinement, refine
-from ldm_morph_jax.runs.anatomy import AnatomyModel
+from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network
 from ldm_morph_jax.runs.trained import TrainedMethod
+from ldm_morph_jax.runs.weights import DEFAULT_ANATOMY
 
+AUTO = "auto"  # which network guides the search, see `register_images`
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
 _SIZE_CLASS = 64
 _SLICE_CLASS = 4  # the same for the slices of a volume
@@ -46,7 +50,7 @@ def register_images(
     centre: tuple[float, float] | None = None,
     refine: int | None = None,
     volume: bool = False,
-    anatomy: AnatomyModel | None = None,
+    anatomy: AnatomyModel | str | Path = AUTO,
     affine: str = NONE,
 ) -> list[Registration]:
     """Register (moving, fixed) images.
@@ -58,7 +62,8 @@ def register_images(
         refine: see `refinement_steps`.
         volume: register stacks in three dimensions where that is possible; otherwise the notes of
             the registration say why not. False: slice by slice.
-        anatomy: guides the search, see `guiding`.
+        anatomy: guides the search, see `guiding`: a network, its name, run or file. "auto":
+            `DEFAULT_ANATOMY` in volumes of thick slices, whose base leaves its slice; "none": not.
         affine: "rigid" or "affine": what is found before anything deforms, see `affine`.
 
     Raises:
@@ -67,7 +72,7 @@ def register_images(
             `refinement_steps`.
     """
     steps = refinement_steps(method, refine)
-    if anatomy is not None and not steps:
+    if anatomy not in (AUTO, NONE) and not steps:
         raise ValueError(f"anatomy guides a search, and {method.name} is asked for none")
     pairs = [on_one_scale(*pair) for pair in pairs]
     prepared = []  # of every pair its slices, what guides the search of each, alignment and notes
@@ -85,7 +90,8 @@ def register_images(
         bring = prepare_volume if stacks and not reason else prepare
         slices = bring(method, moving, fixed, align=align, centre=centre, alignment=alignment)
         notes = (f"registered slice by slice: {reason}",) if reason else ()
-        prepared.append((slices, [_guide(anatomy, fixed, s) for s in slices], alignment, notes))
+        guides = [_guide(anatomy, fixed, part, steps) for part in slices]
+        prepared.append((slices, guides, alignment, notes))
 
     planes = [
         (part, guided)
@@ -115,9 +121,13 @@ def register_images(
     ]
 
 
-def _guide(anatomy: AnatomyModel | None, fixed: Image, part: Slice) -> Guided | None:
-    if anatomy is None or part.blank:
+def _guide(anatomy, fixed: Image, part: Slice, steps: int) -> Guided | None:
+    if anatomy == AUTO and part.in_space and has_thick_slices(fixed) and steps:
+        anatomy = DEFAULT_ANATOMY
+    if anatomy in (AUTO, NONE) or part.blank:
         return None
+    if isinstance(anatomy, str | Path):
+        anatomy = anatomy_network(str(anatomy))
     spacing = tuple(np.multiply(part.whole.grid.scale[-2:], fixed.spacing).tolist())
     return guide(anatomy, part.whole, spacing if fixed.spacing_known else None)
 
@@ -339,5 +349,5 @@ def _motion(
         refined["displacement"][inside].astype(np.float64),
         float(refined["scale"][row]),
         tuple(map(float, refined["correlation"][row])),
-        None if guided is None else (guided.used, *guided.confidence),
+        None if guided is None else Guidance(guided.network, guided.used, guided.confidence),
     )

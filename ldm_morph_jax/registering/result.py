@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from ldm_morph_jax.files.geometry import Geometry
 from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import Inverse, Transform
+from ldm_morph_jax.ops.geometry import within_slices
 from ldm_morph_jax.registering.grid import Alignment, Grid, Slice, to_transform
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 
 # ---------------------------------------------------------------------------- pairs
+
+
+class Guidance(NamedTuple):
+    """What guided a search: see `guiding.Guided`."""
+
+    network: str
+    used: bool
+    confidence: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -31,15 +40,14 @@ class SliceMotion:
         1 where a method predicts a displacement.
     correlation: (before, after) mean local correlation on the whole image; None where a method
         predicts a displacement.
-    anatomy: of a guided search whether anatomy was used, and how sure the network is of the heart
-        in the moving and the fixed image; None where the search was not guided.
+    anatomy: what guided the search; None: nothing.
     """
 
     grid: Grid
     displacement: np.ndarray
     scale: float = 1.0
     correlation: tuple[float, float] | None = None
-    anatomy: tuple[bool, float, float] | None = None
+    anatomy: Guidance | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,8 +214,12 @@ class Tracked:
         return self.transform(t).warp(self.cine.frames[t])
 
     def carried(self, labels: np.ndarray, t: int) -> np.ndarray:
-        """Labels `[*space]` of the reference frame in frame t; nearest neighbour."""
-        return self.inverse_transform(t).warp(labels, "nearest")
+        """Labels `[*space]` of the reference frame in frame t; nearest neighbour.
+
+        In volumes tissue from beyond the outermost slices has none.
+        """
+        found = self.inverse_transform(t).warp(labels, "nearest")
+        return found * within_slices(self.inverse[t]) if labels.ndim == 3 else found
 
     def _transform(self, u: np.ndarray) -> Transform:
         geometry = self.geometry

@@ -52,18 +52,30 @@ def test_it_is_left_out_where_one_image_shows_no_heart():
     assert not found.moving.any() and not found.fixed.any()
 
 
-def test_slices_of_a_volume_are_guided_one_by_one():
-    noise = (np.random.default_rng(0).random((96, 96)) > 0.96).astype("f4")
-    sure, unsure = pair(16, 11), dataclasses.replace(pair(16, 11), fixed=noise)
-    slices = [guide(Cavity(), one, (1.5, 1.5)) for one in (sure, unsure)]
-    images = [
-        np.stack([getattr(one, name) for one in (sure, unsure)]) for name in ("moving", "fixed")
-    ]
-    grid = Grid((2, 96, 96), (0.5, 47.5, 47.5), (1.0, 1.0, 1.0))
-    found = guide(Cavity(), OnGrid(grid, *images, np.ones((2, 96, 96), bool)), (1.5, 1.5))
-    np.testing.assert_array_equal(found.moving, np.stack([one.moving for one in slices]))
-    np.testing.assert_allclose(found.confidence, np.mean([one.confidence for one in slices], 0))
-    assert found.used and found.moving[0].any() and not found.moving[1].any()
+def volume(*slices):
+    images = [np.stack([getattr(one, name) for one in slices]) for name in ("moving", "fixed")]
+    middle = ((len(slices) - 1) / 2, 47.5, 47.5)
+    return OnGrid(Grid(images[0].shape, middle, (1.0,) * 3), *images, np.ones_like(images[0], bool))
+
+
+def test_a_slice_that_shows_no_heart_counts_in_a_volume_that_does():
+    dark = np.zeros((96, 96), "f4")
+    sure, gone = pair(16, 11), dataclasses.replace(pair(16, 11), fixed=dark)
+    found = guide(Cavity(), volume(gone, sure, sure), (1.5, 1.5))
+    [alone] = guide(Cavity(), volume(sure, sure, sure), (1.5, 1.5)).moving[:1]
+    assert found.used
+    np.testing.assert_allclose(found.moving[0], alone, atol=0.05)
+    assert found.moving[0].max() > 1 and found.fixed[0].max() == 0 and found.fixed[1].max() > 1
+    confidence = [guide(Cavity(), one, (1.5, 1.5)).confidence for one in (sure, gone)]
+    expected = np.average(confidence, axis=0, weights=(2, 1))
+    np.testing.assert_allclose(found.confidence, expected, atol=0.02)
+
+
+def test_a_volume_with_a_heart_in_few_slices_is_not_guided():
+    dark = np.zeros((96, 96), "f4")
+    sure, gone = pair(16, 11), dataclasses.replace(pair(16, 11), fixed=dark)
+    found = guide(Cavity(), volume(gone, sure, gone, gone), (1.5, 1.5))
+    assert not found.used and not found.moving.any() and not found.fixed.any()
 
 
 @pytest.mark.parametrize("space", [(48, 48), (16, 48, 48)])

@@ -133,6 +133,23 @@ def test_tissue_is_followed_through_slices(beat, heart):
     np.testing.assert_allclose(back.map_points(there.map_points(points)), points, atol=0.3)
 
 
+@pytest.mark.parametrize(("through", "left"), [(-0.4, ()), (-0.6, (0,)), (1.6, (8, 9))])
+def test_tissue_from_beyond_the_stack_has_no_label_and_no_volume(beat, through, left):
+    cine = cine_from_arrays(beat.frames[:2], spacing=SPACING)
+    back = np.zeros((2, *SHAPE, 3), np.float32)
+    back[1, ..., 0] = through
+    tracked = Tracked(cine, 0, np.arange(2.0), -back, back, None, None, "moved")
+    tube = np.zeros(SHAPE, np.uint8)
+    tube[:, 12:20, 12:20] = 1
+    expected = tube.copy()
+    expected[list(left)] = 0
+    np.testing.assert_array_equal(tracked.carried(tube, 1), expected)
+    measures = measure(tracked, anatomy_of(cine, mask=tube))
+    [volume] = [curve for curve in measures.curves if curve.quantity == "volume"]
+    share = volume.values[1] / volume.values[0]
+    assert share == pytest.approx(expected.sum() / tube.sum(), abs=1e-5)
+
+
 def test_a_volume_is_searched_around_its_heart(beat, heart, monkeypatch):
     wider = [(0, 0), (0, 0), (60, 4), (64, 0)]
     frames = np.pad(beat.frames, wider, mode="reflect")

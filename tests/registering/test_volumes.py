@@ -18,7 +18,8 @@ from ldm_morph_jax.files.images import Image
 from ldm_morph_jax.files.transforms import read_transform
 from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.ops.metrics import dice
-from ldm_morph_jax.registering.grid import place_volume_grid, prepare_volume
+from ldm_morph_jax.registering import pairs
+from ldm_morph_jax.registering.grid import THICK_MM, place_volume_grid, prepare_volume
 
 SPACING = (10.0, 3.5, 3.5)
 STEPS = 40  # half of the usual: enough for one heart
@@ -94,15 +95,31 @@ def test_anatomy_guides_a_volume(registrar, heart):
     anatomy = Threshold(least_confidence=0.0)
     plain, guided, exchanged = (
         registrar.register_images([pair], volume=True, refine=6, anatomy=network)[0]
-        for pair, network in ((images, None), (images, anatomy), (images[::-1], anatomy))
+        for pair, network in ((images, "none"), (images, anatomy), (images[::-1], anatomy))
     )
     assert plain.motions[0].anatomy is None
-    used, *confidence = guided.motions[0].anatomy
-    assert used and min(confidence) > 0
-    assert exchanged.motions[0].anatomy[1:] == tuple(confidence[::-1])
+    network, used, confidence = guided.motions[0].anatomy
+    assert network == "threshold" and used and min(confidence) > 0
+    assert exchanged.motions[0].anatomy.confidence == pytest.approx(confidence[::-1], abs=1e-5)
     assert guided.in_space
     difference = guided.transform.displacement - plain.transform.displacement
     assert np.abs(difference).max() > 0.05
+
+
+def test_volumes_of_thick_slices_are_guided_unless_told_otherwise(registrar, heart, monkeypatch):
+    monkeypatch.setattr(pairs, "anatomy_network", {"anatomy": Threshold()}.__getitem__)
+
+    def guidance(thickness, **options):
+        geometry = plain_geometry(heart.fixed.shape, (thickness, *SPACING[1:]))
+        images = Image(heart.moving, geometry), Image(heart.fixed, geometry)
+        options = {"volume": True, "refine": 1} | options
+        [found] = registrar.register_images([images], **options)
+        return found.motions[0].anatomy
+
+    assert guidance(THICK_MM).network == "threshold"
+    assert guidance(THICK_MM - 0.1) is None
+    assert guidance(THICK_MM, anatomy="none") is None
+    assert guidance(THICK_MM, volume=False) is None
 
 
 def test_files_that_simpleitk_and_ants_apply(registrar, heart, tmp_path, monkeypatch, capsys):
