@@ -218,8 +218,9 @@ class Tracked:
 
         In volumes tissue from beyond the outermost slices has none.
         """
-        found = self.inverse_transform(t).warp(labels, "nearest")
-        return found * within_slices(self.inverse[t]) if labels.ndim == 3 else found
+        inverse = self.inverse[t]
+        found = self._transform(inverse).warp(labels, "nearest")
+        return found * within_slices(inverse) if labels.ndim == 3 else found
 
     def _transform(self, u: np.ndarray) -> Transform:
         geometry = self.geometry
