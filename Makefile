@@ -16,9 +16,10 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: lint
 	$(PYTEST) -m "not slow and not integration"
 
-# after `make test`: the wheel, a notebook, a browser, several processes, costs at the paper's size
+# after `make test`, what takes longer: whole trainings, networks of the published sizes, accuracy on
+# phantoms, volumes, the wheel, a notebook, a browser, several processes
 test-all: lint
-	$(PYTEST) -m integration
+	$(PYTEST) -m "integration and not slow"
 
 # soak, fault and scaling tests, which take about an hour
 test-slow: lint

@@ -3,6 +3,9 @@
 import alternatives
 import jax
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.integration
 
 
 def test_both_forms_give_the_same():

@@ -186,6 +186,7 @@ def cache_after(**environment):
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.integration
 def test_places_of_the_cache(tmp_path):
     ours, theirs, home = (str(tmp_path / name) for name in ("ours", "theirs", "home"))
     directory, _ = cache_after(LDM_MORPH_CACHE=ours, JAX_COMPILATION_CACHE_DIR=theirs)
@@ -195,6 +196,7 @@ def test_places_of_the_cache(tmp_path):
     assert directory == f"{home}/.cache/ldm_morph_jax" and os.listdir(directory)
 
 
+@pytest.mark.integration
 def test_without_a_place_for_the_cache(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for name in ("HOME", "LDM_MORPH_CACHE"):

@@ -25,6 +25,8 @@ from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
 
+pytestmark = pytest.mark.integration
+
 highdicom = pytest.importorskip("highdicom")
 
 

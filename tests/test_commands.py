@@ -12,6 +12,8 @@ from in_process import call
 from ldm_morph_jax.registering.method import load
 from ldm_morph_jax.runs.weights import sha256
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parent.parent
 TINY = """
 import sys

@@ -84,6 +84,7 @@ def shapes_of(networks: str):
     return jax.eval_shape(everything)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("path", "variant"), CASES, ids=lambda v: getattr(v, "stem", v))
 def test_config_builds(path, variant):
     config = experiment(path, variant).lock()

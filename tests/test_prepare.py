@@ -142,6 +142,7 @@ def test_four_training_steps(trained):
         assert len(rows) >= 4
 
 
+@pytest.mark.integration
 def test_what_training_reads(prepared, root, trained, tmp_path, monkeypatch):
     """Every stage's step gets batches of the shapes that it was compiled for, and finds its labels.
 

@@ -728,6 +728,7 @@ def test_weights_file_gives_the_same_network(weights_file):
         load(tampered)
 
 
+@pytest.mark.integration
 def test_real_network_in_a_fresh_process(pair, weights_file, tmp_path):
     """The command as it is typed; the second call finds its compiled programs."""
     environment = os.environ | {"LDM_MORPH_CACHE": str(tmp_path / "cache")}

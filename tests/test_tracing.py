@@ -14,6 +14,8 @@ from ldm_morph_jax.methods.voxelmorph import VoxelMorph
 from ldm_morph_jax.registering.method import Registrar
 from ldm_morph_jax.training import run
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def traced_once(monkeypatch, shared_programs):

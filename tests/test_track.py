@@ -101,6 +101,7 @@ def curve(out, name):
     return np.array([float(row[name]) for row in rows(out / "curves.csv")])
 
 
+@pytest.mark.integration
 def test_everything_is_written(sax, beats):
     names = {path.name for path in sax.iterdir()}
     assert names == set(
@@ -207,6 +208,7 @@ def test_what_is_carried_follows_the_tissue(sax, beats):
     assert names == {"endo", "epi"}
 
 
+@pytest.mark.integration
 def test_apical_view(folder, beats):
     beat, out = beats["echo"], folder / "apical"
     files = ("--cine", folder / "echo.nii.gz", "--mask", folder / "echo_mask.nii.gz")
@@ -345,6 +347,7 @@ def test_frames_are_tracked_on_a_coarser_grid(why, beats, monkeypatch):
     assert np.abs(coarse - displacement(beat.frames, spacing)[middle]).mean() < 0.1
 
 
+@pytest.mark.integration
 def test_contours_by_hand_on_the_ultrasound_clip_of_pydicom(tmp_path, monkeypatch):
     """30 colour frames with burnt-in text."""
     monkeypatch.setattr(tracking, "LARGEST", 96)

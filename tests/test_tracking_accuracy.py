@@ -9,6 +9,8 @@ from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
 
+pytestmark = pytest.mark.integration
+
 
 def test_a_beat_scored(monkeypatch):
     monkeypatch.setattr(tracking, "SEARCH", Refinement(levels=(2, 1), steps=(15, 8)))

@@ -22,6 +22,8 @@ from ldm_morph_jax.ops.geometry import resize_displacement, warp
 from ldm_morph_jax.ops.losses import ncc, smoothness
 from ldm_morph_jax.training.optimiser import adam
 
+pytestmark = pytest.mark.integration
+
 PARAMETERS = {
     "voxelmorph": 109_170,
     "cyclemorph": 2 * 120_602,

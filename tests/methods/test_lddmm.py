@@ -14,6 +14,8 @@ from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.runs.trained import load_method
 
+pytestmark = pytest.mark.integration
+
 LABELS = {1: "left ventricle", 2: "myocardium", 3: "right ventricle"}
 
 

@@ -11,6 +11,8 @@ from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.profiling.timing import random_arrays
 from ldm_morph_jax.runs.directory import abstract_ldm
 
+pytestmark = pytest.mark.integration
+
 
 def method(tmp_path, **changes):
     config = tiny_config(tmp_path)

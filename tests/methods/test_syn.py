@@ -12,6 +12,8 @@ from ldm_morph_jax.ops.geometry import warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.metrics import dice
 
+pytestmark = pytest.mark.integration
+
 # the extra `test` has it where ANTsPy has a wheel
 pytest.importorskip("ants", reason="the extra `ants` is not installed")
 

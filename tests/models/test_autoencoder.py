@@ -42,6 +42,7 @@ def test_published_size():
     assert sum(x.size for x in jax.tree.leaves(abstract)) == 60_549_766
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("latent_channels", [1, 2])
 def test_shapes(latent_channels):
     model, params = tiny(latent_channels=latent_channels)

@@ -13,6 +13,8 @@ from ldm_morph_jax.models.backend import straightforward
 from ldm_morph_jax.models.registration import DecoderBlock, upsample_axis
 from ldm_morph_jax.models.unet import UNet
 
+pytestmark = pytest.mark.integration
+
 RNG = np.random.default_rng(0)
 
 

@@ -15,6 +15,8 @@ from ldm_morph_jax.models.transmatch import TransMatchNetwork
 from ldm_morph_jax.models.transmorph import TransMorphNetwork
 from ldm_morph_jax.models.voxelmorph import VoxelMorphUNet
 
+pytestmark = pytest.mark.integration
+
 TINY = {"embed_dim": 8, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4, "mlp_ratio": 2}
 NETWORKS = {  # with two levels each: sizes are multiples of 8 at most
     "voxelmorph": VoxelMorphUNet((4, 6), (6, 6), (6, 4)),

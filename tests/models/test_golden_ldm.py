@@ -17,6 +17,8 @@ from ldm_morph_jax.ops.diffusion import ddim_invert, linear_schedule, q_sample
 from ldm_morph_jax.published.ldm import autoencoder_name, discriminator_name, unet_name
 from ldm_morph_jax.published.names import from_published, to_published
 
+pytestmark = pytest.mark.integration
+
 TOLERANCE = 2e-5
 
 IMAGE = jax.ShapeDtypeStruct((1, 128, 128, 1), np.float32)

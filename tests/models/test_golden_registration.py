@@ -26,6 +26,8 @@ from ldm_morph_jax.published.ldm import autoencoder_name, unet_name
 from ldm_morph_jax.published.names import from_published, to_published
 from ldm_morph_jax.published.registration import registration_name, registration_unread
 
+pytestmark = pytest.mark.integration
+
 PER_BLOCK = 2e-5
 END_TO_END = 2e-4
 

@@ -1,9 +1,12 @@
 """LDM-Morph, from the images to the displacement, against PyTorch (tests/against_torch.py)."""
 
 import numpy as np
+import pytest
 from against_torch import both
 
 from ldm_morph_jax.config import experiment
+
+pytestmark = pytest.mark.integration
 
 
 def test_method():

@@ -25,6 +25,8 @@ from ldm_morph_jax.models.transmorph import TransMorphNetwork
 from ldm_morph_jax.models.unet import UNet
 from ldm_morph_jax.models.voxelmorph import VoxelMorphUNet
 
+pytestmark = pytest.mark.integration
+
 SPACE = (8, 16, 16)
 
 

@@ -30,6 +30,8 @@ from ldm_morph_jax.paper.run import describe, run_benchmark, typical_pair
 from ldm_morph_jax.paper.statistics import holm
 from ldm_morph_jax.runs.trained import load_method
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(ROOT.glob("configs/benchmark/*.py"))
 
@@ -444,7 +446,6 @@ def test_page_needs_nothing_else(faked):
         assert {"moving", "fixed", "displacement", "id"} <= set(example)
 
 
-@pytest.mark.integration
 @pytest.mark.skipif(browser.find() is None, reason="needs a Chromium")
 def test_page_in_a_browser(faked):
     _, out, _ = faked

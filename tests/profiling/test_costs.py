@@ -90,6 +90,7 @@ def test_all_reduced_bytes_of_a_program():
     assert costs.all_reduced_bytes(text) == 48 + 20 + 4
 
 
+@pytest.mark.integration
 def test_plan_without_allocating():
     """The discriminator-free autoencoder step of a tiny network, with everything plan prints."""
     config = paper_config()

@@ -36,6 +36,8 @@ from ldm_morph_jax.published.to_torch import to_torch
 from ldm_morph_jax.runs.directory import abstract_autoencoder, abstract_unet, load_config
 from ldm_morph_jax.runs.trained import load_run
 
+pytestmark = pytest.mark.integration
+
 torch = pytest.importorskip("torch")
 
 UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."

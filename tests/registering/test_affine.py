@@ -21,6 +21,8 @@ from ldm_morph_jax.files.writing import write_image
 from ldm_morph_jax.registering.affine import degrees_of, find_affine
 from ldm_morph_jax.registering.grid import middle_of
 
+pytestmark = pytest.mark.integration
+
 STEPS = 4  # what is left after the affine map is hardly a motion
 
 

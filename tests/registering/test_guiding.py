@@ -78,6 +78,7 @@ def test_a_volume_with_a_heart_in_few_slices_is_not_guided():
     assert not found.used and not found.moving.any() and not found.fixed.any()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("space", [(48, 48), (16, 48, 48)])
 def test_channels_move_what_images_do_not_show(space):
     """Two flat images, whose channels are a disc (a ball) of 10 and of 7 pixels."""
@@ -97,6 +98,7 @@ def test_channels_move_what_images_do_not_show(space):
     assert not search(flat, flat, settings=settings, channels=(large, large)).any()
 
 
+@pytest.mark.integration
 def test_images_are_what_a_guided_search_is_judged_on():
     settings = Refinement(levels=(2,), steps=(12,))
     one = pair(16, 12)

@@ -8,6 +8,8 @@ from ldm_morph_jax.data.phantom import phantom_pair
 from ldm_morph_jax.registering.segmenting import segment
 from ldm_morph_jax.runs.anatomy import SHA256, anatomy_network
 
+pytestmark = pytest.mark.integration
+
 SPACING = (1.4, 1.4)
 
 

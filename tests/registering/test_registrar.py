@@ -169,6 +169,7 @@ def test_api_takes_any_type(dtype):
     assert result.warped.dtype == np.float32 and np.isfinite(result.warped).all()
 
 
+@pytest.mark.integration
 def test_stacks_of_many_sizes_share_few_programs():
     """Every batch size is a program; what fills a batch up changes nothing."""
 
@@ -299,6 +300,7 @@ def test_network_that_returns_nan_is_named():
         Broken()(heart((40, 40)), heart((40, 40)))
 
 
+@pytest.mark.integration
 def test_refinement_improves_and_pairs_are_independent():
     registrar = AnalyticMethod(amplitude=0.0)
     a = heart((64, 64), radius=0.55), heart((64, 64), radius=0.47)
@@ -318,6 +320,7 @@ def test_refinement_improves_and_pairs_are_independent():
     np.testing.assert_allclose(alone.displacement, both.displacement[1], atol=1e-3)
 
 
+@pytest.mark.integration
 def test_by_construction():
     """No motion for the same image, the inverse for exchanged ones, never worse than nothing."""
     registrar = diffeomorphic_voxelmorph()
@@ -442,6 +445,7 @@ def test_registrars_can_be_pickled(name):
     np.testing.assert_array_equal(again(*images).displacement, registrar(*images).displacement)
 
 
+@pytest.mark.integration
 def test_blank_slices_of_a_stack_are_left_as_they_are(tmp_path):
     def stack(name, *slices):
         array = np.stack(slices).astype(np.float32)

@@ -16,6 +16,8 @@ from ldm_morph_jax.registering import tracking
 from ldm_morph_jax.registering.search import Refinement, search
 from ldm_morph_jax.registering.tracking import Tracking, track
 
+pytestmark = pytest.mark.integration
+
 SIZE = 16
 
 

@@ -28,6 +28,8 @@ from ldm_morph_jax.registering.search import Refinement
 from ldm_morph_jax.registering.tracking import Tracking
 from ldm_morph_jax.runs.weights import DEFAULT_MODEL
 
+pytestmark = pytest.mark.integration
+
 SHAPE, SPACING = (10, 32, 32), (9.0, 4.0, 4.0)
 SHARES = (0.0, 0.5, 1.0, 0.5)  # of the motion, in each frame
 ES = 2

@@ -21,6 +21,8 @@ from ldm_morph_jax.ops.metrics import dice
 from ldm_morph_jax.registering import pairs
 from ldm_morph_jax.registering.grid import THICK_MM, place_volume_grid, prepare_volume
 
+pytestmark = pytest.mark.integration
+
 SPACING = (10.0, 3.5, 3.5)
 STEPS = 40  # half of the usual: enough for one heart
 

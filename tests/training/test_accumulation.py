@@ -13,6 +13,8 @@ from ldm_morph_jax.models.registration import DecoderBlock, RegistrationNetwork
 from ldm_morph_jax.training.accumulation import in_parts, mean_gradient
 from ldm_morph_jax.training.stages import STAGES, stage_program
 
+pytestmark = pytest.mark.integration
+
 RNG = np.random.default_rng(0)
 
 

@@ -32,6 +32,8 @@ from ldm_morph_jax.runs.checkpoints import restore_part
 from ldm_morph_jax.training.program import _check_maps, mesh_of
 from ldm_morph_jax.training.stages.diffusion import diffusion_program
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 TRAIN = ("-m", "ldm_morph_jax.train")
 
@@ -109,7 +111,6 @@ def assert_same_training(one, other, stage, *, step, loss, params):
     assert error < params
 
 
-@pytest.mark.integration
 def test_two_processes_train_as_one(tmp_path):
     """The command, on loopback: two processes with two devices each against one with one."""
     for name, count, devices in (("one", 1, 1), ("four", 2, 2)):
@@ -132,7 +133,6 @@ def test_two_processes_train_as_one(tmp_path):
     assert second["dsc"] == pytest.approx(first["dsc"], abs=1e-3)
 
 
-@pytest.mark.integration
 def test_the_step_is_what_pmap_computes():
     done = subprocess.run(
         [sys.executable, ROOT / "tests/training/pmap_step.py"],

@@ -21,6 +21,8 @@ from ldm_morph_jax.training import logging as logging_module
 from ldm_morph_jax.training import run
 from ldm_morph_jax.training.errors import NonFiniteError
 
+pytestmark = pytest.mark.integration
+
 STAGES = ("autoencoder", "diffusion", "registration")
 
 

@@ -23,6 +23,8 @@ from ldm_morph_jax.runs.trained import load_run
 from ldm_morph_jax.runs.weights import save_weights
 from ldm_morph_jax.training import run
 
+pytestmark = pytest.mark.integration
+
 STAGES = ("autoencoder", "diffusion", "registration")
 
 
@@ -81,7 +83,6 @@ def test_unregistered_volumes_are_scored(finished, tmp_path):
     assert (table["dsc"] == table["dsc_initial"]).all()
 
 
-@pytest.mark.integration
 def test_ldm_morph_trains_on_volumes(data, tmp_path):
     """All three stages, with cached features; resumed, scored, antisymmetric by its velocity."""
     workdir, config = tmp_path / "run", volume_config(data)

@@ -13,6 +13,8 @@ from ldm_morph_jax.methods.ldm import build_autoencoder, build_schedule, build_u
 from ldm_morph_jax.runs.directory import abstract_autoencoder, abstract_ldm
 from ldm_morph_jax.training import sampling
 
+pytestmark = pytest.mark.integration
+
 TIMES = 4
 
 

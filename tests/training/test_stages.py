@@ -17,6 +17,8 @@ from ldm_morph_jax.models.lpips import load_lpips, lpips, save_lpips
 from ldm_morph_jax.training.stages import STAGES, stage_program
 from ldm_morph_jax.training.stages.autoencoder import load_frozen
 
+pytestmark = pytest.mark.integration
+
 KEY = jax.random.key(1)  # of every step: the same draws
 STEPS = 6
 
