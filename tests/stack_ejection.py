@@ -14,17 +14,16 @@ the others. Rows that OUT has are kept. At the end: means, and
 bias, mean absolute error and 95 % limits of agreement of the ejection fractions, in points.
 """
 
-import argparse
 import contextlib
 import json
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
+import acdc_stacks
 import numpy as np
 import pandas as pd
 import SimpleITK
-from kept_rows import KeptRows
 from volume_cine import LABELS, NAMES, of_frame
 
 from ldm_morph_jax import track
@@ -40,27 +39,15 @@ TITLES = NAMES | {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--patients", default="101-150", help="first-last")
-    parser.add_argument("--step", type=int, default=1, help="every so many patients")
+    parser = acdc_stacks.parser(__doc__.splitlines()[0])
     parser.add_argument("--modes", nargs="+", default=["volume", "all"])
-    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    first, last = map(int, args.patients.split("-"))
-    rows = KeptRows(args.out, ("patient", "mode"))
-    for number in range(first, last + 1, args.step):
-        for mode in args.modes:
-            if (number, mode) not in rows:
-                rows.add({"patient": number, "mode": mode, **tracked(args.data, number, mode)})
-    print(table(pd.read_csv(args.out)))
+    print(table(acdc_stacks.keep_rows(args, "mode", args.modes, tracked)))
 
 
-def tracked(data: Path, number: int, mode: str) -> dict[str, str]:
+def tracked(files: list[Path], masks: list[Path], mode: str) -> dict[str, str]:
     """What `track` finds of one patient, and the truth."""
-    [folder] = data.glob(f"*/patient{number:03d}")
-    files = sorted(folder.glob("*_frame??.nii.gz"))
-    masks = [SimpleITK.ReadImage(str(f).replace(".nii.gz", "_gt.nii.gz")) for f in files]
+    masks = [SimpleITK.ReadImage(mask) for mask in masks]
     true = [SimpleITK.GetArrayFromImage(mask) for mask in masks]
     with tempfile.TemporaryDirectory() as temporary:
         cine, mask, out = (Path(temporary) / name for name in ("cine.nii.gz", "mask.nii.gz", "out"))
@@ -108,12 +95,9 @@ def table(rows: pd.DataFrame) -> str:
             error = (group[f"ef_of_{name}"] - group.ef_of_masks).dropna()
             if error.empty:
                 continue
-            bias, spread = error.mean(), 1.96 * error.std()
             lines.append(
                 f"| {TITLES[mode]} | {len(error)} of {len(group)} | {overlap} "
-                f"| {name.replace('_', ' ')} "
-                f"| {bias:+.1f} | {error.abs().mean():.1f} "
-                f"| {bias - spread:+.1f} to {bias + spread:+.1f} |"
+                f"| {name.replace('_', ' ')} | {acdc_stacks.agreement(error)}"
             )
     return "\n".join(lines)
 

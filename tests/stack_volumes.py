@@ -9,12 +9,11 @@ and by the network, and whether the network took the frames for what they are. R
 kept. At the end: bias, mean absolute error and 95 % limits of agreement of the ejection fraction.
 """
 
-import argparse
 from pathlib import Path
 
+import acdc_stacks
 import numpy as np
 import pandas as pd
-from kept_rows import KeptRows
 
 from ldm_morph_jax.files.errors import ImageError
 from ldm_morph_jax.files.images import VOLUME, read_image, read_mask
@@ -25,37 +24,24 @@ CAVITY = 3  # of ACDC's masks
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--patients", default="101-150", help="first-last")
-    parser.add_argument("--step", type=int, default=1, help="every so many patients")
+    parser = acdc_stacks.parser(__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["anatomy", "anatomy-mri"])
-    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    first, last = map(int, args.patients.split("-"))
-    rows = KeptRows(args.out, ("patient", "network"))
-    for number in range(first, last + 1, args.step):
-        for name in args.networks:
-            if (number, name) not in rows:
-                rows.add({"patient": number, "network": name, **measured(args.data, number, name)})
-    print(table(pd.read_csv(args.out)))
+    print(table(acdc_stacks.keep_rows(args, "network", args.networks, measured)))
 
 
-def measured(data, number, name) -> dict[str, str]:
+def measured(files: list[Path], masks: list[Path], name: str) -> dict[str, str]:
     """Volumes and ejection fractions of one patient; empty where no heart is found."""
-    [folder] = data.glob(f"*/patient{number:03d}")
-    files = sorted(folder.glob("*_frame??.nii.gz"))
     images = [read_image(file, VOLUME) for file in files]
     voxel = 1e-3 * float(np.prod(images[0].geometry.spacing))
-    masks = [
-        read_mask(str(file).replace(".nii.gz", "_gt.nii.gz"), image, VOLUME).array
-        for file, image in zip(files, images, strict=True)
+    true = [
+        voxel * np.count_nonzero(read_mask(mask, image, VOLUME).array == CAVITY)
+        for mask, image in zip(masks, images, strict=True)
     ]
-    true = [voxel * np.count_nonzero(mask == CAVITY) for mask in masks]
     model = anatomy_network(name)
     seen = look(model, np.stack([image.array for image in images]), images[0].spacing)
     try:
-        found = find_heart(model, seen, str(folder))
+        found = find_heart(model, seen, str(files[0]))
     except ImageError:
         volumes, ends = None, ""
     else:
@@ -79,11 +65,7 @@ def table(rows: pd.DataFrame) -> str:
     ]
     for name, group in rows.groupby("network"):
         off = (group["network_ejection_fraction"] - group["mask_ejection_fraction"]).dropna()
-        low, high = off.mean() + 1.96 * off.std() * np.array([-1, 1])
-        lines.append(
-            f"| `{name}` | {len(off)} of {len(group)} | {off.mean():+.1f} | "
-            f"{off.abs().mean():.1f} | {low:+.1f} to {high:+.1f} |"
-        )
+        lines.append(f"| `{name}` | {len(off)} of {len(group)} | {acdc_stacks.agreement(off)}")
     return "\n".join(lines)
 
 

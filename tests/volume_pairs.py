@@ -11,13 +11,12 @@ are kept, so that a run that was interrupted goes on. At the end: a table of mea
 with 95 % intervals by patient (bootstrap, seed 0).
 """
 
-import argparse
 import math
 import tempfile
 import time
-from pathlib import Path
 from unittest import mock
 
+import acdc_stacks
 import numpy as np
 import pandas as pd
 from kept_rows import KeptRows
@@ -56,33 +55,23 @@ ANTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--patients", default="101-150", help="first-last")
-    parser.add_argument("--step", type=int, default=1, help="every so many patients")
+    parser = acdc_stacks.parser(__doc__.splitlines()[0])
     parser.add_argument("--model", default="sunnybrook-symmetric", help="as of register")
     parser.add_argument("--modes", nargs="+", default=["none", "volume", "slices"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--inverse", action="store_true", help="residual of the inverse, too")
-    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    first, last = map(int, args.patients.split("-"))
     registrar = load_model(args.model)
     rows = KeptRows(args.out, ("patient", "way", "mode"))
-    for number in range(first, last + 1, args.step):
-        for row in patient_rows(args, registrar, number, rows):
+    for number, files, masks in acdc_stacks.patients(args):
+        for row in patient_rows(args, registrar, number, files, masks, rows):
             rows.add(row)
     print(table(pd.read_csv(args.out)))
 
 
-def patient_rows(args, registrar, number, done):
-    [folder] = args.data.glob(f"*/patient{number:03d}")
-    files = sorted(folder.glob("*_frame??.nii.gz"))
+def patient_rows(args, registrar, number, files, masks, done):
     images = [read_image(file, VOLUME) for file in files]
-    masks = [
-        read_mask(str(file).replace(".nii.gz", "_gt.nii.gz"), image, VOLUME)
-        for file, image in zip(files, images, strict=True)
-    ]
+    masks = [read_mask(mask, image, VOLUME) for mask, image in zip(masks, images, strict=True)]
     for way in args.ways:
         m, f = WAYS[way]
         for mode in args.modes:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_morph_jax.registering.grid import OnGrid
+from ldm_morph_jax.registering.result import Guidance
 from ldm_morph_jax.registering.segmenting import CAVITY, WALL, locate_in_stack, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
@@ -26,17 +27,12 @@ class Guided(NamedTuple):
     """Channels of a pair for `search.refine`.
 
     moving, fixed: `[*space, K]` float32, times the root of their weight; zero where not used.
-    network: its name.
-    used: whether the network is sure of the heart in both images, in volumes in a third of their
-        slices.
-    confidence: of the heart in both images; of volumes the mean over their slices.
+    guidance: which network, and how sure it is.
     """
 
     moving: np.ndarray
     fixed: np.ndarray
-    network: str
-    used: bool
-    confidence: tuple[float, float]
+    guidance: Guidance
 
 
 def guide(model: AnatomyModel, pair: OnGrid, spacing: tuple[float, float] | None) -> Guided:
@@ -60,7 +56,7 @@ def guide(model: AnatomyModel, pair: OnGrid, spacing: tuple[float, float] | None
     ]
     moving, fixed = drawn if in_space else (one[0] for one in drawn)
     of_moving, of_fixed = (float(np.mean([one.confidence for one in slices])) for slices in seen)
-    return Guided(moving, fixed, model.name, used, (of_moving, of_fixed))
+    return Guided(moving, fixed, Guidance(model.name, used, (of_moving, of_fixed)))
 
 
 def channels(model: AnatomyModel, probabilities: np.ndarray) -> np.ndarray:

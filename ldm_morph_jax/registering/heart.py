@@ -586,6 +586,14 @@ def _of_frames(tracked, anatomy) -> dict:
         count = max(1, len(names))
     regions = {k: jnp.asarray(mask, jnp.int32) for k, mask in regions.items() if mask is not None}
 
+    def cavity_size(u, inverse, cavity):
+        if inverse is None:
+            return strain.region_size(u, cavity, tracked.spacing)
+        # of a volume as contours in the slices of the frame have it: its base leaves the slices
+        cavity = cavity[None, ..., None].astype(jnp.float32)
+        carried = warp(jnp.broadcast_to(cavity, (*u.shape[:-1], 1)), inverse)[..., 0]
+        return (carried * within_slices(inverse)).sum(space) * math.prod(tracked.spacing)
+
     # regions and directions are arguments: what follows from constants the compiler computes
     @jax.jit
     def of_chunk(u, inverse, regions, normals):
@@ -600,14 +608,9 @@ def _of_frames(tracked, anatomy) -> dict:
             "smallest_jacobian": determinant.min(axis=space),
             "folded": (determinant <= 0).mean(axis=space),
         }
-        for name in ("cavity", "wall") if "cavity" in regions else ():
-            measured[f"{name}_size"] = strain.region_size(u, regions[name], tracked.spacing)
-        if inverse is not None and "cavity" in regions:
-            # as contours in the slices of the frame have it: blood is no tissue of these slices
-            cavity = regions["cavity"][None, ..., None].astype(jnp.float32)
-            carried = warp(jnp.broadcast_to(cavity, (*u.shape[:-1], 1)), inverse)[..., 0]
-            carried *= within_slices(inverse)  # the base of the reference leaves its slice
-            measured["cavity_size"] = carried.sum(space) * math.prod(tracked.spacing)
+        if "cavity" in regions:
+            measured["wall_size"] = strain.region_size(u, regions["wall"], tracked.spacing)
+            measured["cavity_size"] = cavity_size(u, inverse, regions["cavity"])
         if with_strain:
             values = wall_strains(u, regions["wall"], normals, tracked.spacing)
             values = jnp.stack(values, axis=1)

@@ -30,7 +30,7 @@ from ldm_morph_jax.registering.grid import (
     velocity_on_whole,
 )
 from ldm_morph_jax.registering.guiding import Guided, guide
-from ldm_morph_jax.registering.result import Guidance, Registration, SliceMotion
+from ldm_morph_jax.registering.result import Registration, SliceMotion
 from ldm_morph_jax.registering.search import STEPS, Refinement, refine
 from ldm_morph_jax.runs.anatomy import AnatomyModel, anatomy_network
 from ldm_morph_jax.runs.trained import TrainedMethod
@@ -349,5 +349,5 @@ def _motion(
         refined["displacement"][inside].astype(np.float64),
         float(refined["scale"][row]),
         tuple(map(float, refined["correlation"][row])),
-        None if guided is None else Guidance(guided.network, guided.used, guided.confidence),
+        None if guided is None else guided.guidance,
     )

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 class Guidance(NamedTuple):
-    """What guided a search: see `guiding.Guided`."""
+    """What guided a search, see `guiding`.
+
+    network: its name.
+    used: whether the network is sure of the heart in both images, in volumes in a third of their
+        slices.
+    confidence: of the heart in both images; of volumes the mean over their slices.
+    """
 
     network: str
     used: bool

@@ -33,7 +33,7 @@ def pair(*radii):
 def test_every_structure_is_a_channel_and_the_wall_counts_with_its_cavity():
     one = pair(16, 11)
     found = guide(Cavity(), one, (1.5, 1.5))
-    assert found.used and min(found.confidence) > 0.8
+    assert found.guidance.used and min(found.guidance.confidence) > 0.8
     assert found.moving.shape == (96, 96, 3)
     [seen] = segment(Cavity(), [one.moving], (1.5, 1.5))
     cavity, wall, atrium = (seen.probabilities[..., k] for k in (1, 2, 3))
@@ -48,7 +48,7 @@ def test_it_is_left_out_where_one_image_shows_no_heart():
     one = pair(16, 11)
     noise = (np.random.default_rng(0).random((96, 96)) > 0.96).astype("f4")
     found = guide(Cavity(), dataclasses.replace(one, fixed=noise), (1.5, 1.5))
-    assert not found.used
+    assert not found.guidance.used
     assert not found.moving.any() and not found.fixed.any()
 
 
@@ -63,19 +63,19 @@ def test_a_slice_that_shows_no_heart_counts_in_a_volume_that_does():
     sure, gone = pair(16, 11), dataclasses.replace(pair(16, 11), fixed=dark)
     found = guide(Cavity(), volume(gone, sure, sure), (1.5, 1.5))
     [alone] = guide(Cavity(), volume(sure, sure, sure), (1.5, 1.5)).moving[:1]
-    assert found.used
+    assert found.guidance.used
     np.testing.assert_allclose(found.moving[0], alone, atol=0.05)
     assert found.moving[0].max() > 1 and found.fixed[0].max() == 0 and found.fixed[1].max() > 1
-    confidence = [guide(Cavity(), one, (1.5, 1.5)).confidence for one in (sure, gone)]
+    confidence = [guide(Cavity(), one, (1.5, 1.5)).guidance.confidence for one in (sure, gone)]
     expected = np.average(confidence, axis=0, weights=(2, 1))
-    np.testing.assert_allclose(found.confidence, expected, atol=0.02)
+    np.testing.assert_allclose(found.guidance.confidence, expected, atol=0.02)
 
 
 def test_a_volume_with_a_heart_in_few_slices_is_not_guided():
     dark = np.zeros((96, 96), "f4")
     sure, gone = pair(16, 11), dataclasses.replace(pair(16, 11), fixed=dark)
     found = guide(Cavity(), volume(gone, sure, gone, gone), (1.5, 1.5))
-    assert not found.used and not found.moving.any() and not found.fixed.any()
+    assert not found.guidance.used and not found.moving.any() and not found.fixed.any()
 
 
 @pytest.mark.integration
