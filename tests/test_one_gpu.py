@@ -19,6 +19,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.integration
 def test_errors(tmp_path):
     assert run().returncode == 2 and "usage" in run().stderr
     failed = run(str(tmp_path / "out"), "--config.no_such_key=1", CONFIG="quickstart")

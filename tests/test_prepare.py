@@ -133,6 +133,7 @@ def trained(root, tmp_path_factory):
     return workdir, run.train(config_for("folder", root), workdir)
 
 
+@pytest.mark.integration
 def test_four_training_steps(trained):
     workdir, metrics = trained
     assert list(metrics) == list(STAGES)

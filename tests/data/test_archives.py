@@ -404,6 +404,7 @@ def test_prepared_once_and_found_without_the_source(tmp_path, monkeypatch):
     assert load("acdc", tmp_path / "elsewhere").path == first.path
 
 
+@pytest.mark.integration
 def test_killed_preparation_is_not_taken_for_complete(tmp_path):
     source = archives.write_camus(tmp_path / "camus", views=("2CH",))
     killed = f"""

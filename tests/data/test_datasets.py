@@ -82,6 +82,7 @@ def test_prepared_once(tmp_path, monkeypatch):
     assert again.path == first.path and again.fingerprint("train") == first.fingerprint("train")
 
 
+@pytest.mark.integration
 def test_killed_preparation_is_not_taken_for_complete(tmp_path):
     killed = f"""
         import os
@@ -118,6 +119,7 @@ def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
     assert [path.name for path in dataset.path.parent.iterdir()] == ["1.0.1"]  # no leftovers
 
 
+@pytest.mark.integration
 def test_runs_without_tensorflow(tmp_path):
     code = f"""
         import sys

@@ -47,6 +47,7 @@ class Toy(DatasetBuilder):
 """
 
 
+@pytest.mark.integration
 def test_one_file_is_a_dataset(tmp_path):
     """Prepared by the command, opened by name; nothing else knows of it."""
     (tmp_path / "toy_dataset.py").write_text(TOY)

@@ -34,6 +34,7 @@ def test_two_methods_of_one_name_are_refused():
     assert METHODS["lddmm"].__name__ == "LDDMM"
 
 
+@pytest.mark.integration
 def test_a_method_in_a_file_of_its_own_is_found(tmp_path, monkeypatch):
     file = tmp_path / "swirl.py"
     file.write_text(

@@ -418,6 +418,7 @@ def diffeomorphic_voxelmorph():
     return Registrar(method, params=params, config=config, card={"name": "a test"})
 
 
+@pytest.mark.integration
 def test_a_velocity_is_integrated_once():
     """VoxelMorph with integration steps."""
     method = diffeomorphic_voxelmorph()

@@ -111,6 +111,7 @@ def test_curves_draw_every_stage():
         curves_figure({"autoencoder": {}})
 
 
+@pytest.mark.integration
 def test_pyplot_is_not_used():
     code = "import sys, ldm_morph_jax.evaluation; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
