@@ -208,9 +208,10 @@ def _known(model, dataset, rng) -> dict[str, dict[str, np.ndarray]]:
 def _limits(hearts: np.ndarray, others: Mapping[str, np.ndarray]) -> tuple[float, float]:
     """(Least confidence, largest distance), each in the middle of what is equally good.
 
-    `[N, 2]`: confidence and distance of hearts and of every kind of others.
+    `[N, 2]`: confidence and distance of hearts and of every kind of others. An image of confidence
+    0, on whose cavity no two ways of looking agree, is never taken.
     """
-    levels, limits = np.linspace(0, 1, 101)[:, None], np.linspace(0, _MOST_DISTANT, 101)[None]
+    levels, limits = np.linspace(0.01, 1, 100)[:, None], np.linspace(0, _MOST_DISTANT, 101)[None]
 
     def taken(numbers):
         confidence, distance = numbers.T

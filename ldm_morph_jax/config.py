@@ -181,6 +181,7 @@ def anatomy_config(structures: tuple[str, ...], **changes) -> ConfigDict:
             # of the network's grid; spacing_mm 0: the whole image fills the window
             "window": {"size": 112, "spacing_mm": 1.5},
             "variation": {},  # data.windows.Variation
+            "start": "",  # a trained network, as of `register --anatomy`; "": random weights
             "ema_decay": 0.995,
             "weight_decay": 1e-4,
             "train": stage_config(

@@ -9,7 +9,8 @@
 `beats` tracks beats of the phantom, both views, 12 frames each, and writes a row per strain, found
 and true; a file that is there goes on where it ended. `patients` carries end-diastole's mask to
 end-systole and writes a row per patient and number of the cavity. The other commands read what is
-in docs/results/tracking: intervals-calibration.csv and intervals-test.csv.
+in docs/results: tracking/intervals-calibration.csv, tracking/intervals-test.csv, and the ejection
+fractions of whole stacks, volumes/ejection.csv (tests/stack_ejection.py).
 """
 
 import argparse
@@ -38,10 +39,12 @@ from ldm_morph_jax.registering.tracking import Tracking
 FRAMES = 12
 RESULTS = Path(__file__).parents[1] / "docs/results/tracking"
 PATIENTS = {"acdc": "sax", "camus_4ch": "apical"}  # whose pairs are annotated, and their view
-VIEW = VIEWS | PATIENTS
+STACKS = "acdc_3d"  # whole stacks, rows of tests/stack_ejection.py
+VIEW = VIEWS | PATIENTS | {STACKS: "stack"}
 NAMES = {look: f"{title} beats" for look, title in TITLES.items()} | {
     "acdc": "patients of ACDC",
     "camus_4ch": "patients of CAMUS-4CH",
+    STACKS: "whole stacks of ACDC",
 }
 LEAST = 85  # percent of unseen values that a printed interval covers
 
@@ -196,10 +199,22 @@ def _named(what: str) -> str:
 
 def read_rows(folder: Path = RESULTS) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The committed rows: (of calibration, of unseen hearts)."""
-    calibration, test = (
-        pd.read_csv(folder / f"intervals-{k}.csv") for k in ("calibration", "test")
+    stacks = pd.read_csv(folder.parent / "volumes/ejection.csv").query("mode == 'volume'")
+    rows = pd.DataFrame(
+        {
+            "look": STACKS,
+            "seed": stacks.patient.map("patient{:03d}".format),
+            "what": "volume of cavity",
+            "region": "cavity",
+            "found": stacks.ef_of_track / 100,
+            "true": stacks.ef_of_masks / 100,
+        }
     )
-    return calibration, test
+    unseen = stacks.patient > 100
+    return tuple(
+        pd.concat([pd.read_csv(folder / f"intervals-{name}.csv"), of_stacks], ignore_index=True)
+        for name, of_stacks in (("calibration", rows[~unseen]), ("test", rows[unseen]))
+    )
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ CALIBRATION, KNOWN = "calibration.json", "known.npz"
 SHA256: dict[str, str] = {
     "anatomy": "6cc38842679730fa01db4b20f318e7e27fadf55780494400a65bbfe618ff009f",
     # not under the package's licence, see LICENSE.md beside them
-    "anatomy-mri": "b74e0ac877a6eae035b526213d69a7f15d4f70f7ac61e2b4630ec76b71ede11a",
+    "anatomy-mri": "3d5f5d57c7428f374ae20302c7bd5639819e1c20d2f25fc08b3459a47d936421",
     "anatomy-echo": "60ea913ea194312850e970663ebe0c5edd7981ee7f483f7b53209389a47822e3",
 }
 

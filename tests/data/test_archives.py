@@ -787,12 +787,18 @@ def test_acdc_slices_are_all_slices_of_all_patients(sources, tmp_path):
         load_dataset("acdc_slices", source=sources["acdc"], **options | {"allow_partial": False})
 
 
-def test_patients_that_acdc_does_not_have_are_left_out(sources, tmp_path):
+def test_splits_of_acdc_slices_and_patients_that_acdc_does_not_have(sources, tmp_path):
     source = tmp_path / "acdc"
     shutil.copytree(sources["acdc"], source)
-    for folder in source.rglob("patient101"):
-        shutil.copytree(folder, folder.with_name("patient151"))
+    for name, other in ((101, 151), (96, 95)):
+        for folder in list(source.rglob(f"patient{name:03d}")):
+            copy = folder.with_name(f"patient{other:03d}")
+            shutil.copytree(folder, copy)
+            for file in list(copy.glob(f"{folder.name}_*")):
+                file.rename(copy / file.name.replace(folder.name, copy.name))
     options = {"allow_partial": True, "directory": tmp_path / "out"}
     dataset = load_dataset("acdc_slices", source=source, **options)
-    patients = {row["patient"] for row in dataset.metadata("test")}
-    assert patients == {"patient101", "patient117", "patient124"}
+    assert {
+        split: {int(row["patient"][-3:]) for row in dataset.metadata(split)}
+        for split in dataset.splits
+    } == {"train": {1, 95}, "validation": {96}, "test": {101, 117, 124}}

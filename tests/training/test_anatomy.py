@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,17 @@ def test_the_loss_falls_on_one_batch(tmp_path):
         lambda a, b: float(jnp.abs(a - b).max()), state["ema"], state["params"]
     )
     assert max(jax.tree.leaves(different)) > 0
+
+
+def test_a_training_starts_from_a_trained_network(tmp_path):
+    config = anatomy_experiment(tmp_path).unlock()
+    config.anatomy = anatomy_config(("left ventricle",), start="anatomy")
+    state = stage_program(config, "anatomy", cached=False).init(jax.random.key(0))
+    for params in (state["params"], state["ema"]):
+        chex.assert_trees_all_equal(params, load_anatomy("anatomy").params)
+    config.anatomy.model.channels = (8, 16)
+    with pytest.raises(ValueError, match="start is 'anatomy', whose network has other shapes"):
+        stage_program(config, "anatomy", cached=False).init(jax.random.key(0))
 
 
 def test_calibration_scores_and_a_weights_file(run, tmp_path, monkeypatch):
@@ -133,6 +145,9 @@ def test_limits_lie_in_the_middle_of_what_is_equally_good():
     level, limit = anatomy_scores._limits(hearts, others)
     assert level == pytest.approx(0.6, abs=0.011)
     assert limit == pytest.approx(1.6, abs=0.041)
+    # what is not sure at all is no heart, even if only its distance would tell
+    unsure = np.concatenate([hearts, [[0.0, 1.0]]])
+    assert anatomy_scores._limits(unsure, {"far": others["far"]})[0] > 0
     # every kind counts alike, however many there are of it
     others["as sure"] = np.array([[0.97, 1.0]] * 50)
     assert anatomy_scores._limits(hearts, others)[0] == pytest.approx(0.6, abs=0.011)

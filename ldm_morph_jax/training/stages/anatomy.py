@@ -11,7 +11,7 @@ import optax
 from ldm_morph_jax.devices.mesh import over_batches, replicated_jit
 from ldm_morph_jax.ops.losses import segmentation_loss
 from ldm_morph_jax.report.figures import image_grid
-from ldm_morph_jax.runs.anatomy import network_of
+from ldm_morph_jax.runs.anatomy import load_anatomy, network_of
 from ldm_morph_jax.runs.checkpoints import SCORE
 from ldm_morph_jax.training.accumulation import mean_gradient
 from ldm_morph_jax.training.optimiser import adam, moving_average, stepped
@@ -21,13 +21,18 @@ VALIDATION_BATCH = 16  # images
 
 
 def anatomy_program(config) -> Program:
-    """The stage; validation data are {"image", "mask"} `[N, S, S, 1]`."""
+    """The stage; validation data are {"image", "mask"} `[N, S, S, 1]`.
+
+    Raises ValueError: `config.anatomy.start` is another network.
+    """
     c = config.anatomy
     network, size = network_of(config), c.window.size
     optimiser, mesh = adam(c.train, weight_decay=c.weight_decay), mesh_of(config)
 
     def init(key):
         params = network.init(key, jnp.zeros((1, size, size, 1)))["params"]
+        if c.start:
+            params = _start(c.start, params)
         ema = jax.tree.map(jnp.copy, params)
         return {"params": params, "ema": ema, "optimiser": optimiser.init(params)}
 
@@ -85,3 +90,14 @@ def anatomy_program(config) -> Program:
         images_per_step=c.train.batch_size,
         mesh=mesh,
     )
+
+
+def _start(name: str, like):
+    """The parameters of a trained network, of the shapes of `like`."""
+    start = load_anatomy(name).params
+    shapes = [jax.tree.map(jnp.shape, params) for params in (start, like)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"anatomy.start is {name!r}, whose network has other shapes than this configuration's"
+        )
+    return start
