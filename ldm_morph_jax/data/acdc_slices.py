@@ -27,6 +27,13 @@ VALIDATION = range(81, FIRST_TEST, 3)
 SPACING_MM = 1.25
 
 
+def split_of(patient: int) -> str:
+    """The split of a patient's number."""
+    if patient >= FIRST_TEST:
+        return "test"
+    return "validation" if patient in VALIDATION else "train"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AcdcSlicesOptions(ArchiveOptions):
     """As the archive's, with another size, and for files whose headers lost their spacing."""
@@ -42,6 +49,7 @@ class AcdcSlices(Acdc):
     """ACDC, every slice of every stack."""
 
     name = "acdc_slices"
+    version = "1.1.0"
     Options = AcdcSlicesOptions
     labels = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
     spacing_note = "resampled to 1.25 mm"
@@ -52,10 +60,7 @@ class AcdcSlices(Acdc):
         patients, needed = self.patients(), set(range(1, LAST + 1))
         left_out, entries = self.left_out(patients, needed), {split: [] for split in SPLITS}
         for number in sorted(needed & patients.keys()):
-            folder = patients[number]
-            split = "validation" if number in VALIDATION else "train"
-            if number >= FIRST_TEST:
-                split = "test"
+            folder, split = patients[number], split_of(number)
             files = phase_files(self.name, folder)
             images = [image for image, _ in self._volumes(files)]
             for k in range(images[0].shape[-1]):
