@@ -576,6 +576,7 @@ def test_refine_on_the_command_line(pair, analytic, capsys):
     assert "refined, 30 steps" in (pair / "out" / "report.html").read_text()
 
 
+@pytest.mark.integration
 def test_a_predicted_velocity_is_always_integrated_and_refined_as_one(pair, analytic, monkeypatch):
     class Velocity(AnalyticMethod):
         predicts_velocity = True

@@ -106,6 +106,7 @@ def test_tissue_returns_on_another_way():
     assert release[there] > release[back] + 0.2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("look", LOOKS)
 def test_seed_size_and_number_of_frames(look):
     for a, b in zip(
@@ -166,6 +167,7 @@ def test_a_sector_without_wall_drops_out_nowhere_else():
     assert np.isfinite(cine.frames).all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("look", LOOKS)
 def test_every_seed_gives_finite_frames_and_returns(look):
     for seed in range(12):

@@ -57,6 +57,7 @@ def test_a_fixed_point_diverges_on_this_field():
     assert jnp.abs(geometry.compose(u, w)).max() > 1
 
 
+@pytest.mark.integration
 def test_steep_volumes_are_inverted_everywhere_too():
     space = np.array((14, 24, 20))
     away = np.moveaxis(np.indices(space), 0, -1) - (space - 1) / 2

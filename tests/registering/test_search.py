@@ -154,6 +154,7 @@ def refined_volumes(volumes):
     return refine(*volumes[:2], settings=QUICK.on(SPACING), spacing=SPACING)
 
 
+@pytest.mark.integration
 def test_known_motion_of_a_volume_is_found(volumes, refined_volumes):
     truth = integrate_velocity(volumes[2])
     for axis, most in ((0, 0.25), (1, 0.15), (2, 0.15)):
@@ -166,6 +167,7 @@ def test_known_motion_of_a_volume_is_found(volumes, refined_volumes):
     assert jnp.abs(lands).max() < 2e-3
 
 
+@pytest.mark.integration
 def test_volumes_keep_the_laws(volumes, refined_volumes):
     moving, fixed, _ = volumes
     back = refine(fixed, moving, settings=QUICK.on(SPACING), spacing=SPACING)
