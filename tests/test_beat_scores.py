@@ -14,6 +14,8 @@ from ldm_morph_jax.data.phantom_cine import phantom_cine
 from ldm_morph_jax.files.movies import read_cine
 from ldm_morph_jax.files.transforms import Transform, read_transform, write_transform
 
+pytestmark = pytest.mark.integration
+
 SIZE = {"beats": 1, "seed": 7, "first": 1, "frames": 7, "image_size": 64}
 
 

@@ -129,6 +129,7 @@ def test_displacement_is_the_softsign_in_pixels(tiny):
     np.testing.assert_allclose(displacement[..., 1], normalised[..., 1] * 15 / 2)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("fusion", ["lgca", "concat", "none"])
 def test_fusions(fusion):
     network, variables, pair, groups = make(fusion)
@@ -168,6 +169,7 @@ def test_training_mode_draws_and_inference_mode_does_not(tiny):
         apply(True)
 
 
+@pytest.mark.integration
 def test_gradients_are_finite_and_reach_every_parameter(tiny):
     network, variables, pair, groups = tiny
     variables = with_strong_head(variables)

@@ -59,6 +59,7 @@ def test_published_taps():
     assert [x.shape for x in taps] == [(3, n, n, c) for n, c in zip(sizes, widths, strict=True)]
 
 
+@pytest.mark.integration
 def test_features_are_named_in_order_and_taps_are_first_and_last():
     model, params, z, t = tiny()
     params = randomised(params)
@@ -87,6 +88,7 @@ def test_taps_need_no_decoder():
     jax.tree.map(np.testing.assert_array_equal, found, taps)
 
 
+@pytest.mark.integration
 def test_eps_depends_on_every_parameter():
     model, params, z, t = tiny()
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(apply(model, p, z, t) ** 2)))

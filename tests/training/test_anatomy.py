@@ -20,6 +20,8 @@ from ldm_morph_jax.runs.weights import WeightsError
 from ldm_morph_jax.training.run import train
 from ldm_morph_jax.training.stages import stage_program
 
+pytestmark = pytest.mark.integration
+
 STRUCTURES = ("left ventricle", "myocardium", "right ventricle")
 
 
