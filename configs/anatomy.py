@@ -6,8 +6,8 @@
 
 `anatomy` learns the cavity of the left ventricle from Sunnybrook (public domain), `anatomy:acdc`
 right ventricle, myocardium and left ventricle from all annotated slices of ACDC, `anatomy:camus`
-left ventricle, myocardium and left atrium from CAMUS, apical four-chamber view. docs/anatomy.md has
-the results.
+left ventricle, myocardium and left atrium from CAMUS, apical four-chamber view.
+docs/results/anatomy has the results.
 """
 
 from ldm_morph_jax.config import anatomy_config, paper_config

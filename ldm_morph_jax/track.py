@@ -3,8 +3,9 @@
     ldm-morph track --cine cine.nii.gz --mask ed_mask.nii.gz --out out/
     ldm-morph track --example --out out/
 
-A table (--batch) has the columns cine and, optionally, id, mask, contours, landmarks, slice and
-reference. docs/tracking.md has the definitions, the conventions and the files that are written.
+A table (--batch) has the columns cine and, optionally, id, mask, contours, landmarks, slice,
+reference and valves. docs/tracking.md has the definitions, the conventions and the files that are
+written.
 """
 
 from ldm_morph_jax import commands
