@@ -43,7 +43,7 @@ setup(
     package_data={
         "ldm_morph_jax": ["py.typed", "report/templates/*", "weights/*/*", "examples/*"],
     },
-    # 12 of the 16 MB, and not the default: fetched when first used (runs/weights.py)
+    # 12 of the 22 MB, and not the default: fetched when first used (runs/weights.py)
     exclude_package_data={"ldm_morph_jax": ["weights/sunnybrook-small/*"]},
     python_requires=">=3.11",
     entry_points={"console_scripts": ["ldm-morph = ldm_morph_jax.cli:main"]},

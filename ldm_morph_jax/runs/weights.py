@@ -33,7 +33,7 @@ SHA256: dict[str, str] = {
     "acdc-small": "fed4f9d277312d304afe7e1acab684bab9a31c4dbbd806efc852403ddb031f28",
 }
 
-# In the repository, but not in the wheel (setup.py): three quarters of all, and not the default.
+# In the repository, but not in the wheel (setup.py): more than half of all, and not the default.
 FETCHED = frozenset({"sunnybrook-small"})
 
 
