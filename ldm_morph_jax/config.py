@@ -509,7 +509,10 @@ def baseline(method: str, like: str) -> ConfigDict:
 
 
 def config_from_json(values: dict) -> ConfigDict:
-    """A stored configuration (JSON: lists for tuples) on top of its method's defaults, locked."""
+    """A stored configuration (JSON: lists for tuples) on top of the defaults, locked.
+
+    Those of its method, and of the anatomy network if it trains one.
+    """
 
     def tuples(value):
         if isinstance(value, dict):
@@ -519,5 +522,7 @@ def config_from_json(values: dict) -> ConfigDict:
     method = values.get("registration", {}).get("method", "ldm_morph")
     config = with_method(paper_config(), method)
     with config.unlocked():
+        if "anatomy" in values:
+            config.anatomy = anatomy_config(tuple(values["anatomy"]["structures"]))
         config.update(tuples(values))
     return config.lock()

@@ -181,6 +181,13 @@ def test_with_method(method, size):
             one.data.source = 1
 
 
+def test_an_anatomy_run_of_before_gets_the_keys_it_lacks():
+    config = experiment("anatomy", "acdc")
+    stored = json.loads(json.dumps(config.to_dict()))
+    del stored["anatomy"]["start"]
+    assert config_from_json(stored).to_dict() == config.to_dict()
+
+
 def test_with_unknown_method_or_size_is_refused():
     with pytest.raises(ValueError, match="'voxelmoprh', expected one of .*ldm_morph, .*voxelmorph"):
         with_method(paper_config(), "voxelmoprh")

@@ -31,7 +31,7 @@ def anatomy_program(config) -> Program:
 
     def init(key):
         params = network.init(key, jnp.zeros((1, size, size, 1)))["params"]
-        if c.get("start"):  # runs of before do not have it
+        if c.start:
             params = _start(c.start, params)
         ema = jax.tree.map(jnp.copy, params)
         return {"params": params, "ema": ema, "optimiser": optimiser.init(params)}
