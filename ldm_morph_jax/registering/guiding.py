@@ -17,9 +17,9 @@ from ldm_morph_jax.registering.result import Guidance
 from ldm_morph_jax.registering.segmenting import CAVITY, WALL, locate_in_stack, segment
 from ldm_morph_jax.runs.anatomy import AnatomyModel
 
-# of the squared difference, by what a network sees; chosen on validation patients
-# (docs/results/anatomy)
-WEIGHTS = {"sax": 3.0, "apical": 10.0}
+# Of the squared difference, by whether a network knows the wall or the cavity alone; chosen on
+# validation patients (docs/results/anatomy).
+WEIGHT_WITH_WALL, WEIGHT_OF_CAVITY = 10.0, 3.0
 _LEAST_SHARE = 1 / 3  # of a volume's slices, which show a heart
 
 
@@ -64,10 +64,11 @@ def channels(model: AnatomyModel, probabilities: np.ndarray) -> np.ndarray:
 
     A channel is what a border surrounds: the wall counts together with the cavity within.
     """
+    weight = WEIGHT_WITH_WALL if WALL in model.structures else WEIGHT_OF_CAVITY
     drawn = []
     for name in model.structures:
         inside = probabilities[..., model.label(name)]
         if name == WALL:
             inside = inside + probabilities[..., model.label(CAVITY)]
-        drawn.append(np.sqrt(WEIGHTS[model.view]) * inside)
+        drawn.append(np.sqrt(weight) * inside)
     return np.stack(drawn, axis=-1).astype(np.float32)

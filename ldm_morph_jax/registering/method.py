@@ -122,6 +122,8 @@ class Registrar(TrainedMethod):
         Raises:
             ImageError: NaN, constant images, shapes or spacing that cannot be used; files that
                 cannot be read; images that do not fit together.
+            ValueError: options that cannot be used: steps of an iterative method, anatomy without
+                a search, an unknown `affine`.
         """
         check_not_forked()
         if moving_spacing is None:
@@ -252,6 +254,7 @@ class Registrar(TrainedMethod):
         Raises:
             FileError: files, frames, times, spacing, mask or points that cannot be used; no such
                 frame; a period shorter than the cine.
+            ValueError: options of `settings` or valves that cannot be used.
         """
         from ldm_morph_jax.files.movies import cine_of
         from ldm_morph_jax.registering.finding import known_or_found

@@ -9,6 +9,7 @@ predicts for each slice; else from no motion.
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -40,6 +41,7 @@ AUTO = "auto"  # which network guides the search, see `register_images`
 # Sides of the whole grid are filled up to multiples of this, so that few programs are compiled.
 _SIZE_CLASS = 64
 _SLICE_CLASS = 4  # the same for the slices of a volume
+_RELAXATION = 3.0  # of the search in volumes
 
 
 def register_images(
@@ -308,7 +310,8 @@ def _volume_motion(
     classes = (_SLICE_CLASS, _SIZE_CLASS, _SIZE_CLASS)
     size = tuple(n * math.ceil(k / n) for k, n in zip(pair.grid.shape, classes, strict=True))
     filled = jax.tree.map(lambda array: array[None], _filled_up(pair, start, size, guided))
-    refining = _refining(Refinement.of(steps).on(spacing), method.calls)
+    settings = replace(Refinement.of(steps), relaxation=_RELAXATION).on(spacing)
+    refining = _refining(settings, method.calls)
     refined = jax.tree.map(np.asarray, refining(np.asarray(spacing, np.float32), *filled))
     return _motion(refined, 0, pair.grid, guided)
 

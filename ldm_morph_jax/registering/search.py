@@ -35,6 +35,7 @@ from ldm_morph_jax.ops import separable
 from ldm_morph_jax.ops.checks import check_shape
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.ops.inverse import Inverse, invert
+from ldm_morph_jax.ops.jacobian import jacobian_determinant
 from ldm_morph_jax.ops.similarity import (
     Window,
     correlation_gradient,
@@ -65,6 +66,8 @@ class Refinement:
       elastic: sigma of what smooths, after every step, all that was added to the start.
       stiffness: added to the mean squared normalised contrast: the larger, the smaller are steps
         where images show little.
+      relaxation: steps are so many times as long as Gauss and Newton's (over-relaxation). In
+        volumes these come too slowly to their end (docs/results/volumes).
       longest_step: pixels.
       least_gain: a start that gains less is dropped, see `Refined.start_gain`. A network that was
         trained on other images does more harm than good as a start.
@@ -77,6 +80,7 @@ class Refinement:
     fluid: float = 4.0
     elastic: float = 0.5
     stiffness: float = 0.3
+    relaxation: float = 1.0
     longest_step: float = 0.5
     least_gain: float = 0.1
 
@@ -194,6 +198,7 @@ def refine(
         gain = _start_gain(start, moving, fixed, weight, settings, spacing)
         start = jnp.where(_per_pair(gain >= settings.least_gain, start), start, 0)
     v = search(moving, fixed, weight, start, settings, spacing, channels)
+    v = _unfolded(v, weight, settings, spacing)
     return _scaled_back(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
 
 
@@ -207,7 +212,7 @@ def search(
     spacing: jax.Array | None = None,
     channels: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """The velocity `[B, *space, rank]` of `refine` before it is compared with no motion.
+    """The velocity `[B, *space, rank]` of `refine` before its map is checked.
 
     Any start is taken. `weight` `[B, *space]` >= 0 is what each pixel counts; None: all alike.
     """
@@ -281,7 +286,7 @@ def _search(start, added, layers, weight, level, steps, settings):
             force += ((of_fixed - of_moving) * weight)[:, None] * contrast
             squared += jnp.sum(jnp.square(contrast), axis=1, keepdims=True) * weight[:, None]
         around = separable.apply(fluid, jnp.concatenate([force, squared], axis=1))
-        move = around[:, :rank] / (around[:, rank:] + settings.stiffness)
+        move = settings.relaxation * around[:, :rank] / (around[:, rank:] + settings.stiffness)
         length = jnp.sqrt(jnp.sum(jnp.square(move), axis=1, keepdims=True))
         move = move / jnp.maximum(1, length / settings.longest_step) * unit
         return separable.apply(elastic, added + move)
@@ -292,6 +297,24 @@ def _search(start, added, layers, weight, level, steps, settings):
 def _contrast(image):
     """Derivatives along each axis of space, `[B, *space]` -> `[B, rank, *space]`."""
     return jnp.stack(jnp.gradient(image, axis=tuple(range(1, image.ndim))), axis=1)
+
+
+def _unfolded(v, weight, settings, spacing):
+    """v, smoothed until neither exp(v) nor exp(-v) folds, which a velocity on pixels can."""
+    smoothing = Level.of(1, spacing).gaussians(v.shape[1:-1], settings.elastic)
+
+    def folds(v):
+        both = integrate_velocity(jnp.concatenate([v, -v]), _SQUARINGS)
+        determinant = jacobian_determinant(both).reshape(2, *weight.shape)
+        return jnp.any((determinant <= 0) & (weight > 0), axis=(0, *range(2, v.ndim)))
+
+    def smoothed(state):
+        v, folding = state
+        smooth = jnp.moveaxis(separable.apply(smoothing, jnp.moveaxis(v, -1, 1)), 1, -1)
+        v = jnp.where(_per_pair(folding, v), smooth, v)
+        return v, folds(v)
+
+    return lax.while_loop(lambda state: jnp.any(state[1]), smoothed, (v, folds(v)))[0]
 
 
 def _scaled_back(v, moving, fixed, weight, settings, spacing):

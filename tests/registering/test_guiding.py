@@ -9,7 +9,7 @@ from threshold_anatomy import Threshold, heart
 
 from ldm_morph_jax.ops.geometry import integrate_velocity, warp
 from ldm_morph_jax.registering.grid import Grid, OnGrid
-from ldm_morph_jax.registering.guiding import WEIGHTS, guide
+from ldm_morph_jax.registering.guiding import WEIGHT_OF_CAVITY, WEIGHT_WITH_WALL, guide
 from ldm_morph_jax.registering.search import Refinement, refine, search
 from ldm_morph_jax.registering.segmenting import segment
 
@@ -37,11 +37,20 @@ def test_every_structure_is_a_channel_and_the_wall_counts_with_its_cavity():
     assert found.moving.shape == (96, 96, 3)
     [seen] = segment(Cavity(), [one.moving], (1.5, 1.5))
     cavity, wall, atrium = (seen.probabilities[..., k] for k in (1, 2, 3))
-    expected = np.sqrt(WEIGHTS["sax"]) * np.stack([cavity, cavity + wall, atrium], axis=-1)
+    expected = np.sqrt(WEIGHT_WITH_WALL) * np.stack([cavity, cavity + wall, atrium], axis=-1)
     np.testing.assert_allclose(found.moving, expected, atol=1e-5)
     assert found.moving[48, 48, 0] > 1 and found.moving[5, 5, 0] < 0.1
     exchanged = guide(Cavity(), pair(11, 16), (1.5, 1.5))
     np.testing.assert_array_equal(exchanged.moving, found.fixed)
+
+
+def test_a_network_that_knows_the_cavity_alone_counts_less():
+    one, alone = pair(16, 11), Cavity(structures=("left ventricle",))
+    found = guide(alone, one, (1.5, 1.5)).moving
+    [seen] = segment(alone, [one.moving], (1.5, 1.5))
+    expected = np.sqrt(WEIGHT_OF_CAVITY) * seen.probabilities[..., 1:2]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert WEIGHT_OF_CAVITY < WEIGHT_WITH_WALL
 
 
 def test_it_is_left_out_where_one_image_shows_no_heart():

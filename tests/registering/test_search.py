@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from ldm_morph_jax.ops.geometry import compose, integrate_velocity, warp
 from ldm_morph_jax.ops.jacobian import jacobian_determinant
-from ldm_morph_jax.registering.search import Level, Refinement, refine
+from ldm_morph_jax.registering.search import Level, Refinement, refine, search
 
 SHAPE = (64, 64)
 QUICK = Refinement(levels=(2, 1), steps=(30, 15))
@@ -94,6 +94,32 @@ def test_a_good_start_is_kept_and_a_bad_one_dropped(pair):
     np.testing.assert_allclose(kept.velocity, v, atol=1e-6)
     wrong = refine(moving, fixed, start=-v, settings=few)
     assert wrong.start_gain[0] < 0 and not wrong.displacement.any()
+
+
+def test_a_map_that_folds_is_smoothed_until_it_does_not():
+    rough = np.random.default_rng(0).normal(0, 2, (2, 32, 32, 2)).astype("f4")
+    rough[1] *= 0.01  # no fold there: this pair stays as it is
+    blank = jnp.zeros((2, 32, 32))
+    as_given = Refinement(levels=(1,), steps=(0,), least_gain=-np.inf)
+    assert (jacobian_determinant(integrate_velocity(rough))[0] <= 0).any()
+    found = refine(blank, blank, start=jnp.asarray(rough), settings=as_given)
+    for u in (found.displacement, found.inverse.displacement):
+        assert (jacobian_determinant(u) > 0).all()
+    assert jnp.abs(found.velocity[0]).max() > 0.1
+    np.testing.assert_array_equal(found.velocity[1], rough[1])
+
+
+def test_relaxation_makes_steps_longer(pair):
+    moving, fixed, _ = pair
+    step, longer = (
+        search(
+            moving,
+            fixed,
+            settings=Refinement(levels=(1,), steps=(1,), relaxation=times, longest_step=100.0),
+        )
+        for times in (1.0, 3.0)
+    )
+    np.testing.assert_allclose(longer, 3 * step, atol=1e-5)
 
 
 def test_what_makes_images_less_alike_is_scaled_back(pair):
