@@ -198,8 +198,7 @@ def refine(
         gain = _start_gain(start, moving, fixed, weight, settings, spacing)
         start = jnp.where(_per_pair(gain >= settings.least_gain, start), start, 0)
     v = search(moving, fixed, weight, start, settings, spacing, channels)
-    v = _unfolded(v, weight, settings, spacing)
-    return _scaled_back(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
+    return _checked(v, moving, fixed, weight, settings, spacing)._replace(start_gain=gain)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -299,27 +298,14 @@ def _contrast(image):
     return jnp.stack(jnp.gradient(image, axis=tuple(range(1, image.ndim))), axis=1)
 
 
-def _unfolded(v, weight, settings, spacing):
-    """v, smoothed until neither exp(v) nor exp(-v) folds, which a velocity on pixels can."""
-    smoothing = Level.of(1, spacing).gaussians(v.shape[1:-1], settings.elastic)
+def _checked(v, moving, fixed, weight, settings, spacing):
+    """What is kept of v: smoothed until neither exp(v) nor exp(-v) folds, then scaled back.
 
-    def folds(v):
-        both = integrate_velocity(jnp.concatenate([v, -v]), _SQUARINGS)
-        determinant = jacobian_determinant(both).reshape(2, *weight.shape)
-        return jnp.any((determinant <= 0) & (weight > 0), axis=(0, *range(2, v.ndim)))
-
-    def smoothed(state):
-        v, folding = state
-        smooth = jnp.moveaxis(separable.apply(smoothing, jnp.moveaxis(v, -1, 1)), 1, -1)
-        v = jnp.where(_per_pair(folding, v), smooth, v)
-        return v, folds(v)
-
-    return lax.while_loop(lambda state: jnp.any(state[1]), smoothed, (v, folds(v)))[0]
-
-
-def _scaled_back(v, moving, fixed, weight, settings, spacing):
-    """The largest of `_SCALES` at which no image is less like the other than without motion."""
+    A velocity on pixels can fold. The scale is the largest of `_SCALES` at which no image is less
+    like the other than without motion.
+    """
     correlate = _correlation(weight, settings, spacing)
+    smoothing = Level.of(1, spacing).gaussians(moving.shape[1:], settings.elastic)
     space = tuple(range(1, moving.ndim))
     scales, last = jnp.array(_SCALES), len(_SCALES) - 1
 
@@ -335,20 +321,24 @@ def _scaled_back(v, moving, fixed, weight, settings, spacing):
     still = likeness(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]))
 
     def unfinished(state):
-        return ~jnp.all(state[1])
+        return ~jnp.all(state[2])
 
     def attempt(state):
-        """The next smaller scale for every pair that does not have its own yet."""
-        chosen, fine = state[:2]
-        chosen = jnp.where(fine, chosen, chosen + 1)
+        """v smoothed, or else the next smaller scale, for every pair that is not fine yet."""
+        v, chosen = state[:2]
         displacements, warped, others = _both_ways(v * _per_pair(scales[chosen], v), moving, fixed)
+        folded = (jacobian_determinant(displacements) <= 0) & (weight > 0)
+        folds = jnp.any(folded, axis=(0, *range(2, folded.ndim)))
         rms, correlation = likeness(warped, others)
-        fine = jnp.all((rms <= still[0]) & (correlation >= still[1]), axis=0) | (chosen == last)
-        return chosen, fine, displacements, rms, correlation
+        alike = jnp.all((rms <= still[0]) & (correlation >= still[1]), axis=0)
+        fine = ~folds & (alike | (chosen == last))
+        smooth = jnp.moveaxis(separable.apply(smoothing, jnp.moveaxis(v, -1, 1)), 1, -1)
+        v = jnp.where(_per_pair(folds, v), smooth, v)
+        return v, jnp.where(fine | folds, chosen, chosen + 1), fine, displacements, rms, correlation
 
     nothing = jnp.zeros((2, *v.shape))
-    state = (jnp.full(len(v), -1), jnp.zeros(len(v), bool), nothing, *still)
-    chosen, _, (there, back), *now = lax.while_loop(unfinished, attempt, state)
+    state = (v, jnp.zeros(len(v), int), jnp.zeros(len(v), bool), nothing, *still)
+    v, chosen, _, (there, back), *now = lax.while_loop(unfinished, attempt, state)
     rms, correlation = (
         jnp.stack([before[0], after[0]], axis=-1) for before, after in zip(still, now, strict=True)
     )
