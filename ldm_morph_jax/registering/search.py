@@ -47,6 +47,7 @@ SIZE_STEP = 32  # sides are padded to multiples of this: few programs serve all 
 _HALF_SQUARINGS = 5  # of v / 2 while it is searched
 _SQUARINGS = 7  # of the result
 _SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # tried from left to right
+_MOST_SMOOTHINGS = 100  # of a velocity whose map folds, before it is scaled back
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ def _checked(v, moving, fixed, weight, settings, spacing):
     """What is kept of v: smoothed until neither exp(v) nor exp(-v) folds, then scaled back.
 
     A velocity on pixels can fold. The scale is the largest of `_SCALES` at which no image is less
-    like the other than without motion.
+    like the other than without motion, and nothing folds.
     """
     correlate = _correlation(weight, settings, spacing)
     smoothing = Level.of(1, spacing).gaussians(moving.shape[1:], settings.elastic)
@@ -321,11 +322,11 @@ def _checked(v, moving, fixed, weight, settings, spacing):
     still = likeness(jnp.stack([moving, fixed]), jnp.stack([fixed, moving]))
 
     def unfinished(state):
-        return ~jnp.all(state[2])
+        return ~jnp.all(state[3])
 
     def attempt(state):
         """v smoothed, or else the next smaller scale, for every pair that is not fine yet."""
-        v, chosen = state[:2]
+        v, chosen, smoothings = state[:3]
         displacements, warped, others = _both_ways(v * _per_pair(scales[chosen], v), moving, fixed)
         folded = (jacobian_determinant(displacements) <= 0) & (weight > 0)
         folds = jnp.any(folded, axis=(0, *range(2, folded.ndim)))
@@ -333,12 +334,15 @@ def _checked(v, moving, fixed, weight, settings, spacing):
         alike = jnp.all((rms <= still[0]) & (correlation >= still[1]), axis=0)
         fine = ~folds & (alike | (chosen == last))
         smooth = jnp.moveaxis(separable.apply(smoothing, jnp.moveaxis(v, -1, 1)), 1, -1)
-        v = jnp.where(_per_pair(folds, v), smooth, v)
-        return v, jnp.where(fine | folds, chosen, chosen + 1), fine, displacements, rms, correlation
+        repaired = folds & (smoothings < _MOST_SMOOTHINGS)
+        v = jnp.where(_per_pair(repaired, v), smooth, v)
+        chosen = jnp.where(fine | repaired, chosen, chosen + 1)
+        return v, chosen, smoothings + repaired, fine, displacements, rms, correlation
 
     nothing = jnp.zeros((2, *v.shape))
-    state = (v, jnp.zeros(len(v), int), jnp.zeros(len(v), bool), nothing, *still)
-    v, chosen, _, (there, back), *now = lax.while_loop(unfinished, attempt, state)
+    count = jnp.zeros(len(v), int)
+    state = (v, count, count, jnp.zeros(len(v), bool), nothing, *still)
+    v, chosen, _, _, (there, back), *now = lax.while_loop(unfinished, attempt, state)
     rms, correlation = (
         jnp.stack([before[0], after[0]], axis=-1) for before, after in zip(still, now, strict=True)
     )
