@@ -89,7 +89,10 @@ def test_same_volume_twice_does_not_move_and_exchanged_ones_are_inverse(registra
         ],
         axis=-1,
     )
-    assert np.abs(exchanged.displacement + there)[1:-1, 4:-4, 4:-4].max() < 0.1
+    last = np.array(heart.fixed.shape) - 1
+    known = ((at >= 0) & (at <= last)).all(axis=-1)[1:-1, 4:-4, 4:-4]  # beyond, it is not
+    assert known.mean() > 0.9
+    assert np.abs(exchanged.displacement + there)[1:-1, 4:-4, 4:-4][known].max() < 0.1
 
 
 def test_anatomy_guides_a_volume(registrar, heart):
@@ -213,7 +216,7 @@ def test_thick_slices_start_from_what_the_network_predicts(heart, distance, star
     [registered] = result.registrations
     assert registered.in_space
     moved = result.displacement[:4, 8:-8, 12:-12]
-    assert np.abs(moved[..., 0]).max() < 0.1
+    assert np.abs(moved[..., 0]).max() < 0.1 * pairs._RELAXATION  # of one step of the search
     assert (moved[..., 1].mean() < -7) == started
     assert (
         sum("shows nothing" in note and "slice 4 of" in note for note in result.metrics["notes"])
