@@ -92,7 +92,8 @@ def test_same_volume_twice_does_not_move_and_exchanged_ones_are_inverse(registra
     last = np.array(heart.fixed.shape) - 1
     known = ((at >= 0) & (at <= last)).all(axis=-1)[1:-1, 4:-4, 4:-4]  # beyond, it is not
     assert known.mean() > 0.9
-    assert np.abs(exchanged.displacement + there)[1:-1, 4:-4, 4:-4][known].max() < 0.1
+    away = np.abs(exchanged.displacement + there)[1:-1, 4:-4, 4:-4]
+    assert away[known].max() < 0.1 and away.max() < 0.25
 
 
 def test_anatomy_guides_a_volume(registrar, heart):
@@ -201,7 +202,7 @@ class Shift(AnalyticMethod):
 
 
 @pytest.mark.parametrize(("distance", "started"), [(10.0, True), (5.0, True), (4.9, False)])
-def test_thick_slices_start_from_what_the_network_predicts(heart, distance, started):
+def test_thick_slices_start_from_what_the_network_predicts(heart, distance, started, monkeypatch):
     """A body that moves by eight pixels, the last slice blank: it does not count."""
     images = []
     for first in (8, 0):
@@ -212,11 +213,12 @@ def test_thick_slices_start_from_what_the_network_predicts(heart, distance, star
     assert len(part.slices) == (5 if started else 0)
     assert [plane.blank for plane in part.slices] == [False] * 4 * started + [True] * started
     assert part.whole.valid[:4].all() and not part.whole.valid[4].any()
+    monkeypatch.setattr(pairs, "_RELAXATION", 1.0)  # the start is looked at, not the step
     result = method(*images, refine=1)
     [registered] = result.registrations
     assert registered.in_space
     moved = result.displacement[:4, 8:-8, 12:-12]
-    assert np.abs(moved[..., 0]).max() < 0.1 * pairs._RELAXATION  # of one step of the search
+    assert np.abs(moved[..., 0]).max() < 0.1
     assert (moved[..., 1].mean() < -7) == started
     assert (
         sum("shows nothing" in note and "slice 4 of" in note for note in result.metrics["notes"])
